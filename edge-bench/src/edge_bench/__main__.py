@@ -1,0 +1,5 @@
+"""`python -m edge_bench` is the same as `edge-bench`."""
+
+from .cli import entry
+
+entry()

@@ -1,0 +1,200 @@
+"""The command line: parse, call one function, print one JSON object.
+
+Standard output carries that object only; everything else goes to standard error. Exit code 0, or 2 with one line that
+says what is wrong, or 130 after Ctrl-C. Nothing heavy is imported before the arguments are known to be good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import BadSamples, EdgeBenchError
+
+if TYPE_CHECKING:
+    from . import model
+    from .samples import Samples
+
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"edge-bench: {message}; see {self.prog} --help\n")
+        raise SystemExit(2)
+
+
+def entry() -> NoReturn:
+    """What the installed command calls."""
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.stderr.flush()
+    raise SystemExit(code)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command. Returns the exit code."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    # numpy's linear algebra is never called, and its threads would idle beside those that are measured.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from . import streams
+
+    stdout = streams.claim_stdout()
+    faulthandler.enable(
+        os.dup(streams.STDERR)
+    )  # a runtime that crashes while its words are held back still shows where
+    try:
+        result = options.command(options)
+        with stdout:
+            stdout.write(json.dumps(result, indent=2) + "\n")
+    except EdgeBenchError as error:
+        sys.stderr.write(f"edge-bench: {' '.join(str(error).split())}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"edge-bench: {error.filename or 'standard output'}: {error.strerror or error}\n")
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser("edge-bench", description="Measure one model file on the machine it runs on.")
+    top.add_argument("--version", action="version", version=f"edge-bench {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    run = commands.add_parser("run", help="latency and memory of a model file")
+    _add_model(run)
+    run.add_argument("--min-runs", type=_positive, default=64, metavar="N", help="raw samples at least (default 64)")
+    run.add_argument("--min-seconds", type=_seconds, default=1.0, metavar="S", help="measure for (default 1.0)")
+    run.add_argument("--warmup-seconds", type=_seconds, default=0.25, metavar="S", help="warm up for (default 0.25)")
+    run.add_argument("--inputs", type=Path, metavar="NPY", help="run on its first sample, not on a pseudo-random one")
+    run.add_argument("--out", type=Path, metavar="JSON", help="write the measurement here too")
+    run.set_defaults(command=_run)
+
+    predict = commands.add_parser("predict", help="every output for every sample")
+    _add_model(predict)
+    predict.add_argument("--inputs", type=Path, metavar="NPY", required=True, help="samples, (N, H, W, C) or (N, …)")
+    predict.add_argument("--out", type=Path, metavar="NPZ", required=True, help="where the outputs go")
+    predict.add_argument("--start", type=_natural, default=0, metavar="I", help="the first sample (default 0)")
+    predict.add_argument("--count", type=_positive, metavar="N", help="how many samples (default: all that follow)")
+    predict.add_argument("--progress", action="store_true", help="say on standard error how far it is")
+    predict.set_defaults(command=_predict)
+
+    commands.add_parser("facts", help="what machine this is").set_defaults(command=_facts)
+    commands.add_parser("runtimes", help="which runtimes are there").set_defaults(command=_runtimes)
+    return top
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("artifact", type=Path, help="a model file; its suffix chooses the runtime")
+    command.add_argument("--runtime", metavar="NAME", help="another runtime than the suffix's own")
+    command.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of the runtime (default 1)")
+    command.add_argument("--layout", choices=["NHWC", "NCHW"], help="NCHW: turn (H, W, C) samples to channels first")
+    command.add_argument("--verbose", action="store_true", help="show what the runtime prints while it loads")
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    from . import files, measure
+
+    if options.out is not None:
+        files.check_writable(options.out)
+    effort = measure.Effort(options.min_runs, options.min_seconds, options.warmup_seconds)
+    samples = _samples(options)
+    result = measure.run(_job(options), samples, effort)
+    if options.out is not None:
+        with files.writing(options.out) as file:
+            file.write((json.dumps(result, indent=2) + "\n").encode())
+    return result
+
+
+def _predict(options: argparse.Namespace) -> dict[str, Any]:
+    from . import predict
+
+    span = predict.Span(options.start, options.count, options.progress)
+    samples = _samples(options)
+    assert samples is not None  # argparse requires --inputs
+    return predict.predict(_job(options), samples, span, options.out)
+
+
+def _job(options: argparse.Namespace) -> model.Job:
+    from . import model
+
+    return model.Job(options.artifact, options.runtime, options.threads, options.verbose)
+
+
+def _samples(options: argparse.Namespace) -> Samples | None:
+    from .samples import Samples
+
+    if options.layout is not None and options.inputs is None:
+        raise BadSamples("--layout says how to turn samples; give them with --inputs")
+    return None if options.inputs is None else Samples(options.inputs, options.layout)
+
+
+def _facts(_: argparse.Namespace) -> dict[str, Any]:
+    from . import facts
+
+    return {"schema": 1, "device": facts.device(), **facts.state(), "tools": facts.tools()}
+
+
+def _runtimes(_: argparse.Namespace) -> dict[str, Any]:
+    from . import runtimes
+
+    listed = []
+    for name in runtimes.names():
+        runtime = runtimes.load(name)
+        reason = runtimes.missing(runtime)
+        listed.append(
+            {
+                "name": name,
+                "suffix": runtime.SUFFIX,
+                "default": runtime.DEFAULT,
+                "available": reason is None,
+                "version": runtimes.version(runtime) if reason is None else None,
+                "reason": reason,
+                "install": runtimes.install_line(runtime),
+            }
+        )
+    return {"schema": 1, "runtimes": listed}
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return seconds
+
+
+def _terminate(signal_number: int, _: object | None) -> NoReturn:
+    # As an exception, so that temporary files are removed on the way out.
+    raise SystemExit(128 + signal_number)

@@ -1,0 +1,174 @@
+"""How long one run of a model takes here, with every raw sample kept."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+
+from . import facts, memory, model
+from .errors import EdgeBenchError, first_line
+from .runtimes import Session
+from .samples import Samples, pseudo_random
+
+if TYPE_CHECKING:
+    from .runtimes import Array
+
+Entry = tuple[int, int]
+"""(loops, ns): so many runs one after the other took so long together."""
+
+ENTRY_NS = 1_000_000
+"""An entry lasts about this long at least, so that reading the clock costs nothing beside it."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: until there are `min_runs` entries and `min_seconds` have passed."""
+
+    min_runs: int = 64
+    min_seconds: float = 1.0
+    warmup_seconds: float = 0.25
+
+
+def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, Any]:
+    """Measures a model file.
+
+    Args:
+        samples: the runs use the first of them; None for a fixed pseudo-random input.
+
+    Returns:
+        A measurement (schema 1), ready for JSON.
+
+    Raises:
+        EdgeBenchError: in one line what is wrong.
+    """
+    started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    before = facts.state()
+    loaded = model.load(job)
+    inputs = _inputs(loaded.session, samples)
+    try:
+        timing = _timing(loaded.session, inputs, effort)
+    except Exception as error:
+        raise EdgeBenchError(
+            f"{job.path}: {loaded.runtime['name']} failed while running it ({first_line(error)})"
+        ) from error
+    after = facts.state()
+    return {
+        "schema": 1,
+        **loaded.artifact,
+        "device": facts.device(),
+        "runtime": loaded.runtime,
+        "load_ns": loaded.load_ns,
+        **timing,
+        "temperature_c": [before["temperature_c"], after["temperature_c"]],
+        "frequency_hz": [before["frequency_hz"], after["frequency_hz"]],
+        "throttled": after["throttled"],
+        "load_average": [before["load_average"], after["load_average"]],
+        "peak_rss_bytes": memory.peak_rss_bytes(),
+        "rss_before_load_bytes": loaded.rss_before_load_bytes,
+        "started_at": started_at,
+        "tools": loaded.tools,
+    }
+
+
+def _inputs(session: Session, samples: Samples | None) -> list[Array]:
+    if samples is None:
+        return [pseudo_random(info) for info in session.inputs]
+    return [samples.get(0, samples.check(session.inputs))]
+
+
+def _timing(session: Session, inputs: Sequence[Array], effort: Effort) -> dict[str, Any]:
+    """first_run_ns, refills_input, warmup and runs."""
+    session.set(inputs)
+    with _no_garbage_collection():
+        _, first_run_ns = entry(session.invoke, 1)
+        refills = not _keeps_input(session)
+        call: Callable[[], object] = session.invoke
+        if refills:
+
+            def call() -> object:
+                session.refill()
+                return session.invoke()
+
+        warmup = warm_up(call, effort.warmup_seconds)
+        runs = measure(call, loops_for(warmup), effort)
+    return {"first_run_ns": first_run_ns, "refills_input": refills, "warmup": warmup, "runs": runs}
+
+
+def entry(call: Callable[[], object], loops: int) -> Entry:
+    """Runs `call` so many times and reads the clock once before and once after."""
+    clock, rounds = time.perf_counter_ns, itertools.repeat(None, loops)
+    begin = clock()
+    for _ in rounds:
+        call()
+    return loops, clock() - begin
+
+
+def warm_up(call: Callable[[], object], seconds: float) -> list[Entry]:
+    """Entries for about so long, at least one: single runs, then twice as many a time until an entry is long enough."""
+    entries: list[Entry] = []
+    loops, end = 1, time.perf_counter_ns() + int(seconds * 1e9)
+    while not entries or time.perf_counter_ns() < end:
+        entries.append(entry(call, loops))
+        if entries[-1][1] < ENTRY_NS:
+            loops *= 2
+    return entries
+
+
+def loops_for(warmup: Sequence[Entry]) -> int:
+    """How many runs make an entry of about a millisecond; 1 when a run takes that long by itself.
+
+    From the fastest entry: the first ones are slower than the runs to come.
+    """
+    fastest_ns = min(ns / loops for loops, ns in warmup)
+    return max(1, round(ENTRY_NS / max(fastest_ns, 1.0)))
+
+
+def measure(call: Callable[[], object], loops: int, effort: Effort) -> list[Entry]:
+    """Entries until there are enough of them and enough time has passed."""
+    entries: list[Entry] = []
+    end = time.perf_counter_ns() + int(effort.min_seconds * 1e9)
+    while len(entries) < effort.min_runs or time.perf_counter_ns() < end:
+        entries.append(entry(call, loops))
+    return entries
+
+
+def _keeps_input(session: Session) -> bool:
+    """Whether a second run sees the same input as the first.
+
+    ExecuTorch may plan an input's memory to be used again once the input has been read: a second run would then work
+    on leftovers, and time something else. Where the outputs change, every run is given its input anew. (The run made
+    here stands in no list: it is neither the first nor, if the input is gone, like the others.)
+    """
+    first = session.get()
+    session.invoke()
+    return all(_alike(one, other) for one, other in zip(first, session.get()))
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Equal but for the order of summation, which threads may change."""
+    if one.shape != other.shape:
+        return False
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return np.allclose(a, b, rtol=1e-3, atol=1e-5 * float(np.max(np.abs(a), initial=0.0)), equal_nan=True)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+    sys.stderr.flush()

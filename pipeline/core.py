@@ -1,0 +1,490 @@
+"""The nouns: what flows from stage to stage. Frozen dataclasses, standard library only, to and from versioned JSON.
+
+`to_json` and `from_json` are each other's inverse for every noun here. Reading is strict: a missing or unknown key,
+a value of another type, or a schema this version does not know is an error, because a manifest is trusted later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from pipeline.errors import Broken
+
+SCHEMA = 1
+"""The version that every manifest carries; a change that old readers would misread raises it."""
+
+T = TypeVar("T")
+
+
+# -- what a model is ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a model, without the batch axis.
+
+    Attributes:
+        name: the field's name for it ("image", "logits").
+        shape: for an image always (height, width, channels); what a runtime sees is in Artifact.
+        dtype: numpy's name.
+        value_range: smallest and largest value that can occur; None where it is unbounded.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    value_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a picture file to the input tensor. The first group is the app's work, the second is in the graph.
+
+    Attributes:
+        color: "RGB" or "L" (grey), in this channel order.
+        resize: the shorter side is scaled to this many pixels (bilinear, antialiased) …
+        crop: … and a square of this many is cut from the centre.
+        mean, std: per channel, on the 0–255 scale: the exported graph begins with (x - mean) / std.
+    """
+
+    color: str
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained where the command line does not say otherwise.
+
+    Attributes:
+        lr: peak learning rate; it rises for a tenth of the steps and falls to zero on a cosine.
+        augment: names of augmentations: "flip" (left-right), "shift4" (up to 4 pixels, reflected edge), "shift1".
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    augment: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is, whatever framework builds it.
+
+    Attributes:
+        task: "image_classification".
+        labels: class names in the order of the output; empty until a dataset or `options["classes"]` gives them.
+        dataset: the plug-in in pipeline/datasets/ that it is trained and evaluated on.
+        metric: "top1", the share of samples whose largest output is the label's.
+        options: what build(spec) may be told (`--model name:width=0.5`), with the defaults.
+    """
+
+    name: str
+    task: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    dataset: str
+    training: Training
+    metric: str = "top1"
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """Length of the (only) output."""
+        return self.outputs[0].shape[-1]
+
+
+# -- how it is quantized -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """*What* is quantized. The targets know how.
+
+    Attributes:
+        weights: "float32", "float16" or "int8" (symmetric, per output channel).
+        activations: "float32", "float16", "int8" (scales from calibration) or "int8_dynamic" (scales at run time).
+        calibration: samples of the training split whose ranges fix the static scales; 0 where none are needed.
+        summary: one line for people.
+    """
+
+    name: str
+    weights: str
+    activations: str
+    calibration: int
+    summary: str
+
+    @property
+    def static(self) -> bool:
+        """Whether one quantized graph, made before the targets, serves them all."""
+        return self.activations == "int8"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The representative samples, by content."""
+
+    dataset: str
+    split: str
+    samples: int
+    sha256: str
+
+
+# -- what the stages make ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Trained weights of a spec in one framework, with its facts and its accuracy on the host.
+
+    Attributes:
+        weights, weights_sha256: the file beside the manifest, and its content.
+        origin: "trained", or the path of the user's file.
+        facts: what the training was: epochs, seed, accelerator, best epoch, validation accuracy, seconds …
+        data: the path given as --data, absolute; None for embedded data.
+        dataset_sha256: content of the evaluation split.
+        samples: how many samples that split has.
+        accuracy: float accuracy of the framework over that split.
+        predictions, predictions_sha256: every sample's float outputs and label (.npz: output_0 …, labels).
+        key: hash of all that went in.
+    """
+
+    spec: ModelSpec
+    framework: str
+    weights: str
+    weights_sha256: str
+    origin: str
+    facts: Mapping[str, Any]
+    data: str | None
+    dataset_sha256: str
+    samples: int
+    accuracy: float
+    predictions: str
+    predictions_sha256: str
+    key: str
+    tools: Mapping[str, str]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output as the exported file has it, batch axis included.
+
+    Attributes:
+        layout: "NHWC", "NCHW", "image" (Core ML's image type) or None for what is no image.
+        scale, zero_point: real = (stored - zero_point) * scale; None for float.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """An exported file's outputs beside those of the graph it was made from, over all samples and all outputs.
+
+    Attributes:
+        against: "float model" or "quantized graph".
+        samples: how many were compared.
+        snr_db: 10 log10(sum(reference²) / sum(error²)); the worst output's. 999 where they are equal.
+        cosine: cosine of the angle between both, the worst output's.
+        max_error: largest absolute difference.
+        max_steps: the same in steps of the output's quantization; None for a float output.
+        top1_agreement: share of samples with the same largest output.
+        equal: share of samples whose outputs are all bit-equal.
+    """
+
+    against: str
+    samples: int
+    snr_db: float
+    cosine: float
+    max_error: float
+    max_steps: float | None
+    top1_agreement: float
+    equal: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported file.
+
+    Attributes:
+        file: its name beside the manifest (a folder for Core ML).
+        quantized_by: "graph" (the one pt2e graph all targets share), the converter's name, or None (not quantized).
+        parity: None where the file cannot run on this machine; `unchecked` then says why.
+        notes: what a user should know: what was delegated, what stayed in float.
+        spec: the model, its input contract included, so that the manifest is enough for an app.
+    """
+
+    model: str
+    framework: str
+    recipe: str
+    target: str
+    file: str
+    sha256: str
+    size_bytes: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    quantized_by: str | None
+    calibration: Calibration | None
+    parity: Parity | None
+    unchecked: str | None
+    notes: tuple[str, ...]
+    spec: ModelSpec
+    weights_sha256: str
+    seconds: float
+    key: str
+    tools: Mapping[str, str]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage that did not make its file: what is shown in its place.
+
+    Attributes:
+        status: "failed", or "unsupported" where a converter found at work that it cannot do this model.
+        log: path of the converter's log.
+    """
+
+    status: str
+    reason: str
+    log: str
+    key: str
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where an artifact runs; a table of devices.toml.
+
+    Attributes:
+        kind: the plug-in in pipeline/devices/.
+        emulated: its clock is not a real one, so no latency is shown for it.
+        options: the rest of the table, for the plug-in.
+    """
+
+    name: str
+    kind: str
+    emulated: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A whole evaluation split, run on the device.
+
+    Attributes:
+        value: the metric over all samples, as a fraction.
+        reference: the same of the framework's float model.
+        predictions: file beside the manifest with every sample's outputs (.npz: output_0, …, float32).
+    """
+
+    dataset: str
+    dataset_sha256: str
+    split: str
+    samples: int
+    metric: str
+    value: float
+    reference: float
+    predictions: str
+    predictions_sha256: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One artifact on one device: raw samples and the device's facts. Aggregates are computed on read.
+
+    Attributes:
+        device: facts: name, kind, emulated, board, cpu, cores, os, governor …
+        runtime: name, version, threads, delegate.
+        load_ns: from the file to a session that can run; the runtime's own import is not in it.
+        first_run_ns: the first inference.
+        warmup, runs: each [loops, ns]: `loops` inferences took `ns` in all.
+        temperature_c: at start and end, None where there is no sensor.
+        throttled: None where the device cannot tell.
+        peak_rss_bytes: the process's high-water mark, and rss_before_load_bytes what it had before the model.
+    """
+
+    artifact_sha256: str
+    model: str
+    framework: str
+    target: str
+    recipe: str
+    device: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+    size_bytes: int
+    load_ns: int
+    first_run_ns: int
+    warmup: tuple[tuple[int, int], ...]
+    runs: tuple[tuple[int, int], ...]
+    temperature_c: tuple[float | None, float | None]
+    throttled: bool | None
+    load_average: tuple[float | None, float | None]
+    peak_rss_bytes: int
+    rss_before_load_bytes: int
+    accuracy: Accuracy
+    started_at: str
+    key: str
+    tools: Mapping[str, str]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds an inference; percentiles over the raw runs."""
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of `inv results`: a model, recipe and target on a device.
+
+    Attributes:
+        status: "ok", "unsupported", "failed" or "missing".
+        reason: why it is not ok.
+        device: None for what was exported but cannot run here.
+        drop_points: percentage points lost against the float model; negative is a gain.
+        drop_interval: the 95 % interval of that, paired sample by sample.
+        agreement: share of samples with the float model's top-1.
+    """
+
+    model: str
+    framework: str
+    recipe: str
+    target: str
+    device: str | None
+    emulated: bool
+    status: str
+    reason: str | None = None
+    size_bytes: int | None = None
+    latency_ms: Latency | None = None
+    instructions: int | None = None
+    load_ms: float | None = None
+    first_run_ms: float | None = None
+    peak_rss_bytes: int | None = None
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+    drop_points: float | None = None
+    drop_interval: tuple[float, float] | None = None
+    agreement: float | None = None
+    parity: Parity | None = None
+    unchecked: str | None = None
+    runtime: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+# -- to and from JSON --------------------------------------------------------------------------------------------------
+
+
+def to_json(noun: Any) -> Any:
+    """Dataclasses as dicts, tuples as lists; everything else as it is."""
+    if dataclasses.is_dataclass(noun) and not isinstance(noun, type):
+        return {f.name: to_json(getattr(noun, f.name)) for f in dataclasses.fields(noun)}
+    if isinstance(noun, Mapping):
+        return {key: to_json(value) for key, value in noun.items()}
+    if isinstance(noun, tuple | list):
+        return [to_json(value) for value in noun]
+    return noun
+
+
+def from_json(kind: type[T], value: Any, where: str = "") -> T:
+    """The noun of type `kind` that `to_json` made `value` from.
+
+    Raises:
+        Broken: a key is missing or unknown, a value has another type, or the schema is not this version's; the
+            message names the place.
+    """
+    return typing.cast(T, _read(kind, value, where or kind.__name__))
+
+
+def safe_file_name(name: str) -> str:
+    """`name` itself, if it is a plain file name: manifests must not point out of their folder.
+
+    Raises:
+        Broken: it is a path, or empty, or goes up.
+    """
+    if name != PurePosixPath(name).name or name in ("", ".", ".."):
+        raise Broken(f"{name!r} is not a plain file name")
+    return name
+
+
+@cache
+def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
+    """Name → (type, required) of a dataclass's fields."""
+    hints = typing.get_type_hints(kind)
+    empty = dataclasses.MISSING
+    return {
+        f.name: (hints[f.name], f.default is empty and f.default_factory is empty) for f in dataclasses.fields(kind)
+    }
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _read_noun(typing.cast(type, kind), value, where)
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        return _read(next(a for a in args if a is not types.NoneType), value, where)
+    if origin is tuple:
+        return _read_tuple(args, value, where)
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise Broken(f"{where}: expected an object, not {value!r}")
+        return {key: _read(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise Broken(f"{where}: expected {kind.__name__}, not {value!r}")
+    return value
+
+
+def _read_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise Broken(f"{where}: expected a list, not {value!r}")
+    if args[-1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(args) != len(value):
+        raise Broken(f"{where}: expected {len(args)} values, not {len(value)}")
+    return tuple(_read(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(args, value, strict=True)))
+
+
+def _read_noun(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise Broken(f"{where}: expected an object, not {value!r}")
+    known = _fields(kind)
+    if "schema" in known and value.get("schema") != SCHEMA:
+        raise Broken(f"{where}: schema {value.get('schema')!r} is not {SCHEMA}, the one this version reads")
+    missing = [name for name, (_, required) in known.items() if required and name not in value]
+    unknown = [name for name in value if name not in known]
+    if missing or unknown:
+        raise Broken(
+            f"{where}: "
+            + "; ".join(part for part in (missing and f"missing {missing}", unknown and f"unknown {unknown}") if part)
+        )
+    return kind(**{name: _read(known[name][0], item, f"{where}.{name}") for name, item in value.items()})

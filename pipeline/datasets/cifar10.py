@@ -1,0 +1,161 @@
+"""CIFAR-10: 60,000 photographs of ten classes, 32×32 RGB.
+
+--data is the official archive cifar-10-python.tar.gz, its folder cifar-10-batches-py, or the same pictures as files in
+train/<class>/ and test/<class>/, in a folder or a zip. Test is the source's; validation is a tenth of its training
+data, chosen class by class and by content.
+
+Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pipeline import store
+from pipeline.core import Preprocessing
+from pipeline.datasets import Split, _batches, _classfolders, _images, _splits
+from pipeline.errors import BadData
+from pipeline.progress import bar, say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EMBEDDED = False
+SUMMARY = "60,000 photographs, 32×32 RGB, 10 classes; inv data.download --dataset cifar10"
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+SIZE_BYTES = 170_498_071
+MD5 = "c58f30108f718f92721af3b95e74349a"
+"""The checksum published beside the archive."""
+SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+"""The same archive's SHA-256, which is what a download is held to: MD5 no longer proves who made a file."""
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Pictures uint8 (N, 32, 32, 3), and the row of each name."""
+
+    images: NDArray[np.uint8]
+    rows: dict[str, int]
+
+    def __call__(self, sample: _splits.Sample, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        return _images.from_pixels(self.images[self.rows[sample.name]], preprocessing)
+
+
+def classes(data: Path | None) -> tuple[str, ...]:
+    """Class names in label order: the official order where the names are the official ones, else sorted.
+
+    Raises:
+        BadData: no path is given, or it is missing, corrupt, empty or not of this form.
+    """
+    path = _given(data)
+    return _batches.label_names(path) if _batches.is_batches(path) else _ordered(_found(path))
+
+
+def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
+    """One of SPLITS; pictures are uint8 (crop, crop, channels), 0–255.
+
+    Raises:
+        BadData: as `classes`; a picture file that cannot be decoded is named when it is read.
+        BadOption: there is no such split.
+        BadModel: the preprocessing cannot be done.
+    """
+    path = _given(data)
+    if _batches.is_batches(path):
+        return _load_batches(path, split, preprocessing)
+    found = _found(path)
+    return _classfolders.load(found, _ordered(found), split, preprocessing)
+
+
+def _given(data: Path | None) -> Path:
+    if data is None:
+        raise BadData("cifar10 needs --data PATH: fetch it with inv data.download --dataset cifar10, or name your copy")
+    if not data.exists():
+        raise BadData(f"{data} does not exist: fetch it with inv data.download --dataset cifar10, or correct --data")
+    return data
+
+
+def _found(data: Path) -> _classfolders.ClassFolders:
+    found = _classfolders.find(data)
+    if not found.divided:
+        raise BadData(f"{data} has class folders, but not in train/ and test/; --dataset imagefolder takes that")
+    return found
+
+
+def _ordered(found: _classfolders.ClassFolders) -> tuple[str, ...]:
+    return CLASSES if set(found.names) == set(CLASSES) else found.names
+
+
+def _load_batches(data: Path, split: str, preprocessing: Preprocessing) -> Split:
+    _splits.check_split(split)
+    _images.check(preprocessing)
+    names, images, labels = _batches.pictures(data, _batches.TEST if split == "test" else _batches.TRAIN)
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    samples = [_splits.Sample(n, int(y), h) for n, y, h in zip(names, labels, hashes, strict=True)]
+    if split != "test":
+        validation, train = _splits.divide(samples, _splits.VALIDATION_SHARE, "validation")
+        samples = validation if split == "validation" else train
+    rows = {name: row for row, name in enumerate(names)}
+    own = images[[rows[sample.name] for sample in samples]]  # the other splits' pictures can go
+    kept = _Pixels(own, {sample.name: row for row, sample in enumerate(samples)})
+    return _splits.make(samples, kept, preprocessing)
+
+
+# -- download ----------------------------------------------------------------------------------------------------------
+
+
+def download(to: Path, url: str = URL, sha256: str = SHA256) -> Path:
+    """Fetches the official archive, unless it is there already.
+
+    Args:
+        to: the file to make, or an existing folder for it.
+
+    Returns:
+        The file, which is what --data takes.
+
+    Raises:
+        BadData: it cannot be fetched, or is not what was published; nothing is left.
+        DiskFull: no space is left.
+    """
+    path = to / url.rsplit("/", 1)[-1] if to.is_dir() else to
+    if path.is_file() and store.sha256(path) == sha256:
+        say(f"{path} is there already")
+        return path
+    with store.atomic(path) as temporary:
+        with temporary.open("wb") as file:
+            seen = _fetch(url, file)
+        if seen != sha256:
+            size = temporary.stat().st_size
+            raise BadData(f"{url} gave {size:,} bytes with sha256 {seen}, not {sha256}; try again, or name your copy")
+    return path
+
+
+def _fetch(url: str, file: IO[bytes]) -> str:
+    """Writes what the address gives, and returns its sha256."""
+    seen = hashlib.sha256()
+    for chunk in _chunks(url):
+        seen.update(chunk)
+        file.write(chunk)
+    return seen.hexdigest()
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            length = int(response.headers.get("Content-Length") or 0)
+            chunks = iter(lambda: response.read(CHUNK_BYTES), b"")
+            yield from bar(chunks, f"fetching {url}", -(-length // CHUNK_BYTES) or None, "MiB")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise BadData(f"{url} cannot be fetched ({error}); try again, or name your own copy as --data") from error

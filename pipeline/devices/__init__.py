@@ -1,0 +1,96 @@
+"""Devices: where artifacts run. devices.toml says which there are; a module here knows how to reach one kind.
+
+On every device edge-bench does the measuring, so figures of different devices mean the same.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline import plugins
+from pipeline.core import Device
+from pipeline.errors import BadOption, UnknownName
+from pipeline.proc import Done
+from pipeline.store import Store
+
+FILE = Path(__file__).parent.parent.parent / "devices.toml"
+
+
+class DeviceKind(Protocol):
+    """The verbs of a module in this folder."""
+
+    def about(self, device: Device) -> str:
+        """What it is, in one line."""
+
+    def answers(self, device: Device) -> str | None:
+        """None if it can be used now, else why not."""
+
+    def setup(self, build: Store, device: Device, runtime: str) -> None:
+        """Makes sure that edge-bench with this runtime can be called there; costs little where it can."""
+
+    def push(self, build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
+        """Brings files there by content; what is there already is not sent again.
+
+        Returns:
+            Where each is there, and how many bytes were sent.
+        """
+
+    def call(
+        self, build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None
+    ) -> Done:
+        """Runs `edge-bench WORDS` there. Words that are paths name files that `push` brought, or, after --out, a file
+        here that the output is brought to."""
+
+
+def devices() -> dict[str, Device]:
+    """Every device of devices.toml (or of the file that LASTMILE_DEVICES names), by name.
+
+    Raises:
+        BadOption: the file is not of this form.
+    """
+    path = Path(os.environ.get("LASTMILE_DEVICES", FILE))
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BadOption(f"{path}: {error}") from error
+    return {name: _device(path, name, table) for name, table in tables.items()}
+
+
+def find(name: str) -> Device:
+    """A device by name.
+
+    Raises:
+        UnknownName: devices.toml has no such table.
+    """
+    known = devices()
+    if name not in known:
+        raise UnknownName("device", name, known)
+    return known[name]
+
+
+def runtime(device: Device, target: str) -> str | None:
+    """The edge-bench runtime that runs a target's files on a device; None where none can."""
+    chosen = device.options.get("runtimes", {}).get(target)
+    return str(chosen) if chosen else plugins.load("targets", target).RUNTIME
+
+
+def refuses(device: Device, target: str) -> str | None:
+    """Why a target's files are not measured on a device; None where they are."""
+    module = plugins.load("targets", target)
+    if device.kind == "local" and module.UNCHECKED:
+        return str(module.UNCHECKED)
+    if target not in device.options.get("targets", plugins.names("targets")):
+        return f"devices.toml leaves {target} out for {device.name}"
+    return None
+
+
+def _device(path: Path, name: str, table: Any) -> Device:
+    if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
+        raise BadOption(f"{path}: [{name}] needs a kind (known: {', '.join(plugins.names('devices'))})")
+    options = {key: value for key, value in table.items() if key not in ("kind", "emulated")}
+    plugins.load("devices", table["kind"])
+    return Device(name, table["kind"], bool(table.get("emulated", False)), options)

@@ -1,0 +1,89 @@
+"""This machine: edge-bench as a subprocess, in this environment or, for a runtime that cannot live here, in its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import proc, store
+from pipeline.core import Device
+from pipeline.errors import NeedsTool, StageFailed
+from pipeline.proc import Done
+from pipeline.progress import say
+from pipeline.store import Store
+
+EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
+APART = ("tflite_runtime",)
+"""Runtimes that need other versions than this environment has (numpy<2)."""
+
+
+def about(device: Device) -> str:
+    """See `DeviceKind.about`."""
+    summary = device.options.get("summary", "this machine")
+    return f"{summary} ({platform.machine()}, {platform.system()})"
+
+
+def answers(device: Device) -> str | None:
+    """See `DeviceKind.answers`."""
+    return None
+
+
+def setup(build: Store, device: Device, runtime: str) -> None:
+    """See `DeviceKind.setup`: makes the environment of a runtime that has one of its own.
+
+    Raises:
+        StageFailed: it could not be installed; the reason is the installer's.
+    """
+    python = _python(build, runtime)
+    if runtime not in APART or _is_made(python):
+        return
+    say(f"installing edge-bench with {runtime} into {python.parent.parent}")
+    with store.atomic(python.parent.parent) as folder:
+        _run([sys.executable, "-m", "venv", folder])
+        _run(
+            [
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "install",
+                "--python",
+                folder / "bin/python",
+                f"{EDGE_BENCH}[{runtime}]",
+            ]
+        )
+
+
+def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
+    """See `DeviceKind.push`: they are here."""
+    return {path: str(path) for path in files}, 0
+
+
+def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
+    """See `DeviceKind.call`."""
+    return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout)
+
+
+def _python(build: Store, runtime: str) -> Path:
+    """The interpreter that has the runtime."""
+    if runtime not in APART:
+        return Path(sys.executable)
+    return build.root / "environments" / runtime / "bin" / "python"
+
+
+def _is_made(python: Path) -> bool:
+    return python.is_file() and subprocess.run(
+        [python, "-c", "import edge_bench"], check=False, capture_output=True
+    ).returncode == 0  # fmt: skip
+
+
+def _run(argv: Sequence[str | Path]) -> None:
+    try:
+        done = proc.run(argv, timeout=900)
+    except NeedsTool as error:
+        raise StageFailed(str(error)) from error
+    if done.code != 0:
+        raise StageFailed(f"{' '.join(done.argv[:4])} … failed: {done.reason}")

@@ -1,0 +1,118 @@
+"""Doctor: is everything here that the commands need, and if not, which line mends it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from pipeline import devices, proc
+from pipeline.store import Store
+
+ROOT = Path(__file__).parent.parent
+FREE_BYTES = 2 << 30
+"""A run of every model's matrix and its environments stays below this."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        found: what is there.
+        mend: what to do; None where all is well.
+        optional: nothing that is always needed.
+    """
+
+    name: str
+    found: str
+    mend: str | None = None
+    optional: bool = False
+
+
+def doctor(build: Store) -> list[Check]:
+    """Everything that is checked, in the order in which it would be mended."""
+    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), _gpu(), *_devices()]
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    right = sys.version_info[:2] == (3, 11)
+    return Check(
+        "python", version, None if right else "use Python 3.11: remove .venv and run ./inv with python3.11 on PATH"
+    )
+
+
+def _packages() -> Iterator[Check]:
+    """What each extra of pyproject.toml asks for, beside what is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    for extra, wanted in groups.items():
+        for requirement in wanted:
+            name, _, version = requirement.partition("==")
+            if not version:
+                continue  # the extra that is made of the others
+            try:
+                found = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                found = "not installed"
+            place = f".[{extra}]" if extra else "."
+            mend = None if found == version else f"pip install -c constraints.txt '{place}'  (brings {requirement})"
+            yield Check(name, found, mend)
+
+
+def _runtimes() -> Iterator[Check]:
+    done = proc.run([sys.executable, "-m", "edge_bench", "runtimes"], timeout=120)
+    if done.code != 0:
+        yield Check("edge-bench", done.reason, "pip install ./edge-bench")
+        return
+    for runtime in json.loads(done.out)["runtimes"]:
+        name = runtime["name"]
+        if runtime["available"]:
+            yield Check(f"runtime {name}", str(runtime["version"]))
+        elif name == "tflite_runtime":
+            yield Check(f"runtime {name}", "in an environment of its own, made when it is first used")
+        else:
+            yield Check(f"runtime {name}", str(runtime["reason"]), str(runtime["install"]))
+
+
+def _disk(build: Store) -> Check:
+    place = build.root if build.root.exists() else build.root.parent
+    free = shutil.disk_usage(place).free
+    mend = None if free >= FREE_BYTES else f"free {(FREE_BYTES - free) >> 20} MB on the disk of {place}, or inv clean"
+    return Check("disk", f"{free / 1e9:.1f} GB free at {place}", mend)
+
+
+def _tools() -> Iterator[Check]:
+    for program, use, package in (
+        ("git", "to work on this repository", "git"),
+        ("g++", "to build runners for boards", "g++"),
+        ("ssh", "to reach boards", "openssh-client"),
+        ("adb", "to reach phones", "adb"),
+    ):
+        path = shutil.which(program)
+        mend = None if path else f"{use}: apt-get install {package}"
+        yield Check(program, path or "not found", mend, optional=True)
+
+
+def _gpu() -> Check:
+    if shutil.which("nvidia-smi") is None:
+        return Check("gpu", "none (no nvidia-smi): training runs on the CPU", optional=True)
+    done = proc.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], timeout=30)
+    if done.code != 0:
+        return Check("gpu", done.reason, "mend the NVIDIA driver until nvidia-smi answers", optional=True)
+    return Check("gpu", done.out.strip().replace("\n", "; "))
+
+
+def _devices() -> Iterator[Check]:
+    from pipeline import plugins
+
+    for device in devices.devices().values():
+        reason = plugins.load("devices", device.kind).answers(device)
+        yield Check(f"device {device.name}", "answers" if reason is None else "does not answer", reason, optional=True)

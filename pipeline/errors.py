@@ -1,0 +1,85 @@
+"""Every error a user can cause or must know of, in one tree.
+
+    PipelineError                 one line on stderr, exit code 2
+    ├── UnknownName               a model, target, recipe, device … that does not exist: lists the known
+    ├── BadOption                 an option's value that cannot be
+    ├── BadModel                  a model folder that cannot be used
+    ├── BadData                   a dataset that is missing, empty or unreadable: names the file
+    ├── BadWeights                weights that do not fit, or a file that wants to run code
+    ├── Unsupported               a combination that a target cannot do, with the reason
+    ├── MissingExtra              a package that is not installed: names the install line
+    ├── NeedsTool                 a program or system facility that is not there
+    ├── Broken                    a file in build/ that cannot be what its manifest says
+    ├── StageFailed               a converter, runtime or measurement that failed: names the log
+    │   └── ParityFailed          an export whose outputs are not the model's
+    └── DiskFull                  no space left: nothing half-written remains
+
+A message is one sentence that says what is wrong, and what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class PipelineError(Exception):
+    """The root: what a door prints as one line."""
+
+
+class UnknownName(PipelineError):
+    """A name that is not known; suggests the nearest, never substitutes it."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        from difflib import get_close_matches
+
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = get_close_matches(name, self.known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{hint} (known: {', '.join(self.known) or 'none'})")
+
+
+class BadOption(PipelineError):
+    """An option whose value cannot be."""
+
+
+class BadModel(PipelineError):
+    """A model folder that cannot be used."""
+
+
+class BadData(PipelineError):
+    """A dataset that is missing, empty or unreadable."""
+
+
+class BadWeights(PipelineError):
+    """Weights that do not fit the model, or a file that is not only weights."""
+
+
+class Unsupported(PipelineError):
+    """A combination of model, recipe and target that cannot be done."""
+
+
+class MissingExtra(PipelineError):
+    """A package that an extra of pyproject.toml would bring."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install '.[{extra}]'")
+
+
+class NeedsTool(PipelineError):
+    """A program or system facility that is not there."""
+
+
+class Broken(PipelineError):
+    """A file whose content is not what its manifest says."""
+
+
+class StageFailed(PipelineError):
+    """A step that failed in a tool of others; its log is named."""
+
+
+class ParityFailed(StageFailed):
+    """An exported file whose outputs are not the model's."""
+
+
+class DiskFull(PipelineError):
+    """No space left on the device that holds the build folder."""

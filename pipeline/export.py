@@ -1,0 +1,246 @@
+"""Export: a checkpoint under every recipe asked for becomes a file for every target asked for, each checked.
+
+What is up to date costs nothing: planning reads manifests and loads no framework. What is not is made by one process
+a target, side by side on the cores there are; each loads its converter once and works through its recipes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import plugins, proc, store, train
+from pipeline import quantize as quantizing
+from pipeline.core import Artifact, Checkpoint, Failure, Recipe, to_json
+from pipeline.errors import Broken, DiskFull, StageFailed, Unsupported
+from pipeline.progress import say
+from pipeline.store import Store
+
+MANIFEST, FAILURE, LOG = "artifact.json", "failure.json", "export.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell.
+
+    Attributes:
+        status: "ok", "unsupported" or "failed".
+        artifact: the manifest where it is ok.
+        fresh: it was made now; False where it was up to date.
+    """
+
+    recipe: str
+    target: str
+    status: str
+    reason: str | None = None
+    artifact: Artifact | None = None
+    path: Path | None = None
+    log: Path | None = None
+    fresh: bool = False
+
+
+def recipes(names: Sequence[str]) -> list[Recipe]:
+    """Recipes by name."""
+    return [plugins.load("recipes", name).RECIPE for name in names]
+
+
+def export(build: Store, job: train.Job, targets: Sequence[str], names: Sequence[str]) -> list[Outcome]:
+    """Makes what is missing of targets × recipes, and what those need before it.
+
+    Returns:
+        One outcome a cell, in the order asked for; a failed cell does not keep others from being made.
+    """
+    done = current(build, job, targets, names)
+    if done is not None:
+        return done
+    with store.lock(build, f"export of {job.model}"):
+        checkpoint = train.train(build, job)
+        model = train.model_of(checkpoint, job)
+        wanted = recipes(names)
+        todo = {
+            target: [r.name for r in wanted if _ready(build, checkpoint, r, target) is None
+                     and plugins.load("targets", target).supports(r, job.framework) is None]
+            for target in targets
+        }  # fmt: skip
+        needed = {name for names in todo.values() for name in names}
+        if needed:
+            quantizing.quantize(build, model, checkpoint, None)
+        for recipe in wanted:
+            if recipe.static and recipe.name in needed:
+                quantizing.quantize(build, model, checkpoint, recipe)
+        made = _run_workers(build, job, {target: names for target, names in todo.items() if names})
+        return [_outcome(build, checkpoint, r, t, made) for r in wanted for t in targets]
+
+
+def current(build: Store, job: train.Job, targets: Sequence[str], names: Sequence[str]) -> list[Outcome] | None:
+    """All outcomes, if every cell is up to date; else None. Loads no framework and writes nothing."""
+    checkpoint = train.ready(build, job)
+    if checkpoint is None:
+        return None
+    outcomes = [_outcome(build, checkpoint, r, t, set()) for r in recipes(names) for t in targets]
+    return outcomes if all(o.status in ("ok", "unsupported") for o in outcomes) else None
+
+
+def refuse_unsupported(framework: str, targets: Sequence[str], names: Sequence[str]) -> None:
+    """For a command that names every cell itself.
+
+    Raises:
+        Unsupported: a target cannot do a recipe; its reason is the message.
+    """
+    for target in targets:
+        for recipe in recipes(names):
+            reason = plugins.load("targets", target).supports(recipe, framework)
+            if reason:
+                raise Unsupported(f"{target} does not support {recipe.name}: {reason}")
+
+
+def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
+    """
+    Raises:
+        StageFailed: an export failed; the last lines of its log and the log's path are said before.
+    """
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        say(f"{outcome.target} {outcome.recipe}: {outcome.reason}")
+        if outcome.log and outcome.log.is_file():
+            for line in outcome.log.read_text(errors="replace").strip().splitlines()[-5:]:
+                say(f"    {line[:200]}")
+            say(f"    (log: {outcome.log})")
+    if failed:
+        cells = ", ".join(f"{outcome.target} {outcome.recipe}" for outcome in failed)
+        raise StageFailed(f"{len(failed)} of {len(outcomes)} exports failed: {cells}")
+
+
+def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
+    """Hash of all that decides what the file is."""
+    module = plugins.load("targets", target)
+    return store.digest([
+        quantizing.key(checkpoint, recipe if recipe.static else None), to_json(recipe),
+        plugins.versions(module.TOOLS), plugins.code("targets", target), plugins.code("targets", "_pt2e"),
+    ])  # fmt: skip
+
+
+def _ready(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) -> Artifact | None:
+    """The artifact that is there, if it is of these inputs and its file is whole."""
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
+    artifact = store.read_or_say(Artifact, folder / MANIFEST)
+    if artifact is None or artifact.key != key(checkpoint, recipe, target):
+        return None
+    path = folder / artifact.file
+    if not path.exists() or store.sha256(path) != artifact.sha256:
+        say(f"{path} is not what its manifest says (sha256 differs); made anew")
+        return None
+    return artifact
+
+
+def _outcome(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, made: set[tuple[str, str]]) -> Outcome:
+    module = plugins.load("targets", target)
+    reason = module.supports(recipe, checkpoint.framework)
+    if reason:
+        return Outcome(recipe.name, target, "unsupported", reason)
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
+    artifact = _ready(build, checkpoint, recipe, target)
+    if artifact is not None:
+        fresh = (recipe.name, target) in made
+        return Outcome(recipe.name, target, "ok", None, artifact, folder / artifact.file, folder / LOG, fresh)
+    failure = store.read_or_say(Failure, folder / FAILURE)
+    if failure is None or failure.key != key(checkpoint, recipe, target):
+        return Outcome(recipe.name, target, "failed", "not made", log=folder / LOG)
+    return Outcome(recipe.name, target, failure.status, failure.reason, log=folder / LOG)
+
+
+# -- the processes -----------------------------------------------------------------------------------------------------
+
+
+def _run_workers(build: Store, job: train.Job, todo: dict[str, list[str]]) -> set[tuple[str, str]]:
+    """One process a target, as many at once as there are cores.
+
+    Returns:
+        (recipe, target) of what was made.
+    """
+    if not todo:
+        return set()
+    cores = os.cpu_count() or 1
+    say(f"exporting {sum(map(len, todo.values()))} files for {', '.join(todo)}")
+    with ThreadPoolExecutor(cores) as pool:
+        threads = max(1, cores // len(todo))
+        running = [pool.submit(_run_worker, build, job, target, names, threads) for target, names in todo.items()]
+        try:
+            return {cell for future in running for cell in future.result()}
+        except BaseException:
+            for future in running:
+                future.cancel()
+            proc.end_all()
+            raise
+
+
+def _run_worker(build: Store, job: train.Job, target: str, names: list[str], threads: int) -> set[tuple[str, str]]:
+    """Works through a target's recipes; a process that dies costs one recipe, and the next goes on after it.
+
+    Returns:
+        (recipe, target) of what was made.
+
+    Raises:
+        DiskFull: a worker found no space.
+    """
+    left, made = list(names), set()
+
+    def each(line: str) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            raise Broken(f"the {target} exporter said {line!r}") from None
+        if event.get("disk_full"):
+            raise DiskFull(event["disk_full"])
+        left.remove(event["recipe"])
+        if event["status"] == "ok":
+            made.add((event["recipe"], target))
+        say(f"  {target} {event['recipe']}: {event['says']}")
+
+    while left:
+        request = json.dumps({"build": str(build.root), "job": _plain(job), "target": target, "recipes": left})
+        argv = [sys.executable, "-m", "pipeline.worker", request]
+        done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads)})
+        if left and done.code != 0:
+            recipe = left.pop(0)  # the one at work when the process died
+            _died(build, job, recipe, target, done)
+            say(f"  {target} {recipe}: failed: {done.reason}")
+        elif left:
+            raise Broken(f"the {target} exporter ended without {', '.join(left)}")
+    return made
+
+
+def _died(build: Store, job: train.Job, recipe: str, target: str, done: proc.Done) -> None:
+    """Keeps how a process died where its result would be."""
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None  # it was there when the worker began
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe, target)
+    (which,) = recipes([recipe])
+    store.write(folder / FAILURE, Failure("failed", done.reason, LOG, key(checkpoint, which, target)))
+
+
+def _plain(job: train.Job) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(job).items()}
+
+
+def line(outcome: Outcome) -> str:
+    """An outcome for the terminal: where the file is, how large, and how it was checked."""
+    cell = f"{outcome.target:11} {outcome.recipe:17}"
+    artifact = outcome.artifact
+    if artifact is None:
+        return f"{cell} {outcome.status}: {outcome.reason}"
+    return f"{cell} {outcome.path}  {artifact.size_bytes:,} bytes  {checked(artifact)}"
+
+
+def checked(artifact: Artifact) -> str:
+    """How an artifact compares with what it was made from."""
+    parity = artifact.parity
+    if parity is None:
+        return artifact.unchecked or "not checked"
+    return f"{parity.snr_db:.1f} dB, top-1 agreement {parity.top1_agreement:.1%} with the {parity.against}"

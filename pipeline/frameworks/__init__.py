@@ -1,0 +1,97 @@
+"""Frameworks: train a model, run it on this machine, capture it as a graph, quantize that graph.
+
+A framework is a module here with the verbs of `Framework`; what they take and give is numpy and files, so that no
+stage knows a framework's types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.catalog import Model
+from pipeline.datasets import Split
+from pipeline.targets import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        accelerator: "auto" (a GPU where there is one), "cpu" or "cuda".
+        lr: peak learning rate.
+        seed: of initial weights, order of samples and augmentation: the same seed on the same machine gives the same
+            weights, interrupted or not.
+        resume: go on from where an interrupted training with the same settings ended.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    accelerator: str = "auto"
+    resume: bool = True
+
+
+class Framework(Protocol):
+    """The verbs of a module in this folder.
+
+    Attributes:
+        WEIGHTS: name of the weights file in a checkpoint.
+        TOOLS: distributions whose versions decide what comes out.
+        EXTRA: the extra of pyproject.toml that brings them.
+        SUMMARY: one line for people.
+    """
+
+    WEIGHTS: str
+    TOOLS: tuple[str, ...]
+    EXTRA: str
+    SUMMARY: str
+
+    def train(
+        self, model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str
+    ) -> dict[str, Any]:
+        """Trains and leaves the best epoch's weights as `home`/training/<WEIGHTS>.
+
+        Args:
+            data: splits "train" and "validation".
+            home: the model's folder in build/; the state to resume from and TensorBoard scalars go there too.
+            key: what is trained; a state of another key is not resumed.
+
+        Returns:
+            The training's facts.
+        """
+
+    def adopt(self, model: Model, weights: Path, out: Path) -> None:
+        """Checks a user's weights against the model and writes them as the file `out`.
+
+        Raises:
+            BadWeights: they do not fit, or the file is not only weights.
+        """
+
+    def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
+        """Float outputs (N, classes) for a whole split."""
+
+    def capture(self, model: Model, weights: Path, folder: Path) -> None:
+        """Writes the float graph into `folder`."""
+
+    def quantize(
+        self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path
+    ) -> None:
+        """Calibrates the float graph in `captured` on `images` and writes the static int8 graph into `folder`."""
+
+    def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Outputs of the graph in `folder` (float or quantized) for images (N, height, width, channels)."""
+
+    def step(self, folder: Path) -> float | None:
+        """The output's quantization step in the graph in `folder`; None for a float graph."""
+
+    def source(self, captured: Path, quantized: Path | None) -> Source:
+        """The graphs in these folders, for a target."""

@@ -1,0 +1,327 @@
+"""PyTorch: training on Lightning Fabric, capture by torch.export, static int8 by pt2e."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import store
+from pipeline.catalog import Model
+from pipeline.core import Preprocessing
+from pipeline.datasets import Split
+from pipeline.errors import BadModel, BadWeights
+from pipeline.frameworks import Settings
+from pipeline.plugins import extra
+from pipeline.targets import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+WEIGHTS = "model.safetensors"
+TOOLS = ("torch", "torchao", "litert-torch", "lightning-fabric")
+EXTRA = "torch"
+SUMMARY = "PyTorch 2, torch.export and pt2e quantization"
+
+FLOAT, FOLDED, UNFOLDED = "float.pt2", "quantized.pt2", "unfolded.pt2"
+"""Files in a graphs folder. A quantized graph exists twice: its weights stored as int8, for everybody; and as float
+weights that the graph quantizes, for litert-torch."""
+
+
+def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
+    """See `Framework.train`."""
+    with extra(EXTRA):
+        import torch
+
+        from pipeline.frameworks import _fit
+
+    torch.manual_seed(settings.seed)  # of the initial weights
+    facts = _fit.fit(network(model), model.spec.training, data, settings, home, key)
+    best = torch.load(home / "training" / "best.ckpt", map_location="cpu", weights_only=True)
+    _save(
+        {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")},
+        home / "training" / WEIGHTS,
+    )
+    return facts
+
+
+def adopt(model: Model, weights: Path, out: Path) -> None:
+    """See `Framework.adopt`: safetensors, or a .pt file read with weights_only."""
+    with extra(EXTRA):
+        import torch  # noqa: F401
+    state = _read(weights)
+    net = model.code("torch").build(model.spec)
+    _check_fit(weights, state, net.state_dict())
+    net.load_state_dict(state)
+    _save(net.state_dict(), out)
+
+
+def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
+    """See `Framework.predict`."""
+    with extra(EXTRA):
+        import numpy as np
+        import torch
+
+        from pipeline.frameworks import _fit
+
+    device = _fit.fabric(accelerator).device
+    net = loaded(model, weights).to(device)
+    with torch.no_grad():
+        batches = _fit.Pictures(split, "evaluation").loader(256)
+        return np.concatenate([net(images.to(device).float().contiguous()).cpu().numpy() for images, _ in batches])
+
+
+def capture(model: Model, weights: Path, folder: Path) -> None:
+    """See `Framework.capture`: one torch.export with a free batch size, which serves every target."""
+    with extra(EXTRA):
+        import torch
+
+    net = loaded(model, weights)
+    height, width, channels = model.spec.inputs[0].shape
+    # Random, not zeros: some networks' data-dependent checks look at values. Two, because 1 would be taken as fixed.
+    images = torch.rand(2, channels, height, width) * 255
+    try:
+        program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    except Exception as error:  # torch.export raises what the model's code raises
+        raise BadModel(f"{model.spec.name} cannot be exported: {_first_line(error)}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, folder / FLOAT)
+
+
+def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
+    """See `Framework.quantize`: pt2e with litert-torch's quantizer, whose graph all four targets can lower."""
+    with extra(EXTRA):
+        import copy
+
+        import torch
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    with extra("tflite"):
+        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+
+    quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    program = torch.export.load(captured / FLOAT)
+    prepared = prepare_pt2e(program.module(), quantizer)
+    with torch.no_grad():
+        for start in range(0, len(images), 32):
+            prepared(_planar(torch.from_numpy(images[start : start + 32])))
+    _pin_input_range(prepared, value_range)
+    folder.mkdir(parents=True, exist_ok=True)
+    one = _planar(torch.from_numpy(images[:2]))
+    for name, fold in ((FOLDED, True), (UNFOLDED, False)):
+        converted = convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
+        graph = torch.export.export(converted, (one,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.export.save(graph, folder / name)
+
+
+def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """See `Framework.evaluate`."""
+    import numpy as np
+    import torch
+
+    module = _load(_graph(folder)).module()
+    with torch.no_grad():
+        batches = [torch.from_numpy(images[start : start + 64]) for start in range(0, len(images), 64)]
+        return np.concatenate([module(_planar(batch)).numpy() for batch in batches])
+
+
+def step(folder: Path) -> float | None:
+    """See `Framework.step`: the scale of the last dequantize."""
+    program = _load(_graph(folder))
+    (output,) = program.graph.output_node().args[0]
+    if "dequantize_per_tensor" not in str(output.target):
+        return None
+    return float(output.args[1])
+
+
+def source(captured: Path, quantized: Path | None) -> Source:
+    """See `Framework.source`: programs with a batch of one."""
+    if quantized is None:
+        return Source("torch", _single(captured / FLOAT))
+    return Source("torch", _single(captured / FLOAT), _single(quantized / FOLDED), _single(quantized / UNFOLDED))
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def network(model: Model) -> torch.nn.Module:
+    """The untrained network behind its normalisation: raw pixels (N, channels, height, width) to logits.
+
+    Raises:
+        BadModel: build(spec) fails or does not return a module.
+    """
+    import torch
+
+    try:
+        net = model.code("torch").build(model.spec)
+    except TypeError as error:
+        raise BadModel(f"{model.folder}/torch.py: build(spec) failed: {error}") from error
+    if not isinstance(net, torch.nn.Module):
+        raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
+
+    class Deployable(torch.nn.Module):
+        """What is trained, exported and measured: normalisation is the graph's first operation."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.normalize = _normalization(model.spec.preprocessing)
+            self.net = net
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.net(self.normalize(image))
+            return logits
+
+    return Deployable()
+
+
+def loaded(model: Model, weights: Path) -> torch.nn.Module:
+    """The network with a checkpoint's weights, for inference, in contiguous memory format: a model left in
+    channels_last converts without an error to a file that answers nonsense."""
+    import torch
+    from safetensors.torch import load_file
+
+    net = network(model)
+    net.get_submodule("net").load_state_dict(load_file(weights))
+    contiguous: torch.nn.Module = net.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return contiguous
+
+
+def _normalization(preprocessing: Preprocessing) -> torch.nn.Module:
+    """(x - mean) / std as a depthwise 1×1 convolution that is not trained.
+
+    As a multiplication and a subtraction, quantizers would give the two constants coarse scales of their own; as a
+    convolution they get a scale per channel and a 32-bit bias, and int8 pixels stay as exact as they came.
+    """
+    import torch
+
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    channels = len(mean)
+    layer = torch.nn.Conv2d(channels, channels, 1, groups=channels)
+    layer.weight.data = (1 / std).reshape(channels, 1, 1, 1)
+    layer.bias.data = -mean / std  # type: ignore[union-attr]
+    return layer.requires_grad_(False)
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path) -> Any:
+    """A saved program; quantized graphs need torchao's operators to be known."""
+    import torch
+    import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  # registers quantized_decomposed
+
+    return torch.export.load(path)
+
+
+def _graph(folder: Path) -> Path:
+    return folder / FOLDED if (folder / FOLDED).is_file() else folder / FLOAT
+
+
+def _single(path: Path) -> Any:
+    """The program in `path` with its free batch size fixed at 1, which is what runs on devices."""
+    import torch
+
+    program = _load(path)
+    (image,) = program.example_inputs[0]
+    return torch.export.export(program.module(), (image[:1].clone(),))
+
+
+def _pin_input_range(prepared: Any, value_range: tuple[float, float]) -> None:
+    """Gives the input the scale of its known range, not of what calibration happened to see: pixels 0–255 become
+    int8 without rounding (scale 1, zero point -128)."""
+    import torch
+
+    placeholder = next(node for node in prepared.graph.nodes if node.op == "placeholder")
+    for user in placeholder.users:
+        if user.op == "call_module" and "activation_post_process" in str(user.target):
+            observer = prepared.get_submodule(str(user.target))
+            observer.min_val.copy_(torch.tensor(value_range[0]))
+            observer.max_val.copy_(torch.tensor(value_range[1]))
+
+
+def _planar(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, height, width, channels) as float32 (N, channels, height, width).
+
+    A clone, because .contiguous() keeps the strides of a single channel as they are, and a graph traced with those
+    fails in ExecuTorch and Core ML.
+    """
+    import torch
+
+    return images.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with store.atomic(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a safetensors or .pt file; nothing in the file is run."""
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise BadWeights(f"no weights file at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise BadWeights(f"{path} is not a whole safetensors file: {_first_line(error)}") from error
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise BadWeights(
+            f"{path}: weights are a .safetensors file, or a .pt file that torch.save wrote of a state_dict"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadWeights(
+            f"{path} holds more than weights and was not loaded ({_refusal(error)}); save model.state_dict(), best as "
+            "safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise BadWeights(f"{path} is not a whole .pt file: {_first_line(error)}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadWeights(f"{path} holds no state_dict: save model.state_dict()")
+    return state
+
+
+def _refusal(error: Exception) -> str:
+    """What torch's weights-only reader said no to, without its advice to load anyway."""
+    import re
+
+    found = re.search(r"(?:GLOBAL|Unsupported \w+|class) ([\w.]+)", str(error))
+    return f"it asks for {found.group(1)}" if found else _first_line(error)
+
+
+def _check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """
+    Raises:
+        BadWeights: names or shapes differ; the first three are named.
+    """
+    wrong = [
+        f"{name} is {'missing' if name not in state else f'{_shape(state[name])} where the model has {_shape(tensor)}'}"
+        for name, tensor in wanted.items()
+        if name not in state or state[name].shape != tensor.shape
+    ] + [f"{name} is not the model's" for name in state if name not in wanted]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BadWeights(f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(str(n) for n in tensor.shape) or "a scalar"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

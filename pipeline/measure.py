@@ -1,0 +1,214 @@
+"""Measure: an artifact on a device: raw latencies there, and every evaluation sample's outputs from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import devices, plugins, store, train
+from pipeline import push as pushing
+from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, to_json
+from pipeline.errors import BadOption, Broken, StageFailed
+from pipeline.export import FAILURE, Outcome
+from pipeline.progress import say
+from pipeline.store import Store
+
+MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        threads: of the runtime.
+        min_runs, min_seconds: measuring ends when both are reached.
+        time_limit: seconds that one call of edge-bench may take.
+        again: measure also what is up to date.
+    """
+
+    threads: int = 1
+    min_runs: int = 64
+    min_seconds: float = 1.0
+    time_limit: float = 3600.0
+    again: bool = False
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadOption: a number that cannot be.
+        """
+        if self.threads < 1 or self.min_runs < 1 or self.min_seconds < 0 or self.time_limit <= 0:
+            raise BadOption("--threads and --min-runs are at least 1, --min-seconds 0, --time-limit more than 0")
+
+
+def bench(
+    build: Store, job: train.Job, device: Device, outcomes: Sequence[Outcome], options: Options
+) -> list[StageFailed]:
+    """Measures every artifact of `outcomes` that the device can run and that is not measured yet, one after another:
+    two at once would measure each other.
+
+    Returns:
+        What failed; each failure is also kept where its measurement would be.
+    """
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None  # what was exported has one
+    todo = [
+        (artifact, path)
+        for artifact, path in pushing.runnable(outcomes, device)
+        if options.again or not ready(path.parent / device.name, artifact, device, options)
+    ]
+    if not todo:
+        return []
+    failed = []
+    with store.lock(build, f"bench of {job.model} on {device.name}"):
+        place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint), options)
+        for artifact, path in todo:
+            try:
+                measurement = _measure(place, artifact, path)
+            except StageFailed as error:
+                failed.append(StageFailed(f"{artifact.target} {artifact.recipe} on {device.name}: {error}"))
+                lost = Failure("failed", str(error), "", _key(artifact, device, options))
+                store.write(path.parent / device.name / FAILURE, lost)
+                say(f"  {failed[-1]}")
+            else:
+                store.remove(path.parent / device.name / FAILURE)
+                say(f"  {artifact.target} {artifact.recipe}: {_says(measurement)}")
+    return failed
+
+
+def ready(folder: Path, artifact: Artifact, device: Device, options: Options) -> bool:
+    """Whether a device's folder holds a whole measurement of this artifact under these options."""
+    measurement = store.read_or_say(Measurement, folder / MANIFEST)
+    if measurement is None or measurement.key != _key(artifact, device, options):
+        return False
+    predictions = folder / measurement.accuracy.predictions
+    if predictions.is_file() and store.sha256(predictions) == measurement.accuracy.predictions_sha256:
+        return True
+    say(f"{predictions} is not what its manifest says; measured anew")
+    return False
+
+
+def _key(artifact: Artifact, device: Device, options: Options) -> str:
+    """Hash of all that a measurement is of."""
+    return store.digest([
+        artifact.sha256, to_json(device), devices.runtime(device, artifact.target), metadata.version("edge-bench"),
+        options.threads, options.min_runs, options.min_seconds,
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where and how every artifact of one bench is measured.
+
+    Attributes:
+        images: the evaluation split's file.
+    """
+
+    build: Store
+    checkpoint: Checkpoint
+    device: Device
+    images: Path
+    options: Options
+
+
+def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
+    """Two calls of edge-bench: `run`, alone, for times and memory; `predict` for every sample's outputs."""
+    folder = path.parent / place.device.name
+    folder.mkdir(parents=True, exist_ok=True)
+    runtime = devices.runtime(place.device, artifact.target)
+    assert runtime is not None  # the caller asked whether the device can run it
+    kind = plugins.load("devices", place.device.kind)
+    kind.setup(place.build, place.device, runtime)
+    kind.push(place.build, place.device, [path, place.images])
+    options = place.options
+    common: list[str | Path] = ["--inputs", place.images, "--runtime", runtime, "--threads", str(options.threads)]
+    if artifact.inputs[0].layout:
+        common += ["--layout", artifact.inputs[0].layout]
+
+    def edge_bench(words: Sequence[str | Path]) -> dict[str, Any]:
+        done = kind.call(place.build, place.device, runtime, words, options.time_limit)
+        if done.code != 0:
+            raise StageFailed(done.reason.removeprefix("edge-bench: "))
+        value: dict[str, Any] = json.loads(done.out)
+        if value["artifact_sha256"] != artifact.sha256:
+            raise Broken(f"{path} changed while it was measured")
+        return value
+
+    bounds = ["--min-runs", str(options.min_runs), "--min-seconds", str(options.min_seconds)]
+    run = edge_bench(["run", path, *common, *bounds])
+    with store.atomic(folder / PREDICTIONS) as temporary:
+        told = edge_bench(["predict", path, *common, "--out", temporary])
+        if store.sha256(temporary) != told["predictions_sha256"]:
+            raise Broken(f"{temporary} is not what {place.device.name} sent")
+    accuracy = _accuracy(place, folder / PREDICTIONS, told["predictions_sha256"])
+    measurement = _noun(artifact, place.device, run, accuracy, _key(artifact, place.device, options))
+    store.write(folder / MANIFEST, measurement)
+    return measurement
+
+
+def _accuracy(place: _Place, predictions: Path, sha256: str) -> Accuracy:
+    """The metric over a file of predictions."""
+    import numpy as np
+
+    with np.load(predictions, allow_pickle=False) as kept:
+        right = kept["output_0"].argmax(1) == pushing.labels(place.images)
+    return Accuracy(
+        dataset=place.checkpoint.spec.dataset,
+        dataset_sha256=place.checkpoint.dataset_sha256,
+        split="test",
+        samples=len(right),
+        metric=place.checkpoint.spec.metric,
+        value=float(right.mean()),
+        reference=place.checkpoint.accuracy,
+        predictions=predictions.name,
+        predictions_sha256=sha256,
+    )
+
+
+def _noun(artifact: Artifact, device: Device, run: dict[str, Any], accuracy: Accuracy, key: str) -> Measurement:
+    """What edge-bench said, under the names it is kept by."""
+    facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **run["device"]}
+    facts["frequency_hz"] = run["frequency_hz"]
+
+    def pairs(name: str) -> tuple[tuple[int, int], ...]:
+        return tuple((loops, ns) for loops, ns in run[name])
+
+    return Measurement(
+        artifact_sha256=artifact.sha256,
+        model=artifact.model,
+        framework=artifact.framework,
+        target=artifact.target,
+        recipe=artifact.recipe,
+        device=facts,
+        runtime={**run["runtime"], "refills_input": run["refills_input"]},
+        size_bytes=artifact.size_bytes,
+        load_ns=run["load_ns"],
+        first_run_ns=run["first_run_ns"],
+        warmup=pairs("warmup"),
+        runs=pairs("runs"),
+        temperature_c=tuple(run["temperature_c"]),
+        throttled=None if run["throttled"] is None else int(run["throttled"], 16) != 0,
+        load_average=tuple(run["load_average"]),
+        peak_rss_bytes=run["peak_rss_bytes"],
+        rss_before_load_bytes=run["rss_before_load_bytes"],
+        accuracy=accuracy,
+        started_at=run["started_at"],
+        key=key,
+        tools=run["tools"],
+    )
+
+
+def _says(measurement: Measurement) -> str:
+    """A measurement in a line."""
+    from pipeline import stats
+
+    top1 = f"top-1 {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
+    if measurement.device["emulated"]:
+        return top1
+    latency = stats.latency(measurement.runs)
+    return f"p50 {latency.p50:.4g} ms, p99 {latency.p99:.4g} ms, {top1}"

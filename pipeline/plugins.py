@@ -1,0 +1,67 @@
+"""A folder is a registry: the file's name is the plug-in's name.
+
+Looking up names imports nothing, so listing them costs nothing. Importing a plug-in imports no framework either:
+heavy packages are imported inside the plug-ins' functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.errors import MissingExtra, UnknownName
+
+HERE = Path(__file__).parent
+
+
+def names(folder: str) -> list[str]:
+    """Names of the plug-ins in pipeline/<folder>/, sorted."""
+    return sorted(p.stem for p in (HERE / folder).glob("*.py") if not p.stem.startswith("_"))
+
+
+def load(folder: str, name: str) -> ModuleType:
+    """The plug-in module pipeline/<folder>/<name>.py.
+
+    Raises:
+        UnknownName: there is no such file; the known names are listed.
+    """
+    known = names(folder)
+    if name not in known:
+        raise UnknownName(folder.removesuffix("s"), name, known)
+    return importlib.import_module(f"pipeline.{folder}.{name}")
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turns a failed import inside the block into the line that installs the extra `name`.
+
+    Raises:
+        MissingExtra: a package that the extra brings is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "a package", name) from error
+
+
+def versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions by distribution name; "none" where one is not installed."""
+    from importlib import metadata
+
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def code(folder: str, name: str) -> str:
+    """Hash of a plug-in's source: a file made by other code is out of date."""
+    import hashlib
+
+    return hashlib.sha256((HERE / folder / f"{name}.py").read_bytes()).hexdigest()

@@ -1,0 +1,145 @@
+"""Running programs: argv lists, never a shell string."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import NeedsTool
+
+RUNNING: set[subprocess.Popen[str]] = set()
+"""What `watch` is watching now."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended.
+
+    Attributes:
+        argv: what was run.
+        code: its exit code; negative is the signal that ended it.
+        out, err: what it printed.
+        seconds: wall time.
+        timed_out: it was ended because its time was up.
+    """
+
+    argv: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+    seconds: float
+    timed_out: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line: its last words, or how it ended."""
+        if self.timed_out:
+            return f"no end after {self.seconds:.0f} s"
+        lines = [line for line in self.err.strip().splitlines() if line.strip()]
+        if self.code < 0:
+            name = signal.Signals(-self.code).name
+            return f"ended by {name}" + (f" after: {lines[-1]}" if lines else "")
+        return lines[-1] if lines else f"exit code {self.code}"
+
+
+def run(
+    argv: Sequence[str | Path],
+    timeout: float | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    own_group: bool = True,
+) -> Done:
+    """Runs a program to its end and returns what it said.
+
+    On a time limit, and when this process is interrupted, it is ended with everything it started.
+
+    Args:
+        timeout: seconds after which it is ended; None waits for ever.
+        env: variables added to this process's own.
+        own_group: it gets a process group of its own; False where this process's group is itself ended as a whole.
+
+    Raises:
+        NeedsTool: the program does not exist.
+    """
+    words = tuple(str(word) for word in argv)
+    started = time.perf_counter()
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            start_new_session=own_group,
+        )
+    except FileNotFoundError as error:
+        raise NeedsTool(f"{words[0]} is not installed or not on PATH") from error
+    timed_out = False
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        end(process)
+        out, err = process.communicate()
+    except BaseException:
+        end(process)
+        process.wait()
+        raise
+    return Done(words, process.returncode, out, err, time.perf_counter() - started, timed_out)
+
+
+def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[str, str] | None = None) -> Done:
+    """Runs a program and calls `each` with every line of its standard output as it comes; the rest is as for `run`."""
+    words = tuple(str(word) for word in argv)
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+", errors="replace") as err:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        RUNNING.add(process)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                each(line)
+            code = process.wait()
+        except BaseException:
+            end(process)
+            process.wait()
+            raise
+        finally:
+            RUNNING.discard(process)
+        err.seek(0)
+        return Done(words, code, "", err.read(), time.perf_counter() - started)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Ends a process that leads a group, and everything it started; of another, only itself."""
+    try:
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except ProcessLookupError:
+        pass  # it ended by itself in the meantime
+
+
+def end_all() -> None:
+    """Ends what threads of this process watch: the main thread is the one that Ctrl-C reaches."""
+    for process in list(RUNNING):
+        end(process)

@@ -1,0 +1,111 @@
+"""Push: artifacts and the evaluation split go to a device, each by its content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import devices, plugins, store, train
+from pipeline.core import SCHEMA, Artifact, Checkpoint, Device
+from pipeline.errors import Unsupported
+from pipeline.export import Outcome
+from pipeline.progress import bar, say
+from pipeline.store import Store
+
+CHUNK = 256
+"""Pictures decoded at a time: memory stays bounded however large the split is."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The evaluation split as it goes to devices.
+
+    Attributes:
+        images: file name; uint8 (N, height, width, channels), .npy.
+        labels: file name; int64 (N,), .npy.
+        sha256: content hash by file name.
+        dataset_sha256: content hash of the split it was made from.
+    """
+
+    images: str
+    labels: str
+    sha256: Mapping[str, str]
+    dataset_sha256: str
+    samples: int
+    schema: int = SCHEMA
+
+
+def push(build: Store, job: train.Job, device: Device, outcomes: Sequence[Outcome]) -> tuple[int, int]:
+    """Sends what is missing on the device: the evaluation split and every artifact that it can run.
+
+    Returns:
+        How many files are there now, and how many bytes were sent.
+    """
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None  # what was exported has one
+    files = [evaluation(build, checkpoint), *(path for _, path in runnable(outcomes, device))]
+    _, sent = plugins.load("devices", device.kind).push(build, device, files)
+    return len(files), sent
+
+
+def runnable(outcomes: Sequence[Outcome], device: Device) -> list[tuple[Artifact, Path]]:
+    """Artifacts that a device can run, with their paths."""
+    return [
+        (outcome.artifact, outcome.path)
+        for outcome in outcomes
+        if outcome.artifact and outcome.path and devices.refuses(device, outcome.target) is None
+    ]
+
+
+def refuse(device: Device, targets: Sequence[str]) -> None:
+    """For a command that names its targets itself.
+
+    Raises:
+        Unsupported: the device cannot run one of them.
+    """
+    for target in targets:
+        reason = devices.refuses(device, target)
+        if reason:
+            raise Unsupported(f"{target} cannot be measured on {device.name}: {reason}")
+
+
+def evaluation(build: Store, checkpoint: Checkpoint) -> Path:
+    """The evaluation split as one .npy file, made when it is not there; its labels lie beside it."""
+    folder = build.root / "data" / f"{checkpoint.spec.dataset}-{checkpoint.dataset_sha256[:16]}"
+    made = store.read_or_say(Evaluation, folder / "evaluation.json")
+    if made is not None and all(
+        (folder / name).is_file() and store.sha256(folder / name) == digest for name, digest in made.sha256.items()
+    ):
+        return folder / made.images
+    _materialise(checkpoint, folder)
+    return folder / "images.npy"
+
+
+def labels(images: Path) -> Any:
+    """Labels of the split in `images`: int64 (N,)."""
+    import numpy as np
+
+    return np.load(images.with_name("labels.npy"), allow_pickle=False)
+
+
+def _materialise(checkpoint: Checkpoint, folder: Path) -> None:
+    import numpy as np
+
+    split = train.test_split(checkpoint)
+    say(f"preparing {len(split)} evaluation pictures of {checkpoint.spec.dataset}")
+    shape = (len(split), *checkpoint.spec.inputs[0].shape)
+    with store.atomic(folder) as new:
+        new.mkdir()
+        images = np.lib.format.open_memmap(new / "images.npy", "w+", np.uint8, shape)
+        for start in bar(range(0, len(split), CHUNK), "preparing", unit="chunk"):
+            stop = min(start + CHUNK, len(split))
+            images[start:stop] = split.images(range(start, stop))
+        images.flush()
+        np.save(new / "labels.npy", split.labels)
+        hashes = {name: store.sha256(new / name) for name in ("images.npy", "labels.npy")}
+        store.write(
+            new / "evaluation.json",
+            Evaluation("images.npy", "labels.npy", hashes, checkpoint.dataset_sha256, len(split)),
+        )

@@ -1,0 +1,342 @@
+"""Raw samples → summaries, intervals and warnings.
+
+Everything here is a function of its arguments: nothing is read, nothing is kept. An interval goes with every
+difference, because a difference smaller than the samples can resolve is not one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core import Latency, Measurement, Parity
+from pipeline.errors import ParityFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+EQUAL_DB = 999.0
+"""The signal-to-noise ratio written where there is no noise; infinity is not JSON. Its negative: outputs not finite."""
+
+LARGEST_ERROR = 3.4028234663852886e38
+"""float32's largest, written as the error of outputs that are NaN or infinite, which JSON cannot say."""
+
+FEW_RUNS = 100
+"""Below this many runs p99 is little else than the slowest one."""
+
+WIDE_IQR = 0.10
+"""An interquartile range above this share of the median is called wide."""
+
+LONG_TAIL = 2.0
+"""A p99 above this multiple of p50 is called a long tail."""
+
+BUSY = 0.25
+"""Share of the cores that other programs may keep busy before it is said."""
+
+
+# -- latency -----------------------------------------------------------------------------------------------------------
+
+
+def latency(runs: Sequence[Sequence[int]]) -> Latency:
+    """Summary of raw runs, in milliseconds an inference.
+
+    Args:
+        runs: each [loops, ns]: `loops` inferences took `ns` nanoseconds in all.
+
+    Returns:
+        Percentiles of ns / loops over the runs, the mean over all inferences, and n, the number of runs. A run of
+        many loops is one value, the average of its loops.
+
+    Raises:
+        ValueError: there are no runs, or one has no loops.
+    """
+    if not runs or any(loops < 1 for loops, _ in runs):
+        raise ValueError("latency needs at least one run, and at least one loop in each")
+    each = sorted(ns / loops / 1e6 for loops, ns in runs)
+    mean = sum(ns for _, ns in runs) / sum(loops for loops, _ in runs) / 1e6
+    return Latency(percentile(each, 50), percentile(each, 90), percentile(each, 99), mean, len(each))
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Percentile of ascending values by linear interpolation between the two nearest.
+
+    Source: Hyndman and Fan, "Sample quantiles in statistical packages", 1996, definition 7 (numpy's default).
+    """
+    place = (len(ordered) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def warnings(measurement: Measurement) -> tuple[str, ...]:
+    """What a reader of this measurement should know, each with what to do next; empty where nothing is amiss.
+
+    Times of an emulated device are shown nowhere, so nothing is said about them.
+    """
+    if measurement.device.get("emulated"):
+        return ()
+    return tuple(text for text in (*_spread(measurement.runs), _throttled(measurement), _load(measurement)) if text)
+
+
+def _spread(runs: Sequence[Sequence[int]]) -> list[str]:
+    if not runs:
+        return ["no runs are on record: measure again"]
+    found, summary = [], latency(runs)
+    each = sorted(ns / loops for loops, ns in runs)
+    wide = (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
+    if len(runs) < FEW_RUNS:
+        found.append(f"p99 of {len(runs)} runs is little more than the slowest of them: measure {FEW_RUNS} or more")
+    if wide > WIDE_IQR:
+        found.append(
+            f"the middle half of the runs spreads over {wide:.0%} of the median: close other programs, fix the clock "
+            "(governor 'performance') and measure again"
+        )
+    if summary.p50 > 0 and summary.p99 > LONG_TAIL * summary.p50:
+        found.append(
+            f"p99 is {summary.p99 / summary.p50:.1f} times p50: something interrupts some runs; close other programs "
+            "and measure again"
+        )
+    return found
+
+
+def _throttled(measurement: Measurement) -> str | None:
+    if not measurement.throttled:
+        return None
+    return "the device slowed its clock while it was measured: let it cool, check its power supply and measure again"
+
+
+def _load(measurement: Measurement) -> str | None:
+    """The load average before the first run counts; the measurement before this one may have left its own threads."""
+    load, cores = measurement.load_average[0], measurement.device.get("cores")
+    if load is None or not isinstance(cores, int):
+        return None
+    threads = measurement.runtime.get("threads")
+    own = threads if isinstance(threads, int) else 1
+    if load - own <= BUSY * cores:
+        return None
+    return f"other programs were running (load average {load:.1f} on {cores} cores): close them and measure again"
+
+
+# -- accuracy ----------------------------------------------------------------------------------------------------------
+
+
+def paired_drop(
+    reference_correct: Sequence[bool] | Array, correct: Sequence[bool] | Array
+) -> tuple[float, tuple[float, float]]:
+    """Accuracy lost against the reference on the same samples, with its 95 % interval.
+
+    Args:
+        reference_correct: for each sample, whether the reference is right.
+        correct: the same of what is compared with it, in the same order.
+
+    Returns:
+        Drop in percentage points (positive is lost, negative gained) and the interval (low, high) around it. The
+        interval's centre is drawn towards 0 a little, and it has a width even where no sample differs: n samples
+        without a flip do not show that there is none.
+
+    Raises:
+        ValueError: the lengths differ, or there are no samples.
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+        paired data", Journal of Educational and Behavioral Statistics 37(4), 2012: one is added to each of the two
+        discordant counts, and two to n.
+    """
+    if len(reference_correct) != len(correct) or not len(correct):
+        raise ValueError(f"paired samples: {len(reference_correct)} beside {len(correct)}")
+    pairs = list(zip(reference_correct, correct, strict=True))
+    lost = sum(1 for before, after in pairs if before and not after)
+    gained = sum(1 for before, after in pairs if after and not before)
+    n = len(pairs)
+    p_lost, p_gained = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    centre = p_lost - p_gained
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((p_lost + p_gained - centre**2) / (n + 2))
+    interval = (100 * max(-1.0, centre - half), 100 * min(1.0, centre + half))
+    return 100 * (lost - gained) / n, interval
+
+
+def is_resolved(interval: tuple[float, float]) -> bool:
+    """Whether a difference with this interval is told apart from none: 0 lies outside."""
+    low, high = interval
+    return low > 0 or high < 0
+
+
+def class_drops(
+    labels: Array, reference_top1: Array, top1: Array, classes: int
+) -> list[tuple[int, float | None, tuple[float, float] | None]]:
+    """`paired_drop` for the samples of each class.
+
+    Args:
+        labels, reference_top1, top1: (N,) class indices: the truth, the reference's and the compared answers.
+
+    Returns:
+        For each class its number of samples, the drop in points and the interval; None for a class without samples.
+    """
+    found: list[tuple[int, float | None, tuple[float, float] | None]] = []
+    for label in range(classes):
+        mine = labels == label
+        count = int(mine.sum())
+        if not count:
+            found.append((0, None, None))
+            continue
+        drop, interval = paired_drop(reference_top1[mine] == label, top1[mine] == label)
+        found.append((count, drop, interval))
+    return found
+
+
+# -- outputs beside outputs --------------------------------------------------------------------------------------------
+
+
+def top1(outputs: Array) -> NDArray[np.int64]:
+    """Index of each sample's largest output; -1, which is no class, where one of them is NaN or infinite.
+
+    Args:
+        outputs: (N, …), any dtype; what follows the first axis counts as one row.
+    """
+    import numpy as np
+
+    rows = _rows(outputs)
+    best: NDArray[np.int64] = np.argmax(rows, axis=1).astype(np.int64)
+    best[~np.isfinite(rows).all(axis=1)] = -1
+    return best
+
+
+def agreement(a: Array, b: Array) -> float:
+    """Share of samples for which both have the same largest output; outputs that are not finite agree with nothing.
+
+    Raises:
+        ParityFailed: the shapes differ, or there are no samples.
+    """
+    _check([a], [b])
+    return float((_same_top1(a, b)).mean())
+
+
+def equal_count(a: Sequence[Array], b: Sequence[Array]) -> int:
+    """Number of samples whose outputs, all of them, are equal bit for bit; those not finite are equal to nothing.
+
+    Args:
+        a, b: one array per output, first axis the samples.
+
+    Raises:
+        ParityFailed: number, shape or dtype of the outputs differ, or there are no samples.
+    """
+    _check(a, b)
+    for place, (one, other) in enumerate(zip(a, b, strict=True)):
+        if one.dtype != other.dtype:
+            raise ParityFailed(f"output {place} is {one.dtype} beside {other.dtype}: there are no bits to compare")
+    return int(_equal(a, b).sum())
+
+
+def equal_share(a: Sequence[Array], b: Sequence[Array]) -> float:
+    """`equal_count` as a share of the samples."""
+    return equal_count(a, b) / len(a[0])
+
+
+def parity(
+    against: str, reference: Sequence[Array], outputs: Sequence[Array], scales: Sequence[float | None]
+) -> Parity:
+    """How far outputs are from those of the graph they were made from, over all samples and all outputs.
+
+    Args:
+        against: what the reference is: "float model" or "quantized graph".
+        reference, outputs: one array per output, first axis the samples, real values (quantized outputs as
+            (stored - zero_point) * scale).
+        scales: each output's quantization step; None for a float output.
+
+    Returns:
+        The worst output's figures. NaN or infinite values give the figures of a failure: -999 dB, cosine 0,
+        the largest error a float32 can say, and no agreement for their samples.
+
+    Raises:
+        ParityFailed: number or shape of the outputs differ, or there are no samples.
+    """
+    _check(reference, outputs)
+    if len(scales) != len(outputs):
+        raise ParityFailed(f"{len(outputs)} outputs with {len(scales)} scales")
+    worst = [_distance(a, b) for a, b in zip(reference, outputs, strict=True)]
+    steps = [min(error / scale, LARGEST_ERROR) for (_, _, error), scale in zip(worst, scales, strict=True) if scale]
+    agree = _all([_same_top1(a, b) for a, b in zip(reference, outputs, strict=True)])
+    return Parity(
+        against=against,
+        samples=len(outputs[0]),
+        snr_db=min(snr for snr, _, _ in worst),
+        cosine=min(cosine for _, cosine, _ in worst),
+        max_error=max(error for _, _, error in worst),
+        max_steps=max(steps, default=None),
+        top1_agreement=float(agree.mean()),
+        equal=float(_equal(reference, outputs).mean()),
+    )
+
+
+def _distance(reference: Array, output: Array) -> tuple[float, float, float]:
+    """Signal-to-noise ratio in dB, cosine and largest absolute difference of one output."""
+    import numpy as np
+
+    a, b = reference.astype(np.float64).ravel(), output.astype(np.float64).ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return -EQUAL_DB, 0.0, LARGEST_ERROR
+    signal, noise = float(a @ a), float((a - b) @ (a - b))
+    return _decibels(signal, noise), _cosine(signal, float(b @ b), float(a @ b)), float(np.abs(a - b).max(initial=0.0))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return EQUAL_DB
+    if signal == 0:
+        return -EQUAL_DB
+    return max(-EQUAL_DB, min(EQUAL_DB, 10 * math.log10(signal / noise)))
+
+
+def _cosine(aa: float, bb: float, ab: float) -> float:
+    if aa == 0 or bb == 0:
+        return 1.0 if aa == bb else 0.0
+    return max(-1.0, min(1.0, ab / math.sqrt(aa) / math.sqrt(bb)))
+
+
+def _same_top1(a: Array, b: Array) -> NDArray[np.bool_]:
+    import numpy as np
+
+    one, other = top1(a), top1(b)
+    return np.asarray((one == other) & (one >= 0))
+
+
+def _equal(a: Sequence[Array], b: Sequence[Array]) -> NDArray[np.bool_]:
+    """For each sample whether all outputs have the same bits and are finite."""
+    import numpy as np
+
+    return _all(
+        [
+            (_bits(one) == _bits(other.astype(one.dtype))).all(axis=1) & np.isfinite(_rows(one)).all(axis=1)
+            for one, other in zip(a, b, strict=True)
+        ]
+    )
+
+
+def _bits(outputs: Array) -> Array:
+    import numpy as np
+
+    return np.ascontiguousarray(_rows(outputs)).view(np.uint8)
+
+
+def _rows(outputs: Array) -> Array:
+    return outputs.reshape(len(outputs), -1)
+
+
+def _all(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    return np.asarray(np.logical_and.reduce(masks))
+
+
+def _check(a: Sequence[Array], b: Sequence[Array]) -> None:
+    if len(a) != len(b) or not len(a):
+        raise ParityFailed(f"{len(b)} outputs beside {len(a)} of the reference")
+    for place, (one, other) in enumerate(zip(a, b, strict=True)):
+        if one.shape != other.shape:
+            raise ParityFailed(f"output {place} has shape {other.shape}, the reference's is {one.shape}")
+        if not one.ndim or len(one) != len(a[0]) or not one.size:
+            raise ParityFailed(f"output {place} has shape {one.shape}: there are no samples to compare")

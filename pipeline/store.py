@@ -1,0 +1,203 @@
+"""The build/ tree: paths, manifests, content hashes, atomic writes and the lock.
+
+    build/<model>.<framework>/checkpoint/                            checkpoint.json, weights, predictions
+    build/<model>.<framework>/graphs/                                the captured float graph
+    build/<model>.<framework>/<recipe>/graphs/                       the quantized graphs, for static recipes
+    build/<model>.<framework>/<recipe>/<target>/                     artifact.json, model.<suffix>, export.log
+    build/<model>.<framework>/<recipe>/<target>/<device>/            measurement.json, predictions.npz
+
+The path says what a thing is, the manifest's key what went into it. A manifest is written last, by a rename: a file
+without a manifest that fits it does not count.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.core import from_json, to_json
+from pipeline.errors import Broken, DiskFull
+from pipeline.progress import say
+
+T = TypeVar("T")
+
+TEMPORARY = ".tmp-"
+"""How names of unfinished files begin; what an interrupted run left of them is swept by the next."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Paths in one build folder."""
+
+    root: Path
+
+    def home(self, model: str, framework: str) -> Path:
+        return self.root / f"{model}.{framework}"
+
+    def checkpoint(self, model: str, framework: str) -> Path:
+        return self.home(model, framework) / "checkpoint"
+
+    def graphs(self, model: str, framework: str, recipe: str | None = None) -> Path:
+        """Captured graphs: the float one, or a static recipe's quantized ones."""
+        home = self.home(model, framework)
+        return (home / recipe if recipe else home) / "graphs"
+
+    def cell(self, model: str, framework: str, recipe: str, target: str) -> Path:
+        return self.home(model, framework) / recipe / target
+
+    def models(self) -> list[tuple[str, str]]:
+        """(model, framework) of every checkpoint that is there."""
+        found = sorted(self.root.glob("*/checkpoint/checkpoint.json"))
+        return [(home.stem, home.suffix[1:]) for home in (path.parent.parent for path in found)]
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------
+
+
+def read(kind: type[T], path: Path) -> T | None:
+    """The noun in a manifest; None where there is no file.
+
+    Raises:
+        Broken: it is not JSON, or not this noun.
+    """
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Broken(f"{path}: not JSON ({error})") from error
+    return from_json(kind, value, str(path))
+
+
+def read_or_say(kind: type[T], path: Path) -> T | None:
+    """As `read`, but a broken manifest counts as none, with a line saying so: what it described is made anew."""
+    try:
+        return read(kind, path)
+    except Broken as error:
+        say(f"{error}; made anew")
+        return None
+
+
+def write(path: Path, noun: Any) -> None:
+    """Writes a noun as JSON, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(to_json(noun), indent=1) + "\n")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that takes `path`'s place when the block ends without an error.
+
+    The block makes a file or a folder there. Errors leave `path` as it was, and nothing beside it.
+
+    Raises:
+        DiskFull: no space is left.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir() and path.exists():  # a folder can't be renamed over a full one
+            old = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
+            path.rename(old)
+            temporary.rename(path)
+            remove(old)
+        else:
+            temporary.replace(path)
+    except BaseException as error:
+        remove(temporary)
+        if isinstance(error, OSError) and is_full(error):
+            raise full(path) from error
+        raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that no space is left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full(path: Path) -> DiskFull:
+    """The error for a disk without space at `path`."""
+    return DiskFull(
+        f"no space left on the disk of {path.parent}: free some (inv clean) and run again; nothing was lost"
+    )
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# -- content -----------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    """Content hash of a file, or of a folder's files with their relative names."""
+    if path.is_dir():
+        parts = [(str(p.relative_to(path)), sha256(p)) for p in sorted(path.rglob("*")) if p.is_file()]
+        return digest(parts)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hash of anything JSON can say."""
+    return hashlib.sha256(json.dumps(to_json(value), sort_keys=True).encode()).hexdigest()
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size
+
+
+# -- one writer at a time ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def lock(store: Store, what: str) -> Iterator[None]:
+    """Holds the build folder: stages that write wait here for each other, with a line that says for whom.
+
+    The kernel gives the lock back when its holder ends, however that happens.
+    """
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+        file = (store.root / ".lock").open("a+")
+    except OSError as error:
+        if is_full(error):
+            raise full(store.root / ".lock") from error
+        raise
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            say(f"{store.root} is in use by {file.read().strip() or 'another run'}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(f"{what} (process {os.getpid()})\n")
+        file.flush()
+        sweep(store.root)
+        yield
+
+
+def sweep(root: Path) -> None:
+    """Removes what interrupted runs left unfinished; only the holder of the lock may."""
+    for path in root.rglob(f"{TEMPORARY}*"):
+        remove(path)

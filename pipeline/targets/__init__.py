@@ -1,0 +1,79 @@
+"""Export targets: each module here turns one model under one recipe into one file for one family of runtimes.
+
+A target is a module with the verbs of `Target`. It is imported for listing and planning, so it imports converters
+only inside `export`, which runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.core import ModelSpec, Port, Recipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a target converts, as its framework left it.
+
+    Attributes:
+        framework: whose program it is.
+        program: the float model with a static batch of 1. From PyTorch a torch.export.ExportedProgram, image inputs
+            NCHW float32 with raw values.
+        quantized: for a static recipe the calibrated graph of the same form, whose weights are stored as int8.
+        unfolded: the same with float weights that the graph quantizes, which litert-torch wants.
+    """
+
+    framework: str
+    program: Any
+    quantized: Any = None
+    unfolded: Any = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a target says of the file it made.
+
+    Attributes:
+        quantized_by: "graph", the converter's name, or None.
+        notes: what a user should know.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    quantized_by: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Target(Protocol):
+    """The verbs of a module in this folder.
+
+    Attributes:
+        SUFFIX: of the file, with the dot.
+        RUNTIME: the edge-bench runtime that runs it here by default; None where nothing on Linux can.
+        UNCHECKED: why the file is not checked here; None where RUNTIME runs it.
+        LAYOUT: how its image input lies: "NHWC", "NCHW" or "image".
+        TOOLS: distributions whose versions decide what the file becomes.
+        EXTRA: the extra of pyproject.toml that brings them.
+        SUMMARY: one line for people.
+    """
+
+    SUFFIX: str
+    RUNTIME: str | None
+    UNCHECKED: str | None
+    LAYOUT: str
+    TOOLS: tuple[str, ...]
+    EXTRA: str
+    SUMMARY: str
+
+    def supports(self, recipe: Recipe, framework: str) -> str | None:
+        """None, or the reason why this target cannot do that recipe from that framework."""
+
+    def export(self, source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
+        """Writes the file `out`.
+
+        Raises:
+            Unsupported: the converter cannot do this model under this recipe.
+            MissingExtra: the converter is not installed.
+        """

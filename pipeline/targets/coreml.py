@@ -1,0 +1,97 @@
+"""Core ML (.mlpackage, ML program, iOS 17). coremltools converts on Linux; only a Mac can run the result."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import ModelSpec, Port, Recipe, Tensor
+from pipeline.plugins import extra
+from pipeline.targets import Exported, Source
+
+SUFFIX = ".mlpackage"
+RUNTIME: str | None = None
+UNCHECKED: str | None = "not checked on Linux: Core ML runs on Apple systems only"
+LAYOUT = "image"
+TOOLS = ("coremltools", "torch", "torchao")
+EXTRA = "coreml"
+SUMMARY = "Core ML: iPhone, iPad, Mac"
+
+
+def supports(recipe: Recipe, framework: str) -> str | None:
+    """All but dynamic int8, from PyTorch."""
+    if recipe.activations == "int8_dynamic":
+        return "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
+    return None if framework == "torch" else f"{framework} models do not go to Core ML yet: only torch ones do"
+
+
+def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
+    """Converts and saves the .mlpackage folder; see `Target.export`."""
+    # coremltools imports tensorflow where it is installed, and a program of PyTorch's has no use for it: without it
+    # the import is 4 s shorter, and triton cannot come after tensorflow (which ends the process by a signal).
+    if source.framework == "torch" and "tensorflow" not in sys.modules:
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    with extra(EXTRA):
+        import coremltools  # noqa: F401
+
+    image, outputs = spec.inputs[0], tuple(output.name for output in spec.outputs)
+    precision = "FLOAT16" if recipe.weights == "float16" else "FLOAT32"
+    model = _convert(source.quantized if recipe.static else source.program, image, outputs, precision)
+    quantized_by = "graph" if recipe.static else None
+    if recipe.weights == "int8" and not recipe.static:
+        model, quantized_by = _weights_only(model), "coremltools"
+    model.user_defined_metadata.clear()  # it holds the date of the conversion: the same export would differ
+    model.save(str(out))
+    _fixed_identifiers(out)
+    height, width, channels = image.shape
+    return Exported(
+        inputs=(Port(image.name, (1, channels, height, width), "uint8", LAYOUT),),
+        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        quantized_by=quantized_by,
+        notes=("float16 arithmetic",) if recipe.weights == "float16" else (),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: str) -> Any:
+    """A torch program as an ML program whose input is a picture. Cached: two recipes begin with the same one."""
+    import coremltools as ct
+
+    height, width, channels = image.shape
+    layout = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}[channels]
+    return ct.convert(
+        program.run_decompositions({}),
+        inputs=[ct.ImageType(name=image.name, shape=(1, channels, height, width), color_layout=layout)],
+        outputs=[ct.TensorType(name=name) for name in outputs],
+        minimum_deployment_target=ct.target.iOS17,
+        compute_precision=getattr(ct.precision, precision),
+    )
+
+
+def _weights_only(model: Any) -> Any:
+    """The model with every weight as int8 per channel, however small."""
+    import coremltools.optimize.coreml as optimize
+
+    config = optimize.OpLinearQuantizerConfig(
+        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
+    )
+    return optimize.linear_quantize_weights(model, config=optimize.OptimizationConfig(global_config=config))
+
+
+def _fixed_identifiers(package: Path) -> None:
+    """Derives the package's random item identifiers from its items' paths, so that equal exports are equal files."""
+    import json
+    import uuid
+
+    manifest = package / "Manifest.json"
+    value = json.loads(manifest.read_text())
+    new = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in value["itemInfoEntries"].items()}
+    value["itemInfoEntries"] = {new[old]: entry for old, entry in sorted(value["itemInfoEntries"].items(), key=_path)}
+    value["rootModelIdentifier"] = new[value["rootModelIdentifier"]]
+    manifest.write_text(json.dumps(value, indent=4) + "\n")
+
+
+def _path(item: tuple[str, dict[str, str]]) -> str:
+    return item[1]["path"]

@@ -1,0 +1,118 @@
+"""ExecuTorch (.pte), lowered to XNNPACK. What XNNPACK does not take runs in portable kernels, and is named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.plugins import extra
+from pipeline.targets import Exported, Source
+from pipeline.targets._pt2e import quantize_weights
+
+SUFFIX = ".pte"
+RUNTIME: str | None = "executorch"
+UNCHECKED: str | None = None
+LAYOUT = "NCHW"
+TOOLS = ("executorch", "torch", "torchao")
+EXTRA = "executorch"
+SUMMARY = "ExecuTorch with XNNPACK: phones and boards, from PyTorch"
+
+_SLOW_WEIGHTS = (
+    "XNNPACK has no convolution with int8 weights and float activations: ExecuTorch's portable kernels unpack the "
+    "weights at every inference (small, but slow)"
+)
+_HALF = (
+    "takes and returns float32; between them all is half precision",
+    "ExecuTorch's XNNPACK backend stores convolution weights as float32 all the same: the file is not smaller",
+)
+_FLOAT_DEPTHWISE = (
+    "XNNPACK cannot quantize the activations of a convolution with one input channel a group at run time: {count} stay "
+    "in float"
+)
+
+
+def supports(recipe: Recipe, framework: str) -> str | None:
+    """Every recipe from PyTorch; a program from another framework has to come through torch.export first."""
+    return None if framework == "torch" else f"{framework} models do not go to ExecuTorch yet: only torch ones do"
+
+
+def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
+    """Lowers the program for XNNPACK and writes the .pte file; see `Target.export`."""
+    with extra(EXTRA):
+        import executorch.kernels.quantized  # noqa: F401  # quantized_decomposed's kernels, for what XNNPACK leaves
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    program, notes = _program(source, recipe)
+    edge = to_edge_transform_and_lower(
+        program,
+        partitioner=[XnnpackPartitioner()],
+        # The verifier does not know quantized_decomposed's per-channel operators.
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
+    outside = _outside(edge.exported_program())
+    lowered = edge.to_executorch()
+    with out.open("wb") as file:
+        lowered.write_to_file(file)
+    delegated = f"outside XNNPACK: {', '.join(outside)}" if outside else "runs in XNNPACK as a whole"
+    image = spec.inputs[0]
+    height, width, channels = image.shape
+    return Exported(
+        inputs=(Port(image.name, (1, channels, height, width), "float32", LAYOUT),),
+        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        quantized_by=_quantized_by(recipe),
+        notes=(delegated, *notes),
+    )
+
+
+def _quantized_by(recipe: Recipe) -> str | None:
+    if recipe.static:
+        return "graph"
+    return "executorch" if recipe.weights == "int8" else None
+
+
+def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
+    """The program to lower, and what there is to say of it."""
+    if recipe.static:
+        return source.quantized, ()
+    if recipe.weights == "float16":
+        return _half(source.program), _HALF
+    if recipe.weights == "int8":
+        dynamic = recipe.activations == "int8_dynamic"
+        program, depthwise = quantize_weights(source.program, dynamic)
+        if not dynamic:
+            return program, (_SLOW_WEIGHTS,)
+        return program, (_FLOAT_DEPTHWISE.format(count=depthwise),) if depthwise else ()
+    return source.program, ()
+
+
+def _half(program: Any) -> Any:
+    """The program in half precision behind a float32 input and before a float32 output."""
+    import copy
+
+    import torch
+
+    class Half(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.inner(image.half())
+            return outputs.float()
+
+    # .half() changes parameters in place, and the program's are shared with other exports.
+    module = Half(copy.deepcopy(program).module().half())
+    return torch.export.export(module, program.example_inputs[0])
+
+
+def _outside(program: Any) -> list[str]:
+    """Operators that were not delegated, each with how often it occurs: ["aten.mean.dim ×1"]."""
+    names = Counter(
+        node.target._schema.name.replace("::", ".")
+        for node in program.graph.nodes
+        if node.op == "call_function" and hasattr(node.target, "_schema") and "delegate" not in str(node.target)
+    )
+    return [f"{name} ×{count}" for name, count in sorted(names.items())]

@@ -1,0 +1,110 @@
+"""TFLite (LiteRT): PyTorch through litert-torch; recipes but static int8 by ai-edge-quantizer on the float file."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.plugins import extra
+from pipeline.targets import Exported, Source
+
+SUFFIX = ".tflite"
+RUNTIME: str | None = "litert"
+UNCHECKED: str | None = None
+LAYOUT = "NHWC"
+TOOLS = ("litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert", "torch")
+EXTRA = "tflite"
+SUMMARY = "LiteRT (TensorFlow Lite): Android, boards, microcontroller-class CPUs"
+
+
+def supports(recipe: Recipe, framework: str) -> str | None:
+    """Every recipe from PyTorch; the Keras way is another converter's."""
+    return None if framework == "torch" else f"{framework} models do not go to TFLite yet: only torch ones do"
+
+
+def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
+    """Converts and writes the .tflite file; see `Target.export`."""
+    with extra(EXTRA):
+        import ai_edge_quantizer
+        import litert_torch  # noqa: F401
+    if recipe.static:
+        out.write_bytes(_convert(source.unfolded, static=True))
+        quantized_by: str | None = "graph"
+    elif recipe.weights == "float32":
+        out.write_bytes(_convert(source.program))
+        quantized_by = None
+    else:
+        quantizer = ai_edge_quantizer.Quantizer(_convert(source.program))
+        _configure(quantizer, recipe)
+        out.write_bytes(quantizer.quantize().quantized_model)
+        quantized_by = "ai-edge-quantizer"
+    inputs, outputs = _ports(out, spec)
+    return Exported(inputs, outputs, quantized_by, _notes(recipe))
+
+
+@functools.lru_cache(maxsize=2)
+def _convert(program: Any, static: bool = False) -> bytes:
+    """A program's TFLite file, NHWC in and out. Cached: three recipes begin with the same float file."""
+    import litert_torch
+
+    config = None
+    if static:
+        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+        from litert_torch.quantize.quant_config import QuantConfig
+
+        quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        config = QuantConfig(pt2e_quantizer=quantizer)
+    (image,) = program.example_inputs[0]
+    module = litert_torch.to_channel_last_io(program.module(), args=[0])
+    sample = (image.permute(0, 2, 3, 1).contiguous(),)
+    return bytes(litert_torch.convert(module, sample, quant_config=config).model_content())
+
+
+def _configure(quantizer: Any, recipe: Recipe) -> None:
+    """Tells ai-edge-quantizer what the recipe says."""
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer import recipe as recipes
+
+    if recipe.weights == "float16":
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
+        every = qtyping.TFLOperationName.ALL_SUPPORTED
+        quantizer.update_quantization_recipe(".*", every, config, algorithm_key="float_casting")
+    elif recipe.activations == "int8_dynamic":
+        quantizer.load_quantization_recipe(recipes.dynamic_wi8_afp32())
+    else:
+        quantizer.load_quantization_recipe(recipes.weight_only_wi8_afp32())
+
+
+def _notes(recipe: Recipe) -> tuple[str, ...]:
+    if recipe.weights == "float16":
+        return ("weights are unpacked to float32 when the model is loaded",)
+    if recipe.name == "int8_weight_only":
+        return ("weights are unpacked to float32 when the model is loaded",)
+    return ()
+
+
+def _ports(path: Path, spec: ModelSpec) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The file's inputs and outputs under the spec's names, in the spec's order."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+
+    def port(name: str, detail: dict[str, Any], layout: str | None) -> Port:
+        scale, zero = detail["quantization"]
+        shape = tuple(int(n) for n in detail["shape"])
+        if scale == 0:
+            return Port(name, shape, detail["dtype"].__name__, layout)
+        return Port(name, shape, detail["dtype"].__name__, layout, float(scale), int(zero))
+
+    inputs = zip(spec.inputs, interpreter.get_input_details(), strict=True)
+    outputs = zip(spec.outputs, interpreter.get_output_details(), strict=True)
+    return (
+        tuple(port(tensor.name, detail, LAYOUT) for tensor, detail in inputs),
+        tuple(port(tensor.name, detail, None) for tensor, detail in outputs),
+    )

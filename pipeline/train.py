@@ -1,0 +1,277 @@
+"""Train: a model and a dataset become a checkpoint, with the accuracy every later figure is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import catalog, plugins, store
+from pipeline.core import Checkpoint, to_json
+from pipeline.datasets import Split
+from pipeline.errors import BadData, BadOption, Broken
+from pipeline.frameworks import Settings
+from pipeline.progress import say
+from pipeline.store import Store
+
+MANIFEST = "checkpoint.json"
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command asks of the training stage; None where it leaves the choice.
+
+    A choice left open accepts whatever checkpoint is there, and is the model's default where there is none.
+    """
+
+    model: str = catalog.DEFAULT
+    framework: str = "torch"
+    data: Path | None = None
+    weights: Path | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    accelerator: str = "auto"
+    resume: bool = True
+
+
+def ready(build: Store, job: Job) -> Checkpoint | None:
+    """The checkpoint that is there, if it is what `job` asks for and its files are whole. Loads no framework.
+
+    Raises:
+        UnknownName, BadModel, BadOption: as the command line deserves.
+    """
+    model = _model(job)
+    folder = build.checkpoint(model.spec.name, job.framework)
+    checkpoint = store.read_or_say(Checkpoint, folder / MANIFEST)
+    if checkpoint is None or not _is_asked_for(checkpoint, model, job):
+        return None
+    for name, expected in (
+        (checkpoint.weights, checkpoint.weights_sha256),
+        (checkpoint.predictions, checkpoint.predictions_sha256),
+    ):
+        path = folder / name
+        if not path.is_file() or store.sha256(path) != expected:
+            say(f"{path} is not what its manifest says; made anew")
+            return None
+    return checkpoint
+
+
+def train(build: Store, job: Job) -> Checkpoint:
+    """The checkpoint `job` asks for; trains, or adopts --weights, when it is not there yet.
+
+    A checkpoint that this replaces is kept beside it under another name.
+    """
+    checkpoint = ready(build, job)
+    if checkpoint is not None:
+        return checkpoint
+    model = _model(job)
+    framework = plugins.load("frameworks", job.framework)
+    if job.weights is not None and not job.weights.is_file():
+        raise BadOption(f"--weights {job.weights}: no such file")
+    dataset = plugins.load("datasets", model.spec.dataset)
+    data = _data(build, job)
+    model = catalog.fitted(model, dataset.classes(data))
+    test = dataset.load(data, "test", model.spec.preprocessing)
+    if len(test) == 0:
+        raise BadData(f"{data}: its test split has no pictures")
+    home = build.home(model.spec.name, job.framework)
+    new = (_adopt if job.weights else _fit)(model, job, home, data)
+    final = build.checkpoint(model.spec.name, job.framework)
+    with store.atomic(final) as folder:
+        folder.mkdir()
+        (folder / framework.WEIGHTS).write_bytes(new.path.read_bytes())
+        checkpoint = replace(_evaluated(model, job, folder, new, test), data=str(data) if data else None)
+        store.write(folder / MANIFEST, checkpoint)
+        _keep(final)
+    store.remove(new.path.parent)
+    say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} pictures never trained on")
+    return checkpoint
+
+
+def model_of(checkpoint: Checkpoint, job: Job) -> catalog.Model:
+    """The model folder behind a checkpoint, with the checkpoint's labels."""
+    return catalog.Model(_model(job).folder, checkpoint.spec)
+
+
+def test_split(checkpoint: Checkpoint, name: str = "test") -> Split:
+    """A split of the data a checkpoint belongs to.
+
+    Raises:
+        BadData: the data is gone.
+        Broken: its content is another than it was.
+    """
+    data = Path(checkpoint.data) if checkpoint.data else None
+    dataset = plugins.load("datasets", checkpoint.spec.dataset)
+    split: Split = dataset.load(data, name, checkpoint.spec.preprocessing)
+    if name == "test" and split.sha256 != checkpoint.dataset_sha256:
+        raise Broken(
+            f"the test pictures in {data} changed since {checkpoint.spec.name} was trained; run inv train again"
+        )
+    return split
+
+
+# -- what was asked for, and what is there -----------------------------------------------------------------------------
+
+
+def _model(job: Job) -> catalog.Model:
+    if job.framework not in plugins.names("frameworks"):
+        plugins.load("frameworks", job.framework)  # raises with the known names
+    model = catalog.find(job.model)
+    dataset = plugins.load("datasets", model.spec.dataset)
+    if dataset.EMBEDDED and job.data is not None:
+        raise BadOption(f"{model.spec.name} is trained on {model.spec.dataset}, which is built in: leave --data out")
+    if job.data is not None and not job.data.exists():
+        raise BadData(f"--data {job.data}: no such file or folder")
+    return model
+
+
+def _is_asked_for(checkpoint: Checkpoint, model: catalog.Model, job: Job) -> bool:
+    """Whether a checkpoint fits the code as it is now and every choice that the command makes."""
+    if checkpoint.facts.get("source") != model.source(job.framework):
+        return False
+    if job.data is not None and str(job.data.resolve()) != checkpoint.data:
+        return False
+    if job.weights is not None:
+        known = checkpoint.facts.get("source_sha256")
+        return job.weights.is_file() and known == store.sha256(job.weights)
+    asked = {"epochs": job.epochs, "batch_size": job.batch_size, "lr": job.lr, "seed": job.seed}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    settings = checkpoint.facts.get("settings", {})
+    return all(settings.get(name) == value for name, value in asked.items())
+
+
+def _data(build: Store, job: Job) -> Path | None:
+    """--data, or the path that was given when this model was last trained."""
+    if job.data is not None:
+        return job.data.resolve()
+    model = _model(job)
+    if plugins.load("datasets", model.spec.dataset).EMBEDDED:
+        return None
+    last = store.read_or_say(Checkpoint, build.checkpoint(model.spec.name, job.framework) / MANIFEST)
+    return Path(last.data) if last is not None and last.data else None
+
+
+def _settings(model: catalog.Model, job: Job) -> Settings:
+    """The command's choices over the model's defaults.
+
+    Raises:
+        BadOption: a number that cannot be.
+    """
+    default = model.spec.training
+
+    def choose(asked: Any, otherwise: Any) -> Any:
+        return otherwise if asked is None else asked
+
+    settings = Settings(
+        epochs=choose(job.epochs, default.epochs),
+        batch_size=choose(job.batch_size, default.batch_size),
+        lr=choose(job.lr, default.lr),
+        seed=choose(job.seed, 0),
+        accelerator=job.accelerator,
+        resume=job.resume,
+    )
+    if settings.epochs < 1 or settings.batch_size < 1 or not settings.lr > 0:
+        raise BadOption("--epochs, --batch-size and --lr must be more than 0")
+    if settings.accelerator not in ("auto", "cpu", "cuda"):
+        raise BadOption(f"--accelerator {settings.accelerator!r}: one of auto, cpu, cuda")
+    return settings
+
+
+def _chosen(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    return {name: value for name, value in to_json(settings).items() if name not in ("resume", "accelerator")}
+
+
+def _key(model: catalog.Model, job: Job, splits: dict[str, Split]) -> str:
+    return store.digest([
+        model.source(job.framework), to_json(model.spec), _chosen(_settings(model, job)),
+        [splits[name].sha256 for name in sorted(splits)],
+    ])  # fmt: skip
+
+
+# -- making it ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _New:
+    """Weights that are to become a checkpoint.
+
+    Attributes:
+        path: alone in a folder that goes when the checkpoint is there.
+        origin, facts, key: the checkpoint's.
+    """
+
+    path: Path
+    origin: str
+    facts: dict[str, Any]
+    key: str
+
+
+def _fit(model: catalog.Model, job: Job, home: Path, data: Path | None) -> _New:
+    """Trains; see `Framework.train`."""
+    framework = plugins.load("frameworks", job.framework)
+    dataset = plugins.load("datasets", model.spec.dataset)
+    splits = {name: dataset.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
+    key, settings = _key(model, job, splits), _settings(model, job)
+    say(f"training {model.spec.name} ({job.framework}) on {len(splits['train'])} pictures of {model.spec.dataset}")
+    facts = framework.train(model, splits, settings, home, key)
+    facts |= {"settings": _chosen(settings), "train_sha256": splits["train"].sha256}
+    return _New(home / "training" / framework.WEIGHTS, "trained", facts, key)
+
+
+def _adopt(model: catalog.Model, job: Job, home: Path, data: Path | None) -> _New:
+    """Takes a user's weights in; see `Framework.adopt`."""
+    assert job.weights is not None  # that is why this is called
+    framework = plugins.load("frameworks", job.framework)
+    source = store.sha256(job.weights)
+    path = home / f"{store.TEMPORARY}adopted" / framework.WEIGHTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        framework.adopt(model, job.weights, path)
+    except BaseException:
+        store.remove(path.parent)
+        raise
+    key = store.digest([model.source(job.framework), source])
+    return _New(path, str(job.weights.resolve()), {"source_sha256": source}, key)
+
+
+def _evaluated(model: catalog.Model, job: Job, folder: Path, new: _New, test: Split) -> Checkpoint:
+    """Runs the weights in `folder` over the test split and writes every sample's outputs beside them."""
+    import numpy as np
+
+    framework = plugins.load("frameworks", job.framework)
+    outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.accelerator)
+    np.savez(folder / PREDICTIONS, output_0=outputs, labels=test.labels)
+    return Checkpoint(
+        spec=model.spec,
+        framework=job.framework,
+        weights=framework.WEIGHTS,
+        weights_sha256=store.sha256(folder / framework.WEIGHTS),
+        origin=new.origin,
+        facts={**new.facts, "source": model.source(job.framework)},
+        data=None,
+        dataset_sha256=test.sha256,
+        samples=len(test),
+        accuracy=float((outputs.argmax(1) == test.labels).mean()),
+        predictions=PREDICTIONS,
+        predictions_sha256=store.sha256(folder / PREDICTIONS),
+        key=new.key,
+        tools=plugins.versions(framework.TOOLS),
+    )
+
+
+def _keep(final: Path) -> None:
+    """Puts a checkpoint that is about to be replaced aside, under the beginning of its weights' hash."""
+    try:
+        old = store.read(Checkpoint, final / MANIFEST)
+    except Broken:
+        return
+    if old is None:
+        return
+    aside = final.with_name(f"checkpoint-{old.weights_sha256[:8]}")
+    if not aside.exists():
+        final.rename(aside)
+        say(f"the checkpoint that was there is kept as {aside}")

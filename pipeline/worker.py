@@ -1,0 +1,125 @@
+"""The process that exports for one target: `python -m pipeline.worker REQUEST`, started by pipeline.export.
+
+Standard output carries one JSON line a finished recipe. Whatever a converter prints, in Python or below it, goes to
+the log beside the file it makes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline import plugins, store, train
+from pipeline import quantize as quantizing
+from pipeline.core import Artifact, Checkpoint, Failure, Recipe
+from pipeline.errors import DiskFull, PipelineError, Unsupported
+from pipeline.export import FAILURE, LOG, MANIFEST, checked, key, recipes
+from pipeline.parity import check
+from pipeline.progress import logged
+from pipeline.store import Store
+from pipeline.targets import Target
+
+
+def main(request: dict[str, Any]) -> None:
+    """Works through one target's recipes."""
+    build = Store(Path(request["build"]))
+    job = _job(request["job"])
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None  # the caller made it and holds the lock
+    _import_order()
+    for recipe in recipes(request["recipes"]):
+        try:
+            event = _one(build, checkpoint, recipe, request["target"])
+        except DiskFull as error:
+            event = {"disk_full": str(error)}
+        print(json.dumps(event), flush=True)
+
+
+def _one(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) -> dict[str, Any]:
+    """Exports and checks one recipe; what came of it, for the line on the terminal."""
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with logged(folder / LOG):
+            artifact = _export(build, checkpoint, recipe, target, folder)
+    except DiskFull:
+        raise
+    except Exception as error:  # a converter may raise anything, and the other cells must go on
+        if isinstance(error, OSError) and store.is_full(error):
+            raise store.full(folder / LOG) from error
+        status = "unsupported" if isinstance(error, Unsupported) else "failed"
+        reason = _reason(error)
+        store.remove(folder / MANIFEST)
+        store.write(folder / FAILURE, Failure(status, reason, LOG, key(checkpoint, recipe, target)))
+        return {"recipe": recipe.name, "status": status, "says": f"{status}: {reason}"}
+    store.remove(folder / FAILURE)
+    says = f"{artifact.size_bytes:,} bytes in {artifact.seconds:.1f} s, {checked(artifact)}"
+    return {"recipe": recipe.name, "status": "ok", "says": says}
+
+
+def _export(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, folder: Path) -> Artifact:
+    """The file, then its check, then its manifest."""
+    started = time.perf_counter()
+    module = plugins.load("targets", target)
+    name, framework = checkpoint.spec.name, checkpoint.framework
+    captured = build.graphs(name, framework)
+    quantized = build.graphs(name, framework, recipe.name) if recipe.static else None
+    graph = quantizing.ready(build, checkpoint, recipe if recipe.static else None)
+    assert graph is not None  # made before this process was started
+    path = folder / f"model{module.SUFFIX}"
+    with store.atomic(path) as temporary:
+        source = plugins.load("frameworks", framework).source(captured, quantized)
+        made = module.export(source, checkpoint.spec, recipe, temporary)
+    seconds = time.perf_counter() - started
+    parity = None
+    if module.UNCHECKED is None:
+        parity = check(path, cast(Target, module), recipe, quantized or captured)
+    artifact = Artifact(
+        model=name,
+        framework=framework,
+        recipe=recipe.name,
+        target=target,
+        file=path.name,
+        sha256=store.sha256(path),
+        size_bytes=store.size(path),
+        inputs=made.inputs,
+        outputs=made.outputs,
+        quantized_by=made.quantized_by,
+        calibration=graph.calibration,
+        parity=parity,
+        unchecked=module.UNCHECKED,
+        notes=made.notes,
+        spec=checkpoint.spec,
+        weights_sha256=checkpoint.weights_sha256,
+        seconds=seconds,
+        key=key(checkpoint, recipe, target),
+        tools=plugins.versions(module.TOOLS),
+    )
+    store.write(folder / MANIFEST, artifact)
+    return artifact
+
+
+def _reason(error: Exception) -> str:
+    """An error's first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if isinstance(error, PipelineError) else f"{type(error).__name__}: {text}"[:300]
+
+
+def _import_order() -> None:
+    """Imports triton before anything can import tensorflow: the other way round ends the process by a signal."""
+    if find_spec("triton"):
+        import triton  # noqa: F401
+
+
+def _job(fields: dict[str, Any]) -> train.Job:
+    paths = {name: Path(fields[name]) if fields[name] else None for name in ("data", "weights")}
+    return train.Job(**{**fields, **paths})
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,438 @@
+"""Doors: each parses its options, calls one function of pipeline/ and prints what came of it.
+
+Nothing but invoke and the error tree is imported until a door is opened: `inv --list` must load no framework.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from pipeline.errors import BadOption, PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.export import Outcome
+    from pipeline.store import Store
+    from pipeline.train import Job
+
+ROOT = Path(__file__).parent
+
+HELP = {
+    "model": "a name from `inv models` or the path of a model folder; options behind a colon: name:width=0.5",
+    "framework": "a name from `inv frameworks.list`",
+    "target": "names from `inv targets`, with commas between, or all",
+    "recipe": "names from `inv recipes`, with commas between, or all",
+    "device": "a name from `inv devices`",
+    "data": "the dataset: a folder or archive; remembered for later commands on this model",
+    "weights": "your own weights in place of training: .safetensors, or .pt read with weights_only",
+    "accelerator": "auto (a GPU where there is one), cpu or cuda",
+    "epochs": "passes over the training split",
+    "batch_size": "samples a step",
+    "lr": "peak learning rate",
+    "seed": "of initial weights, order and augmentation",
+    "resume": "go on where an interrupted training with the same settings ended (--no-resume: afresh)",
+    "threads": "threads of the runtime",
+    "min_runs": "measure at least so many runs …",
+    "min_seconds": "… and for at least so long",
+    "time_limit": "seconds after which a measurement is given up",
+    "again": "measure also what is up to date",
+    "json": "one JSON object a cell",
+    "debug": "show the traceback of an error",
+    "dataset": "cifar10",
+    "to": "where the archive goes: a folder or file name",
+    "match": "run tests whose names match this pytest expression",
+}
+
+
+def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """An invoke task whose errors become one line and exit code 2, with --debug for the traceback."""
+
+    def wrap(body: Callable[..., Any]) -> Any:
+        @functools.wraps(body)
+        def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+            try:
+                body(*args, **kwargs)
+            except PipelineError as error:
+                if debug:
+                    raise
+                raise Exit(f"error: {error}", code=2) from error
+            except OSError as error:
+                if debug or not _is_full(error):
+                    raise
+                raise Exit("error: no space left on the disk: free some and run again; nothing was lost", 2) from error
+            except KeyboardInterrupt:
+                raise Exit("interrupted; the next run goes on from here", code=130) from None
+
+        signature = inspect.signature(body)
+        last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
+        opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), last])  # type: ignore[attr-defined]
+        known = {name: HELP[name] for name in opened.__signature__.parameters if name in HELP}  # type: ignore[attr-defined]
+        return task(help=known, auto_shortflags=False, **options)(opened)
+
+    return wrap
+
+
+# -- the flow ----------------------------------------------------------------------------------------------------------
+
+
+@door()
+def train(
+    _c: Context, model: str = "digits_cnn", framework: str = "torch", data: str | None = None,
+    weights: str | None = None, accelerator: str = "auto", epochs: str | None = None, batch_size: str | None = None,
+    lr: str | None = None, seed: str | None = None, resume: bool = True,
+) -> None:  # fmt: skip
+    """Train a model (or adopt --weights), unless the checkpoint is up to date."""
+    from pipeline import store
+    from pipeline import train as training
+
+    job = training.Job(
+        model, framework, _path(data), _path(weights), _number("epochs", epochs, int),
+        _number("batch-size", batch_size, int), _number("lr", lr, float), _number("seed", seed, int),
+        accelerator, resume,
+    )  # fmt: skip
+    build = _build()
+    checkpoint = training.ready(build, job)
+    if checkpoint is None:
+        with store.lock(build, f"training of {model}"):
+            checkpoint = training.train(build, job)
+    folder = build.checkpoint(checkpoint.spec.name, framework)
+    print(f"{folder}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} test pictures ({checkpoint.origin})")
+
+
+@door()
+def export(
+    _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
+    data: str | None = None, weights: str | None = None,
+) -> None:  # fmt: skip
+    """Export to every target under every recipe asked for, each file checked against the model."""
+    _export(_build(), _job(model, framework, data, weights), target, recipe, show=True)
+
+
+@door()
+def push(
+    _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
+    device: str = "local", data: str | None = None, weights: str | None = None,
+) -> None:  # fmt: skip
+    """Send artifacts and evaluation data to a device; what is there already is not sent again."""
+    from pipeline import devices
+    from pipeline import push as pushing
+
+    there = devices.find(device)
+    job = _job(model, framework, data, weights)
+    _refuse_unmeasurable(device, target)
+    build = _build()
+    outcomes = _export(build, job, target, recipe)
+    count, sent = pushing.push(build, job, there, outcomes)
+    print(f"{device}: {count} files there, {sent:,} bytes sent")
+
+
+@door()
+def bench(
+    _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
+    device: str = "local", data: str | None = None, weights: str | None = None, threads: str = "1",
+    min_runs: str = "64", min_seconds: str = "1", time_limit: str = "3600", again: bool = False,
+) -> None:  # fmt: skip
+    """Measure size, load, latency, memory and accuracy on a device."""
+    from pipeline import devices, measure, results
+
+    there = devices.find(device)
+    options = measure.Options(
+        _whole("threads", threads), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
+        _real("time-limit", time_limit), again,
+    )  # fmt: skip
+    options.check()
+    job = _job(model, framework, data, weights)
+    _refuse_unmeasurable(device, target)
+    build = _build()
+    outcomes = _export(build, job, target, recipe)
+    failed = measure.bench(build, job, there, outcomes, options)
+    wanted = {(outcome.target, outcome.recipe) for outcome in outcomes}
+    cells = results.cells(build, [(_name(job), framework)])
+    print(results.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
+    if failed:
+        raise failed[0]
+
+
+@door()
+def results(_c: Context, json: bool = False) -> None:
+    """Print every cell that was exported or measured."""
+    from pipeline import core
+    from pipeline import results as reading
+
+    cells = reading.cells(_build())
+    if json:
+        from json import dumps
+
+        print(dumps(core.to_json(cells), indent=1))
+    else:
+        print(reading.table(cells))
+
+
+@door()
+def report(_c: Context) -> None:
+    """Write build/report.html, report.md and results.json."""
+    from pipeline import report as reporting
+
+    print(reporting.report(_build()))
+
+
+@door()
+def demo(_c: Context) -> None:
+    """Train on real digits, export to every target under every recipe, measure here, write a report."""
+    from pipeline import devices, measure, results
+    from pipeline import report as reporting
+
+    build, job = _build(), _job("digits_cnn", "torch", None, None)
+    outcomes = _export(build, job, "all", "all")
+    failed = measure.bench(build, job, devices.find("local"), outcomes, measure.Options())
+    print(results.table(results.cells(build, [("digits_cnn", "torch")])))
+    print(f"the report: {reporting.report(build)}")
+    if failed:
+        raise failed[0]
+
+
+@door()
+def clean(_c: Context, model: str | None = None) -> None:
+    """Remove the build folder, or one model's part of it."""
+    from pipeline import store
+
+    build = _build()
+    if model is None:
+        store.remove(build.root)
+        print(f"removed {build.root}")
+        return
+    homes = [build.home(name, framework) for name, framework in build.models() if name == model]
+    if not homes:
+        raise BadOption(f"nothing of {model!r} in {build.root} (there is: {_listed(n for n, _ in build.models())})")
+    for home in homes:
+        store.remove(home)
+        print(f"removed {home}")
+
+
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+
+@door()
+def models(_c: Context) -> None:
+    """List the models."""
+    from pipeline import catalog
+
+    for name in catalog.names():
+        model = catalog.find(name)
+        spec = model.spec
+        size = "×".join(str(n) for n in spec.inputs[0].shape)
+        options = "".join(f", {key}={value:g}" for key, value in spec.options.items())
+        doc = (catalog.describe(model) or "").splitlines()[0]
+        print(f"{name:20} {size:10} {spec.dataset:12} {', '.join(model.frameworks)}{options}\n{'':20} {doc}")
+
+
+@door()
+def recipes(_c: Context) -> None:
+    """List the quantization recipes."""
+    from pipeline import export as exporting
+    from pipeline import plugins
+
+    for recipe in exporting.recipes(plugins.names("recipes")):
+        print(f"{recipe.name:18} weights {recipe.weights:8} activations {recipe.activations:13} {recipe.summary}")
+
+
+@door()
+def targets(_c: Context) -> None:
+    """List the export targets, and the recipes that each cannot do."""
+    from pipeline import export as exporting
+    from pipeline import plugins
+
+    for name in plugins.names("targets"):
+        module = plugins.load("targets", name)
+        print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
+        for recipe in exporting.recipes(plugins.names("recipes")):
+            reason = module.supports(recipe, "torch")
+            if reason:
+                print(f"{'':12} not {recipe.name}: {reason}")
+
+
+@door(name="list", default=True)
+def devices_list(_c: Context) -> None:
+    """List the devices of devices.toml, and whether each answers."""
+    from pipeline import devices, plugins
+
+    for device in devices.devices().values():
+        module = plugins.load("devices", device.kind)
+        reason = module.answers(device)
+        emulated = " (emulated)" if device.emulated else ""
+        print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
+
+
+@door()
+def doctor(_c: Context) -> None:
+    """Check the environment and say how to mend each thing."""
+    from pipeline import doctor as examining
+
+    checks = examining.doctor(_build())
+    for check in checks:
+        mark = "ok" if check.mend is None else ("--" if check.optional else "!!")
+        print(f"{mark}  {check.name:24} {check.found}" + (f"\n{'':29}→ {check.mend}" if check.mend else ""))
+    wrong = [check.name for check in checks if check.mend and not check.optional]
+    if wrong:
+        raise PipelineError(f"{len(wrong)} things to mend: {', '.join(wrong)}")
+
+
+@door(name="download")
+def data_download(_c: Context, dataset: str = "cifar10", to: str = "data") -> None:
+    """Fetch a dataset's official archive and verify its checksum."""
+    from pipeline import plugins
+
+    module = plugins.load("datasets", dataset)
+    if not hasattr(module, "download"):
+        raise BadOption(f"{dataset} has no official archive to fetch")
+    print(module.download(Path(to)))
+
+
+@door()
+def tensorboard(_c: Context) -> None:
+    """Open TensorBoard over every training in build/."""
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(_build().root)])
+
+
+# -- developing --------------------------------------------------------------------------------------------------------
+
+
+@door()
+def lint(_c: Context) -> None:
+    """Check style and types: ruff and mypy."""
+    run = functools.partial(_run_or_exit)
+    run("ruff", "check", ".")
+    run("ruff", "format", "--check", ".")
+    run("mypy")
+    run("mypy", "--config-file", "edge-bench/pyproject.toml", "edge-bench/src")
+
+
+@door()
+def test(_c: Context, match: str | None = None) -> None:
+    """Run ruff, mypy and every test."""
+    if match is None:
+        lint.body(_c)
+    _run_or_exit("pytest", *(["-k", match] if match else []))
+
+
+# -- parsing -----------------------------------------------------------------------------------------------------------
+
+
+def _build() -> Store:
+    from pipeline.store import Store
+
+    return Store(Path(os.environ.get("LASTMILE_BUILD", ROOT / "build")))
+
+
+def _job(model: str, framework: str, data: str | None, weights: str | None) -> Job:
+    from pipeline.train import Job
+
+    return Job(model=model, framework=framework, data=_path(data), weights=_path(weights))
+
+
+def _name(job: Job) -> str:
+    from pipeline import catalog
+
+    return catalog.find(job.model).spec.name
+
+
+def _export(build: Store, job: Job, target: str, recipe: str, show: bool = False) -> list[Outcome]:
+    """Exports what is missing; prints the outcomes; raises where one failed, or was named and cannot be."""
+    from pipeline import export as exporting
+
+    chosen, wanted = _names("targets", target), _names("recipes", recipe)
+    if "all" not in (target, recipe):
+        exporting.refuse_unsupported(job.framework, chosen, wanted)
+    outcomes = exporting.export(build, job, chosen, wanted)
+    if show:
+        for outcome in outcomes:
+            print(exporting.line(outcome))
+    exporting.raise_if_failed(outcomes)
+    return outcomes
+
+
+def _refuse_unmeasurable(device: str, target: str) -> None:
+    """For a command that names its targets: refuses what the device cannot run before anything is made."""
+    from pipeline import devices
+    from pipeline import push as pushing
+
+    if target != "all":
+        pushing.refuse(devices.find(device), _names("targets", target))
+
+
+def _names(folder: str, text: str) -> list[str]:
+    """The plug-ins that "all" or "a,b" says.
+
+    Raises:
+        UnknownName: one of them does not exist.
+    """
+    from pipeline import plugins
+
+    if text == "all":
+        return plugins.names(folder)
+    words = list(dict.fromkeys(word.strip() for word in text.split(",")))
+    for word in words:
+        plugins.load(folder, word)
+    return words
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _number(option: str, text: str | None, kind: type) -> Any:
+    """
+    Raises:
+        BadOption: it is no number of this kind.
+    """
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise BadOption(f"--{option} {text!r} is not a {'whole ' if kind is int else ''}number") from error
+
+
+def _whole(option: str, text: str) -> int:
+    return int(_number(option, text, int))
+
+
+def _real(option: str, text: str) -> float:
+    return float(_number(option, text, float))
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(set(names))) or "nothing"
+
+
+def _is_full(error: OSError) -> bool:
+    import errno
+
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _run_or_exit(module: str, *words: str) -> None:
+    """Runs a Python module as a program, its output shown as it comes; a failure ends this command too."""
+    import subprocess
+
+    code = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, check=False).returncode
+    if code != 0:
+        raise Exit(code=code)
+
+
+namespace = Collection(
+    train, export, push, bench, results, report, demo, clean, models, recipes, targets, doctor, tensorboard, lint, test
+)
+namespace.add_collection(Collection("devices", devices_list))
+namespace.add_collection(Collection("data", data_download))

@@ -1,0 +1,129 @@
+"""Makes tiny, real datasets in every form that the plug-ins read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.core import Preprocessing
+from pipeline.datasets import Split, cifar10
+
+RGB = Preprocessing("RGB", 32, 32, (0.0,) * 3, (255.0,) * 3)
+GREY = Preprocessing("L", 8, 8, (0.0,), (255.0,))
+
+
+def pixels(seed: int, side: int = 32) -> NDArray[np.uint8]:
+    """A picture that no other seed has: uint8 (side, side, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image | NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def picture(seed: int) -> bytes:
+    """A small PNG that no other seed has."""
+    return encoded(pixels(seed, 8))
+
+
+def class_files(prefix: str, classes: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
+    """name → content for so many pictures of each class, as prefix/class/number.png."""
+    members = [(label, i) for label, count in classes.items() for i in range(count)]
+    return {f"{prefix}{label}/{i:03}.png": picture(seed + n) for n, (label, i) in enumerate(members)}
+
+
+def divided_files(classes: Mapping[str, int], test: int = 2, top: str = "") -> dict[str, bytes]:
+    """As class_files, in train/ and test/."""
+    few = dict.fromkeys(classes, test)
+    return class_files(f"{top}train/", classes) | class_files(f"{top}test/", few, seed=1_000_000)
+
+
+def as_folder(root: Path, files: Mapping[str, bytes]) -> Path:
+    """The files on disk, below `root`."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def as_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """The files in a zip."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def contents(split: Split) -> list[bytes]:
+    """Every picture's pixels."""
+    return [split.read(i).tobytes() for i in range(len(split))]
+
+
+# -- CIFAR-10's official form ------------------------------------------------------------------------------------------
+
+
+def python2_pickle(value: Any) -> bytes:
+    """What Python 2 wrote with protocol 2: bytes as its str, numpy arrays by their old module's name."""
+    return b"\x80\x02" + _python2(value) + b"."
+
+
+def _python2(value: Any) -> bytes:
+    match value:
+        case bytes() if len(value) < 256:
+            return b"U" + bytes([len(value)]) + value
+        case bytes():
+            return b"T" + struct.pack("<i", len(value)) + value
+        case int():
+            return b"J" + struct.pack("<i", value)
+        case list():
+            return b"](" + b"".join(map(_python2, value)) + b"e"
+        case dict():
+            return b"}(" + b"".join(_python2(key) + _python2(item) for key, item in value.items()) + b"u"
+        case np.ndarray():
+            dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+            shape = _python2(value.shape[0]) + _python2(value.shape[1]) + b"\x86"
+            empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+            return empty + b"(K\x01" + shape + dtype + b"\x89" + _python2(value.tobytes()) + b"tb"
+    raise TypeError(value)
+
+
+def batch(images: NDArray[np.uint8], labels: list[int], title: bytes = b"training batch 1 of 5") -> bytes:
+    """A batch of pictures uint8 (N, 32, 32, 3), as in the official archive."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    names = [b"picture_s_%06d.png" % i for i in range(len(images))]
+    return python2_pickle({b"batch_label": title, b"labels": labels, b"data": planes, b"filenames": names})
+
+
+def official_files(count: int = 40, top: str = "cifar-10-batches-py/") -> dict[str, bytes]:
+    """The official archive's members, with `count` pictures of cycling classes in each batch."""
+    labels = [i % 10 for i in range(count)]
+    files = {f"{top}readme.html": b"<html>"}
+    batches = ("data_batch_4", "test_batch", "data_batch_3", "data_batch_2", "data_batch_5", "data_batch_1")
+    for n, name in enumerate(batches):
+        files[top + name] = batch(np.stack([pixels(n * count + i) for i in range(count)]), labels)
+    names = [name.encode() for name in cifar10.CLASSES]
+    meta = {b"num_cases_per_batch": count, b"label_names": names, b"num_vis": 3072}
+    return files | {f"{top}batches.meta": python2_pickle(meta)}
+
+
+def as_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    """The files in a .tar.gz."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path

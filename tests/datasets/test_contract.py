@@ -1,0 +1,136 @@
+"""What every dataset keeps to: a new file in pipeline/datasets/ joins by having a maker here, or by being embedded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import plugins
+from pipeline.core import Preprocessing
+from pipeline.datasets import SPLITS, Dataset, Split
+from pipeline.errors import BadData, BadModel, BadOption
+from tests.datasets import making
+
+ROOT = Path(__file__).parents[2]
+NAMES = plugins.names("datasets")
+CLASSES = {"cat": 40, "dog": 60}
+
+MAKERS = {
+    "cifar10": lambda folder: making.as_tar(folder / "cifar-10-python.tar.gz", making.official_files()),
+    "imagefolder": lambda folder: making.as_folder(folder / "pictures", making.class_files("", CLASSES)),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A dataset with data for it."""
+
+    module: Dataset
+    data: Path | None
+
+    def load(self, split: str, preprocessing: Preprocessing = making.RGB) -> Split:
+        return self.module.load(self.data, split, preprocessing)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    module: Dataset = plugins.load("datasets", request.param)
+    if module.EMBEDDED:
+        return Made(module, None)
+    return Made(module, MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+
+
+def test_importing_them_loads_no_heavy_package() -> None:
+    code = "import sys; from pipeline import plugins\nfor n in plugins.names('datasets'): plugins.load('datasets', n)\n"
+    code += "print([m for m in ('numpy', 'PIL', 'sklearn', 'torch', 'tqdm') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_it_says_in_one_line_what_it_is(made: Made) -> None:
+    assert made.module.SUMMARY and "\n" not in made.module.SUMMARY
+    assert isinstance(made.module.EMBEDDED, bool)
+
+
+def test_its_classes_are_distinct_names(made: Made) -> None:
+    names = made.module.classes(made.data)
+    assert isinstance(names, tuple) and len(set(names)) == len(names) >= 2
+    assert all(isinstance(name, str) and name for name in names)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_split_has_every_class(made: Made, split: str) -> None:
+    labels = made.load(split).labels
+    assert labels.dtype == np.int64 and labels.ndim == 1
+    assert sorted(set(labels.tolist())) == list(range(len(made.module.classes(made.data))))
+
+
+def test_the_splits_share_no_picture(made: Made) -> None:
+    train, validation, test = (set(making.contents(made.load(split))) for split in SPLITS)
+    assert not (train & validation or train & test or validation & test)
+    assert len(train) > len(validation) and train and test
+
+
+@pytest.mark.parametrize(("color", "channels"), [("RGB", 3), ("L", 1)])
+def test_a_picture_is_what_the_preprocessing_asks_for(made: Made, color: str, channels: int) -> None:
+    split = made.load("test", Preprocessing(color, 20, 12, (0.0,), (1.0,)))
+    picture = split.read(0)
+    assert picture.dtype == np.uint8 and picture.shape == (12, 12, channels)
+    assert picture.flags.writeable
+    assert np.array_equal(split.images([1, 0]), np.stack([split.read(1), picture]))
+
+
+def test_pixels_use_the_range_0_to_255(made: Made) -> None:
+    images = made.load("test").images(range(8))
+    assert images.min() < 16 and images.max() > 239
+
+
+def test_loading_twice_gives_the_same(made: Made) -> None:
+    one, two = made.load("train"), made.load("train")
+    assert one.sha256 == two.sha256 and len(one.sha256) == 64
+    assert np.array_equal(one.labels, two.labels) and np.array_equal(one.read(3), two.read(3))
+
+
+def test_the_hash_tells_splits_and_preprocessings_apart(made: Made) -> None:
+    hashes = {made.load(split).sha256 for split in SPLITS}
+    hashes.add(made.load("test", replace(making.RGB, crop=16)).sha256)
+    assert len(hashes) == 4
+
+
+def test_other_processes_read_the_same(made: Made) -> None:
+    split = made.load("test")
+    here = [split.read(i).tobytes() for i in range(4)]
+    assert pickle.loads(pickle.dumps(split)).read(3).tobytes() == here[3]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        there = pool.map(split.read, range(4), chunksize=1)
+    assert [picture.tobytes() for picture in there] == here
+
+
+def test_a_split_that_does_not_exist_is_refused(made: Made) -> None:
+    with pytest.raises(BadOption, match="'val' is not one of train, validation, test"):
+        made.load("val")
+
+
+@pytest.mark.parametrize("wrong", [{"color": "BGR"}, {"crop": 33}, {"crop": 0}])
+def test_a_preprocessing_that_cannot_be_done_is_refused(made: Made, wrong: dict[str, object]) -> None:
+    with pytest.raises(BadModel, match=r"color 'BGR' is not|crop must be between 1 and resize \(32\)"):
+        made.load("test", replace(making.RGB, **wrong))  # type: ignore[arg-type]
+
+
+def test_data_is_asked_for_exactly_where_it_is_needed(made: Made, tmp_path: Path) -> None:
+    data = tmp_path if made.module.EMBEDDED else None
+    for call in (made.module.classes, lambda data: made.module.load(data, "test", making.RGB)):
+        with pytest.raises(BadData, match="--data"):
+            call(data)
+
+
+def test_data_that_is_not_there_is_named(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="nowhere"):
+        made.module.classes(tmp_path / "nowhere")

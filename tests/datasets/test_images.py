@@ -1,0 +1,131 @@
+"""From a picture file to the input tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.core import Preprocessing
+from pipeline.datasets._images import decode, from_pixels, is_picture
+from pipeline.errors import BadData
+from tests.datasets.making import encoded, pixels
+
+
+def preprocessing(color: str = "RGB", resize: int = 8, crop: int = 8) -> Preprocessing:
+    return Preprocessing(color, resize, crop, (0.0,), (1.0,))
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP"])
+def test_a_lossless_picture_of_the_right_size_comes_unchanged(form: str) -> None:
+    assert np.array_equal(decode(encoded(pixels(1, 8), form), "x", preprocessing()), pixels(1, 8))
+
+
+@pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("GIF", {})])
+def test_the_other_forms_come_nearly_so(form: str, options: dict[str, int]) -> None:
+    flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+    assert np.abs(decode(encoded(flat, form, **options), "x", preprocessing()).astype(int) - flat).max() <= 3
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(content, "x", preprocessing())[4, 4].tolist() == [255, 0, 0]
+
+
+def test_grey_is_repeated_for_rgb_and_rgb_is_weighted_for_grey() -> None:
+    grey = decode(encoded(Image.new("L", (8, 8), 77)), "x", preprocessing())
+    assert grey[0, 0].tolist() == [77, 77, 77]
+    red = decode(encoded(Image.new("RGB", (8, 8), (255, 0, 0))), "x", preprocessing("L"))
+    assert red.shape == (8, 8, 1) and red[0, 0, 0] == 76  # ITU-R 601: 0.299
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_alpha_is_dropped_and_not_blended(mode: str) -> None:
+    if mode == "RGBA":
+        content = encoded(Image.new("RGBA", (8, 8), (10, 20, 30, 0)))
+    else:
+        image = Image.new("P", (8, 8), 1)
+        image.putpalette([0, 0, 0, 10, 20, 30])
+        content = encoded(image, transparency=b"\xff\x00")
+    assert decode(content, "x", preprocessing())[0, 0].tolist() == [10, 20, 30]
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_clipped() -> None:
+    content = encoded(Image.fromarray(np.full((8, 8), 0x9CFF, np.uint16)))
+    assert decode(content, "x", preprocessing("L"))[0, 0, 0] == 0x9C
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_is_applied(form: str, orientation: int) -> None:
+    upright = np.zeros((8, 8, 3), np.uint8)
+    upright[:4, :4] = 255  # white above and left, half grey below and left
+    upright[4:, :4] = 128
+    undo = {2: 0, 3: 1, 4: 5, 5: 3, 6: 4, 7: 6, 8: 2}  # orientation → how a camera stored it, in the terms below
+    stored = np.ascontiguousarray(_turned(upright, undo.get(orientation)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}, "PNG": {}}
+    read = decode(encoded(stored, form, exif=exif, **options[form]), "x", preprocessing())
+    assert np.abs(read.astype(int) - upright).max() <= 12
+
+
+def _turned(image: NDArray[np.uint8], how: int | None) -> NDArray[np.uint8]:
+    """0 mirror, 1 half turn, 2 quarter turn to the right, 3 transpose, 4 quarter to the left, 5 flip, 6 transverse."""
+    if how is None:
+        return image
+    return (
+        np.fliplr(image),
+        np.rot90(image, 2),
+        np.rot90(image, -1),
+        image.transpose(1, 0, 2),
+        np.rot90(image),
+        np.flipud(image),
+        np.rot90(image, 2).transpose(1, 0, 2),
+    )[how]
+
+
+def test_the_shorter_side_is_scaled_and_the_centre_cut() -> None:
+    wide = np.zeros((20, 50, 3), np.uint8)
+    wide[:, 20:30] = 255
+    read = decode(encoded(wide), "x", preprocessing(resize=10, crop=5))[..., 0]
+    # 25×10 after scaling, of which 10–14 is cut; at the stripe's edge the filter sees 7/8 of white
+    assert read.tolist() == [[223, 255, 255, 255, 223]] * 5
+    high = decode(encoded(wide.transpose(1, 0, 2)), "x", preprocessing(resize=10, crop=5))[..., 0]
+    assert high.T.tolist() == read.tolist()
+
+
+def test_an_odd_rest_goes_to_the_right_and_below() -> None:
+    assert np.array_equal(decode(encoded(pixels(1, 8)), "x", preprocessing(crop=5)), pixels(1, 8)[1:6, 1:6])
+
+
+def test_scaling_down_is_antialiased() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    read = decode(encoded(stripes), "x", preprocessing(resize=8, crop=6))
+    assert np.abs(read.astype(int) - 128).max() <= 2
+
+
+def test_pixels_take_the_same_way_as_files() -> None:
+    image, ask = pixels(5, 24), preprocessing(resize=10, crop=8)
+    assert np.array_equal(from_pixels(image, ask), decode(encoded(image), "x", ask))
+    assert from_pixels(image[..., :1], ask).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no picture", encoded(pixels(1), "JPEG")[:500], encoded(pixels(1))[:1000], encoded(pixels(1), "TIFF")],
+    ids=["empty", "text", "half a JPEG", "half a PNG", "TIFF"],
+)
+def test_what_cannot_be_decoded_is_named(content: bytes) -> None:
+    with pytest.raises(BadData, match=r"^folder/cat\.jpg: cannot be read as a picture"):
+        decode(content, "folder/cat.jpg", preprocessing())
+
+
+def test_pictures_are_known_by_suffix() -> None:
+    assert all(map(is_picture, ("a.jpg", "A.JPEG", "a.b.png", "x.WebP", "x.bmp", "x.gif")))
+    assert not any(map(is_picture, ("a.txt", "jpg", "a.jpg.part", "a.tiff")))

@@ -1,0 +1,82 @@
+"""Real models, and a way to call edge-bench as a user does: as a process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_bench import runtimes
+
+from .calls import Call, Done, Subject
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "edge-bench"
+LAYOUT = {".tflite": (), ".onnx": ("--layout", "NCHW"), ".pte": ("--layout", "NCHW")}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models, samples.npy (20, 8, 8, 3) of pixels 0 to 255, and expected.npz: what torch gives."""
+    folder = tmp_path_factory.mktemp("models")
+    script = Path(__file__).with_name("make_models.py")
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(models: Path) -> np.ndarray:
+    return np.load(models / "samples.npy")
+
+
+@pytest.fixture(scope="session")
+def tflite_runtime_python() -> str:
+    """The Python of an environment with tflite-runtime, which needs numpy<2 and so lives apart; made once, kept."""
+    wanted = hashlib.sha256((PACKAGE / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = ROOT / "build" / "env" / f"tflite_runtime-{wanted}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    python, complete = folder / "bin" / "python", folder / "complete"
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    assert uv is not None, "these tests need uv; it is among the development requirements"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+            package = f"{PACKAGE}[tflite_runtime]"
+            subprocess.run([uv, "pip", "install", "-q", "--python", str(python), "-e", package], check=True)
+            complete.touch()
+    return str(python)
+
+
+@pytest.fixture(params=runtimes.names())
+def subject(request: pytest.FixtureRequest, models: Path) -> Subject:
+    """Every runtime in the folder, one after the other."""
+    name = request.param
+    apart = name == "tflite_runtime"
+    suffix = runtimes.load(name).SUFFIX
+    return Subject(
+        name=name,
+        python=request.getfixturevalue("tflite_runtime_python") if apart else sys.executable,
+        artifact=models / f"net{suffix}",
+        arguments=(f"net{suffix}", "--runtime", name, "--inputs", "samples.npy", *LAYOUT[suffix]),
+    )
+
+
+@pytest.fixture
+def edge_bench(models: Path, tmp_path: Path) -> Call:
+    """Calls edge-bench in an empty folder. Words that are names of the models' files stand for those files."""
+
+    def call(*arguments: object, python: str = sys.executable) -> Done:
+        words = [str(models / str(word)) if (models / str(word)).is_file() else str(word) for word in arguments]
+        command = [python, "-m", "edge_bench", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call

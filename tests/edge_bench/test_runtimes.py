@@ -1,0 +1,136 @@
+"""The contract of every runtime in the folder; a new file there is tested by being there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_bench import runtimes
+
+from .calls import Call, Subject
+
+MEASUREMENT_KEYS = {
+    *("schema", "artifact_sha256", "size_bytes", "device", "runtime", "load_ns", "first_run_ns", "refills_input"),
+    *("warmup", "runs", "temperature_c", "frequency_hz", "throttled", "load_average"),
+    *("peak_rss_bytes", "rss_before_load_bytes", "started_at", "tools"),
+}
+DEVICE_KEYS = {"board", "cpu", "cores", "memory_bytes", "os", "kernel", "arch", "governor", "frequency_max_hz"}
+
+
+def test_every_output_of_every_sample_is_torchs(
+    subject: Subject, edge_bench: Call, models: Path, tmp_path: Path
+) -> None:
+    done = edge_bench("predict", *subject.arguments, "--out", "p.npz", python=subject.python).json
+
+    expected, predicted = np.load(models / "expected.npz"), np.load(tmp_path / "p.npz")
+    assert predicted.files == expected.files == ["output_0", "output_1"]
+    for key, values in expected.items():
+        assert predicted[key].dtype == np.float32
+        assert predicted[key].shape == values.shape
+        assert np.abs(predicted[key] - values).max() <= 1e-4 * np.abs(values).max()
+    assert done["samples"] == 20
+    assert done["start"] == 0
+    assert [output["shape"] for output in done["outputs"]] == [[1, 5], [1, 1]]
+    assert [output["dtype"] for output in done["outputs"]] == ["float32", "float32"]
+    assert done["predictions"] == "p.npz"
+    assert done["predictions_sha256"] == hashlib.sha256((tmp_path / "p.npz").read_bytes()).hexdigest()
+    assert done["runtime"]["name"] == subject.name
+
+
+def test_a_run_keeps_every_raw_sample(subject: Subject, edge_bench: Call, tmp_path: Path) -> None:
+    short = ("--min-runs", "7", "--min-seconds", "0", "--warmup-seconds", "0.02")
+    begin = datetime.now(UTC).replace(microsecond=0)
+    done = edge_bench("run", *subject.arguments, *short, "--out", "m.json", python=subject.python).json
+
+    artifact = subject.artifact.read_bytes()
+    assert set(done) == MEASUREMENT_KEYS
+    assert set(done["device"]) == DEVICE_KEYS
+    assert done["schema"] == 1
+    assert done["artifact_sha256"] == hashlib.sha256(artifact).hexdigest()
+    assert done["size_bytes"] == len(artifact)
+    assert done["runtime"]["name"] == subject.name
+    assert done["runtime"]["threads"] == 1
+    assert done["runtime"]["delegate"] == ("cpu" if subject.name == "onnxruntime" else "xnnpack")
+    assert done["runtime"]["version"] == done["tools"][runtimes.load(subject.name).DISTRIBUTION]
+    assert len(done["runs"]) == 7
+    assert len({loops for loops, _ in done["runs"]}) == 1
+    assert [loops for loops, _ in done["warmup"]][:3] == [1, 2, 4]
+    assert all(ns > 0 for _, ns in done["runs"] + done["warmup"])
+    assert done["load_ns"] > 0
+    assert done["first_run_ns"] > 0
+    assert done["peak_rss_bytes"] >= done["rss_before_load_bytes"] > 10_000_000
+    assert begin <= datetime.fromisoformat(done["started_at"]) <= datetime.now(UTC)
+    assert json.loads((tmp_path / "m.json").read_text()) == done
+
+
+def test_three_threads_are_two_more_than_one(subject: Subject) -> None:
+    count = (
+        "import os, sys; from pathlib import Path; from edge_bench import runtimes, samples\n"
+        "session = runtimes.imported(sys.argv[1]).load(Path(sys.argv[2]), int(sys.argv[3]))\n"
+        "session.set([samples.pseudo_random(info) for info in session.inputs]); session.invoke()\n"
+        "print(); print(len(os.listdir('/proc/self/task')))\n"
+    )
+
+    def tasks(threads: int) -> int:
+        command = [subject.python, "-c", count, subject.name, str(subject.artifact), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout.split()[-1])
+
+    assert tasks(3) - tasks(1) == 2
+
+
+def test_a_file_that_is_no_model_is_refused_in_one_line(subject: Subject, edge_bench: Call, tmp_path: Path) -> None:
+    name = f"junk{subject.artifact.suffix}"
+    (tmp_path / name).write_text("this is not a model")
+
+    complaint = edge_bench("run", name, "--runtime", subject.name, python=subject.python).complaint
+
+    assert complaint.startswith(f"{name}: {subject.name} refuses to load it (")
+
+
+@pytest.mark.parametrize("runtime", runtimes.names())
+def test_every_runtime_has_the_verbs_and_an_extra_of_its_own(runtime: str) -> None:
+    module = runtimes.load(runtime)
+    assert callable(module.library)
+    assert callable(module.load)
+    assert module.SUFFIX.startswith(".")
+    assert runtime == module.EXTRA
+    assert runtimes.install_line(module) == f"pip install 'edge-bench[{runtime}]'"
+
+
+def test_a_suffix_has_one_default_and_the_others_go_by_name() -> None:
+    assert runtimes.choose(Path("a.tflite"), None) == "litert"
+    assert runtimes.choose(Path("a.tflite"), "tflite_runtime") == "tflite_runtime"
+    assert runtimes.choose(Path("a.onnx"), None) == "onnxruntime"
+    assert runtimes.choose(Path("a.pte"), None) == "executorch"
+
+
+def test_executorch_gets_its_input_anew_where_a_run_overwrites_it(edge_bench: Call) -> None:
+    short = ("--min-runs", "3", "--min-seconds", "0", "--warmup-seconds", "0")
+    done = edge_bench("run", "overwrites.pte", *short).json
+    assert done["refills_input"] is True
+    assert done["runtime"]["delegate"] == "cpu"
+    assert edge_bench("run", "net.tflite", *short).json["refills_input"] is False
+
+
+def test_executorch_runs_quantized_operators_outside_xnnpack(
+    edge_bench: Call, samples: np.ndarray, tmp_path: Path
+) -> None:
+    edge_bench("predict", "quantizes.pte", "--inputs", "samples.npy", "--layout", "NCHW", "--out", "p.npz").json  # noqa: B018
+
+    # Quantized with scale 2 and zero point 3 to int8, so the largest value is (127 - 3) * 2.
+    expected = np.minimum(np.rint(samples.transpose(0, 3, 1, 2) / 2), 124) * 2
+    assert np.array_equal(np.load(tmp_path / "p.npz")["output_0"], expected)
+
+
+def test_an_onnx_file_with_its_weights_elsewhere_is_refused(edge_bench: Call) -> None:
+    # Its size and hash would be those of half a model.
+    assert edge_bench("run", "split.onnx").complaint.endswith(
+        "split.onnx: onnxruntime refuses to load it (it keeps weights in a second file; "
+        "export it as one (torch.onnx.export: external_data=False))"
+    )

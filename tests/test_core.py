@@ -1,0 +1,131 @@
+"""The nouns' JSON: golden files are what older versions wrote; each must be read, and written back the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import core, store
+from pipeline.core import Cell, Failure, Measurement, ModelSpec, Recipe, Tensor, from_json, safe_file_name, to_json
+from pipeline.errors import Broken
+
+GOLDEN = Path(__file__).parent / "golden"
+NOUNS = {
+    noun.__name__: noun
+    for noun in vars(core).values()
+    if isinstance(noun, type) and dataclasses.is_dataclass(noun) and noun.__module__ == core.__name__
+}
+FILES = sorted(path.name for path in GOLDEN.glob("*.json"))
+
+
+def noun_of(file: str) -> Any:
+    """The noun that a golden file's name begins with: "model_spec.json", "cell_unchecked.json"."""
+    name = file.removesuffix(".json").replace("_", "")
+    fitting = [noun for noun in NOUNS.values() if name.startswith(noun.__name__.lower())]
+    return max(fitting, key=lambda noun: len(noun.__name__))
+
+
+def golden(file: str) -> Any:
+    return json.loads((GOLDEN / file).read_text())
+
+
+def test_every_noun_has_a_golden_file() -> None:
+    assert {noun_of(file) for file in FILES} == set(NOUNS.values())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_golden_file_is_read_and_written_back_byte_for_byte(file: str, tmp_path: Path) -> None:
+    store.write(tmp_path / file, from_json(noun_of(file), golden(file)))
+    assert (tmp_path / file).read_bytes() == (GOLDEN / file).read_bytes()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_unknown_key_is_refused_with_its_name_and_place(file: str) -> None:
+    with pytest.raises(Broken, match=r"^here: unknown \['surprise'\]$"):
+        from_json(noun_of(file), {**golden(file), "surprise": 1}, "here")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_key_is_refused_with_its_name_and_place(file: str) -> None:
+    value = golden(file)
+    first = next(iter(value))
+    del value[first]
+    with pytest.raises(Broken, match=rf"^here: missing \['{first}'\]$"):
+        from_json(noun_of(file), value, "here")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_value_of_another_type_is_refused_with_its_place(file: str) -> None:
+    for key in golden(file):
+        if key not in ("schema", "facts"):
+            with pytest.raises(Broken, match=rf"here\.{key}: expected"):
+                from_json(noun_of(file), {**golden(file), key: object()}, "here")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "schema" in golden(file)])
+@pytest.mark.parametrize("schema", [0, 2, None, "1"])
+def test_another_schema_is_refused(file: str, schema: Any) -> None:
+    with pytest.raises(Broken, match=f"here: schema {schema!r} is not 1"):
+        from_json(noun_of(file), {**golden(file), "schema": schema}, "here")
+
+
+def test_a_wrong_value_deep_inside_is_refused_with_the_way_to_it() -> None:
+    value = golden("model_spec.json")
+    value["inputs"][0]["shape"][1] = "32"
+    with pytest.raises(Broken, match=r"^ModelSpec\.inputs\[0\]\.shape\[1\]: expected int, not '32'$"):
+        from_json(ModelSpec, value)
+
+
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(Broken, match=r"Recipe\.calibration: expected int, not True"):
+        from_json(Recipe, {**golden("recipe.json"), "calibration": True})
+
+
+def test_a_whole_number_is_read_where_a_float_is_asked_for() -> None:
+    spec = from_json(ModelSpec, {**golden("model_spec.json"), "options": {"width": 2}})
+    assert isinstance(spec.options["width"], float)
+
+
+def test_a_pair_of_three_is_refused() -> None:
+    with pytest.raises(Broken, match=r"Measurement\.runs\[0\]: expected 2 values, not 3"):
+        from_json(Measurement, {**golden("measurement.json"), "runs": [[1, 2, 3]]})
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_what_is_no_object_is_refused(value: Any) -> None:
+    with pytest.raises(Broken, match="here: expected an object"):
+        from_json(Failure, value, "here")
+
+
+def test_fields_that_may_be_left_out_get_their_defaults() -> None:
+    assert from_json(Tensor, {"name": "logits", "shape": [10]}) == Tensor("logits", (10,), "float32", None)
+
+
+def test_to_json_makes_lists_of_tuples_and_objects_of_nouns() -> None:
+    found = to_json(Cell("m", "torch", "fp32", "onnx", "local", False, "ok", drop_interval=(-1.0, 1.0)))
+    assert found["drop_interval"] == [-1.0, 1.0]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_classes_are_the_length_of_the_output() -> None:
+    assert from_json(ModelSpec, golden("model_spec.json")).classes == 10
+
+
+def test_static_recipes_are_those_whose_activations_are_calibrated() -> None:
+    recipe = from_json(Recipe, golden("recipe.json"))
+    assert recipe.static
+    assert not dataclasses.replace(recipe, activations="int8_dynamic").static
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "../x", "a/"])
+def test_a_path_is_no_file_name(name: str) -> None:
+    with pytest.raises(Broken, match="not a plain file name"):
+        safe_file_name(name)
+
+
+def test_a_file_name_is_one() -> None:
+    assert safe_file_name("model.tflite") == "model.tflite"

@@ -1,0 +1,290 @@
+"""stats: values worked out by hand, by numpy and scipy, or taken from the publication that a formula comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from pipeline import stats
+from pipeline.core import Measurement, from_json, to_json
+from pipeline.errors import ParityFailed
+from tests.test_core import golden
+
+# -- latency -----------------------------------------------------------------------------------------------------------
+
+
+def test_latency_is_milliseconds_an_inference() -> None:
+    found = stats.latency([[1, 2_000_000], [1, 4_000_000]])
+    assert (found.p50, found.mean, found.n) == (3.0, 3.0, 2)
+
+
+def test_loops_are_divided_out() -> None:
+    assert stats.latency([[10, 5_000_000]] * 3).p50 == 0.5
+
+
+def test_the_mean_is_over_inferences_and_the_percentiles_over_runs() -> None:
+    found = stats.latency([[1, 3_000_000], [3, 3_000_000]])
+    assert found.mean == 1.5
+    assert found.p50 == 2.0
+
+
+def test_percentiles_are_numpys() -> None:
+    random = np.random.default_rng(0)
+    ns = random.integers(100_000, 900_000, 257)
+    found = stats.latency([[1, int(n)] for n in ns])
+    assert [found.p50, found.p90, found.p99] == pytest.approx(np.percentile(ns / 1e6, [50, 90, 99]))
+
+
+def test_one_run_is_its_own_percentile() -> None:
+    found = stats.latency([[2, 1_000_000]])
+    assert (found.p50, found.p90, found.p99, found.mean, found.n) == (0.5, 0.5, 0.5, 0.5, 1)
+
+
+@pytest.mark.parametrize("runs", [[], [[0, 100]], [[1, 5], [0, 5]]])
+def test_no_runs_and_no_loops_are_refused(runs: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        stats.latency(runs)
+
+
+# -- warnings ----------------------------------------------------------------------------------------------------------
+
+
+def measurement(**changes: Any) -> Measurement:
+    """A measurement that gives no reason for a warning, with fields replaced."""
+    quiet = dataclasses.replace(from_json(Measurement, golden("measurement.json")), runs=((4, 1_480_000),) * 100)
+    return dataclasses.replace(quiet, **changes)
+
+
+def test_a_quiet_measurement_gives_no_warning() -> None:
+    assert stats.warnings(measurement()) == ()
+
+
+def test_few_runs_are_warned_of() -> None:
+    (text,) = stats.warnings(measurement(runs=((1, 1_000_000),) * 20))
+    assert text == "p99 of 20 runs is little more than the slowest of them: measure 100 or more"
+
+
+def test_no_runs_are_warned_of() -> None:
+    assert stats.warnings(measurement(runs=())) == ("no runs are on record: measure again",)
+
+
+def test_a_wide_spread_is_warned_of() -> None:
+    runs = tuple((1, 1_000_000 + 4_000 * i) for i in range(100))
+    (text,) = stats.warnings(measurement(runs=runs))
+    assert text.startswith("the middle half of the runs spreads over 17% of the median:")
+    assert "governor 'performance'" in text
+
+
+def test_a_long_tail_is_warned_of() -> None:
+    runs = ((1, 1_000_000),) * 97 + ((1, 5_000_000),) * 3
+    (text,) = stats.warnings(measurement(runs=runs))
+    assert text.startswith("p99 is 5.0 times p50:")
+
+
+def test_throttling_is_warned_of_and_not_knowing_is_not() -> None:
+    (text,) = stats.warnings(measurement(throttled=True))
+    assert "let it cool" in text
+    assert stats.warnings(measurement(throttled=None)) == ()
+
+
+def test_other_programs_are_warned_of() -> None:
+    (text,) = stats.warnings(measurement(load_average=(2.5, 3.0)))
+    assert text.startswith("other programs were running (load average 2.5 on 4 cores)")
+
+
+def test_the_measurements_own_threads_are_not_other_programs() -> None:
+    runtime = {"name": "litert", "version": "2.3.0", "threads": 4}
+    assert stats.warnings(measurement(load_average=(4.5, 4.5), runtime=runtime)) == ()
+
+
+def test_nothing_is_said_about_the_times_of_an_emulated_device() -> None:
+    assert stats.warnings(measurement(runs=(), throttled=True, device={"name": "pi", "emulated": True})) == ()
+
+
+# -- paired differences ------------------------------------------------------------------------------------------------
+
+
+def paired(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Reference and compared answers with these counts of right and wrong."""
+    before = [True] * (both + lost) + [False] * (gained + neither)
+    after = [True] * both + [False] * lost + [True] * gained + [False] * neither
+    return before, after
+
+
+def test_the_interval_is_the_published_one() -> None:
+    """Source: Fagerland, Lydersen and Laake, Statistics in Medicine 33, 2014, table V: 1 and 7 discordant of 21."""
+    drop, (low, high) = stats.paired_drop(*paired(both=1, lost=1, gained=7, neither=12))
+    assert drop == pytest.approx(-28.57, abs=0.005)
+    assert (low, high) == pytest.approx((-50.8, -1.3), abs=0.05)
+
+
+def test_without_a_flip_the_interval_still_has_a_width() -> None:
+    drop, interval = stats.paired_drop(*paired(both=490, lost=0, gained=0, neither=7))
+    assert drop == 0
+    assert interval == pytest.approx((-100 * 1.959964 * math.sqrt(2) / 499, 100 * 1.959964 * math.sqrt(2) / 499))
+
+
+def test_a_drop_is_positive_and_a_gain_negative_and_they_mirror_each_other() -> None:
+    before, after = paired(both=80, lost=9, gained=2, neither=9)
+    drop, (low, high) = stats.paired_drop(before, after)
+    gain, (gain_low, gain_high) = stats.paired_drop(after, before)
+    assert drop == pytest.approx(7.0)
+    assert (gain, gain_low, gain_high) == pytest.approx((-drop, -high, -low))
+
+
+def test_the_interval_covers_the_truth_about_95_times_of_100() -> None:
+    """The same of 4,000 simulated evaluations of 300 samples with 4 % lost and 2 % gained; z is scipy's."""
+    assert norm.ppf(0.975) == pytest.approx(1.959964, abs=1e-6)
+    random = np.random.default_rng(0)
+    hits = 0
+    for lost, gained, rest in random.multinomial(300, [0.04, 0.02, 0.94], size=4000):
+        p, q = (lost + 1) / 302, (gained + 1) / 302
+        half = norm.ppf(0.975) * math.sqrt((p + q - (p - q) ** 2) / 302)
+        hits += abs(p - q - 0.02) <= half
+        if rest == 282:
+            _, (low, high) = stats.paired_drop(*paired(200, lost, gained, 82))
+            assert (low, high) == pytest.approx((100 * (p - q - half), 100 * (p - q + half)))
+    assert 0.94 < hits / 4000 < 0.97
+
+
+def test_everything_lost_stays_within_100_points() -> None:
+    drop, (_, high) = stats.paired_drop([True] * 3, [False] * 3)
+    assert (drop, high) == (100, 100)
+
+
+def test_arrays_do_as_well_as_lists() -> None:
+    before, after = paired(80, 9, 2, 9)
+    assert stats.paired_drop(np.array(before), np.array(after)) == stats.paired_drop(before, after)
+
+
+@pytest.mark.parametrize(("before", "after"), [([True], [True, False]), ([], [])])
+def test_samples_that_do_not_pair_are_refused(before: list[bool], after: list[bool]) -> None:
+    with pytest.raises(ValueError, match="paired samples"):
+        stats.paired_drop(before, after)
+
+
+@pytest.mark.parametrize(
+    ("interval", "resolved"),
+    [((-0.4, 0.4), False), ((0.0, 1.0), False), ((0.1, 0.9), True), ((-0.9, -0.1), True)],
+)
+def test_a_difference_is_resolved_where_0_lies_outside(interval: tuple[float, float], resolved: bool) -> None:
+    assert stats.is_resolved(interval) is resolved
+
+
+def test_drops_of_a_class_count_its_own_samples_only() -> None:
+    labels = np.array([0, 0, 0, 0, 2, 2])
+    before, after = np.array([0, 0, 0, 0, 2, 1]), np.array([0, 0, 1, 2, 2, 2])
+    first, none, last = stats.class_drops(labels, before, after, 3)
+    assert first[:2] == (4, 50.0)
+    assert none == (0, None, None)
+    assert last[:2] == (2, -50.0)
+
+
+# -- outputs beside outputs --------------------------------------------------------------------------------------------
+
+
+def outputs(samples: int = 50, classes: int = 4) -> Any:
+    return np.random.default_rng(0).normal(size=(samples, classes)).astype(np.float32)
+
+
+def test_agreement_is_the_share_with_the_same_largest_output() -> None:
+    a = np.array([[1, 2], [2, 1], [1, 2], [1, 2]], dtype=np.float32)
+    b = np.array([[0, 9], [0, 9], [1, 2], [5, 6]], dtype=np.float32)
+    assert stats.agreement(a, b) == 0.75
+
+
+def test_outputs_that_are_not_finite_agree_with_nothing_not_even_themselves() -> None:
+    a = np.array([[np.nan, 1], [np.inf, 0], [2, 1]], dtype=np.float32)
+    assert stats.agreement(a, a) == pytest.approx(1 / 3)
+    assert stats.top1(a).tolist() == [-1, -1, 0]
+
+
+def test_equal_counts_samples_whose_outputs_are_all_equal() -> None:
+    a, b = [outputs(), outputs(classes=2)], [outputs(), outputs(classes=2)]
+    b[0][3, 1] += 1
+    b[1][3, 0] += 1
+    b[1][7, 0] = np.nextafter(b[1][7, 0], np.float32(9))
+    assert stats.equal_count(a, b) == 48
+    assert stats.equal_share(a, b) == 0.96
+
+
+def test_bits_are_compared_not_values() -> None:
+    assert stats.equal_count([np.array([[0.0]])], [np.array([[-0.0]])]) == 0
+
+
+def test_nan_is_equal_to_nothing() -> None:
+    a = np.array([[np.nan], [1.0]])
+    assert stats.equal_count([a], [a]) == 1
+
+
+def test_bits_of_different_types_are_not_compared() -> None:
+    with pytest.raises(ParityFailed, match="float32 beside float64"):
+        stats.equal_count([outputs()], [outputs().astype(np.float64)])
+
+
+def test_parity_of_equal_outputs() -> None:
+    found = stats.parity("float model", [outputs()], [outputs()], [None])
+    assert (found.snr_db, found.max_error, found.max_steps, found.top1_agreement, found.equal) == (999, 0, None, 1, 1)
+    assert found.cosine == pytest.approx(1)
+    assert (found.against, found.samples) == ("float model", 50)
+
+
+def test_parity_by_hand() -> None:
+    reference, found = np.array([[3.0, 4.0], [0.0, 5.0]]), np.array([[3.0, 4.5], [0.0, 5.0]])
+    parity = stats.parity("quantized graph", [reference], [found], [0.25])
+    assert parity.snr_db == pytest.approx(10 * math.log10(50 / 0.25))
+    assert parity.cosine == pytest.approx(52 / math.sqrt(50 * 54.25))
+    assert (parity.max_error, parity.max_steps) == (0.5, 2.0)
+    assert (parity.top1_agreement, parity.equal) == (1.0, 0.5)
+
+
+def test_the_worst_output_counts() -> None:
+    good, bad = outputs(), outputs() + 1
+    parity = stats.parity("float model", [good, good], [good, bad], [None, 0.5])
+    alone = stats.parity("float model", [good], [bad], [0.5])
+    assert parity == alone
+
+
+def test_small_outputs_with_large_relative_errors_do_not_pass() -> None:
+    tiny = outputs() * 1e-7
+    assert stats.parity("float model", [tiny], [np.roll(tiny, 1, axis=0)], [None]).snr_db < 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_gives_the_figures_of_a_failure_and_is_json(value: float) -> None:
+    broken = outputs()
+    broken[4, 2] = value
+    parity = stats.parity("float model", [outputs()], [broken], [0.1])
+    assert (parity.snr_db, parity.cosine, parity.top1_agreement, parity.equal) == (-999, 0, 0.98, 0.98)
+    assert parity.max_error > 1e38
+    assert json.loads(json.dumps(to_json(parity), allow_nan=False)) == to_json(parity)
+
+
+def test_parity_with_nothing_on_one_side() -> None:
+    nothing = np.zeros((3, 2))
+    assert stats.parity("float model", [nothing], [nothing + 1], [None]).snr_db == -999
+    assert stats.parity("float model", [nothing + 1], [nothing], [None]).snr_db == 0
+    assert stats.parity("float model", [nothing], [nothing], [None]).cosine == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "found", "scales", "message"),
+    [
+        ([outputs()], [outputs(), outputs()], [None, None], "2 outputs beside 1"),
+        ([], [], [], "0 outputs beside 0"),
+        ([outputs()], [outputs(49)], [None], r"output 0 has shape \(49, 4\), the reference's is \(50, 4\)"),
+        ([outputs()], [outputs().reshape(50, 2, 2)], [None], "shape"),
+        ([outputs(), outputs(40)], [outputs(), outputs(40)], [None, None], "output 1"),
+        ([outputs(0)], [outputs(0)], [None], "no samples"),
+        ([outputs()], [outputs()], [], "1 outputs with 0 scales"),
+    ],
+)
+def test_outputs_that_do_not_match_are_refused(reference: Any, found: Any, scales: Any, message: str) -> None:
+    with pytest.raises(ParityFailed, match=message):
+        stats.parity("float model", reference, found, scales)
