@@ -144,7 +144,7 @@ def bench(
     min_runs: str = "64", min_seconds: str = "1", time_limit: str = "3600", again: bool = False,
 ) -> None:  # fmt: skip
     """Measure size, load, latency, memory and accuracy on a device."""
-    from pipeline import devices, measure, results
+    from pipeline import devices, measure, results, table
 
     there = devices.find(device)
     options = measure.Options(
@@ -159,7 +159,7 @@ def bench(
     failed = measure.bench(build, job, there, outcomes, options)
     wanted = {(outcome.target, outcome.recipe) for outcome in outcomes}
     cells = results.cells(build, [(_name(job), framework)])
-    print(results.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
+    print(table.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
     if failed:
         raise failed[0]
 
@@ -167,7 +167,7 @@ def bench(
 @door()
 def results(_c: Context, json: bool = False) -> None:
     """Print every cell that was exported or measured."""
-    from pipeline import core
+    from pipeline import core, table
     from pipeline import results as reading
 
     cells = reading.cells(_build())
@@ -176,7 +176,7 @@ def results(_c: Context, json: bool = False) -> None:
 
         print(dumps(core.to_json(cells), indent=1))
     else:
-        print(reading.table(cells))
+        print(table.table(cells))
 
 
 @door()
@@ -190,13 +190,13 @@ def report(_c: Context) -> None:
 @door()
 def demo(_c: Context) -> None:
     """Train on real digits, export to every target under every recipe, measure here, write a report."""
-    from pipeline import devices, measure, results
+    from pipeline import devices, measure, results, table
     from pipeline import report as reporting
 
     build, job = _build(), _job("digits_cnn", "torch", None, None)
     outcomes = _export(build, job, "all", "all")
     failed = measure.bench(build, job, devices.find("local"), outcomes, measure.Options())
-    print(results.table(results.cells(build, [("digits_cnn", "torch")])))
+    print(table.table(results.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {reporting.report(build)}")
     if failed:
         raise failed[0]

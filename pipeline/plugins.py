@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -49,17 +50,20 @@ def extra(name: str) -> Iterator[None]:
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
     """Installed versions by distribution name; "none" where one is not installed."""
+    return {name: _version(name) for name in distributions}
+
+
+@cache
+def _version(distribution: str) -> str:
     from importlib import metadata
 
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
+@cache
 def code(folder: str, name: str) -> str:
     """Hash of a plug-in's source: a file made by other code is out of date."""
     import hashlib

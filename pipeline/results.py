@@ -6,28 +6,15 @@ folder becomes a cell that says so: nothing here is left out, and nothing raises
 
 from __future__ import annotations
 
-import io
-import textwrap
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import combinations, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import plugins, stats, store
+from pipeline import caveats, plugins, predictions, stats, store, words
 from pipeline.core import Artifact, Cell, Checkpoint, Failure, Measurement, Recipe, safe_file_name
 from pipeline.errors import Broken, PipelineError
 from pipeline.store import Store
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-
-WIDTH = 132
-"""Columns of the terminal's table."""
 
 WRONG = (PipelineError, OSError, ValueError)
 """What reading a broken build folder raises; each becomes a cell's reason."""
@@ -50,30 +37,6 @@ class Row:
     classes: tuple[tuple[int, float | None, tuple[float, float] | None], ...] = ()
 
 
-@dataclass(frozen=True)
-class Equality:
-    """The outputs of one static recipe under two targets, on one device and over the same samples.
-
-    Attributes:
-        one_graph: both files were lowered from the one quantized graph; else each converter quantized for itself.
-        equal: how many samples have bit-equal outputs, of `samples`.
-        agreement: share of samples with the same top-1.
-        max_error: largest absolute difference of any output.
-    """
-
-    model: str
-    framework: str
-    recipe: str
-    device: str
-    first: str
-    second: str
-    one_graph: bool
-    equal: int
-    samples: int
-    agreement: float
-    max_error: float
-
-
 def cells(build: Store, models: Sequence[tuple[str, str]] | None = None) -> list[Cell]:
     """One cell for each (model, framework) × recipe × target, and for each device beneath it.
 
@@ -89,22 +52,6 @@ def rows(build: Store, models: Sequence[tuple[str, str]] | None = None) -> list[
     for model, framework in build.models() if models is None else models:
         found += _of_model(build, model, framework)
     return found
-
-
-def equalities(build: Store, found: Iterable[Row] | None = None) -> list[Equality]:
-    """Every two targets measured on one device under one static recipe, compared sample by sample.
-
-    Args:
-        found: rows to compare; by default all.
-    """
-
-    def group(row: Row) -> tuple[str, str, str, str]:
-        return row.cell.model, row.cell.framework, row.cell.recipe, row.cell.device or ""
-
-    static = {name for name, recipe in _recipes().items() if recipe.static}
-    measured = [row for row in (rows(build) if found is None else found) if row.measurement and row.cell.status == "ok"]
-    wanted = sorted((row for row in measured if row.cell.recipe in static), key=group)
-    return [equality for _, rows_of_one in groupby(wanted, key=group) for equality in _compare(list(rows_of_one))]
 
 
 # -- from the build folder to rows -------------------------------------------------------------------------------------
@@ -146,11 +93,11 @@ def _reference(build: Store, model: str, framework: str) -> _Reference:
         if checkpoint is None:
             return _Reference(lack=f"not trained yet: inv train{_options(model, framework)}", status="missing")
         _same("checkpoint", (model, framework), (checkpoint.spec.name, checkpoint.framework))
-        outputs, labels = _predictions(folder, checkpoint.predictions, checkpoint.predictions_sha256)
+        outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
         if labels is None or labels.shape != (checkpoint.samples,) or len(outputs[0]) != checkpoint.samples:
             raise Broken(f"{checkpoint.predictions} lacks outputs or labels for some of {checkpoint.samples} samples")
     except WRONG as error:
-        return _Reference(lack=_line(f"the float model's checkpoint is broken: {error}"))
+        return _Reference(lack=words.one_line(f"the float model's checkpoint is broken: {error}"))
     return _Reference(checkpoint, outputs, labels, stats.top1(outputs[0]))
 
 
@@ -160,7 +107,7 @@ def _of_target(build: Store, reference: _Reference, cell: Cell) -> Iterator[Row]
     try:
         artifact = _artifact(folder, reference, cell)
     except WRONG as error:
-        reason = _line(f"{error}: inv export{_cell_options(cell)}")
+        reason = words.one_line(f"{error}: inv export{_cell_options(cell)}")
         yield Row(replace(cell, status="failed", reason=reason), reference.checkpoint)
         return
     if isinstance(artifact, str) or artifact is None:
@@ -201,15 +148,15 @@ def _not_exported(folder: Path, reference: _Reference, cell: Cell, stale: str | 
     """The cell of what has no (valid) file: unsupported, failed, or not made yet."""
     reason = plugins.load("targets", cell.target).supports(_recipes()[cell.recipe], cell.framework)
     if reason is not None:
-        return replace(cell, status="unsupported", reason=_line(reason))
+        return replace(cell, status="unsupported", reason=words.one_line(reason))
     try:
         failure = store.read(Failure, folder / "failure.json")
         if failure is not None and failure.status not in ("failed", "unsupported"):
             raise Broken(f"failure.json has the status {failure.status!r}")
     except WRONG as error:
-        return replace(cell, status="failed", reason=_line(str(error)))
+        return replace(cell, status="failed", reason=words.one_line(str(error)))
     if failure is not None:
-        return replace(cell, status=failure.status, reason=_line(failure.reason))
+        return replace(cell, status=failure.status, reason=words.one_line(failure.reason))
     if reference.lack:
         return replace(cell, status=reference.status, reason=reference.lack)
     return replace(cell, status="missing", reason=stale or f"not exported yet: inv export{_cell_options(cell)}")
@@ -251,7 +198,7 @@ def _measured(home: Path, artifact: Artifact, reference: _Reference, cell: Cell)
             return Row(cell, reference.checkpoint, artifact, measurement)
         return _sound(home, artifact, reference, measurement, cell)
     except WRONG as error:
-        return Row(replace(cell, status="failed", reason=_line(str(error))), reference.checkpoint, artifact)
+        return Row(replace(cell, status="failed", reason=words.one_line(str(error))), reference.checkpoint, artifact)
 
 
 def _with_failure(home: Path, row: Row) -> Row:
@@ -259,12 +206,12 @@ def _with_failure(home: Path, row: Row) -> Row:
     try:
         failure = store.read(Failure, home / "failure.json")
     except WRONG as error:
-        return replace(row, cell=replace(row.cell, status="failed", reason=_line(str(error))))
+        return replace(row, cell=replace(row.cell, status="failed", reason=words.one_line(str(error))))
     if failure is None:
         return row
     if row.cell.status != "ok":
-        return replace(row, cell=replace(row.cell, status="failed", reason=_line(failure.reason)))
-    warning = _line(f"measured before the last run, which failed: {failure.reason}")
+        return replace(row, cell=replace(row.cell, status="failed", reason=words.one_line(failure.reason)))
+    warning = words.one_line(f"measured before the last run, which failed: {failure.reason}")
     return replace(row, cell=replace(row.cell, warnings=(*row.cell.warnings, warning)))
 
 
@@ -289,7 +236,7 @@ def _stale(artifact: Artifact, reference: _Reference, measurement: Measurement) 
 def _sound(home: Path, artifact: Artifact, reference: _Reference, measurement: Measurement, cell: Cell) -> Row:
     """The row of a measurement that belongs to its artifact. Raises Broken where its predictions do not fit."""
     accuracy = measurement.accuracy
-    outputs, _ = _predictions(home, accuracy.predictions, accuracy.predictions_sha256)
+    outputs, _ = predictions.read(home, accuracy.predictions, accuracy.predictions_sha256)
     held, expected = [(o.shape, str(o.dtype)) for o in outputs], [(o.shape, "float32") for o in reference.outputs]
     if held != expected:
         raise Broken(f"{accuracy.predictions} holds outputs {held}, the float model's are {expected}")
@@ -311,8 +258,8 @@ def _sound(home: Path, artifact: Artifact, reference: _Reference, measurement: M
         drop_points=drop,
         drop_interval=interval,
         agreement=stats.agreement(reference.outputs[0], outputs[0]),
-        runtime=runtime(measurement),
-        warnings=(*stats.warnings(measurement), *_not_finite(top1)),
+        runtime=words.runtime(measurement),
+        warnings=(*caveats.of_times(measurement), *caveats.of_outputs(top1)),
     )
     classes = stats.class_drops(reference.labels, reference.top1, top1, outputs[0].reshape(len(top1), -1).shape[1])
     return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))
@@ -327,24 +274,6 @@ def _timed(cell: Cell, measurement: Measurement) -> Cell:
     if measurement.device.get("clock") == "instructions":  # one nanosecond of guest time an instruction
         return replace(cell, instructions=round(summary.p50 * 1e6))
     return cell
-
-
-def runtime(measurement: Measurement) -> str:
-    """A measurement's runtime in words: name, version, threads, delegate."""
-    facts = measurement.runtime
-    words = [f"{facts.get('name', '?')} {facts.get('version') or ''}".strip()]
-    if facts.get("threads"):
-        words.append(f"{facts['threads']} thread" + ("s" if facts["threads"] != 1 else ""))
-    if facts.get("delegate"):
-        words.append(str(facts["delegate"]))
-    return ", ".join(words)
-
-
-def _not_finite(top1: Array) -> tuple[str, ...]:
-    count = int((top1 < 0).sum())
-    if not count:
-        return ()
-    return (f"{count} of {len(top1)} samples gave NaN or infinite outputs (counted as wrong): see inv trace",)
 
 
 def _of_nobody(build: Store, model: str, framework: str, recipes: dict[str, Recipe]) -> Iterator[Row]:
@@ -363,179 +292,9 @@ def _same(what: str, place: tuple[Any, ...], content: tuple[Any, ...]) -> None:
         raise Broken(f"the {what} in the folder of {'/'.join(map(str, place))} is of {'/'.join(map(str, content))}")
 
 
-def _predictions(folder: Path, name: str, digest: str) -> tuple[tuple[Any, ...], Any]:
-    """Outputs in their order and the labels (or None) of a predictions file, whose content must be `digest`'s."""
-    import numpy as np
-
-    try:
-        content = (folder / safe_file_name(name)).read_bytes()
-    except OSError as error:
-        raise Broken(f"{name} cannot be read: {error.strerror}") from error
-    if sha256(content).hexdigest() != digest:
-        raise Broken(f"{name} is not the file that its manifest describes (another sha256)")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise Broken(f"{name} is not an .npz file of arrays: {error}") from error
-    outputs = tuple(arrays[f"output_{i}"] for i in range(len(arrays)) if f"output_{i}" in arrays)
-    if not outputs or not outputs[0].ndim or set(arrays) - {f"output_{i}" for i in range(len(outputs))} - {"labels"}:
-        raise Broken(f"{name} holds {sorted(arrays)}, not output_0 … and labels")
-    return outputs, arrays.get("labels")
-
-
 def _options(model: str, framework: str) -> str:
     return f" --model {model}" + ("" if framework == "torch" else f" --framework {framework}")
 
 
 def _cell_options(cell: Cell) -> str:
     return f"{_options(cell.model, cell.framework)} --target {cell.target} --recipe {cell.recipe}"
-
-
-# -- bit for bit -------------------------------------------------------------------------------------------------------
-
-
-def _compare(group: list[Row]) -> Iterator[Equality]:
-    """All pairs of one model, recipe and device."""
-    outputs = [_outputs(row) for row in group]
-    for (a, left), (b, right) in combinations(zip(group, outputs, strict=True), 2):
-        distance = stats.parity(a.cell.target, left, right, [None] * len(left))
-        yield Equality(
-            model=a.cell.model,
-            framework=a.cell.framework,
-            recipe=a.cell.recipe,
-            device=a.cell.device or "",
-            first=a.cell.target,
-            second=b.cell.target,
-            one_graph=all(row.artifact is not None and row.artifact.quantized_by == "graph" for row in (a, b)),
-            equal=stats.equal_count(left, right),
-            samples=distance.samples,
-            agreement=distance.top1_agreement,
-            max_error=distance.max_error,
-        )
-
-
-def _outputs(row: Row) -> tuple[Any, ...]:
-    assert row.home is not None and row.measurement is not None  # `equalities` takes measured rows only
-    accuracy = row.measurement.accuracy
-    return _predictions(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
-
-
-# -- for the terminal --------------------------------------------------------------------------------------------------
-
-HEADERS = (
-    "recipe",
-    "target",
-    "device",
-    "size kB",
-    "p50 / p90 / p99 ms",
-    "load ms",
-    "RSS MB",
-    "top-1 %",
-    "drop, points [95 %]",
-    "agree %",
-)
-
-
-def table(found: Sequence[Cell]) -> str:
-    """The cells as text: one row each, under a line for each model; reasons and warnings where the figures end."""
-    lines: list[str] = []
-    figures = {id(cell): _figures(cell) for cell in found if cell.status == "ok"}
-    heads = {id(cell): (cell.recipe, cell.target, cell.device or "–") for cell in found}
-    widths = _widths([*((*heads[i], *f) for i, f in figures.items()), *((*h, *[""] * 7) for h in heads.values())])
-    for (model, framework), group in groupby(found, key=lambda cell: (cell.model, cell.framework)):
-        lines += ["", f"{model} ({framework})", _aligned(HEADERS, widths)]
-        for cell in group:
-            if cell.status == "ok":
-                lines.append(_aligned((*heads[id(cell)], *figures[id(cell)]), widths))
-            else:
-                lines += _wrapped(_aligned(heads[id(cell)], widths) + "  ", f"{cell.status}: {cell.reason}")
-            lines += [line for text in cell.warnings for line in _wrapped("    ! ", text)]
-    return "\n".join(lines[1:]) if lines else "no models yet: inv train"
-
-
-def _figures(cell: Cell) -> tuple[str, ...]:
-    """The cells of a row that has figures; what was not measured is a dash, or the words why."""
-    if cell.device is None:
-        return (_kb(cell), _line(cell.unchecked or ""), *[""] * 5)
-    return (
-        _kb(cell),
-        latency_text(cell),
-        "–" if cell.load_ms is None else f"{cell.load_ms:.1f}",
-        "–" if cell.peak_rss_bytes is None else f"{cell.peak_rss_bytes / 1e6:.0f}",
-        percent(cell.accuracy),
-        drop_text(cell),
-        percent(cell.agreement, 1),
-    )
-
-
-def latency_text(cell: Cell) -> str:
-    """p50 / p90 / p99 in ms; for an emulated device its instructions, in millions, or that it is one."""
-    if cell.latency_ms is not None:
-        summary = cell.latency_ms
-        return " / ".join(milliseconds(value) for value in (summary.p50, summary.p90, summary.p99))
-    if cell.instructions is not None:
-        return f"{cell.instructions / 1e6:.2f} M instr."
-    return "emulated" if cell.emulated else "–"
-
-
-def milliseconds(value: float) -> str:
-    """Three significant digits or so: 0.0213, 1.37, 45.1, 1204."""
-    digits = 4 if value < 0.1 else 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f}"
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    """A share as a percentage, without its sign."""
-    return "–" if share is None else f"{100 * share:.{digits}f}"
-
-
-def points(value: float) -> str:
-    """Percentage points with a sign that zero does not have."""
-    return f"{value + 0:+.2f}" if round(value, 2) else "0.00"
-
-
-def drop_text(cell: Cell) -> str:
-    """The drop with its interval; `*` where that leaves out 0."""
-    if cell.drop_points is None or cell.drop_interval is None:
-        return "–"
-    low, high = cell.drop_interval
-    mark = "*" if stats.is_resolved((low, high)) else " "
-    return f"{points(cell.drop_points)} [{points(low)}, {points(high)}]{mark}"
-
-
-def _kb(cell: Cell) -> str:
-    return "–" if cell.size_bytes is None else f"{cell.size_bytes / 1000:,.1f}"
-
-
-def _widths(lines: Iterable[Sequence[str]]) -> list[int]:
-    """Widths of the columns; a reason that stands in a figure's place may run over the columns after it."""
-    widths = [len(header) for header in HEADERS]
-    for line in lines:
-        for place, text in enumerate(line):
-            if len(line) > 5 and line[5:] == ("",) * 5 and place == 4:
-                continue
-            widths[place] = max(widths[place], len(text))
-    return widths
-
-
-def _aligned(texts: Sequence[str], widths: Sequence[int]) -> str:
-    """Names to the left, figures to the right, two spaces between."""
-    if len(texts) == len(HEADERS) and not any(texts[5:]):
-        return _aligned(texts[:4], widths) + "  " + texts[4]
-    parts = [
-        text.ljust(width) if i < 3 else text.rjust(width)
-        for i, (text, width) in enumerate(zip(texts, widths, strict=False))
-    ]
-    return "  " + "  ".join(parts).rstrip()
-
-
-def _wrapped(begin: str, text: str) -> list[str]:
-    room = max(40, WIDTH - len(begin))
-    first, *rest = textwrap.wrap(_line(text), room) or [""]
-    return [begin + first, *(" " * len(begin) + line for line in rest)]
-
-
-def _line(text: str) -> str:
-    """One line of printable characters: reasons come from converters' logs and users' files."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Raw samples → summaries, intervals and warnings.
+"""Raw samples → summaries and intervals.
 
 Everything here is a function of its arguments: nothing is read, nothing is kept. An interval goes with every
 difference, because a difference smaller than the samples can resolve is not one.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import Latency, Measurement, Parity
+from pipeline.core import Latency, Parity
 from pipeline.errors import ParityFailed
 
 if TYPE_CHECKING:
@@ -25,18 +25,6 @@ EQUAL_DB = 999.0
 
 LARGEST_ERROR = 3.4028234663852886e38
 """float32's largest, written as the error of outputs that are NaN or infinite, which JSON cannot say."""
-
-FEW_RUNS = 100
-"""Below this many runs p99 is little else than the slowest one."""
-
-WIDE_IQR = 0.10
-"""An interquartile range above this share of the median is called wide."""
-
-LONG_TAIL = 2.0
-"""A p99 above this multiple of p50 is called a long tail."""
-
-BUSY = 0.25
-"""Share of the cores that other programs may keep busy before it is said."""
 
 
 # -- latency -----------------------------------------------------------------------------------------------------------
@@ -71,55 +59,6 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-def warnings(measurement: Measurement) -> tuple[str, ...]:
-    """What a reader of this measurement should know, each with what to do next; empty where nothing is amiss.
-
-    Times of an emulated device are shown nowhere, so nothing is said about them.
-    """
-    if measurement.device.get("emulated"):
-        return ()
-    return tuple(text for text in (*_spread(measurement.runs), _throttled(measurement), _load(measurement)) if text)
-
-
-def _spread(runs: Sequence[Sequence[int]]) -> list[str]:
-    if not runs:
-        return ["no runs are on record: measure again"]
-    found, summary = [], latency(runs)
-    each = sorted(ns / loops for loops, ns in runs)
-    wide = (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
-    if len(runs) < FEW_RUNS:
-        found.append(f"p99 of {len(runs)} runs is little more than the slowest of them: measure {FEW_RUNS} or more")
-    if wide > WIDE_IQR:
-        found.append(
-            f"the middle half of the runs spreads over {wide:.0%} of the median: close other programs, fix the clock "
-            "(governor 'performance') and measure again"
-        )
-    if summary.p50 > 0 and summary.p99 > LONG_TAIL * summary.p50:
-        found.append(
-            f"p99 is {summary.p99 / summary.p50:.1f} times p50: something interrupts some runs; close other programs "
-            "and measure again"
-        )
-    return found
-
-
-def _throttled(measurement: Measurement) -> str | None:
-    if not measurement.throttled:
-        return None
-    return "the device slowed its clock while it was measured: let it cool, check its power supply and measure again"
-
-
-def _load(measurement: Measurement) -> str | None:
-    """The load average before the first run counts; the measurement before this one may have left its own threads."""
-    load, cores = measurement.load_average[0], measurement.device.get("cores")
-    if load is None or not isinstance(cores, int):
-        return None
-    threads = measurement.runtime.get("threads")
-    own = threads if isinstance(threads, int) else 1
-    if load - own <= BUSY * cores:
-        return None
-    return f"other programs were running (load average {load:.1f} on {cores} cores): close them and measure again"
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------------------
@@ -229,11 +168,6 @@ def equal_count(a: Sequence[Array], b: Sequence[Array]) -> int:
         if one.dtype != other.dtype:
             raise ParityFailed(f"output {place} is {one.dtype} beside {other.dtype}: there are no bits to compare")
     return int(_equal(a, b).sum())
-
-
-def equal_share(a: Sequence[Array], b: Sequence[Array]) -> float:
-    """`equal_count` as a share of the samples."""
-    return equal_count(a, b) / len(a[0])
 
 
 def parity(

@@ -15,7 +15,7 @@ from pipeline import results, store
 from pipeline.core import Cell, Failure, Parity, from_json
 from pipeline.report import report
 from pipeline.store import Store
-from tests.test_results import BOARD, LOCAL, Tree
+from tests.builds import BOARD, LOCAL, Tree
 
 HOSTILE = "<script>alert('no')</script> | & `x`"
 LABELS = ("airplane", "automobile", "bird", "cat", HOSTILE, "dog", "frog", "horse", "ship", "truck")
@@ -126,7 +126,7 @@ def test_the_table_has_every_cell_with_its_figures(demo: Demo, page: str) -> Non
     assert [row[:3] for row in rows] == [[c.recipe, c.target, c.device or "–"] for c in found]
     (int8,) = [row for row in rows if row[:3] == ["int8", "executorch", "local"]]
     assert int8[3:] == [
-        "96.9", "0.106", "0.108", "0.109", "3.00", "50.0", "80.20", "+1.00", "[−0.95, +2.95]", "94.00",
+        "96.9", "0.106", "0.108", "0.109", "3.00", "50.0", "10.0", "80.20", "+1.00", "[−0.95, +2.95]", "94.00",
     ]  # fmt: skip
 
 
@@ -139,16 +139,16 @@ def test_units_stand_in_the_headers_and_figures_to_the_right(page: str) -> None:
 def test_an_unsupported_and_a_failed_cell_show_their_reasons_in_the_table_and_below_it(page: str) -> None:
     reason = "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
     assert ["int8_dynamic", "coreml", "–", "–", f"unsupported: {reason}"] in lines(section(page, "cells"))
-    assert ["resnet8 (torch)", "int8_dynamic", "coreml", "–", reason] in lines(section(page, "unsupported"))
-    failed = ["resnet8 (torch)", "int8_dynamic", "onnx", "–", "no kernel for DynamicQuantizeLinear"]
-    assert failed in lines(section(page, "failed"))
+    below = [row[1:4] + row[5:] for row in lines(section(page, "unmeasured"))]
+    assert ["int8_dynamic", "coreml", "–", "unsupported", reason] in below
+    assert ["int8_dynamic", "onnx", "–", "failed", "no kernel for DynamicQuantizeLinear"] in below
 
 
 def test_core_ml_is_not_checked_and_never_ok(demo: Demo, page: str) -> None:
     rows = [row for row in lines(section(page, "cells")) if row[1] == "coreml" and row[0] != "int8_dynamic"]
     assert len(rows) == 4
     assert all(len(row) == 5 and row[4].startswith("not checked on Linux") for row in rows)
-    assert len(lines(section(page, "unchecked"))) == 1 + 4
+    assert [row[5] for row in lines(section(page, "unmeasured")) if row[2] == "coreml"].count("not checked") == 4
     assert not [line for line in markdown(demo).splitlines() if "coreml" in line and "ok" in line.split()]
 
 
@@ -225,6 +225,50 @@ def test_of_many_classes_those_that_change_the_most_are_shown_and_it_is_said(tmp
     assert "the 20 of 40 classes that change the most" in part
 
 
+def test_where_no_class_changes_a_sentence_says_so_and_no_chart_is_drawn(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    part = section(report(tree.build).read_text(), "classes")
+    assert "toy (torch) on local: no class is right more or less often than in the float model, in any cell." in part
+    assert "<table>" not in part
+    assert "plotly" not in part
+
+
+def test_a_fast_model_is_in_microseconds_on_the_whole_page(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", runs=((1000, 2_230_000),) * 100)
+    page = report(tree.build).read_text()
+    head, *rows = lines(section(page, "cells"))
+    (int8,) = [row for row in rows if row[:3] == ["int8", "onnx", "local"]]
+    assert (head[4:8], int8[4:8]) == (["p50, µs", "p90, µs", "p99, µs", "load, ms"], ["2.23", "2.23", "2.23", "3.00"])
+    assert "2.23 µs (p50)" in section(page, "summary")
+    assert "p50, \\u00b5s" in section(page, "trade-off")
+
+
+def test_the_summary_points_to_warnings_and_each_is_said_once(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    for target in ("onnx", "tflite"):
+        tree.artifact("int8", target)
+        tree.measure("int8", target, throttled=True)
+    page = report(tree.build).read_text()
+    assert "2 of 2 measured cells have warnings" in section(page, "summary")
+    assert section(page, "warnings").count("<li>2 of 2 cells: the device slowed its clock") == 1
+
+
+def test_facts_at_start_and_end_are_said_with_their_unit_or_not_at_all(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    for target, clock in (("onnx", [1_500_000_000, 1_800_000_000]), ("tflite", [None, None])):
+        tree.artifact("int8", target)
+        tree.measure("int8", target, device={**LOCAL, "frequency_hz": clock})
+    assert ["frequency", "1.50 GHz to 1.80 GHz / –"] in lines(section(report(tree.build).read_text(), "machines"))
+
+
 def test_warnings_machines_tools_and_method_are_there(page: str) -> None:
     assert "fp16 on onnx, local: other programs were running (load average 3.5 on 4 cores)" in section(page, "warnings")
     assert ["memory", "16.0 GB"] in lines(section(page, "machines"))
@@ -234,8 +278,11 @@ def test_warnings_machines_tools_and_method_are_there(page: str) -> None:
 
 
 def test_exports_show_their_parity(page: str) -> None:
-    row = ["int8", "tflite", "graph", "quantized graph", "500", "41.2", "0.999910", "0.12", "1.0", "99.40", "87.00", ""]
-    assert row in lines(section(page, "exports"))
+    row = ["int8", "tflite", "graph", "quantized graph", "500", "41.2", "0.999910", "0.12", "1.0", "99.40", "87.00"]
+    part = section(page, "exports")
+    assert row in lines(part)
+    noted = ", ".join(f"int8_weight_only on {target}" for target in sorted(TARGETS))
+    assert f"<li>{noted}: weights are unpacked to float32 when the model is loaded</li>" in part
 
 
 # -- what it never does ------------------------------------------------------------------------------------------------

@@ -5,183 +5,15 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline import results, store
-from pipeline.core import (
-    Accuracy,
-    Artifact,
-    Cell,
-    Checkpoint,
-    Failure,
-    Measurement,
-    ModelSpec,
-    Parity,
-    Port,
-    Preprocessing,
-    Tensor,
-    Training,
-    to_json,
-)
+from pipeline.core import Cell, Failure, to_json
 from pipeline.store import Store
-
-SAMPLES = 200
-LOCAL = {"name": "local", "kind": "local", "emulated": False, "board": "a desk", "cpu": "a cpu", "cores": 4, "os": "x"}
-BOARD = {**LOCAL, "name": "pi4-emulated", "kind": "ssh", "emulated": True, "clock": "instructions"}
-RUNS = tuple((10, 245_000 + 100 * i) for i in range(101))
-
-
-@dataclass
-class Tree:
-    """A build folder, written manifest by manifest as the stages do. Keyword arguments replace a manifest's fields."""
-
-    root: Path
-    model: str = "toy"
-    framework: str = "torch"
-    labels: tuple[str, ...] = ("a", "b", "c", "d")
-    truth: Any = field(init=False)
-    logits: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        random = np.random.default_rng(0)
-        self.truth = np.arange(SAMPLES) % len(self.labels)
-        self.logits = random.normal(size=(SAMPLES, len(self.labels))).astype(np.float32)
-        self.logits[np.arange(SAMPLES), self.truth] += 6
-
-    @property
-    def build(self) -> Store:
-        return Store(self.root)
-
-    @property
-    def spec(self) -> ModelSpec:
-        return ModelSpec(
-            name=self.model,
-            task="image_classification",
-            inputs=(Tensor("image", (8, 8, 1), value_range=(0.0, 255.0)),),
-            outputs=(Tensor("logits", (len(self.labels),)),),
-            labels=self.labels,
-            preprocessing=Preprocessing("L", 8, 8, (0.0,), (255.0,)),
-            dataset="digits",
-            training=Training(1, 32, 1e-3),
-        )
-
-    def checkpoint(self, **changes: Any) -> Checkpoint:
-        folder = self.build.checkpoint(self.model, self.framework)
-        digest = predictions(folder / "predictions.npz", output_0=self.logits, labels=self.truth)
-        noun = Checkpoint(
-            spec=self.spec,
-            framework=self.framework,
-            weights="model.safetensors",
-            weights_sha256="w" * 64,
-            origin="trained",
-            facts={"epochs": 1, "seed": 0},
-            data=None,
-            dataset_sha256="d" * 64,
-            samples=len(self.truth),
-            accuracy=self.share_right(self.logits),
-            predictions="predictions.npz",
-            predictions_sha256=digest,
-            key="k" * 64,
-            tools={"torch": "2.13.0"},
-        )
-        noun = dataclasses.replace(noun, **changes)
-        store.write(folder / "checkpoint.json", noun)
-        return noun
-
-    def artifact(self, recipe: str, target: str, size: int = 4096, **changes: Any) -> Artifact:
-        folder = self.build.cell(self.model, self.framework, recipe, target)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.bin").write_bytes(bytes(size))
-        checked = target != "coreml"
-        noun = Artifact(
-            model=self.model,
-            framework=self.framework,
-            recipe=recipe,
-            target=target,
-            file="model.bin",
-            sha256=f"{recipe}-{target}",
-            size_bytes=size,
-            inputs=(Port("image", (1, 8, 8, 1), "float32", "NHWC"),),
-            outputs=(Port("logits", (1, len(self.labels)), "float32"),),
-            quantized_by="graph" if recipe == "int8" else None,
-            calibration=None,
-            parity=Parity("float model", SAMPLES, 90.0, 1.0, 1e-4, None, 1.0, 0.5) if checked else None,
-            unchecked=None if checked else "not checked on Linux: Core ML runs on Apple systems only",
-            notes=(),
-            spec=self.spec,
-            weights_sha256="w" * 64,
-            seconds=1.0,
-            key="k" * 64,
-            tools={"torch": "2.13.0"},
-        )
-        noun = dataclasses.replace(noun, **changes)
-        store.write(folder / "artifact.json", noun)
-        return noun
-
-    def measure(
-        self, recipe: str, target: str, outputs: Any = None, device: dict[str, Any] | None = None, **changes: Any
-    ) -> Measurement:
-        device = LOCAL if device is None else device
-        outputs = self.logits if outputs is None else outputs
-        folder = self.build.cell(self.model, self.framework, recipe, target) / device["name"]
-        digest = predictions(folder / "predictions.npz", output_0=outputs)
-        value = self.share_right(outputs)
-        noun = Measurement(
-            artifact_sha256=f"{recipe}-{target}",
-            model=self.model,
-            framework=self.framework,
-            target=target,
-            recipe=recipe,
-            device=device,
-            runtime={"name": "litert", "version": "2.3.0", "threads": 1, "delegate": "XNNPACK"},
-            size_bytes=4096,
-            load_ns=3_000_000,
-            first_run_ns=90_000,
-            warmup=((10, 300_000),),
-            runs=RUNS,
-            temperature_c=(None, None),
-            throttled=None,
-            load_average=(0.5, 0.9),
-            peak_rss_bytes=50_000_000,
-            rss_before_load_bytes=40_000_000,
-            accuracy=Accuracy(
-                "digits",
-                "d" * 64,
-                "test",
-                len(self.truth),
-                "top1",
-                value,
-                self.share_right(self.logits),
-                "predictions.npz",
-                digest,
-            ),
-            started_at="2026-01-01T00:00:00Z",
-            key="k" * 64,
-            tools={"python": "3.11.2"},
-        )
-        noun = dataclasses.replace(noun, **changes)
-        store.write(folder / "measurement.json", noun)
-        return noun
-
-    def share_right(self, outputs: Any) -> float:
-        return float((np.argmax(outputs, axis=1) == self.truth).mean())
-
-    def wrong(self, count: int) -> Any:
-        """The float model's outputs with the answers of the first `count` samples turned wrong."""
-        outputs = self.logits.copy()
-        outputs[:count] = np.roll(outputs[:count], 1, axis=1)
-        return outputs
-
-
-def predictions(path: Path, **arrays: Any) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
-    return store.sha256(path)
+from tests.builds import BOARD, LOCAL, Tree, predictions
 
 
 @pytest.fixture
@@ -482,44 +314,7 @@ def test_an_export_whose_recipe_is_gone_is_still_shown(tree: Tree) -> None:
     assert "recipe 'int3' is not known" in (found.reason or "")
 
 
-# -- bit for bit -------------------------------------------------------------------------------------------------------
-
-
-def test_static_int8_outputs_of_all_targets_are_compared_bit_for_bit(tree: Tree) -> None:
-    nudged = tree.logits.copy()
-    nudged[:30, 0] += 0.25
-    for target, outputs in (("tflite", tree.logits), ("executorch", tree.logits), ("onnx", nudged)):
-        tree.artifact("int8", target)
-        tree.measure("int8", target, outputs)
-        tree.artifact("fp32", target)
-        tree.measure("fp32", target, outputs)
-    found = results.equalities(tree.build)
-    assert [(e.first, e.second, e.equal, e.samples) for e in found] == [
-        ("executorch", "onnx", 170, 200),
-        ("executorch", "tflite", 200, 200),
-        ("onnx", "tflite", 170, 200),
-    ]
-    assert {(e.recipe, e.device, e.one_graph) for e in found} == {("int8", "local", True)}
-    assert found[0].max_error == pytest.approx(0.25, abs=1e-6)
-
-
-def test_outputs_of_different_devices_are_not_paired(tree: Tree) -> None:
-    tree.artifact("int8", "onnx")
-    tree.measure("int8", "onnx")
-    tree.artifact("int8", "tflite")
-    tree.measure("int8", "tflite", device=BOARD)
-    assert results.equalities(tree.build) == []
-
-
-def test_files_that_were_quantized_apart_are_marked(tree: Tree) -> None:
-    for target, by in (("tflite", "ai-edge-quantizer"), ("executorch", "graph")):
-        tree.artifact("int8", target, quantized_by=by)
-        tree.measure("int8", target)
-    (found,) = results.equalities(tree.build)
-    assert not found.one_graph
-
-
-# -- for people and scripts --------------------------------------------------------------------------------------------
+# -- for scripts -------------------------------------------------------------------------------------------------------
 
 
 def test_a_cell_as_json_has_the_fields_that_scripts_read(tree: Tree) -> None:
@@ -530,31 +325,3 @@ def test_a_cell_as_json_has_the_fields_that_scripts_read(tree: Tree) -> None:
     assert {"size_bytes", "instructions", "load_ms", "peak_rss_bytes", "accuracy", "agreement"} <= set(found)
     assert set(found["latency_ms"]) == {"p50", "p90", "p99", "mean", "n"}
     assert len(found["drop_interval"]) == 2
-
-
-def test_the_table_has_a_line_for_every_cell_and_every_reason(tree: Tree) -> None:
-    tree.artifact("int8", "onnx")
-    tree.measure("int8", "onnx", tree.wrong(20), throttled=True)
-    tree.artifact("fp32", "onnx")
-    tree.measure("fp32", "onnx", device=BOARD)
-    tree.artifact("fp32", "coreml")
-    text = results.table(results.cells(tree.build))
-    lines = text.splitlines()
-    assert lines[0] == "toy (torch)"
-    assert max(map(len, lines)) <= 140
-    (int8,) = [" ".join(line.split()) for line in lines if line.split()[:2] == ["int8", "onnx"]]
-    assert int8 == "int8 onnx local 4.1 0.0250 / 0.0254 / 0.0255 3.0 50 90.00 +10.00 [+5.56, +14.24]* 90.0"
-    assert "0.03 M instr." in text
-    assert "not checked on Linux" in text
-    assert "slowed its clock" in text
-    assert text.count("unsupported: ") == sum(c.status == "unsupported" for c in results.cells(tree.build))
-
-
-def test_the_table_keeps_control_characters_and_line_breaks_of_reasons_out(tree: Tree) -> None:
-    folder = tree.build.cell("toy", "torch", "int8", "onnx")
-    store.write(folder / "failure.json", Failure("failed", "red\x1b[31m\nalert", "export.log", "k"))
-    assert "failed: red [31m alert" in results.table(results.cells(tree.build))
-
-
-def test_the_table_of_nothing_says_how_to_begin() -> None:
-    assert results.table([]) == "no models yet: inv train"

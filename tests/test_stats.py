@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from typing import Any
@@ -12,9 +11,8 @@ import pytest
 from scipy.stats import norm
 
 from pipeline import stats
-from pipeline.core import Measurement, from_json, to_json
+from pipeline.core import to_json
 from pipeline.errors import ParityFailed
-from tests.test_core import golden
 
 # -- latency -----------------------------------------------------------------------------------------------------------
 
@@ -50,61 +48,6 @@ def test_one_run_is_its_own_percentile() -> None:
 def test_no_runs_and_no_loops_are_refused(runs: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         stats.latency(runs)
-
-
-# -- warnings ----------------------------------------------------------------------------------------------------------
-
-
-def measurement(**changes: Any) -> Measurement:
-    """A measurement that gives no reason for a warning, with fields replaced."""
-    quiet = dataclasses.replace(from_json(Measurement, golden("measurement.json")), runs=((4, 1_480_000),) * 100)
-    return dataclasses.replace(quiet, **changes)
-
-
-def test_a_quiet_measurement_gives_no_warning() -> None:
-    assert stats.warnings(measurement()) == ()
-
-
-def test_few_runs_are_warned_of() -> None:
-    (text,) = stats.warnings(measurement(runs=((1, 1_000_000),) * 20))
-    assert text == "p99 of 20 runs is little more than the slowest of them: measure 100 or more"
-
-
-def test_no_runs_are_warned_of() -> None:
-    assert stats.warnings(measurement(runs=())) == ("no runs are on record: measure again",)
-
-
-def test_a_wide_spread_is_warned_of() -> None:
-    runs = tuple((1, 1_000_000 + 4_000 * i) for i in range(100))
-    (text,) = stats.warnings(measurement(runs=runs))
-    assert text.startswith("the middle half of the runs spreads over 17% of the median:")
-    assert "governor 'performance'" in text
-
-
-def test_a_long_tail_is_warned_of() -> None:
-    runs = ((1, 1_000_000),) * 97 + ((1, 5_000_000),) * 3
-    (text,) = stats.warnings(measurement(runs=runs))
-    assert text.startswith("p99 is 5.0 times p50:")
-
-
-def test_throttling_is_warned_of_and_not_knowing_is_not() -> None:
-    (text,) = stats.warnings(measurement(throttled=True))
-    assert "let it cool" in text
-    assert stats.warnings(measurement(throttled=None)) == ()
-
-
-def test_other_programs_are_warned_of() -> None:
-    (text,) = stats.warnings(measurement(load_average=(2.5, 3.0)))
-    assert text.startswith("other programs were running (load average 2.5 on 4 cores)")
-
-
-def test_the_measurements_own_threads_are_not_other_programs() -> None:
-    runtime = {"name": "litert", "version": "2.3.0", "threads": 4}
-    assert stats.warnings(measurement(load_average=(4.5, 4.5), runtime=runtime)) == ()
-
-
-def test_nothing_is_said_about_the_times_of_an_emulated_device() -> None:
-    assert stats.warnings(measurement(runs=(), throttled=True, device={"name": "pi", "emulated": True})) == ()
 
 
 # -- paired differences ------------------------------------------------------------------------------------------------
@@ -211,7 +154,6 @@ def test_equal_counts_samples_whose_outputs_are_all_equal() -> None:
     b[1][3, 0] += 1
     b[1][7, 0] = np.nextafter(b[1][7, 0], np.float32(9))
     assert stats.equal_count(a, b) == 48
-    assert stats.equal_share(a, b) == 0.96
 
 
 def test_bits_are_compared_not_values() -> None:

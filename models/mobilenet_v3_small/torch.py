@@ -33,7 +33,7 @@ def block(
     """Convolution, batch normalisation, activation; "same" padding."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+        nn.BatchNorm2d(outputs, eps=1e-3),
         activation(),
     )
 

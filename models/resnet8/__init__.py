@@ -15,5 +15,5 @@ SPEC = ModelSpec(
     # stay exact through the normalisation.
     preprocessing=Preprocessing(color="RGB", resize=32, crop=32, mean=(127.5,) * 3, std=(63.75,) * 3),
     dataset="cifar10",
-    training=Training(epochs=12, batch_size=256, lr=1e-2, weight_decay=5e-3, augment=("flip", "shift4")),
+    training=Training(epochs=30, batch_size=128, lr=5e-3, weight_decay=1e-2, augment=("flip", "shift2")),
 )

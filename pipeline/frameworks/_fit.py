@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -236,6 +238,8 @@ def _resume(folder: Path, key: str, state: dict[str, Any], engine: Fabric) -> bo
 @contextlib.contextmanager
 def _scalars(folder: Path, step: int) -> Iterator[Any]:
     """TensorBoard's writer; what an interrupted run wrote after `step` is not shown."""
+    # TensorBoard loads TensorFlow where it is installed, 5 s and many lines, unless a module of this name exists.
+    sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder), purge_step=step + 1 if step else None) as writer:

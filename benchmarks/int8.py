@@ -1,0 +1,180 @@
+"""Our int8 beside each converter's own default int8: size, latency and accuracy drop, in one run.
+
+    .venv/bin/python benchmarks/int8.py --model resnet8 --data PATH
+
+Theirs: ai-edge-quantizer's static_wi8_ai8 on our float .tflite, onnxruntime's quantize_static on our float .onnx, with
+the same calibration samples. Files take turns, so that a change in the machine's load meets all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import _common
+import numpy as np
+
+from pipeline import catalog, plugins, push, stats, train
+from pipeline.export import export
+from pipeline.store import Store
+
+ROUNDS = 7
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=catalog.DEFAULT)
+    parser.add_argument("--data", type=Path)
+    options = parser.parse_args()
+    build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
+    job = train.Job(model=options.model, data=options.data)
+    outcomes = export(build, job, ["tflite", "executorch", "onnx"], ["fp32", "int8"])
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None
+    paths = {(o.target, o.recipe): o.path for o in outcomes}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        samples = calibration(checkpoint)
+        files = {
+            "fp32 tflite": (paths["tflite", "fp32"], "NHWC"),
+            "fp32 executorch": (paths["executorch", "fp32"], "NCHW"),
+            "fp32 onnx": (paths["onnx", "fp32"], "NCHW"),
+            "int8 tflite": (paths["tflite", "int8"], "NHWC"),
+            "int8 executorch": (paths["executorch", "int8"], "NCHW"),
+            "int8 onnx": (paths["onnx", "int8"], "NCHW"),
+            "ai-edge-quantizer's default": (their_tflite(paths["tflite", "fp32"], samples, scratch), "NHWC"),
+            "onnxruntime's default": (their_onnx(paths["onnx", "fp32"], samples, scratch), "NCHW"),
+        }
+        images = push.evaluation(build, checkpoint)
+        figures = measure(files, images, checkpoint, build, scratch)
+    rows = [
+        [
+            name,
+            f"{f['size_bytes']:,}",
+            f"{f['ms']:.4f}",
+            f"{f['top1']:.2f}",
+            f"{f['drop']:+.2f} [{f['low']:+.2f}, {f['high']:+.2f}]",
+        ]
+        for name, f in figures.items()
+    ]
+    print(_common.table(["file", "bytes", "ms (median of medians)", "top-1 %", "drop, points [95 %]"], rows))
+    holds = judge(figures, options.model)
+    tools = _common.versions(
+        "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "executorch", "onnxruntime", "torch"
+    )
+    _common.keep(
+        f"int8_{options.model.split(':')[0]}", {"files": figures, "samples": checkpoint.samples, "tools": tools}
+    )
+    return 0 if holds else 1
+
+
+def calibration(checkpoint: Any) -> Any:
+    """The samples that our recipe calibrates on: float32 (n, height, width, channels)."""
+    recipe = plugins.load("recipes", "int8").RECIPE
+    split = train.test_split(checkpoint, "train")
+    return split.images(range(recipe.calibration)).astype(np.float32)
+
+
+def their_tflite(source: Path, samples: Any, scratch: Path) -> Path:
+    """ai-edge-quantizer's static recipe, as its README calls it."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    (detail,) = Interpreter(str(source)).get_input_details()
+    signature = next(iter(Interpreter(str(source)).get_signature_list().items()))
+    name = signature[1]["inputs"][0]
+    q = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
+    result = q.calibrate({signature[0]: [{name: sample[None]} for sample in samples]})
+    out = scratch / "theirs.tflite"
+    q.quantize(result).export_model(str(out))
+    assert detail["dtype"] == np.float32
+    return out
+
+
+def their_onnx(source: Path, samples: Any, scratch: Path) -> Path:
+    """onnxruntime's static quantizer with its defaults."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    name = onnx.load(source).graph.input[0].name
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest = iter(samples)
+
+        def get_next(self) -> dict[str, Any] | None:
+            sample = next(self.rest, None)
+            return None if sample is None else {name: sample[None].transpose(0, 3, 1, 2).copy()}
+
+    out = scratch / "theirs.onnx"
+    quantize_static(source, out, Reader())
+    return out
+
+
+def measure(files: dict[str, tuple[Path, str]], images: Path, checkpoint: Any, build: Store, scratch: Path) -> Any:
+    """Size, median latency over rounds in turn, and accuracy over the whole evaluation split."""
+    medians: dict[str, list[float]] = {name: [] for name in files}
+    for round_ in range(ROUNDS):
+        for name, (path, layout) in files.items():
+            run = edge_bench("run", path, "--inputs", images, "--layout", layout)
+            medians[name].append(stats.latency(run["runs"]).p50)
+        print(f"round {round_ + 1} of {ROUNDS}", file=sys.stderr)
+    with np.load(build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.predictions) as kept:
+        before, labels = kept["output_0"].argmax(1) == kept["labels"], kept["labels"]
+    figures, outputs = {}, {}
+    for name, (path, layout) in files.items():
+        answers = scratch / "answers.npz"
+        edge_bench("predict", path, "--inputs", images, "--layout", layout, "--out", answers)
+        with np.load(answers) as kept:
+            outputs[name] = kept["output_0"]
+        right = outputs[name].argmax(1) == labels
+        drop, (low, high) = stats.paired_drop(before, right)
+        figures[name] = {
+            "size_bytes": path.stat().st_size, "ms": _common.median(medians[name]), "rounds_ms": medians[name],
+            "top1": 100 * float(right.mean()), "drop": drop, "low": low, "high": high,
+        }  # fmt: skip
+    for first, second in (("tflite", "executorch"), ("tflite", "onnx")):
+        equal = int((outputs[f"int8 {first}"] == outputs[f"int8 {second}"]).all(1).sum())
+        print(f"int8 {first} and {second}: outputs bit-equal on {equal} of {len(labels)} samples")
+        figures[f"int8 {first}"][f"equal_to_{second}"] = equal
+    return figures
+
+
+def edge_bench(*words: Any) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "edge_bench", *map(str, words)], capture_output=True, check=True)
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def judge(figures: Any, model: str) -> bool:
+    """The bounds that this project holds itself to."""
+    good = True
+    allowed = 0.5 if model == "digits_cnn" else 0.3
+    if model == "digits_cnn":
+        good &= _common.verdict("fp32 has 98 % top-1 or more", figures["fp32 tflite"]["top1"] >= 98)
+    for target in ("tflite", "executorch", "onnx"):
+        ours, float_ = figures[f"int8 {target}"], figures[f"fp32 {target}"]
+        share = ours["size_bytes"] / float_["size_bytes"]
+        good &= _common.verdict(
+            f"{target} int8 loses at most {allowed} points ({ours['drop']:+.2f})", ours["drop"] <= allowed
+        )
+        good &= _common.verdict(f"{target} int8 has at most 60 % of the float file ({share:.0%})", share <= 0.6)
+    for target, theirs in (("tflite", "ai-edge-quantizer's default"), ("onnx", "onnxruntime's default")):
+        a, b = figures[f"int8 {target}"], figures[theirs]
+        ratio = _common.median([x / y for x, y in zip(a["rounds_ms"], b["rounds_ms"], strict=True)])
+        good &= _common.verdict(
+            f"{target}: size {a['size_bytes']:,} to {theirs} {b['size_bytes']:,}", a["size_bytes"] <= b["size_bytes"]
+        )
+        good &= _common.verdict(f"{target}: latency {ratio:.2f} of {theirs} (2 % is noise)", ratio <= 1.02)
+        good &= _common.verdict(f"{target}: drop {a['drop']:+.2f} to {theirs} {b['drop']:+.2f}", a["drop"] <= b["drop"])
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The whole matrix of one model in one command, against the same exports one by one in fresh processes.
+
+    .venv/bin/python benchmarks/matrix.py [--model NAME] [--data PATH]
+
+One by one is how it is done with the converters' own tutorials: each process loads the weights, traces the model,
+quantizes it where the recipe is static, and converts. Ours checks every file besides. Bound: at most 0.6 of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import _common
+
+from pipeline import catalog, plugins, train
+from pipeline.export import export, recipes
+from pipeline.store import Store
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=catalog.DEFAULT)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--one", metavar="TARGET:RECIPE", help="be one of the fresh processes")
+    options = parser.parse_args()
+    build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
+    job = train.Job(model=options.model, data=options.data)
+    if options.one:
+        one(build, job, *options.one.split(":"))
+        return 0
+    checkpoint = train.train(build, job)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Store(Path(folder) / "build")
+        name, framework = checkpoint.spec.name, checkpoint.framework
+        shutil.copytree(build.checkpoint(name, framework), fresh.checkpoint(name, framework))
+        started = time.perf_counter()
+        outcomes = export(fresh, job, plugins.names("targets"), plugins.names("recipes"))
+        together = time.perf_counter() - started
+    cells = [(o.target, o.recipe) for o in outcomes if o.status == "ok"]
+    each = {cell: alone(*cell) for cell in cells}
+    apart = sum(each.values())
+    ratio = together / apart
+    print(_common.table(["how", "seconds"], [
+        [f"{len(cells)} exports in one command, checked", f"{together:.1f}"],
+        [f"{len(cells)} exports one by one, unchecked", f"{apart:.1f}"],
+        ["ratio", f"{ratio:.2f}"],
+    ]))  # fmt: skip
+    holds = _common.verdict("one command takes at most 0.6 of one by one", ratio <= 0.6)
+    seconds = {f"{target} {recipe}": value for (target, recipe), value in each.items()}
+    _common.keep(f"matrix_{name}", {"together_s": together, "one_by_one_s": seconds, "ratio": ratio})
+    return 0 if holds else 1
+
+
+def alone(target: str, recipe: str) -> float:
+    """Seconds of one export in a process of its own."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *sys.argv, "--one", f"{target}:{recipe}"], check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    print(f"{target} {recipe}: {seconds:.1f} s", file=sys.stderr)
+    return seconds
+
+
+def one(build: Store, job: train.Job, target: str, name: str) -> None:
+    """Trace, quantize where the recipe is static, convert: nothing is shared with another export."""
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None
+    framework = plugins.load("frameworks", job.framework)
+    (recipe,) = recipes([name])
+    with tempfile.TemporaryDirectory() as folder:
+        captured, quantized = Path(folder) / "float", Path(folder) / "static"
+        weights = build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights
+        framework.capture(train.model_of(checkpoint, job), weights, captured)
+        if recipe.static:
+            images = train.test_split(checkpoint, "train").images(range(recipe.calibration))
+            framework.quantize(captured, checkpoint.spec.inputs[0].value_range, images, quantized)
+        source = framework.source(captured, quantized if recipe.static else None)
+        module = plugins.load("targets", target)
+        module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{module.SUFFIX}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Bit for bit: the outputs of one static recipe under all targets, compared sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from typing import Any
+
+from pipeline import plugins, predictions, stats
+from pipeline.results import Row
+
+
+@dataclass(frozen=True)
+class Equality:
+    """The outputs of one static recipe under two targets, on one device and over the same samples.
+
+    Attributes:
+        one_graph: both files were lowered from the one quantized graph; else each converter quantized for itself.
+        equal: how many samples have bit-equal outputs, of `samples`.
+        agreement: share of samples with the same top-1.
+        max_error: largest absolute difference of any output.
+    """
+
+    model: str
+    framework: str
+    recipe: str
+    device: str
+    first: str
+    second: str
+    one_graph: bool
+    equal: int
+    samples: int
+    agreement: float
+    max_error: float
+
+
+def equalities(found: Iterable[Row]) -> list[Equality]:
+    """Every two targets of these rows that were measured on one device under one static recipe."""
+
+    def group(row: Row) -> tuple[str, str, str, str]:
+        return row.cell.model, row.cell.framework, row.cell.recipe, row.cell.device or ""
+
+    static = {name for name in plugins.names("recipes") if plugins.load("recipes", name).RECIPE.static}
+    measured = (row for row in found if row.measurement and row.cell.status == "ok" and row.cell.recipe in static)
+    groups = groupby(sorted(measured, key=group), key=group)
+    return [equality for _, rows in groups for equality in _compare(list(rows))]
+
+
+def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
+    """All pairs of one model, recipe and device."""
+    outputs = [_outputs(row) for row in rows]
+    for (a, left), (b, right) in combinations(zip(rows, outputs, strict=True), 2):
+        distance = stats.parity(a.cell.target, left, right, [None] * len(left))
+        yield Equality(
+            model=a.cell.model,
+            framework=a.cell.framework,
+            recipe=a.cell.recipe,
+            device=a.cell.device or "",
+            first=a.cell.target,
+            second=b.cell.target,
+            one_graph=all(row.artifact is not None and row.artifact.quantized_by == "graph" for row in (a, b)),
+            equal=stats.equal_count(left, right),
+            samples=distance.samples,
+            agreement=distance.top1_agreement,
+            max_error=distance.max_error,
+        )
+
+
+def _outputs(row: Row) -> tuple[Any, ...]:
+    assert row.home is not None and row.measurement is not None  # only measured rows are compared
+    accuracy = row.measurement.accuracy
+    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]

@@ -1,0 +1,202 @@
+"""Plotly's figures, and a figure as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import floor, log10
+from typing import Any
+
+from pipeline import words
+from pipeline.report.summary import verdict
+from pipeline.results import Row
+from pipeline.words import Unit
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Told apart by people with any colour vision. Source: Okabe and Ito, "Color Universal Design", 2008."""
+
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+PATTERNS = ("", "/", ".", "x", "-", "|")
+
+SOFT = "#888"
+"""A line that can be seen on light and on dark paper."""
+
+
+def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
+    """A line for each cell, the fastest first: p50 to p99 on the left, the drop with its interval on the right."""
+    from plotly.subplots import make_subplots
+
+    unit = words.unit(row.cell for row in timed)
+    rows = sorted(timed, key=lambda row: _p50(row, unit))
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, column_widths=[0.55, 0.45], horizontal_spacing=0.03)
+    for place, target in enumerate(targets):
+        own = [row for row in rows if row.cell.target == target]
+        if own:
+            color = COLORS[place % len(COLORS)]
+            style = {"color": color, "symbol": SYMBOLS[place % len(SYMBOLS)], "size": 10}
+            shared = {"mode": "markers", "name": _safe(target), "legendgroup": target, "marker": style}
+            figure.add_scatter(**shared, **_latencies(own, unit, color), row=1, col=1)
+            figure.add_scatter(**shared, **_drops(own, unit, color), row=1, col=2)
+    ends = [_p99(row, unit) for row in rows]
+    figure.add_scatter(
+        x=ends,
+        y=_labels(rows),
+        mode="text",
+        text=[f"  {unit.text(row.cell.latency_ms.p50)}" for row in rows if row.cell.latency_ms],
+        textposition="middle right",
+        showlegend=False,
+        hoverinfo="skip",
+        row=1,
+        col=1,
+    )
+    low, high = log10(min(_p50(row, unit) for row in rows)), log10(max(ends))
+    room = max(0.1 * (high - low), 0.1)
+    bounds = [low - room, high + 2 * room]  # the figures stand to the right of the points
+    figure.update_xaxes(type="log", range=bounds, tickvals=_ticks(*bounds), title=f"p50, {unit.name}", col=1)
+    figure.update_xaxes(title="drop, points (right is worse)", zeroline=False, col=2)
+    figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT, row=1, col=2)
+    figure.update_yaxes(categoryorder="array", categoryarray=_labels(rows)[::-1], range=[-0.7, len(rows) - 0.3])
+    figure.update_layout(height=110 + 22 * len(rows), margin={"b": 50})
+    return figure
+
+
+def sizes(held: Mapping[tuple[str, str], float], targets: Sequence[str], recipes: Sequence[str]) -> Any:
+    """Bars: sizes in kB by (target, recipe), a group for each recipe."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for place, target in enumerate(targets):
+        values = [held.get((target, recipe)) for recipe in recipes]
+        pattern = {"shape": PATTERNS[place % len(PATTERNS)], "size": 6}
+        figure.add_bar(
+            name=_safe(target),
+            x=[_safe(recipe) for recipe in recipes],
+            y=values,
+            text=["" if v is None else f"{v:,.1f}" for v in values],
+            textposition="outside",
+            textangle=0,
+            cliponaxis=False,
+            marker={"color": COLORS[place % len(COLORS)], "pattern": pattern},
+            hovertemplate=f"{_safe(target)}, %{{x}}: %{{y:,.1f}} kB<extra></extra>",
+        )
+    figure.update_layout(barmode="group", bargap=0.18, bargroupgap=0.06, uniformtext={"mode": "show", "minsize": 9})
+    figure.update_layout(height=340, margin={"b": 30})
+    figure.update_yaxes(title="kB", rangemode="tozero")
+    return figure
+
+
+def classes(rows: Sequence[Row], labels: Sequence[str], shown: Sequence[int], texts: Sequence[Sequence[str]]) -> Any:
+    """A heatmap: a line for each cell, a column for each class of `shown`.
+
+    Args:
+        texts: what stands in each line's squares.
+    """
+    import plotly.graph_objects as go
+
+    values = [[row.classes[i][1] for i in shown] for row in rows]
+    largest = max(1.0, *(abs(v) for line in values for v in line if v is not None))
+    squares = go.Heatmap(
+        z=values,
+        x=list(range(len(shown))),
+        y=list(range(len(rows))),
+        zmid=0,
+        zmin=-largest,
+        zmax=largest,
+        colorscale="PuOr_r",
+        xgap=1,
+        ygap=1,
+        showscale=False,
+        text=texts,
+        texttemplate="%{text}",
+        customdata=[[f"{_safe(words.name(row.cell))}, {_safe(labels[i])}" for i in shown] for row in rows],
+        hovertemplate="%{customdata}<br>drop %{text} points<extra></extra>",
+    )
+    figure = go.Figure(squares)
+    titles = [_short(labels[i]) for i in shown]
+    angle = -35 if max(map(len, titles)) > 3 else 0
+    figure.update_xaxes(tickvals=list(range(len(shown))), ticktext=titles, side="top", tickangle=angle, showgrid=False)
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=_labels(rows), autorange="reversed", showgrid=False, zeroline=False
+    )
+    figure.update_layout(height=100 + 26 * len(rows), margin={"b": 10})
+    return figure
+
+
+def html(figure: Any, name: str) -> str:
+    """A figure as a piece of HTML without plotly.js; colours of text and lines are the page's."""
+    figure.update_layout(
+        template="plotly_white",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": 20, "t": 30},
+        font={"family": "system-ui, sans-serif", "size": 12},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"chart-{name}", config=config))
+
+
+# -- the parts of the first --------------------------------------------------------------------------------------------
+
+
+def _latencies(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
+    """A trace of medians with a line to p99."""
+    medians = [_p50(row, unit) for row in own]
+    tails = [_p99(row, unit) - median for row, median in zip(own, medians, strict=True)]
+    bars = {"type": "data", "symmetric": False, "array": tails, "arrayminus": [0] * len(own)}
+    error = {**bars, "color": color, "thickness": 1.5, "width": 4}
+    return {"x": medians, "y": _labels(own), "error_x": error, **_hover(own, unit)}
+
+
+def _drops(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
+    """A trace of drops with their intervals."""
+    drops = [row.cell.drop_points or 0.0 for row in own]
+    bounds = [row.cell.drop_interval or (0.0, 0.0) for row in own]
+    above = [max(0.0, high - drop) for (_, high), drop in zip(bounds, drops, strict=True)]
+    below = [max(0.0, drop - low) for (low, _), drop in zip(bounds, drops, strict=True)]
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    error = {**bars, "color": color, "thickness": 1.5, "width": 4}
+    return {"x": drops, "y": _labels(own), "error_x": error, "showlegend": False, **_hover(own, unit)}
+
+
+def _hover(own: Sequence[Row], unit: Unit) -> dict[str, Any]:
+    told = [
+        f"<b>{_safe(words.name(row.cell))}</b><br>p50 {unit.text(row.cell.latency_ms.p50)} {unit.name}<br>"
+        f"{words.kilobytes(row.cell.size_bytes)} kB<br>drop {_safe(words.drop(row.cell).rstrip('*'))} points<br>"
+        f"{_safe(verdict(row))}"
+        for row in own
+        if row.cell.latency_ms
+    ]
+    return {"customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
+
+
+def _p50(row: Row, unit: Unit) -> float:
+    """The median in this unit; a logarithmic axis has no 0."""
+    return max(row.cell.latency_ms.p50 * unit.per_ms, 1e-6) if row.cell.latency_ms else 1e-6
+
+
+def _p99(row: Row, unit: Unit) -> float:
+    return max(row.cell.latency_ms.p99 * unit.per_ms, 1e-6) if row.cell.latency_ms else 1e-6
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values between two powers of ten: the fewer of each decade, the more decades there are."""
+    choices = ((0.7, (1, 1.5, 2, 3, 4, 6)), (1.5, (1, 2, 5)), (3.0, (1, 3)))
+    steps = next((steps for span, steps in choices if high - low < span), (1,))
+    values = [step * 10.0**power for power in range(floor(low), floor(high) + 1) for step in steps]
+    return [value for value in values if low <= log10(value) <= high]
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return [_safe(words.name(row.cell)) for row in rows]
+
+
+def _safe(text: str) -> str:
+    """Text as plotly shows it letter by letter: it reads a few HTML tags otherwise."""
+    return escape(text, quote=False)
+
+
+def _short(label: str) -> str:
+    return _safe(label if len(label) <= 14 else label[:13] + "…")

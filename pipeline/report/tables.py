@@ -1,0 +1,184 @@
+"""Sections that are tables: every cell, outputs bit for bit, what has no figures, exports; and the warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipeline import caveats, words
+from pipeline.core import Artifact, Cell
+from pipeline.equality import Equality
+from pipeline.report.groups import by_model
+from pipeline.report.page import Block, Section, Table, numbers, only, texts
+from pipeline.results import Row
+from pipeline.words import NONE, Unit
+
+ABOUT_CELLS = (
+    "Drop: percentage points lost against the float model on the same samples; negative is a gain. A star: the "
+    "interval leaves out 0, so there is a difference; without one, these samples show none. Agree: samples with the "
+    "float model's top-1. Memory: the process's peak; the model's: what of it came after the runtime was started. The "
+    "rest is the process itself: Python and all that the runtime's package loads."
+)
+
+
+def cells(found: Sequence[Row]) -> Section:
+    blocks = []
+    for model, rows in by_model(found):
+        unit = words.unit(row.cell for row in rows)
+        columns = (
+            *texts("recipe", "target", "device"),
+            *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), "load, ms"),
+            *numbers("memory, MB", "model's, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
+        )
+        table = Table(columns, tuple(_cell(row, unit) for row in rows))
+        blocks.append(Block(model, table=table, caption=ABOUT_CELLS))
+    return Section("cells", "All cells", blocks=tuple(blocks), nothing="There are no cells.")
+
+
+def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
+    cell = row.cell
+    head = (cell.recipe, cell.target, words.device(cell), words.kilobytes(cell.size_bytes))
+    if cell.status != "ok":
+        return *head, f"{cell.status}: {cell.reason}"
+    if cell.device is None:
+        return *head, cell.unchecked or "not checked"
+    return *head, *_times(cell, unit), *_memory(row), words.percent(cell.accuracy), *_beside_float(cell)
+
+
+def _times(cell: Cell, unit: Unit) -> tuple[str, str, str, str]:
+    """p50, p90, p99 and load; dashes for an emulated device, whose times are none."""
+    if cell.latency_ms is None or cell.load_ms is None:
+        return NONE, NONE, NONE, NONE
+    summary = cell.latency_ms
+    return unit.text(summary.p50), unit.text(summary.p90), unit.text(summary.p99), words.figure(cell.load_ms)
+
+
+def _memory(row: Row) -> tuple[str, str]:
+    """The process's peak, and what of it came after the runtime was started."""
+    peak, before = row.cell.peak_rss_bytes, row.measurement.rss_before_load_bytes if row.measurement else None
+    return words.megabytes(peak), NONE if peak is None or before is None else words.megabytes(max(0, peak - before))
+
+
+def _beside_float(cell: Cell) -> tuple[str, str, str]:
+    """Drop, its interval and the agreement."""
+    if cell.drop_points is None or cell.drop_interval is None:
+        return NONE, NONE, words.percent(cell.agreement)
+    return words.points(cell.drop_points), words.interval(cell.drop_interval), words.percent(cell.agreement)
+
+
+def emulated(found: Sequence[Row]) -> Section:
+    columns = (
+        *texts("model", "recipe", "target", "device"),
+        *numbers("size, kB", "million instructions an inference", "memory, MB", "model's, MB", "accuracy, %"),
+        *numbers("drop, points", "95 % interval", "agree, %"),
+    )
+    lines = tuple(
+        (
+            *(words.model(row.cell), row.cell.recipe, row.cell.target, words.device(row.cell)),
+            words.kilobytes(row.cell.size_bytes),
+            "not counted" if row.cell.instructions is None else f"{row.cell.instructions / 1e6:,.3f}",
+            *(*_memory(row), words.percent(row.cell.accuracy), *_beside_float(row.cell)),
+        )
+        for row in found
+        if row.cell.status == "ok" and row.cell.emulated
+    )
+    return Section(
+        "emulated",
+        "Emulated devices",
+        "Outputs, accuracy and memory are those of the real instructions; time is not, so no latency is shown. An "
+        "instruction count is a repeatable cost without a model of caches or pipelines: int8 can count more than "
+        "fp32 and still be faster on a board.",
+        blocks=only(Block(table=Table(columns, lines))),
+    )
+
+
+def bit_equality(pairs: Sequence[Equality]) -> Section:
+    columns = (
+        *texts("model", "recipe", "device", "first", "second"),
+        *numbers("equal outputs", "of samples", "equal, %", "same top-1, %", "largest difference"),
+        *texts("one graph"),
+    )
+    lines = tuple(
+        (
+            *(f"{p.model} ({p.framework})", p.recipe, p.device, p.first, p.second),
+            *(f"{p.equal:,}", f"{p.samples:,}", words.percent(p.equal / p.samples), words.percent(p.agreement)),
+            *(f"{p.max_error:.4g}", "yes" if p.one_graph else "no"),
+        )
+        for p in pairs
+    )
+    return Section(
+        "equality",
+        "Static int8, bit for bit",
+        "Where both files were lowered from the one quantized graph, what differs between them is kernels, not "
+        "quantizers. Each line compares all outputs of two targets on the same samples and the same device.",
+        blocks=only(Block(table=Table(columns, lines))),
+        nothing="No two targets have been measured under a static recipe on one device.",
+    )
+
+
+def without_figures(found: Sequence[Row]) -> Section:
+    """Unsupported, failed, missing and unchecked cells, with their reasons."""
+    columns = (*texts("model", "recipe", "target", "device"), *numbers("size, kB"), *texts("status", "reason"))
+    lines = []
+    for cell in (row.cell for row in found):
+        if cell.status != "ok" or cell.device is None:
+            status, reason = ("not checked", cell.unchecked) if cell.status == "ok" else (cell.status, cell.reason)
+            names = (words.model(cell), cell.recipe, cell.target, words.device(cell))
+            lines.append((*names, words.kilobytes(cell.size_bytes), status, reason or ""))
+    return Section(
+        "unmeasured",
+        "Cells without a measurement",
+        "Files that are not checked were written and never run: nothing is known of their outputs.",
+        blocks=only(Block(table=Table(columns, tuple(sorted(lines, key=lambda line: (line[0], line[-2])))))),
+        nothing="Every combination was exported and measured.",
+    )
+
+
+def exports(found: Sequence[Row]) -> Section:
+    columns = (
+        *texts("recipe", "target", "quantized by", "compared with"),
+        *numbers("samples", "SNR, dB", "cosine", "largest error", "in output steps", "same top-1, %", "bit-equal, %"),
+    )
+    blocks = []
+    for model, rows in by_model(found):
+        # An artifact has a row for each device that ran it, and one line here.
+        files = {(row.cell.recipe, row.cell.target): row.artifact for row in rows if row.artifact}
+        if files:
+            table = Table(columns, tuple(_export(file) for file in files.values()))
+            blocks += [Block(model, table=table), *only(Block(points=_notes(files.values())))]
+    return Section(
+        "exports",
+        "Exports beside their graph",
+        "Each file's outputs beside those of the graph that it was made from, when it was exported; of several outputs "
+        "the worst counts. 999 dB: equal; -999 dB: not finite.",
+        blocks=tuple(blocks),
+        nothing="Nothing was exported.",
+    )
+
+
+def _export(file: Artifact) -> tuple[str, ...]:
+    head, parity = (file.recipe, file.target, file.quantized_by or NONE), file.parity
+    if parity is None:
+        return *head, file.unchecked or "not checked"
+    return (
+        *(*head, parity.against, f"{parity.samples:,}", f"{parity.snr_db:.1f}", f"{parity.cosine:.6f}"),
+        *(f"{parity.max_error:.3g}", NONE if parity.max_steps is None else f"{parity.max_steps:.1f}"),
+        *(words.percent(parity.top1_agreement), words.percent(parity.equal)),
+    )
+
+
+def _notes(files: Iterable[Artifact]) -> tuple[str, ...]:
+    """What the converters' users should know: each note once, with the files that it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for file in files:
+        for note in file.notes:
+            concerned.setdefault(note, []).append(f"{file.recipe} on {file.target}")
+    return tuple(f"{', '.join(names)}: {note}" for note, names in concerned.items())
+
+
+def warnings(found: Sequence[Row]) -> Section:
+    return Section(
+        "warnings",
+        "Warnings",
+        blocks=only(Block(points=tuple(caveats.once([row.cell for row in found])))),
+        nothing="No measurement gave reason for a warning.",
+    )

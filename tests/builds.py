@@ -1,0 +1,178 @@
+"""Build folders made by hand, manifest by manifest, as the stages write them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import store
+from pipeline.core import (
+    Accuracy,
+    Artifact,
+    Checkpoint,
+    Measurement,
+    ModelSpec,
+    Parity,
+    Port,
+    Preprocessing,
+    Tensor,
+    Training,
+)
+from pipeline.store import Store
+
+SAMPLES = 200
+LOCAL = {"name": "local", "kind": "local", "emulated": False, "board": "a desk", "cpu": "a cpu", "cores": 4, "os": "x"}
+BOARD = {**LOCAL, "name": "pi4-emulated", "kind": "ssh", "emulated": True, "clock": "instructions"}
+RUNS = tuple((10, 245_000 + 100 * i) for i in range(101))
+
+
+@dataclass
+class Tree:
+    """A build folder, written manifest by manifest as the stages do. Keyword arguments replace a manifest's fields."""
+
+    root: Path
+    model: str = "toy"
+    framework: str = "torch"
+    labels: tuple[str, ...] = ("a", "b", "c", "d")
+    truth: Any = field(init=False)
+    logits: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(0)
+        self.truth = np.arange(SAMPLES) % len(self.labels)
+        self.logits = random.normal(size=(SAMPLES, len(self.labels))).astype(np.float32)
+        self.logits[np.arange(SAMPLES), self.truth] += 6
+
+    @property
+    def build(self) -> Store:
+        return Store(self.root)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return ModelSpec(
+            name=self.model,
+            task="image_classification",
+            inputs=(Tensor("image", (8, 8, 1), value_range=(0.0, 255.0)),),
+            outputs=(Tensor("logits", (len(self.labels),)),),
+            labels=self.labels,
+            preprocessing=Preprocessing("L", 8, 8, (0.0,), (255.0,)),
+            dataset="digits",
+            training=Training(1, 32, 1e-3),
+        )
+
+    def checkpoint(self, **changes: Any) -> Checkpoint:
+        folder = self.build.checkpoint(self.model, self.framework)
+        digest = predictions(folder / "predictions.npz", output_0=self.logits, labels=self.truth)
+        noun = Checkpoint(
+            spec=self.spec,
+            framework=self.framework,
+            weights="model.safetensors",
+            weights_sha256="w" * 64,
+            origin="trained",
+            facts={"epochs": 1, "seed": 0},
+            data=None,
+            dataset_sha256="d" * 64,
+            samples=len(self.truth),
+            accuracy=self.share_right(self.logits),
+            predictions="predictions.npz",
+            predictions_sha256=digest,
+            key="k" * 64,
+            tools={"torch": "2.13.0"},
+        )
+        noun = dataclasses.replace(noun, **changes)
+        store.write(folder / "checkpoint.json", noun)
+        return noun
+
+    def artifact(self, recipe: str, target: str, size: int = 4096, **changes: Any) -> Artifact:
+        folder = self.build.cell(self.model, self.framework, recipe, target)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.bin").write_bytes(bytes(size))
+        checked = target != "coreml"
+        noun = Artifact(
+            model=self.model,
+            framework=self.framework,
+            recipe=recipe,
+            target=target,
+            file="model.bin",
+            sha256=f"{recipe}-{target}",
+            size_bytes=size,
+            inputs=(Port("image", (1, 8, 8, 1), "float32", "NHWC"),),
+            outputs=(Port("logits", (1, len(self.labels)), "float32"),),
+            quantized_by="graph" if recipe == "int8" else None,
+            calibration=None,
+            parity=Parity("float model", SAMPLES, 90.0, 1.0, 1e-4, None, 1.0, 0.5) if checked else None,
+            unchecked=None if checked else "not checked on Linux: Core ML runs on Apple systems only",
+            notes=(),
+            spec=self.spec,
+            weights_sha256="w" * 64,
+            seconds=1.0,
+            key="k" * 64,
+            tools={"torch": "2.13.0"},
+        )
+        noun = dataclasses.replace(noun, **changes)
+        store.write(folder / "artifact.json", noun)
+        return noun
+
+    def measure(
+        self, recipe: str, target: str, outputs: Any = None, device: dict[str, Any] | None = None, **changes: Any
+    ) -> Measurement:
+        device = LOCAL if device is None else device
+        outputs = self.logits if outputs is None else outputs
+        folder = self.build.cell(self.model, self.framework, recipe, target) / device["name"]
+        digest = predictions(folder / "predictions.npz", output_0=outputs)
+        value = self.share_right(outputs)
+        noun = Measurement(
+            artifact_sha256=f"{recipe}-{target}",
+            model=self.model,
+            framework=self.framework,
+            target=target,
+            recipe=recipe,
+            device=device,
+            runtime={"name": "litert", "version": "2.3.0", "threads": 1, "delegate": "XNNPACK"},
+            size_bytes=4096,
+            load_ns=3_000_000,
+            first_run_ns=90_000,
+            warmup=((10, 300_000),),
+            runs=RUNS,
+            temperature_c=(None, None),
+            throttled=None,
+            load_average=(0.5, 0.9),
+            peak_rss_bytes=50_000_000,
+            rss_before_load_bytes=40_000_000,
+            accuracy=Accuracy(
+                "digits",
+                "d" * 64,
+                "test",
+                len(self.truth),
+                "top1",
+                value,
+                self.share_right(self.logits),
+                "predictions.npz",
+                digest,
+            ),
+            started_at="2026-01-01T00:00:00Z",
+            key="k" * 64,
+            tools={"python": "3.11.2"},
+        )
+        noun = dataclasses.replace(noun, **changes)
+        store.write(folder / "measurement.json", noun)
+        return noun
+
+    def share_right(self, outputs: Any) -> float:
+        return float((np.argmax(outputs, axis=1) == self.truth).mean())
+
+    def wrong(self, count: int) -> Any:
+        """The float model's outputs with the answers of the first `count` samples turned wrong."""
+        outputs = self.logits.copy()
+        outputs[:count] = np.roll(outputs[:count], 1, axis=1)
+        return outputs
+
+
+def predictions(path: Path, **arrays: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return store.sha256(path)

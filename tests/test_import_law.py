@@ -1,0 +1,278 @@
+"""The import law: arrows point left, heavy packages stay inside functions, and the device side stands alone."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ROOMS = (
+    ("core", "errors"),
+    ("plugins", "proc", "progress", "store", "stats"),
+    ("catalog",),
+    ("datasets", "recipes", "targets", "devices"),
+    ("frameworks",),
+    ("stages",),
+    ("tasks",),
+)
+"""Who may import whom: a module imports from rooms to the left of its own, and from its own as long as no circle
+comes of it. What stands in pipeline/ under no name of this table is a stage, or helps one."""
+
+FOLDERS = ("datasets", "recipes", "targets", "devices", "frameworks")
+FRAMEWORKS = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name of an import statement.
+
+    Attributes:
+        module: what is imported, in full: "pipeline.store", "numpy".
+        typing: it is under `if TYPE_CHECKING`.
+        lazy: it is inside a function.
+    """
+
+    line: int
+    module: str
+    typing: bool
+    lazy: bool
+    path: Path = Path()
+
+    @property
+    def package(self) -> str:
+        return self.module.partition(".")[0]
+
+    def at(self, root: Path) -> str:
+        return f"{self.path.relative_to(root)}:{self.line}"
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def imports(path: Path, package: str = "") -> list[Import]:
+    """Every import in a file; `package` is what a relative one starts from."""
+    return [replace(found, path=path) for found in _parsed(path.read_text(), package)]
+
+
+@cache
+def _parsed(text: str, package: str) -> tuple[Import, ...]:
+    return tuple(_walk(ast.parse(text), package, typing=False, lazy=False))
+
+
+def _walk(node: ast.AST, package: str, typing: bool, lazy: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(child.lineno, alias.name, typing, lazy)
+        elif isinstance(child, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - child.level + 1] if child.level else []
+            base = ".".join([*parts, *([child.module] if child.module else [])])
+            for alias in child.names:
+                yield Import(child.lineno, f"{base}.{alias.name}", typing, lazy)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            yield from _walk(ast.Module(child.body, []), package, True, lazy)
+            yield from _walk(ast.Module(child.orelse, []), package, typing, lazy)
+        else:
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _walk(child, package, typing, lazy or function)
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """The files of pipeline/ by module name, and tasks.py."""
+    found = {"tasks": root / "tasks.py"}
+    for path in sorted((root / "pipeline").rglob("*.py")):
+        found[".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+def own(known: dict[str, Path], name: str) -> str | None:
+    """The module of this project that `from a import b` names: a.b where that is a file, else a."""
+    for candidate in (name, name.rpartition(".")[0]):
+        if candidate in known and candidate != "pipeline":
+            return candidate
+    return None
+
+
+def room(name: str) -> int:
+    """A module's place in ROOMS."""
+    word = name.split(".")[1] if name.startswith("pipeline.") else name
+    place = next((i for i, names in enumerate(ROOMS) if word in names), None)
+    return ROOMS.index(("stages",)) if place is None else place
+
+
+# -- the law -----------------------------------------------------------------------------------------------------------
+
+
+def violations(root: Path) -> list[str]:
+    """Every import below `root` that is against the law, as a sentence."""
+    return [
+        *_to_the_right(root), *_circles(root), *_siblings(root), *_heavy(root), *_of_models(root), *_of_edge_bench(root)
+    ]  # fmt: skip
+
+
+def _arrows(root: Path) -> Iterator[tuple[str, str, Import]]:
+    """(importer, imported, where) inside the project, those for types and those in functions too."""
+    known = modules(root)
+    for name, path in known.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for found in imports(path, package):
+            target = own(known, found.module)
+            if target and target != name:
+                yield name, target, found
+
+
+def _to_the_right(root: Path) -> Iterator[str]:
+    for name, target, where in _arrows(root):
+        if room(target) > room(name):
+            yield f"{where.at(root)}: {name} imports {target}, which is to its right"
+
+
+def _circles(root: Path) -> Iterator[str]:
+    """Modules that import each other, one module or several further on."""
+    graph: dict[str, set[str]] = {}
+    for name, target, where in _arrows(root):
+        if not where.typing and not name.startswith(f"{target}."):  # a folder's modules know what its __init__ defines
+            graph.setdefault(name, set()).add(target)
+
+    def reaches(start: str, end: str, seen: set[str]) -> bool:
+        nexts = graph.get(start, set()) - seen
+        return end in nexts or any(reaches(n, end, seen | nexts) for n in nexts)
+
+    yield from (f"{name} imports itself in a circle" for name in sorted(graph) if reaches(name, name, set()))
+
+
+def _siblings(root: Path) -> Iterator[str]:
+    """A plug-in knows no other plug-in of its folder: what two share is in a file that begins with an underscore."""
+    for name, target, where in _arrows(root):
+        here, there = name.split("."), target.split(".")
+        plug_ins = len(here) == len(there) == 3 and here[1] in FOLDERS
+        if plug_ins and here[1] == there[1] and not there[2].startswith("_"):
+            yield f"{where.at(root)}: {name} imports {target}, another plug-in of its folder"
+
+
+def _heavy(root: Path) -> Iterator[str]:
+    """Outside functions pipeline/ and tasks.py import the standard library and themselves; invoke is for tasks.py.
+
+    A plug-in folder's file that begins with an underscore may import a framework at its top: then it is itself
+    imported inside functions only.
+    """
+    known = modules(root)
+    loaded = {}
+    for name, path in known.items():
+        for found in imports(path):
+            allowed = {"pipeline", "invoke"} if name == "tasks" else {"pipeline"}
+            where = found.at(root)
+            if found.package in ("invoke", "edge_bench") and found.package not in allowed:
+                yield f"{where}: {name} imports {found.package}"
+            elif found.package not in sys.stdlib_module_names | allowed and not found.lazy and not found.typing:
+                helper = name.count(".") == 2 and name.split(".")[1] in FOLDERS and path.name.startswith("_")
+                if helper and path.name != "__init__.py":
+                    loaded[name] = found.package
+                else:
+                    yield f"{where}: {name} imports {found.package} outside a function"
+    for name, target, found in _arrows(root):
+        if target in loaded and not found.lazy and not found.typing and name not in loaded:
+            yield f"{found.at(root)}: {name} imports {target}, and with it {loaded[target]}, outside a function"
+
+
+def _of_models(root: Path) -> Iterator[str]:
+    """SPEC needs pipeline.core alone; the code of a network needs that, its framework and its own folder."""
+    for path in sorted((root / "models").glob("*/*.py")):
+        framework = FRAMEWORKS.get(path.stem, set())
+        for found in imports(path, f"models.{path.parent.name}"):
+            inside = found.module.startswith(f"models.{path.parent.name}.")
+            core = found.module.startswith("pipeline.core.") or found.module == "pipeline.core"
+            if not (core or inside or found.package in sys.stdlib_module_names | framework):
+                yield f"{found.at(root)}: a model imports {found.module}"
+
+
+def _of_edge_bench(root: Path) -> Iterator[str]:
+    """The device side knows nothing of the host side; numpy and one runtime are all it has."""
+    source = root / "edge-bench" / "src"
+    for path in sorted(source.rglob("*.py")):
+        package = ".".join(path.parent.relative_to(source).parts)
+        runtime = path.parent.name == "runtimes" and path.name != "__init__.py"
+        for found in imports(path, package):
+            if found.package in ("pipeline", "models", "invoke", "tasks"):
+                yield f"{found.at(root)}: edge_bench imports {found.package}"
+            elif found.package not in sys.stdlib_module_names | {"edge_bench", "numpy"} and not runtime:
+                yield f"{found.at(root)}: edge_bench imports {found.package} outside runtimes/"
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_law_holds() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_room_of_the_table_is_there() -> None:
+    there = {name.split(".")[-1] for name in modules(ROOT) if name.count(".") < 2} | {"stages"}
+    assert [name for names in ROOMS for name in names if name not in there] == []
+
+
+PLANTED = {
+    "a stage in a noun": ("pipeline/core.py", "import pipeline.train", "core imports pipeline.train, which is to its"),
+    "a noun's own helper": ("pipeline/errors.py", "from pipeline import store", "errors imports pipeline.store, which"),
+    "a stage in a target": ("pipeline/targets/onnx.py", "def f():\n    from pipeline import export", "to its right"),
+    "a stage in a target, for types": (
+        "pipeline/targets/onnx.py", "if TYPE_CHECKING:\n    from pipeline.export import Outcome", "to its right",
+    ),
+    "a plug-in's neighbour": ("pipeline/targets/onnx.py", "from pipeline.targets import tflite", "another plug-in"),
+    "tasks": ("pipeline/report.py", "from tasks import ROOT", "imports tasks, which is to its right"),
+    "a circle": ("pipeline/train.py", "def f():\n    from pipeline.export import export", "in a circle"),
+    "invoke": ("pipeline/report.py", "def f():\n    from invoke import task", "imports invoke"),
+    "edge_bench": ("pipeline/measure.py", "def f():\n    import edge_bench.cli", "imports edge_bench"),
+    "torch at the top": ("pipeline/train.py", "import torch", "imports torch outside a function"),
+    "torch at the top of a try": (
+        "pipeline/parity.py", "try:\n    import torch\nexcept ImportError:\n    torch = None", "outside a function",
+    ),
+    "torch in a class body": ("pipeline/proc.py", "class A:\n    import torch", "imports torch outside a function"),
+    "numpy in tasks.py": ("tasks.py", "import numpy as np", "tasks imports numpy outside a function"),
+    "numpy in a plug-in's __init__": ("pipeline/targets/__init__.py", "import numpy", "numpy outside a function"),
+    "a helper that brings torch": (
+        "pipeline/frameworks/torch.py", "from pipeline.frameworks import _fit", "and with it torch, outside a function",
+    ),
+    "another framework in a model": ("models/digits_cnn/torch.py", "import tensorflow", "a model imports tensorflow"),
+    "torch in a SPEC": ("models/digits_cnn/__init__.py", "import torch", "a model imports torch"),
+    "a stage in a model": ("models/digits_cnn/torch.py", "from pipeline import store", "imports pipeline.store"),
+    "pipeline on the device": ("edge-bench/src/edge_bench/facts.py", "import pipeline.core", "imports pipeline"),
+    "torch on the device": ("edge-bench/src/edge_bench/facts.py", "def f():\n    import torch", "outside runtimes/"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_planted_violation_is_caught(tmp_path: Path, what: str) -> None:
+    file, line, sentence = PLANTED[what]
+    for name in ("pipeline", "models", "edge-bench/src"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "tasks.py", tmp_path)
+    with (tmp_path / file).open("a") as source:
+        source.write(f"\n{line}\n")
+    found = violations(tmp_path)
+    assert any(sentence in each for each in found), found
+
+
+def test_what_the_law_allows_is_let_through(tmp_path: Path) -> None:
+    (tmp_path / "pipeline" / "frameworks").mkdir(parents=True)
+    (tmp_path / "models" / "net").mkdir(parents=True)
+    for file, text in {
+        "tasks.py": "from invoke import task\ndef f():\n    import numpy\n    from pipeline import train",
+        "pipeline/core.py": "import json\nfrom pipeline import errors",
+        "pipeline/errors.py": "",
+        "pipeline/train.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
+        "pipeline/frameworks/__init__.py": "from pipeline.core import Spec",
+        "pipeline/frameworks/_fit.py": "import torch\nfrom pipeline.frameworks import Settings",
+        "pipeline/frameworks/torch.py": "def f():\n    from pipeline.frameworks import _fit",
+        "models/net/torch.py": "import torch.nn\nfrom . import blocks\nfrom pipeline.core import ModelSpec",
+    }.items():
+        (tmp_path / file).write_text(text)
+    assert violations(tmp_path) == []
