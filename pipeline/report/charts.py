@@ -23,14 +23,14 @@ def trade_off(found: Sequence[Row]) -> Section:
         if timed:
             caption = (
                 "The fastest first. Left: median latency of raw runs on this device (logarithmic axis); the line ends "
-                f"at p99. Right: drop over {samples(timed[0]):,} samples with its 95 % interval; one that crosses 0 "
-                "shows no difference that these samples can resolve."
+                f"at p99. Middle: drop over {samples(timed[0]):,} samples with its 95 % interval; one that crosses 0 "
+                "shows no difference that these samples can resolve. Right: size of the file."
             )
             chart = figures.html(figures.trade_off(timed, targets), f"trade-off-{len(blocks)}")
             blocks.append(Block(place, chart=chart, caption=caption))
     return Section(
         "trade-off",
-        "Latency and accuracy drop",
+        "Accuracy drop against latency, with size",
         blocks=tuple(blocks),
         nothing="No latency was measured on a real device.",
     )

@@ -23,12 +23,12 @@ SOFT = "#888"
 
 
 def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
-    """A line for each cell, the fastest first: p50 to p99 on the left, the drop with its interval on the right."""
+    """A line for each cell, the fastest first: p50 to p99, the drop with its interval, the file's size."""
     from plotly.subplots import make_subplots
 
     unit = words.unit(row.cell for row in timed)
     rows = sorted(timed, key=lambda row: _p50(row, unit))
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, column_widths=[0.55, 0.45], horizontal_spacing=0.03)
+    figure = make_subplots(rows=1, cols=3, shared_yaxes=True, column_widths=[0.46, 0.34, 0.2], horizontal_spacing=0.03)
     for place, target in enumerate(targets):
         own = [row for row in rows if row.cell.target == target]
         if own:
@@ -37,6 +37,7 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
             shared = {"mode": "markers", "name": _safe(target), "legendgroup": target, "marker": style}
             figure.add_scatter(**shared, **_latencies(own, unit, color), row=1, col=1)
             figure.add_scatter(**shared, **_drops(own, unit, color), row=1, col=2)
+            figure.add_bar(**_kilobytes(own, color), name=_safe(target), legendgroup=target, row=1, col=3)
     ends = [_p99(row, unit) for row in rows]
     figure.add_scatter(
         x=ends,
@@ -55,9 +56,27 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
     figure.update_xaxes(type="log", range=bounds, tickvals=_ticks(*bounds), title=f"p50, {unit.name}", col=1)
     figure.update_xaxes(title="drop, points (right is worse)", zeroline=False, col=2)
     figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT, row=1, col=2)
+    largest = max(row.cell.size_bytes or 0 for row in rows) / 1000
+    figure.update_xaxes(title="size, kB", range=[0, 1.45 * largest], col=3)  # the figures stand behind the bars
     figure.update_yaxes(categoryorder="array", categoryarray=_labels(rows)[::-1], range=[-0.7, len(rows) - 0.3])
     figure.update_layout(height=110 + 22 * len(rows), margin={"b": 50})
     return figure
+
+
+def _kilobytes(rows: Sequence[Row], color: str) -> dict[str, Any]:
+    """Bars of the files' sizes, with their figures."""
+    values = [(row.cell.size_bytes or 0) / 1000 for row in rows]
+    return {
+        "x": values,
+        "y": _labels(rows),
+        "orientation": "h",
+        "marker_color": color,
+        "text": [f"{value:,.1f}" for value in values],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "showlegend": False,
+        "hovertemplate": "%{y}: %{x:,.1f} kB<extra></extra>",
+    }
 
 
 def sizes(held: Mapping[tuple[str, str], float], targets: Sequence[str], recipes: Sequence[str]) -> Any:

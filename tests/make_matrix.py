@@ -1,0 +1,26 @@
+"""Makes the shared store of the tests: `python -m tests.make_matrix FOLDER`, in a process of its own as a user's is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline import devices, export, measure, plugins
+from pipeline.store import Store
+from pipeline.train import Job
+
+ROOT = Path(__file__).parents[1]
+TINY = Path(__file__).parent / "models" / "tiny"
+JOB = Job(model=str(TINY), accelerator="cpu")
+QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0)
+
+
+def main(root: Path) -> None:
+    """Exports the tiny model to every target under every recipe, and measures here what runs here."""
+    build = Store(root)
+    outcomes = export.export(build, JOB, plugins.names("targets"), plugins.names("recipes"))
+    measure.bench(build, JOB, devices.find("local"), outcomes, QUICK)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
