@@ -66,11 +66,11 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             except PipelineError as error:
                 if debug:
                     raise
-                raise Exit(f"error: {error}", code=2) from error
+                raise Exit(f"error: {_one_line(error)}", code=2) from error
             except OSError as error:
-                if debug or not _is_full(error):
+                if debug:
                     raise
-                raise Exit("error: no space left on the disk: free some and run again; nothing was lost", 2) from error
+                raise Exit(f"error: {_of_the_system(error)}", code=2) from error
             except KeyboardInterrupt:
                 raise Exit("interrupted; the next run goes on from here", code=130) from None
 
@@ -416,10 +416,17 @@ def _listed(names: Any) -> str:
     return ", ".join(sorted(set(names))) or "nothing"
 
 
-def _is_full(error: OSError) -> bool:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the system refused: a full disk, a folder without permission."""
     import errno
 
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk: free some and run again; nothing was lost"
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _one_line(error)
 
 
 def _run_or_exit(module: str, *words: str) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from pipeline import plugins, proc, store, train
 from pipeline import quantize as quantizing
-from pipeline.core import Artifact, Checkpoint, Failure, Recipe, to_json
+from pipeline.core import Artifact, Checkpoint, Failure, Recipe, safe_file_name, to_json
 from pipeline.errors import Broken, DiskFull, StageFailed, Unsupported
 from pipeline.progress import say
 from pipeline.store import Store
@@ -103,18 +105,22 @@ def refuse_unsupported(framework: str, targets: Sequence[str], names: Sequence[s
 def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
     """
     Raises:
-        StageFailed: an export failed; the last lines of its log and the log's path are said before.
+        StageFailed: an export failed; each one's reason, the last lines of its log and the log's path are said before.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
-        say(f"{outcome.target} {outcome.recipe}: {outcome.reason}")
-        if outcome.log and outcome.log.is_file():
-            for line in outcome.log.read_text(errors="replace").strip().splitlines()[-5:]:
+        last = outcome.log.read_text(errors="replace").split("\n") if outcome.log and outcome.log.is_file() else []
+        last = [line for line in last if line.strip()][-5:]
+        if last:
+            say(f"{outcome.target} {outcome.recipe}: {outcome.reason}")
+            for line in last:
                 say(f"    {line[:200]}")
             say(f"    (log: {outcome.log})")
     if failed:
         cells = ", ".join(f"{outcome.target} {outcome.recipe}" for outcome in failed)
-        raise StageFailed(f"{len(failed)} of {len(outcomes)} exports failed: {cells}")
+        reasons = list(dict.fromkeys(outcome.reason for outcome in failed))
+        more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+        raise StageFailed(f"{len(failed)} of {len(outcomes)} exports failed ({cells}): {reasons[0]}{more}")
 
 
 def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
@@ -132,7 +138,7 @@ def _ready(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) ->
     artifact = store.read_or_say(Artifact, folder / MANIFEST)
     if artifact is None or artifact.key != key(checkpoint, recipe, target):
         return None
-    path = folder / artifact.file
+    path = folder / safe_file_name(artifact.file)
     if not path.exists() or store.sha256(path) != artifact.sha256:
         say(f"{path} is not what its manifest says (sha256 differs); made anew")
         return None
@@ -170,18 +176,25 @@ def _run_workers(build: Store, job: train.Job, todo: dict[str, list[str]]) -> se
     say(f"exporting {sum(map(len, todo.values()))} files for {', '.join(todo)}")
     with ThreadPoolExecutor(cores) as pool:
         threads = max(1, cores // len(todo))
-        running = [pool.submit(_run_worker, build, job, target, names, threads) for target, names in todo.items()]
+        stop = Event()
+        running = [pool.submit(_run_worker, build, job, target, names, threads, stop) for target, names in todo.items()]
         try:
             return {cell for future in running for cell in future.result()}
         except BaseException:
-            for future in running:
-                future.cancel()
-            proc.end_all()
+            stop.set()
+            while not all(future.cancel() or future.done() for future in running):
+                proc.end_all()
+                time.sleep(0.05)
             raise
 
 
-def _run_worker(build: Store, job: train.Job, target: str, names: list[str], threads: int) -> set[tuple[str, str]]:
+def _run_worker(
+    build: Store, job: train.Job, target: str, names: list[str], threads: int, stop: Event
+) -> set[tuple[str, str]]:
     """Works through a target's recipes; a process that dies costs one recipe, and the next goes on after it.
+
+    Args:
+        stop: is set when another worker or the user ended it all.
 
     Returns:
         (recipe, target) of what was made.
@@ -203,10 +216,12 @@ def _run_worker(build: Store, job: train.Job, target: str, names: list[str], thr
             made.add((event["recipe"], target))
         say(f"  {target} {event['recipe']}: {event['says']}")
 
-    while left:
+    while left and not stop.is_set():
         request = json.dumps({"build": str(build.root), "job": _plain(job), "target": target, "recipes": left})
         argv = [sys.executable, "-m", "pipeline.worker", request]
         done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads)})
+        if stop.is_set():
+            break  # ended by us: nothing is known of what it was at
         if left and done.code != 0:
             recipe = left.pop(0)  # the one at work when the process died
             _died(build, job, recipe, target, done)

@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pipeline import devices, plugins, store, train
 from pipeline import push as pushing
-from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, to_json
+from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, safe_file_name, to_json
 from pipeline.errors import BadOption, Broken, StageFailed
 from pipeline.export import FAILURE, Outcome
 from pipeline.progress import say
@@ -42,7 +43,14 @@ class Options:
         Raises:
             BadOption: a number that cannot be.
         """
-        if self.threads < 1 or self.min_runs < 1 or self.min_seconds < 0 or self.time_limit <= 0:
+        seconds = self.min_seconds, self.time_limit
+        if (
+            self.threads < 1
+            or self.min_runs < 1
+            or seconds[0] < 0
+            or seconds[1] <= 0
+            or not all(map(isfinite, seconds))
+        ):
             raise BadOption("--threads and --min-runs are at least 1, --min-seconds 0, --time-limit more than 0")
 
 
@@ -86,7 +94,7 @@ def ready(folder: Path, artifact: Artifact, device: Device, options: Options) ->
     measurement = store.read_or_say(Measurement, folder / MANIFEST)
     if measurement is None or measurement.key != _key(artifact, device, options):
         return False
-    predictions = folder / measurement.accuracy.predictions
+    predictions = folder / safe_file_name(measurement.accuracy.predictions)
     if predictions.is_file() and store.sha256(predictions) == measurement.accuracy.predictions_sha256:
         return True
     say(f"{predictions} is not what its manifest says; measured anew")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.errors import PipelineError
+
 T = TypeVar("T")
 
 
@@ -30,7 +32,8 @@ def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Sends what this process prints, also from below Python, to the file `path`; an exception's traceback too."""
+    """Sends what this process prints, also from below Python, to the file `path`; so goes the traceback of an
+    exception that is not one of ours, which say all there is in their message."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -39,6 +42,8 @@ def logged(path: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
         try:
             yield
+        except PipelineError:
+            raise
         except Exception:
             traceback.print_exc()
             raise

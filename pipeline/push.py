@@ -45,8 +45,9 @@ def push(build: Store, job: train.Job, device: Device, outcomes: Sequence[Outcom
     """
     checkpoint = train.ready(build, job)
     assert checkpoint is not None  # what was exported has one
-    files = [evaluation(build, checkpoint), *(path for _, path in runnable(outcomes, device))]
-    _, sent = plugins.load("devices", device.kind).push(build, device, files)
+    with store.lock(build, f"push of {job.model} to {device.name}"):
+        files = [evaluation(build, checkpoint), *(path for _, path in runnable(outcomes, device))]
+        _, sent = plugins.load("devices", device.kind).push(build, device, files)
     return len(files), sent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def ready(build: Store, job: Job) -> Checkpoint | None:
         UnknownName, BadModel, BadOption: as the command line deserves.
     """
     model = _model(job)
+    _settings(model, job)  # refused also where a checkpoint is there
     folder = build.checkpoint(model.spec.name, job.framework)
     checkpoint = store.read_or_say(Checkpoint, folder / MANIFEST)
     if checkpoint is None or not _is_asked_for(checkpoint, model, job):
@@ -173,8 +175,12 @@ def _settings(model: catalog.Model, job: Job) -> Settings:
         accelerator=job.accelerator,
         resume=job.resume,
     )
-    if settings.epochs < 1 or settings.batch_size < 1 or not settings.lr > 0:
+    if settings.epochs < 1 or settings.batch_size < 1 or not 0 < settings.lr < math.inf:
         raise BadOption("--epochs, --batch-size and --lr must be more than 0")
+    if not 0 <= settings.seed < 1 << 32:
+        raise BadOption(f"--seed {settings.seed}: from 0 to {(1 << 32) - 1}")
+    if job.weights and (job.epochs, job.batch_size, job.lr, job.seed) != (None,) * 4:
+        raise BadOption("--weights takes the place of training: leave --epochs, --batch-size, --lr and --seed out")
     if settings.accelerator not in ("auto", "cpu", "cuda"):
         raise BadOption(f"--accelerator {settings.accelerator!r}: one of auto, cpu, cuda")
     return settings

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline import store
 from pipeline.core import Training
 from pipeline.datasets import Split
-from pipeline.errors import BadOption, Broken
+from pipeline.errors import BadOption, Broken, StageFailed
 from pipeline.frameworks import Settings
 from pipeline.progress import bar, say
 
@@ -107,6 +107,9 @@ def fit(
     After every epoch the whole state is kept, so an interrupted training goes on with the next epoch. Order and
     augmentation of an epoch depend on seed and epoch alone: interrupted or not, the result is the same.
 
+    Raises:
+        StageFailed: the loss is no number any more.
+
     Returns:
         Facts: epochs, best epoch, its validation accuracy, seconds, samples a second, device.
     """
@@ -147,6 +150,10 @@ def fit(
             facts["epoch"] = epoch + 1
             facts["seconds"] += time.perf_counter() - started
             mean_loss = float(total) / steps
+            if not math.isfinite(mean_loss):
+                raise StageFailed(
+                    f"the loss is {mean_loss} in epoch {epoch + 1}: try a smaller --lr than {settings.lr:g}"
+                )
             for name, value in (("loss/train", mean_loss), ("accuracy/validation", reached)):
                 scalars.add_scalar(name, value, (epoch + 1) * steps)
             scalars.add_scalar("lr", schedule.get_last_lr()[0], (epoch + 1) * steps)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import store
 from pipeline.catalog import Model
 from pipeline.core import Preprocessing
 from pipeline.datasets import Split
-from pipeline.errors import BadModel, BadWeights
+from pipeline.errors import BadModel
 from pipeline.frameworks import Settings
 from pipeline.plugins import extra
 from pipeline.targets import Source
@@ -35,12 +34,12 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     with extra(EXTRA):
         import torch
 
-        from pipeline.frameworks import _fit
+        from pipeline.frameworks import _fit, _weights
 
     torch.manual_seed(settings.seed)  # of the initial weights
     facts = _fit.fit(network(model), model.spec.training, data, settings, home, key)
     best = torch.load(home / "training" / "best.ckpt", map_location="cpu", weights_only=True)
-    _save(
+    _weights.save(
         {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")},
         home / "training" / WEIGHTS,
     )
@@ -50,12 +49,12 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
 def adopt(model: Model, weights: Path, out: Path) -> None:
     """See `Framework.adopt`: safetensors, or a .pt file read with weights_only."""
     with extra(EXTRA):
-        import torch  # noqa: F401
-    state = _read(weights)
+        from pipeline.frameworks import _weights
+    state = _weights.read(weights)
     net = model.code("torch").build(model.spec)
-    _check_fit(weights, state, net.state_dict())
+    _weights.check_fit(weights, state, net.state_dict())
     net.load_state_dict(state)
-    _save(net.state_dict(), out)
+    _weights.save(net.state_dict(), out)
 
 
 def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
@@ -78,6 +77,8 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
     with extra(EXTRA):
         import torch
 
+        from pipeline.frameworks import _weights
+
     net = loaded(model, weights)
     height, width, channels = model.spec.inputs[0].shape
     # Random, not zeros: some networks' data-dependent checks look at values. Two, because 1 would be taken as fixed.
@@ -85,7 +86,7 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
     try:
         program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     except Exception as error:  # torch.export raises what the model's code raises
-        raise BadModel(f"{model.spec.name} cannot be exported: {_first_line(error)}") from error
+        raise BadModel(f"{model.spec.name} cannot be exported: {_weights.first_line(error)}") from error
     folder.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, folder / FLOAT)
 
@@ -249,79 +250,3 @@ def _planar(images: torch.Tensor) -> torch.Tensor:
     import torch
 
     return images.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)
-
-
-# -- weights -----------------------------------------------------------------------------------------------------------
-
-
-def _save(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    with store.atomic(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from a safetensors or .pt file; nothing in the file is run."""
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise BadWeights(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise BadWeights(f"{path} is not a whole safetensors file: {_first_line(error)}") from error
-    if path.suffix not in (".pt", ".pth", ".bin"):
-        raise BadWeights(
-            f"{path}: weights are a .safetensors file, or a .pt file that torch.save wrote of a state_dict"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BadWeights(
-            f"{path} holds more than weights and was not loaded ({_refusal(error)}); save model.state_dict(), best as "
-            "safetensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BadWeights(f"{path} is not a whole .pt file: {_first_line(error)}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadWeights(f"{path} holds no state_dict: save model.state_dict()")
-    return state
-
-
-def _refusal(error: Exception) -> str:
-    """What torch's weights-only reader said no to, without its advice to load anyway."""
-    import re
-
-    found = re.search(r"(?:GLOBAL|Unsupported \w+|class) ([\w.]+)", str(error))
-    return f"it asks for {found.group(1)}" if found else _first_line(error)
-
-
-def _check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    """
-    Raises:
-        BadWeights: names or shapes differ; the first three are named.
-    """
-    wrong = [
-        f"{name} is {'missing' if name not in state else f'{_shape(state[name])} where the model has {_shape(tensor)}'}"
-        for name, tensor in wanted.items()
-        if name not in state or state[name].shape != tensor.shape
-    ] + [f"{name} is not the model's" for name in state if name not in wanted]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise BadWeights(f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}")
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return "×".join(str(n) for n in tensor.shape) or "a scalar"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,85 @@
+"""Weights files for PyTorch: safetensors, or a .pt file read without running anything in it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline import store
+from pipeline.errors import BadWeights
+
+
+def save(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Writes tensors as a safetensors file."""
+    with store.atomic(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary)
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a safetensors or .pt file; nothing in the file is run.
+
+    Raises:
+        BadWeights: the file is missing, cut short, of another kind, or holds more than weights.
+    """
+    if not path.is_file():
+        raise BadWeights(f"no weights file at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise BadWeights(f"{path} is not a whole safetensors file: {first_line(error)}") from error
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise BadWeights(
+            f"{path}: weights are a .safetensors file, or a .pt file that torch.save wrote of a state_dict"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadWeights(
+            f"{path} holds more than weights and was not loaded ({_refusal(error)}); save model.state_dict(), best as "
+            "safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise BadWeights(f"{path} is not a whole .pt file: {first_line(error)}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadWeights(f"{path} holds no state_dict: save model.state_dict()")
+    return state
+
+
+def _refusal(error: Exception) -> str:
+    """What torch's weights-only reader said no to, without its advice to load anyway."""
+    found = re.search(r"(?:GLOBAL|Unsupported \w+|class) ([\w.]+)", str(error))
+    return f"it asks for {found.group(1)}" if found else first_line(error)
+
+
+def check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Compares a file's tensors with a model's.
+
+    Raises:
+        BadWeights: names or shapes differ; the first three are named.
+    """
+    wrong = [
+        f"{name} is {'missing' if name not in state else f'{_shape(state[name])} where the model has {_shape(tensor)}'}"
+        for name, tensor in wanted.items()
+        if name not in state or state[name].shape != tensor.shape
+    ] + [f"{name} is not the model's" for name in state if name not in wanted]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BadWeights(f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(str(n) for n in tensor.shape) or "a scalar"
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
