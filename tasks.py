@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent
 
 HELP = {
     "model": "a name from `inv models` or the path of a model folder; options behind a colon: name:width=0.5",
-    "framework": "a name from `inv frameworks.list`",
+    "framework": "one that the model is written in: torch, or what `inv models` says",
     "target": "names from `inv targets`, with commas between, or all",
     "recipe": "names from `inv recipes`, with commas between, or all",
     "device": "a name from `inv devices`",
@@ -49,7 +49,7 @@ HELP = {
     "again": "measure also what is up to date",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
-    "dataset": "cifar10",
+    "dataset": "one with an official archive: cifar10",
     "to": "where the archive goes: a folder or file name",
     "match": "run tests whose names match this pytest expression",
 }
@@ -204,20 +204,20 @@ def demo(_c: Context) -> None:
 
 @door()
 def clean(_c: Context, model: str | None = None) -> None:
-    """Remove the build folder, or one model's part of it."""
+    """Remove all that was made, or one model's part of it."""
     from pipeline import store
 
     build = _build()
-    if model is None:
-        store.remove(build.root)
-        print(f"removed {build.root}")
-        return
-    homes = [build.home(name, framework) for name, framework in build.models() if name == model]
-    if not homes:
-        raise BadOption(f"nothing of {model!r} in {build.root} (there is: {_listed(n for n, _ in build.models())})")
-    for home in homes:
-        store.remove(home)
-        print(f"removed {home}")
+    there = sorted(build.root.glob("*"))
+    homes = [path for path in there if model in (None, path.stem)]
+    if model and not homes:
+        known = _listed(path.stem for path in there if (path / "checkpoint").is_dir() or (path / "training").is_dir())
+        raise BadOption(f"nothing of {model!r} in {build.root} (there is: {known})")
+    if homes:
+        with store.lock(build, "clean"):
+            for home in homes:
+                store.remove(home)
+                print(f"removed {home}")
 
 
 # -- what there is -----------------------------------------------------------------------------------------------------

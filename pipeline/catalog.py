@@ -40,23 +40,35 @@ class Model:
 
         return [name for name in plugins.names("frameworks") if (self.folder / f"{name}.py").is_file()]
 
+    def file(self, framework: str) -> Path:
+        """The file that makes the network.
+
+        Raises:
+            BadModel: the folder has none for this framework.
+        """
+        path = self.folder / f"{framework}.py"
+        if not path.is_file():
+            raise BadModel(f"model {self.spec.name} has no {framework}.py in {self.folder}: it needs build(spec) there")
+        return path
+
     def code(self, framework: str) -> ModuleType:
         """The module with build(spec).
 
         Raises:
             BadModel: the folder has none for this framework, or it cannot be imported, or lacks build.
         """
-        path = self.folder / f"{framework}.py"
-        if not path.is_file():
-            raise BadModel(f"model {self.spec.name} has no {framework}.py in {self.folder}: it needs build(spec) there")
+        path = self.file(framework)
         module = _import(self.folder, framework)
         if not callable(getattr(module, "build", None)):
             raise BadModel(f"{path} has no function build(spec)")
         return module
 
     def source(self, framework: str) -> str:
-        """Hash of the code that makes the network."""
-        return digest([sha256(self.folder / name) for name in ("__init__.py", f"{framework}.py")])
+        """Hash of the code that makes the network: the folder's, but for what is another framework's."""
+        from pipeline import plugins
+
+        others = set(plugins.names("frameworks")) - {framework}
+        return digest([sha256(path) for path in sorted(self.folder.glob("*.py")) if path.stem not in others])
 
 
 def names() -> list[str]:

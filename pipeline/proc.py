@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import NeedsTool
 
@@ -43,7 +44,10 @@ class Done:
             return f"no end after {self.seconds:.0f} s"
         lines = [line for line in self.err.strip().splitlines() if line.strip()]
         if self.code < 0:
-            name = signal.Signals(-self.code).name
+            try:
+                name = signal.Signals(-self.code).name
+            except ValueError:  # a real-time signal has none
+                name = f"signal {-self.code}"
             return f"ended by {name}" + (f" after: {lines[-1]}" if lines else "")
         return lines[-1] if lines else f"exit code {self.code}"
 
@@ -69,20 +73,7 @@ def run(
     """
     words = tuple(str(word) for word in argv)
     started = time.perf_counter()
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            start_new_session=own_group,
-        )
-    except FileNotFoundError as error:
-        raise NeedsTool(f"{words[0]} is not installed or not on PATH") from error
+    process = _start(words, subprocess.PIPE, env, cwd, own_group)
     timed_out = False
     try:
         out, err = process.communicate(timeout=timeout)
@@ -101,17 +92,7 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
     """Runs a program and calls `each` with every line of its standard output as it comes; the rest is as for `run`."""
     words = tuple(str(word) for word in argv)
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+", errors="replace") as err:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=err,
-            text=True,
-            errors="replace",
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-        )
+    with tempfile.TemporaryFile("w+", errors="replace") as err, _start(words, err, env) as process:
         RUNNING.add(process)
         try:
             assert process.stdout is not None
@@ -120,12 +101,34 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
             code = process.wait()
         except BaseException:
             end(process)
-            process.wait()
             raise
         finally:
             RUNNING.discard(process)
         err.seek(0)
         return Done(words, code, "", err.read(), time.perf_counter() - started)
+
+
+def _start(
+    words: tuple[str, ...],
+    err: int | IO[str],
+    env: Mapping[str, str] | None,
+    cwd: Path | None = None,
+    own_group: bool = True,
+) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            start_new_session=own_group,
+        )
+    except FileNotFoundError as error:
+        raise NeedsTool(f"{words[0]} is not installed or not on PATH") from error
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,8 +48,9 @@ def logged(path: Path) -> Iterator[None]:
             traceback.print_exc()
             raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):  # the log's disk may be full, and the streams must come back all the same
+                    stream.flush()
             for saved, number in zip(kept, (1, 2), strict=True):
                 os.dup2(saved, number)
                 os.close(saved)

@@ -99,11 +99,10 @@ def _materialise(checkpoint: Checkpoint, folder: Path) -> None:
     shape = (len(split), *checkpoint.spec.inputs[0].shape)
     with store.atomic(folder) as new:
         new.mkdir()
-        images = np.lib.format.open_memmap(new / "images.npy", "w+", np.uint8, shape)
-        for start in bar(range(0, len(split), CHUNK), "preparing", unit="chunk"):
-            stop = min(start + CHUNK, len(split))
-            images[start:stop] = split.images(range(start, stop))
-        images.flush()
+        with (new / "images.npy").open("wb") as file:  # not a memory map: a full disk would end the process by a signal
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for start in bar(range(0, len(split), CHUNK), "preparing", unit="chunk"):
+                file.write(split.images(range(start, min(start + CHUNK, len(split)))).tobytes())
         np.save(new / "labels.npy", split.labels)
         hashes = {name: store.sha256(new / name) for name in ("images.npy", "labels.npy")}
         store.write(

@@ -70,11 +70,11 @@ def read(kind: type[T], path: Path) -> T | None:
         Broken: it is not JSON, or not this noun.
     """
     try:
-        text = path.read_text()
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        value = json.loads(text)
+        value = json.loads(content.decode())
     except ValueError as error:
         raise Broken(f"{path}: not JSON ({error})") from error
     return from_json(kind, value, str(path))

@@ -122,6 +122,7 @@ def _model(job: Job) -> catalog.Model:
     if job.framework not in plugins.names("frameworks"):
         plugins.load("frameworks", job.framework)  # raises with the known names
     model = catalog.find(job.model)
+    model.file(job.framework)  # raises where it is not written in this framework
     dataset = plugins.load("datasets", model.spec.dataset)
     if dataset.EMBEDDED and job.data is not None:
         raise BadOption(f"{model.spec.name} is trained on {model.spec.dataset}, which is built in: leave --data out")

@@ -55,7 +55,7 @@ def devices() -> dict[str, Device]:
     path = Path(os.environ.get("LASTMILE_DEVICES", FILE))
     try:
         tables = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # TOMLDecodeError is one, and what is no UTF-8 another
         raise BadOption(f"{path}: {error}") from error
     return {name: _device(path, name, table) for name, table in tables.items()}
 
@@ -92,5 +92,17 @@ def _device(path: Path, name: str, table: Any) -> Device:
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
         raise BadOption(f"{path}: [{name}] needs a kind (known: {', '.join(plugins.names('devices'))})")
     options = {key: value for key, value in table.items() if key not in ("kind", "emulated")}
-    plugins.load("devices", table["kind"])
-    return Device(name, table["kind"], bool(table.get("emulated", False)), options)
+    emulated, targets, runtimes = table.get("emulated", False), table.get("targets", []), table.get("runtimes", {})
+    if not isinstance(emulated, bool):
+        raise BadOption(f"{path}: [{name}] emulated is true or false, not {emulated!r}")
+    if not isinstance(targets, list):
+        raise BadOption(f"{path}: [{name}] targets is a list of names, not {targets!r}")
+    if not isinstance(runtimes, dict):
+        raise BadOption(f"{path}: [{name}] runtimes says a runtime for each target, not {runtimes!r}")
+    try:
+        plugins.load("devices", table["kind"])
+        for target in (*targets, *runtimes):
+            plugins.load("targets", target)
+    except UnknownName as error:
+        raise BadOption(f"{path}: [{name}] {error}") from error
+    return Device(name, table["kind"], emulated, options)

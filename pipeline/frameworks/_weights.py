@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from pipeline import store
 from pipeline.errors import BadWeights
@@ -18,7 +19,10 @@ from pipeline.errors import BadWeights
 def save(state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Writes tensors as a safetensors file."""
     with store.atomic(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary)
+        # Written by Python: safetensors' own error for a full disk is no OSError.
+        temporary.write_bytes(
+            to_bytes({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
+        )
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
@@ -41,9 +45,12 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        asked = _asked_for(error)
+        if asked is None:
+            raise BadWeights(f"{path} is not a whole .pt file: torch.save did not write what is in it") from error
         raise BadWeights(
-            f"{path} holds more than weights and was not loaded ({_refusal(error)}); save model.state_dict(), best as "
-            "safetensors"
+            f"{path} holds more than weights and was not loaded (it asks for {asked}); save model.state_dict(), best "
+            "as safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise BadWeights(f"{path} is not a whole .pt file: {first_line(error)}") from error
@@ -54,10 +61,12 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _refusal(error: Exception) -> str:
-    """What torch's weights-only reader said no to, without its advice to load anyway."""
-    found = re.search(r"(?:GLOBAL|Unsupported \w+|class) ([\w.]+)", str(error))
-    return f"it asks for {found.group(1)}" if found else first_line(error)
+def _asked_for(error: Exception) -> str | None:
+    """The name that torch's weights-only reader said no to; None where it is the file that is broken."""
+    if "TorchScript" in str(error):
+        return "TorchScript"
+    found = re.search(r"(?:GLOBAL|class|instantiate) ([A-Za-z_][\w.]*)", str(error))
+    return found.group(1) if found else None
 
 
 def check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from pipeline.plugins import extra
+
 
 def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
     """The program with its convolutions' and linear layers' weights as int8, symmetric, per output channel.
@@ -18,7 +20,9 @@ def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
         The quantized ExportedProgram, and how many convolutions stayed in float.
     """
     import torch
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+
+    with extra("executorch"):
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY

@@ -15,7 +15,7 @@ SUFFIX = ".mlpackage"
 RUNTIME: str | None = None
 UNCHECKED: str | None = "not checked on Linux: Core ML runs on Apple systems only"
 LAYOUT = "image"
-TOOLS = ("coremltools", "torch", "torchao")
+TOOLS: tuple[str, ...] = ("coremltools", "torch", "torchao")
 EXTRA = "coreml"
 SUMMARY = "Core ML: iPhone, iPad, Mac"
 
@@ -44,6 +44,8 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         model, quantized_by = _weights_only(model), "coremltools"
     model.user_defined_metadata.clear()  # it holds the date of the conversion: the same export would differ
     model.save(str(out))
+    (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for ExecuTorch's debugger; half the size
+    _fixed_order(out)
     _fixed_identifiers(out)
     height, width, channels = image.shape
     return Exported(
@@ -78,6 +80,16 @@ def _weights_only(model: Any) -> Any:
         mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
     )
     return optimize.linear_quantize_weights(model, config=optimize.OptimizationConfig(global_config=config))
+
+
+def _fixed_order(package: Path) -> None:
+    """Writes the program's maps sorted by key; protobuf's own order is another in every process."""
+    from coremltools.proto.Model_pb2 import Model
+
+    file = package / "Data/com.apple.CoreML/model.mlmodel"
+    program = Model()
+    program.ParseFromString(file.read_bytes())
+    file.write_bytes(program.SerializeToString(deterministic=True))
 
 
 def _fixed_identifiers(package: Path) -> None:

@@ -15,7 +15,7 @@ SUFFIX = ".pte"
 RUNTIME: str | None = "executorch"
 UNCHECKED: str | None = None
 LAYOUT = "NCHW"
-TOOLS = ("executorch", "torch", "torchao")
+TOOLS: tuple[str, ...] = ("executorch", "torch", "torchao")
 EXTRA = "executorch"
 SUMMARY = "ExecuTorch with XNNPACK: phones and boards, from PyTorch"
 

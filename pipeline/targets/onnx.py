@@ -14,7 +14,7 @@ SUFFIX = ".onnx"
 RUNTIME: str | None = "onnxruntime"
 UNCHECKED: str | None = None
 LAYOUT = "NCHW"
-TOOLS = ("onnx", "onnxscript", "onnxruntime", "torch")
+TOOLS: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime", "torch")
 EXTRA = "onnx"
 SUMMARY = "ONNX for onnxruntime: servers, desktops, phones, boards"
 

@@ -14,7 +14,7 @@ SUFFIX = ".tflite"
 RUNTIME: str | None = "litert"
 UNCHECKED: str | None = None
 LAYOUT = "NHWC"
-TOOLS = ("litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert", "torch")
+TOOLS: tuple[str, ...] = ("litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert", "torch")
 EXTRA = "tflite"
 SUMMARY = "LiteRT (TensorFlow Lite): Android, boards, microcontroller-class CPUs"
 

@@ -1,0 +1,190 @@
+"""What every framework keeps to: training, adopting, predicting, capturing and quantizing mean the same in each."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import catalog, plugins, store
+from pipeline.errors import BadOption, BadWeights
+from pipeline.frameworks import Framework, Settings
+from pipeline.store import Store
+from tests.frameworks import making
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "models" / "tiny"
+MODEL = catalog.find(str(TINY))
+NAMES = [name for name in plugins.names("frameworks") if name in MODEL.frameworks]
+SHORT = Settings(epochs=3, batch_size=16, lr=1e-2, seed=7, accelerator="cpu")
+KEY = "k" * 64
+
+
+@pytest.fixture(params=NAMES)
+def framework(request: pytest.FixtureRequest) -> Framework:
+    found: Framework = plugins.load("frameworks", request.param)
+    return found
+
+
+def data() -> dict[str, object]:
+    return {"train": making.split(MODEL.spec, 64), "validation": making.split(MODEL.spec, 20, seed=1)}
+
+
+def train(framework: Framework, home: Path, settings: Settings = SHORT, key: str = KEY) -> tuple[bytes, dict]:
+    facts = framework.train(MODEL, data(), settings, home, key)  # type: ignore[arg-type]
+    return (home / "training" / framework.WEIGHTS).read_bytes(), facts
+
+
+def test_importing_it_loads_no_heavy_package() -> None:
+    code = "import sys; from pipeline import plugins\nfor n in plugins.names('frameworks'):\n"
+    code += "    plugins.load('frameworks', n)\nprint([m for m in ('numpy', 'torch', 'keras', 'tensorflow') if m in "
+    code += "sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_training_learns_and_says_how_it_went(framework: Framework, tmp_path: Path) -> None:
+    _, facts = train(framework, tmp_path, Settings(12, 16, 2e-2, 0, "cpu"))
+    assert facts["epoch"] == 12
+    assert 1 <= facts["best_epoch"] <= 12
+    assert facts["best_accuracy"] > 0.5, "a tenth is chance"
+    assert facts["seconds"] > 0 and facts["samples_per_second"] > 0
+    outputs = framework.predict(
+        MODEL, tmp_path / "training" / framework.WEIGHTS, making.split(MODEL.spec, 40, 2), "cpu"
+    )
+    assert outputs.dtype == np.float32 and outputs.shape == (40, 10)
+    assert (outputs.argmax(1) == np.arange(40) % 10).mean() > 0.5
+
+
+def test_one_seed_gives_one_result_and_another_another(framework: Framework, tmp_path: Path) -> None:
+    first, _ = train(framework, tmp_path / "first")
+    again, _ = train(framework, tmp_path / "again")
+    other, _ = train(framework, tmp_path / "other", Settings(3, 16, 1e-2, 8, "cpu"))
+    assert first == again
+    assert first != other
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from pipeline import plugins
+from tests.frameworks.test_contract import train
+train(plugins.load("frameworks", sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_bits(
+    how: signal.Signals, framework: Framework, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = train(framework, tmp_path / "whole")
+    name = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
+    command = [sys.executable, "-c", INTERRUPTED, name, str(tmp_path / "cut")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 1/3: "):
+            process.send_signal(how)
+            break
+    process.communicate()
+    assert process.returncode != 0
+    capsys.readouterr()
+    resumed, facts = train(framework, tmp_path / "cut")
+    assert "resuming after epoch " in capsys.readouterr().err
+    assert resumed == whole
+    assert facts["epoch"] == 3
+
+
+def test_another_training_and_one_that_is_told_not_to_do_not_resume(
+    framework: Framework, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(framework, tmp_path)
+    train(framework, tmp_path, key="another")
+    train(framework, tmp_path, Settings(3, 16, 1e-2, 7, "cpu", resume=False), key="another")
+    assert "resuming" not in capsys.readouterr().err
+
+
+def test_an_accelerator_that_is_not_there_is_refused(framework: Framework, tmp_path: Path) -> None:
+    if shutil.which("nvidia-smi") is None:
+        with pytest.raises(BadOption, match=r"^--accelerator cuda: "):
+            train(framework, tmp_path, Settings(1, 16, 1e-2, 0, "cuda"))
+    else:
+        _, facts = train(framework, tmp_path, Settings(1, 16, 1e-2, 0, "cuda"))
+        assert facts["device"] != "cpu"
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def weights_of(build: Store, framework: Framework) -> Path:
+    name = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
+    return build.checkpoint("tiny", name) / framework.WEIGHTS
+
+
+def test_its_own_weights_are_adopted_to_the_bit(framework: Framework, matrix: Store, tmp_path: Path) -> None:
+    weights = weights_of(matrix, framework)
+    framework.adopt(MODEL, weights, tmp_path / framework.WEIGHTS)
+    pictures = making.split(MODEL.spec, 30)
+    expected = framework.predict(MODEL, weights, pictures, "cpu")
+    assert (framework.predict(MODEL, tmp_path / framework.WEIGHTS, pictures, "cpu") == expected).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_weights_that_were_cut_off_are_refused_by_name(
+    share: float, framework: Framework, matrix: Store, tmp_path: Path
+) -> None:
+    whole = weights_of(matrix, framework)
+    part = tmp_path / f"part{whole.suffix}"
+    part.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    with pytest.raises(BadWeights) as caught:
+        framework.adopt(MODEL, part, tmp_path / framework.WEIGHTS)
+    assert str(part) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / framework.WEIGHTS).exists()
+
+
+def test_weights_in_a_file_of_another_kind_are_refused(framework: Framework, tmp_path: Path) -> None:
+    (tmp_path / "weights.txt").write_text("1 2 3")
+    with pytest.raises(BadWeights, match=r"weights\.txt: weights are a "):
+        framework.adopt(MODEL, tmp_path / "weights.txt", tmp_path / "out")
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_captured_graph_answers_as_the_model_for_any_batch(
+    framework: Framework, matrix: Store, tmp_path: Path
+) -> None:
+    weights = weights_of(matrix, framework)
+    framework.capture(MODEL, weights, tmp_path)
+    assert framework.step(tmp_path) is None
+    for count in (1, 3, 70):
+        pictures = making.split(MODEL.spec, count)
+        answers = framework.evaluate(tmp_path, pictures.images(range(count)))
+        expected = framework.predict(MODEL, weights, pictures, "cpu")
+        assert answers.shape == expected.shape == (count, 10)
+        np.testing.assert_allclose(answers, expected, atol=1e-4)
+
+
+def test_the_quantized_graph_answers_nearly_as_the_float_one_in_whole_steps(
+    framework: Framework, matrix: Store, tmp_path: Path
+) -> None:
+    name = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
+    captured = matrix.graphs("tiny", name)
+    pictures = making.split(MODEL.spec, 64).images(range(64))
+    before = store.sha256(captured)
+    framework.quantize(captured, (0.0, 255.0), pictures, tmp_path)
+    assert store.sha256(captured) == before
+    step = framework.step(tmp_path)
+    assert step is not None and step > 0
+    answers, expected = framework.evaluate(tmp_path, pictures), framework.evaluate(captured, pictures)
+    np.testing.assert_allclose(answers / np.float32(step), np.round(answers / np.float32(step)), atol=1e-3)
+    error = ((answers - expected) ** 2).sum() / (expected**2).sum()
+    assert -10 * np.log10(error) > 20
+    source = framework.source(captured, tmp_path)
+    assert source.framework == name and source.quantized is not None
+    assert framework.source(captured, None).quantized is None

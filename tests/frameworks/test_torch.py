@@ -1,0 +1,232 @@
+"""What is PyTorch's own: .pt files, memory formats, the normalisation, the input's scale."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import catalog
+from pipeline.core import Preprocessing
+from pipeline.errors import BadModel, BadWeights, Broken
+from pipeline.frameworks import Settings
+from pipeline.frameworks import torch as framework
+from pipeline.store import Store
+from tests.frameworks import making
+
+MODEL = catalog.find(str(Path(__file__).parents[1] / "models" / "tiny"))
+
+
+@pytest.fixture
+def weights(matrix: Store) -> Path:
+    return matrix.checkpoint("tiny", "torch") / framework.WEIGHTS
+
+
+@pytest.fixture
+def state(weights: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(weights))
+
+
+def adopt(path: Path) -> dict[str, Any]:
+    """What is in the checkpoint that a file becomes."""
+    from safetensors.torch import load_file
+
+    out = path.with_name("adopted.safetensors")
+    framework.adopt(MODEL, path, out)
+    return dict(load_file(out))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BadWeights) as caught:
+        adopt(path)
+    assert not path.with_name("adopted.safetensors").exists()
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+# -- a user's weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+def test_a_pt_file_of_a_state_dict_is_adopted(
+    suffix: str, wrapped: bool, state: dict[str, Any], tmp_path: Path
+) -> None:
+    import torch
+
+    path = tmp_path / f"mine{suffix}"
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, path)
+    adopted = adopt(path)
+    assert adopted.keys() == state.keys()
+    assert all(torch.equal(adopted[name], state[name]) for name in state)
+
+
+def test_half_precision_weights_become_float32(state: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_file(halved, tmp_path / "half.safetensors")
+    adopted = adopt(tmp_path / "half.safetensors")
+    assert adopted["classifier.weight"].dtype == torch.float32
+    assert torch.equal(adopted["classifier.weight"], halved["classifier.weight"].float())
+
+
+def test_wrong_shapes_missing_and_foreign_tensors_are_named(state: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "mine.pt"
+    wrong = {**state, "classifier.weight": torch.zeros(7, 128), "extra.weight": torch.zeros(1)}
+    del wrong["features.0.weight"]
+    torch.save(wrong, path)
+    assert refusal(path) == (
+        f"{path} does not fit the model: features.0.weight is missing; classifier.weight is 7×128 where the model has "
+        "10×128; extra.weight is not the model's"
+    )
+    torch.save({"a": 1}, path)
+    assert "holds no state_dict" in refusal(path)
+    torch.save({f"x{i}": torch.zeros(1) for i in range(5)}, path)
+    assert refusal(path).endswith("more")
+
+
+class Evil:
+    """Makes a folder when it is unpickled by a reader that lets it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_that_wants_to_run_code_is_refused_and_nothing_has_run(
+    legacy: bool, state: dict[str, Any], tmp_path: Path
+) -> None:
+    import torch
+
+    ran, path = tmp_path / "ran", tmp_path / "mine.pt"
+    torch.save({**state, "evil": Evil(ran)}, path, _use_new_zipfile_serialization=not legacy)
+    message = refusal(path)
+    assert not ran.exists()
+    assert "holds more than weights and was not loaded (it asks for posix.mkdir)" in message
+    assert "weights_only=False" not in message, "torch's advice to load it anyway is not handed on"
+    path.write_bytes(pickle.dumps(Evil(ran)))
+    refusal(path)
+    assert not ran.exists()
+
+
+def test_a_whole_model_in_place_of_its_weights_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    assert "save model.state_dict()" in refusal(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95])
+def test_a_pt_file_that_was_cut_off_is_said_not_to_be_whole(
+    share: float, state: dict[str, Any], tmp_path: Path
+) -> None:
+    import torch
+
+    path = tmp_path / "mine.pt"
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "is not a whole .pt file" in refusal(path)
+
+
+def test_text_named_pt_is_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "mine.pt").write_text("<html>404</html>")
+    assert "is not a whole .pt file" in refusal(tmp_path / "mine.pt")
+
+
+def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> None:
+    data = {"train": making.split(MODEL.spec, 16), "validation": making.split(MODEL.spec, 8)}
+    settings = Settings(1, 16, 1e-2, 0, "cpu")
+    framework.train(MODEL, data, settings, tmp_path, "key")
+    path = tmp_path / "training" / "state.ckpt"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(Broken, match=r"cannot be read .*; train afresh with --no-resume"):
+        framework.train(MODEL, data, settings, tmp_path, "key")
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def copy_of(name: str, folder: Path, change: tuple[str, str]) -> catalog.Model:
+    """A model folder like another one but for its name and one place in its code."""
+    original = catalog.find(name)
+    for file, (old, new) in {"__init__.py": ('name="', 'name="copy_of_'), "torch.py": change}.items():
+        text = (original.folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
+    return catalog.find(str(folder))
+
+
+def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_last(tmp_path: Path) -> None:
+    """Left in channels_last, a model converts without an error to a file that answers nonsense."""
+    import torch
+
+    from pipeline.frameworks import _weights
+
+    plain = "return ResNet8(spec.classes)"
+    model = copy_of("resnet8", tmp_path, (plain, f"{plain}.to(memory_format=torch.channels_last)"))
+    net = framework.network(model)
+    assert not all(parameter.is_contiguous() for parameter in net.parameters())
+    _weights.save(net.get_submodule("net").state_dict(), tmp_path / "weights.safetensors")
+    loaded = framework.loaded(model, tmp_path / "weights.safetensors")
+    assert not loaded.training
+    for parameter in loaded.parameters():
+        assert parameter.stride() == torch.empty(parameter.shape).stride()
+
+
+def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
+    import torch
+
+    layer = framework._normalization(Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    pixels = torch.randint(0, 256, (2, 3, 8, 8)).float()
+    mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+    torch.testing.assert_close(layer(pixels), (pixels - mean[:, None, None]) / std[:, None, None])
+    assert not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("brightest", [200, 254, 255])
+def test_the_inputs_scale_is_its_ranges_whatever_calibration_saw(brightest: int, matrix: Store, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, brightest + 1, (40, 8, 8, 1), np.uint8)
+    framework.quantize(matrix.graphs("tiny", "torch"), (0.0, 255.0), images, tmp_path)
+    for name in (framework.FOLDED, framework.UNFOLDED):
+        nodes = framework._load(tmp_path / name).graph.nodes
+        first = next(node for node in nodes if "quantize_per_tensor" in str(node.target))
+        assert [float(first.args[1]), int(first.args[2])] == [1.0, -128]
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("def build(spec):\n    return 3\n", "must return a torch.nn.Module, not int"),
+        ("def build():\n    return 3\n", r"build\(spec\) failed"),
+        ("def make(spec):\n    return 3\n", r"has no function build\(spec\)"),
+        ("import no_such_package\n", "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(body)
+    spec = (MODEL.folder / "__init__.py").read_text().replace('name="tiny"', 'name="unusable"')
+    (tmp_path / "__init__.py").write_text(spec)
+    with pytest.raises(BadModel, match=complaint) as caught:
+        framework.network(catalog.find(str(tmp_path)))
+    assert str(tmp_path / "torch.py") in str(caught.value)
+
+
+def test_a_model_that_looks_at_its_values_cannot_be_exported_and_is_told_so(weights: Path, tmp_path: Path) -> None:
+    looks = "        if image.sum() > 3:\n            image = -image\n        logits: torch"
+    model = copy_of(str(MODEL.folder), tmp_path, ("        logits: torch", looks))
+    with pytest.raises(BadModel, match=r"^copy_of_tiny cannot be exported: "):
+        framework.capture(model, weights, tmp_path / "graphs")

@@ -1,0 +1,504 @@
+"""What bad input gets: one line that says what is wrong and what would be right, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import plugins
+from pipeline.errors import BadWeights, PipelineError
+from pipeline.store import Store
+from pipeline.train import Job, train
+from tests.cli import Done, inv, tree, unfinished
+from tests.datasets.making import as_folder, as_zip, class_files, divided_files, picture
+
+SPEC = """
+from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
+
+SPEC = ModelSpec(
+    name="{name}",
+    task="image_classification",
+    inputs=(Tensor("image", (8, 8, 1), value_range=(0.0, 255.0)),),
+    outputs=(Tensor("logits", ({classes},)),),
+    labels={labels},
+    preprocessing=Preprocessing(color="L", resize=8, crop=8, mean=(0.0,), std=(255.0,)),
+    dataset="{dataset}",
+    training=Training(epochs=1, batch_size=16, lr=1e-2),
+)
+"""
+
+
+def folder(path: Path, spec: str, code: str | None = None) -> Path:
+    """A model folder with these files."""
+    path.mkdir()
+    (path / "__init__.py").write_text(spec)
+    if code is not None:
+        (path / "torch.py").write_text(code)
+    return path
+
+
+@pytest.fixture
+def pets(tmp_path: Path, tiny: Path) -> Path:
+    """tiny, to be trained on class folders with two classes."""
+    spec = SPEC.format(name="pets", classes=2, labels=("cat", "dog"), dataset="imagefolder")
+    return folder(tmp_path / "pets", spec, (tiny / "torch.py").read_text())
+
+
+def refused(build: Path, *words: object, **more: str) -> str:
+    """The complaint of a call that is refused before anything is begun: nothing else is said, nothing written."""
+    done = inv(build, *words, **more)
+    assert tree(build) == {}
+    return done.only
+
+
+def refusal(build: Path, job: Job) -> str:
+    """What training says no with, in this process: for what PyTorch must be imported for, which takes seconds."""
+    with pytest.raises(PipelineError) as caught:
+        train(Store(build), job)
+    assert tree(build) == {}
+    return str(caught.value)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "name", "nearest"),
+    [
+        (("export", "--target", "tflight"), "target", "tflight", "tflite"),
+        (("export", "--target", "onnx,torchscript"), "target", "torchscript", None),
+        (("export", "--recipe", "int7"), "recipe", "int7", "int8"),
+        (("bench", "--recipe", "fp32,q4"), "recipe", "q4", None),
+        (("export", "--framework", "jax"), "framework", "jax", None),
+        (("train", "--framework", "torhc"), "framework", "torhc", "torch"),
+        (("data.download", "--dataset", "cifar100"), "dataset", "cifar100", "cifar10"),
+    ],
+)
+def test_an_unknown_plug_in_is_refused_with_the_known_and_the_nearest(
+    tmp_path: Path, words: tuple[str, ...], kind: str, name: str, nearest: str | None
+) -> None:
+    said = refused(tmp_path / "build", *words)
+    near = f"; did you mean {nearest!r}?" if nearest else ""
+    assert said == f"unknown {kind} {name!r}{near} (known: {', '.join(plugins.names(f'{kind}s'))})"
+
+
+def test_an_unknown_model_is_refused_with_the_known_and_the_nearest(tmp_path: Path) -> None:
+    known = sorted(path.parent.name for path in Path("models").glob("*/__init__.py"))
+    said = refused(tmp_path / "build", "train", "--model", "digits_cn")
+    assert said == f"unknown model 'digits_cn'; did you mean 'digits_cnn'? (known: {', '.join(known)})"
+    assert refused(tmp_path / "build", "bench", "--model", "zzz") == f"unknown model 'zzz' (known: {', '.join(known)})"
+
+
+def test_an_unknown_device_is_refused_with_the_known_and_the_nearest(tmp_path: Path) -> None:
+    toml = tmp_path / "devices.toml"
+    toml.write_text('[here]\nkind = "local"\n[there]\nkind = "local"\n')
+    for task in ("bench", "push"):
+        said = refused(tmp_path / "build", task, "--device", "theer", LASTMILE_DEVICES=str(toml))
+        assert said == "unknown device 'theer'; did you mean 'there'? (known: here, there)"
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('[here]\nkind = "usb"\n', "unknown device 'usb' (known: "),
+        ("[here]\nemulated = true\n", "[here] needs a kind (known: "),
+        ("here = 1\n", "[here] needs a kind (known: "),
+        ("[here\n", "devices.toml: "),
+    ],
+)
+def test_a_devices_file_that_cannot_be_is_refused(tmp_path: Path, text: str, wrong: str) -> None:
+    toml = tmp_path / "devices.toml"
+    toml.write_text(text)
+    assert wrong in refused(tmp_path / "build", "bench", LASTMILE_DEVICES=str(toml))
+
+
+def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "devices", LASTMILE_DEVICES=str(tmp_path / "nowhere.toml"))
+    assert said.startswith(str(tmp_path / "nowhere.toml"))
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("train", "--epochs", "many"), "--epochs 'many' is not a whole number"),
+        (("train", "--epochs", "1.5"), "--epochs '1.5' is not a whole number"),
+        (("train", "--epochs", "0"), "must be more than 0"),
+        (("train", "--batch-size", "-1"), "must be more than 0"),
+        (("train", "--lr", "fast"), "--lr 'fast' is not a number"),
+        (("train", "--lr", "nan"), "must be more than 0"),
+        (("train", "--lr", "inf"), "must be more than 0"),
+        (("train", "--seed", "-1"), "--seed -1: from 0 to 4294967295"),
+        (("train", "--seed", "4294967296"), "--seed 4294967296: from 0 to 4294967295"),
+        (("train", "--accelerator", "gpu"), "--accelerator 'gpu': one of auto, cpu, cuda"),
+        (("train", "--weights", "w.pt", "--epochs", "3"), "leave --epochs, --batch-size, --lr and --seed out"),
+        (("bench", "--threads", "0"), "--threads and --min-runs are at least 1"),
+        (("bench", "--min-runs", "x"), "--min-runs 'x' is not a whole number"),
+        (("bench", "--min-seconds", "nan"), "--min-seconds 0"),
+        (("bench", "--min-seconds", "inf"), "--min-seconds 0"),
+        (("bench", "--time-limit", "0"), "--time-limit more than 0"),
+        (("export", "--model", "mobilenet_v3_small:width=wide"), "width='wide' is not a number"),
+        (("export", "--model", "mobilenet_v3_small:depth=2"), "has no option 'depth' (it has: classes, width)"),
+        (("export", "--model", "mobilenet_v3_small:width=0"), "width must be more than 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:
+    assert wrong in refused(tmp_path / "build", *words)
+
+
+def test_a_number_that_cannot_be_is_refused_also_where_nothing_is_to_do(copied: Store, tiny: Path) -> None:
+    before = tree(copied.root)
+    said = inv(copied.root, "train", "--model", tiny, "--accelerator", "gpu").only
+    assert said == "--accelerator 'gpu': one of auto, cpu, cuda"
+    assert tree(copied.root) == before
+
+
+# -- combinations ------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_that_a_target_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "export", "--target", "tflite,coreml", "--recipe", "int8_dynamic")
+    assert said.startswith("coreml does not support int8_dynamic: ") and "int8_weight_only" in said
+
+
+def test_a_target_that_nothing_here_runs_is_refused_by_bench_and_push(tmp_path: Path) -> None:
+    for task in ("bench", "push"):
+        said = refused(tmp_path / "build", task, "--target", "coreml")
+        assert said.startswith("coreml cannot be measured on local: ") and "Apple" in said
+
+
+def test_a_target_that_a_device_leaves_out_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "bench", "--target", "onnx", "--device", "local-tflite-runtime")
+    assert said == (
+        "onnx cannot be measured on local-tflite-runtime: devices.toml leaves onnx out for local-tflite-runtime"
+    )
+
+
+def test_a_framework_that_a_model_is_not_written_in_is_refused(tmp_path: Path) -> None:
+    path = folder(tmp_path / "mine", SPEC.format(name="mine", classes=10, labels=(), dataset="digits"))
+    said = refused(tmp_path / "build", "train", "--model", path)
+    assert said == f"model mine has no torch.py in {path}: it needs build(spec) there"
+
+
+# -- model folders -----------------------------------------------------------------------------------------------------
+
+DIGITS = SPEC.format(name="mine", classes=10, labels=tuple("0123456789"), dataset="digits")
+FOLDERS = {
+    "no SPEC": ("x = 1", "__init__.py has no SPEC of type pipeline.core.ModelSpec"),
+    "an import that fails": ("import nosuchpackage", "__init__.py cannot be imported: ModuleNotFoundError: No mod"),
+    "an error of two lines": ('raise ValueError("one\\ntwo")', "cannot be imported: ValueError: one two"),
+    "a syntax error": ("SPEC = (", "__init__.py cannot be imported: SyntaxError: "),
+    "a name with a slash": (DIGITS.replace('"mine"', '"a/b"'), "SPEC.name 'a/b' may have letters, digits, _ and -"),
+    "a name that is taken": (DIGITS.replace('"mine"', '"resnet8"'), "is the name of a model that is already here"),
+    "a task that is not known": (DIGITS.replace("image_class", "sound_class"), "SPEC.task 'sound_classification'"),
+    "two colors": (DIGITS.replace('color="L"', 'color="RGB"'), "'RGB' does not go with 1 channels"),
+    "a mean of three": (DIGITS.replace("mean=(0.0,)", "mean=(0.0,) * 3"), "need 1 values each"),
+    "a crop of another size": (DIGITS.replace("crop=8", "crop=7"), "crop must be the height and width"),
+    "a dataset that is not known": (DIGITS.replace('"digits"', '"mnist"'), "unknown dataset 'mnist'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_a_folder_that_is_no_models_is_refused(tmp_path: Path, what: str) -> None:
+    spec, wrong = FOLDERS[what]
+    path = folder(tmp_path / "mine", spec, "")
+    assert wrong in refused(tmp_path / "build", "train", "--model", path)
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("def make(spec): ...", "torch.py has no function build(spec)"),
+        ("import nosuchpackage", "torch.py cannot be imported: ModuleNotFoundError: No module named 'nosuchpackage'"),
+        ("def build(): ...", "torch.py: build(spec) failed: "),
+        ("def build(spec): ...", "torch.py: build(spec) must return a torch.nn.Module, not NoneType"),
+    ],
+)
+def test_code_that_makes_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
+    path = folder(tmp_path / "mine", DIGITS, code)
+    assert wrong in refusal(tmp_path / "build", Job(model=str(path), accelerator="cpu"))
+
+
+def test_a_folder_without_an_init_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "train", "--model", tmp_path)
+    assert said == f"{tmp_path} is not a model folder: it has no __init__.py with SPEC"
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "train", "--model", tmp_path / "nowhere")
+    assert said.startswith(f"no model folder at {tmp_path}/nowhere: it would hold __init__.py with SPEC")
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def test_data_that_is_missing_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "train", "--model", "resnet8", "--data", tmp_path / "nowhere")
+    assert said == f"--data {tmp_path}/nowhere: no such file or folder"
+
+
+def test_a_model_whose_data_is_not_named_says_how_to_get_it(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "export", "--model", "resnet8")
+    assert said.startswith("cifar10 needs --data PATH: fetch it with inv data.download --dataset cifar10")
+
+
+def test_data_for_a_dataset_that_is_built_in_is_refused(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "train", "--data", tmp_path)
+    assert said == "digits_cnn is trained on digits, which is built in: leave --data out"
+
+
+def test_empty_data_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for model in ("resnet8", "mobilenet_v3_small"):
+        said = refused(tmp_path / "build", "train", "--model", model, "--data", empty)
+        assert said.startswith(f"{empty} has no pictures (.jpg, ") and "expected class folders" in said
+
+
+def test_a_truncated_zip_is_refused(tmp_path: Path, pets: Path) -> None:
+    archive = as_zip(tmp_path / "pets.zip", class_files("", {"cat": 5, "dog": 5}))
+    archive.write_bytes(archive.read_bytes()[:-100])
+    said = refused(tmp_path / "build", "train", "--model", pets, "--data", archive)
+    assert said.startswith(f"{archive} is a corrupt zip")
+
+
+def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets: Path) -> None:
+    data = as_folder(tmp_path / "data", class_files("", {"cat": 5, "dog": 5, "owl": 5}))
+    assert refused(tmp_path / "build", "train", "--model", pets, "--data", data) == (
+        "pets has 2 classes and the data has 3"
+    )
+    said = refused(tmp_path / "build", "train", "--model", "mobilenet_v3_small", "--data", data)
+    assert said == "mobilenet_v3_small has 1000 classes and the data has 3: say --model …:classes=3"
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, pets: Path) -> None:
+    files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": picture(9)[:60]}
+    data = as_folder(tmp_path / "data", files)
+    said = refusal(tmp_path / "build", Job(model=str(pets), data=data, accelerator="cpu"))
+    assert said.startswith(f"{data}/train/dog/broken.png: cannot be read as a picture")
+
+
+def test_after_a_test_picture_that_cannot_be_read_the_training_is_not_lost(tmp_path: Path, pets: Path) -> None:
+    files = divided_files({"cat": 6, "dog": 6}) | {"test/dog/broken.png": picture(9)[:60]}
+    data, build = as_folder(tmp_path / "data", files), tmp_path / "build"
+    words = ("train", "--model", pets, "--data", data, "--accelerator", "cpu")
+    done = inv(build, *words)
+    assert done.complaint.startswith(f"{data}/test/dog/broken.png: cannot be read as a picture")
+    assert not list(build.rglob("checkpoint*")) and not unfinished(build)
+    (data / "test" / "dog" / "broken.png").write_bytes(picture(9))
+    again = inv(build, *words)
+    assert again.code == 0 and "resuming after epoch 1 of 1" in again.err.splitlines()
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pickle_that_wants_to_run_code_is_not_run(tmp_path: Path, tiny: Path) -> None:
+    proof, evil = tmp_path / "proof", tmp_path / "evil.pt"
+    evil.write_bytes(f'cos\nsystem\n(S"touch {proof}"\ntR.'.encode())
+    said = refused(tmp_path / "build", "export", "--model", tiny, "--weights", evil)
+    assert said.startswith(f"{evil} holds more than weights and was not loaded (")
+    assert said.endswith("save model.state_dict(), best as safetensors")
+    assert not proof.exists()
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of another network: one tensor too few, one of another shape, one too many."""
+    import torch
+    from safetensors.torch import save_file
+
+    from tests.models.tiny import SPEC as TINY
+    from tests.models.tiny.torch import build
+
+    state = dict(build(TINY).state_dict())
+    del state["features.1.weight"]
+    state |= {"classifier.weight": torch.zeros(10, 64), "head.bias": torch.zeros(3)}
+    path = tmp_path_factory.mktemp("foreign")
+    save_file(state, path / "foreign.safetensors")
+    torch.save(state, path / "foreign.pt")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_that_do_not_fit_are_refused_by_their_first_tensors(
+    tmp_path: Path, tiny: Path, foreign: Path, suffix: str
+) -> None:
+    weights = foreign / f"foreign{suffix}"
+    said = refusal(tmp_path / "build", Job(model=str(tiny), weights=weights))
+    assert said == (
+        f"{weights} does not fit the model: features.1.weight is missing; "
+        "classifier.weight is 10×64 where the model has 10×128; head.bias is not the model's"
+    )
+
+
+def test_weights_that_do_not_fit_leave_what_was_there(copied: Store, tiny: Path, foreign: Path) -> None:
+    before = tree(copied.root)
+    with pytest.raises(BadWeights, match="does not fit"):
+        train(copied, Job(model=str(tiny), weights=foreign / "foreign.safetensors"))
+    assert tree(copied.root) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        ("w.safetensors", b"\x00" * 40, "is not a whole safetensors file"),
+        ("w.safetensors", b"", "is not a whole safetensors file"),
+        ("w.pt", b"PK\x03\x04 and no more", "is not a whole .pt file"),
+        ("w.pt", b"", "is not a whole .pt file"),
+        ("w.h5", b"\x89HDF", "weights are a .safetensors file, or a .pt file"),
+    ],
+)
+def test_a_file_that_is_no_weights_is_refused(
+    tmp_path: Path, tiny: Path, name: str, content: bytes, wrong: str
+) -> None:
+    weights = tmp_path / name
+    weights.write_bytes(content)
+    said = refusal(tmp_path / "build", Job(model=str(tiny), weights=weights))
+    assert said.startswith(str(weights)) and wrong in said
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path: Path, tiny: Path) -> None:
+    said = refused(tmp_path / "build", "train", "--model", tiny, "--weights", tmp_path / "w.pt")
+    assert said == f"--weights {tmp_path}/w.pt: no such file"
+
+
+# -- what is in build/ -------------------------------------------------------------------------------------------------
+
+
+def damaged(path: Path, how: str) -> None:
+    """A file cut, or with one bit changed, as a disk or a copy may do it."""
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_artifacts_are_made_anew_and_that_is_said(copied: Store, tiny: Path) -> None:
+    """A file cut, a file and a folder with one bit changed, and a manifest cut; all in one call, to save time."""
+
+    def cell(target: str) -> Path:
+        return copied.cell("tiny", "torch", "fp32", target)
+
+    before = tree(copied.root)
+    broken = cell("tflite") / "model.tflite", cell("onnx") / "model.onnx", cell("coreml") / "model.mlpackage"
+    damaged(broken[0], "truncated")
+    damaged(broken[1], "altered")
+    damaged(broken[2] / "Manifest.json", "altered")
+    damaged(cell("executorch") / "artifact.json", "truncated")
+    done = inv(copied.root, "export", "--model", tiny)
+    assert done.code == 0, done.err
+    for path in broken:
+        assert f"{path} is not what its manifest says (sha256 differs); made anew" in done.err.splitlines()
+    assert re.search(r"executorch/artifact\.json: not JSON .*; made anew", done.err)
+    after = tree(copied.root)
+    whole = [name for name in before if "/model." in name and after[name] == before[name]]
+    assert len(whole) == len([name for name in before if "/model." in name])  # a second export is the same file
+    assert inv(copied.root, "export", "--model", tiny).err == ""
+
+
+def test_damaged_predictions_are_measured_anew_and_that_is_said(copied: Store, tiny: Path) -> None:
+    home = copied.cell("tiny", "torch", "fp32", "onnx") / "local"
+    damaged(home / "predictions.npz", "altered")
+    quick = ("--min-runs", "3", "--min-seconds", "0")
+    done = inv(copied.root, "bench", "--model", tiny, "--target", "onnx", *quick)
+    assert done.code == 0, done.err
+    assert f"{home}/predictions.npz is not what its manifest says; measured anew" in done.err.splitlines()
+
+
+def test_altered_weights_are_trained_anew_and_what_hangs_on_them_too(copied: Store, tiny: Path) -> None:
+    weights = copied.checkpoint("tiny", "torch") / "model.safetensors"
+    damaged(weights, "altered")
+    done = inv(copied.root, "train", "--model", tiny, "--accelerator", "cpu")
+    assert done.code == 0, done.err
+    assert f"{weights} is not what its manifest says; made anew" in done.err.splitlines()
+    assert done.out.startswith(f"{weights.parent}: ")
+
+
+# -- what is not installed ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without(tmp_path: Path) -> str:
+    """A folder for PYTHONPATH in which every Python process finds those packages missing that ABSENT names."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(ABSENT)
+    return str(site)
+
+
+ABSENT = """
+import os, sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in os.environ["ABSENT"].split(",") else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
+def install(package: str, extra: str) -> str:
+    return f"{package} is not installed; install it with: pip install '.[{extra}]'"
+
+
+def test_training_without_its_extra_names_the_install_line(tmp_path: Path, without: str) -> None:
+    done = inv(tmp_path / "build", "train", PYTHONPATH=without, ABSENT="torch")
+    assert done.complaint == install("torch", "torch")
+    assert tree(tmp_path / "build") == {}
+
+
+def test_a_target_without_its_extra_names_the_install_line_and_others_are_made(
+    copied: Store, tiny: Path, without: str
+) -> None:
+    """Two targets whose converters are missing, one that has its own."""
+    absent = {"executorch": "executorch", "tflite": "litert_torch"}
+    for target in (*absent, "coreml"):
+        shutil.rmtree(copied.cell("tiny", "torch", "fp32", target))
+    words = ("export", "--model", tiny, "--target", "executorch,tflite,coreml")
+    done = inv(copied.root, *words, PYTHONPATH=without, ABSENT=",".join(absent.values()))
+    for target, package in absent.items():
+        assert f"  {target} fp32: failed: {install(package, target)}" in done.err.splitlines()
+        assert not list(copied.cell("tiny", "torch", "fp32", target).glob("model.*"))
+    assert done.complaint.startswith("2 of 3 exports failed (executorch fp32, tflite fp32): ")
+    assert install("executorch", "executorch") in done.complaint
+    assert "coreml/model.mlpackage" in done.out and not unfinished(copied.root)
+
+
+@pytest.mark.parametrize(("target", "package"), [("coreml", "coremltools"), ("onnx", "onnx")])
+def test_one_target_without_its_extra_says_so_in_its_last_line(
+    copied: Store, tiny: Path, without: str, target: str, package: str
+) -> None:
+    shutil.rmtree(copied.cell("tiny", "torch", "fp32", target))
+    done = inv(copied.root, "export", "--model", tiny, "--target", target, PYTHONPATH=without, ABSENT=package)
+    assert done.complaint == f"1 of 1 exports failed ({target} fp32): {install(package, target)}"
+
+
+def test_a_runtime_that_is_missing_names_the_install_line(copied: Store, tiny: Path, without: str) -> None:
+    quick = ("--min-runs", "3", "--min-seconds", "0", "--again")
+    done = inv(
+        copied.root, "bench", "--model", tiny, "--target", "onnx", *quick, PYTHONPATH=without, ABSENT="onnxruntime"
+    )
+    assert "onnxruntime" in done.complaint and "install" in done.complaint
+
+
+# -- what the system refuses -------------------------------------------------------------------------------------------
+
+
+def test_a_build_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "build").write_text("")
+    assert str(tmp_path / "build") in inv(tmp_path / "build", "train").only
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done: Done = inv(tmp_path / "build", "export", "--target", "tflight", "--debug")
+    assert done.code != 0 and "Traceback" in done.err and "UnknownName: unknown target 'tflight'" in done.err

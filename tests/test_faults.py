@@ -1,0 +1,292 @@
+"""Faults: Ctrl-C in any stage, a full disk, two commands at once. The next run goes on, and nothing is half-made."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import plugins
+from pipeline.store import Store
+from tests.cli import INV, ROOT, Done, environment, inv, tree, unfinished
+
+QUICK = ("--min-runs", "3", "--min-seconds", "0")
+SAID = "interrupted; the next run goes on from here"
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """A command in a process group of its own, as a terminal's foreground job is, and what it has said so far."""
+
+    def __init__(self, build: Path, *words: object) -> None:
+        self.build = build
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [*INV, *map(str, words)], cwd=ROOT, env=environment(build), text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def until_said(self, words: str) -> None:
+        """Waits for a line that has these words."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line.rstrip("\n"))
+            if words in line:
+                return
+        raise AssertionError(f"it ended without {words!r}: {self.said}")
+
+    def until(self, there: Callable[[], bool]) -> None:
+        """Waits for something to be there."""
+        while not there():
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.005)
+
+    def interrupted(self) -> Done:
+        """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        out, err = self.process.communicate()
+        lines = [*self.said, *err.splitlines()]
+        assert (self.process.returncode, lines[-1]) == (130, SAID), lines
+        assert "Traceback" not in out + err
+        assert processes(self.build) == []
+        assert unfinished(self.build) == []
+        return Done(self.process.returncode, out, "\n".join(lines))
+
+
+def processes(build: Path) -> list[str]:
+    """Command lines of all processes that were started for a build folder, in whatever group they are."""
+    mark, found = f"LASTMILE_BUILD={build}\0".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes() + b"\0":
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it ended meanwhile, or is another user's
+    return found
+
+
+def test_a_training_that_was_interrupted_is_resumed(tmp_path: Path, tiny: Path) -> None:
+    build, words = tmp_path / "build", ("train", "--model", tiny, "--epochs", "12", "--accelerator", "cpu")
+    running = Running(build, *words)
+    running.until_said("epoch 2/12")
+    running.interrupted()
+    assert not (build / "tiny.torch" / "checkpoint").exists()
+    again = inv(build, *words)
+    assert again.code == 0, again.err
+    (line,) = [line for line in again.err.splitlines() if line.startswith("resuming after epoch ")]
+    done = int(line.split()[3])
+    assert 2 <= done < 12
+    epochs = [line.split("/")[0] for line in again.err.splitlines() if line.startswith("epoch ")]
+    assert epochs == [f"epoch {n}" for n in range(done + 1, 13)]
+
+
+def test_ctrl_c_before_the_first_epoch_is_as_quiet(tmp_path: Path, tiny: Path) -> None:
+    """PyTorch is being imported then."""
+    running = Running(tmp_path / "build", "train", "--model", tiny, "--accelerator", "cpu")
+    running.until_said("training tiny")
+    running.interrupted()
+
+
+def test_a_capture_that_was_interrupted_is_made_by_the_next_run(copied: Store, tiny: Path) -> None:
+    home = copied.home("tiny", "torch")
+    for part in ("graphs", "fp32/onnx"):
+        shutil.rmtree(home / part)
+    words = ("export", "--model", tiny, "--target", "onnx")
+    running = Running(copied.root, *words)
+    running.until(lambda: bool(list(home.glob(".tmp-*graphs"))))
+    running.interrupted()
+    assert not (home / "graphs").exists()
+    assert inv(copied.root, *words).code == 0
+
+
+def test_an_export_that_was_interrupted_goes_on_with_what_is_missing(copied: Store, tiny: Path) -> None:
+    targets, recipes = ("executorch", "onnx"), plugins.names("recipes")
+    for recipe in recipes:
+        for target in targets:
+            shutil.rmtree(copied.cell("tiny", "torch", recipe, target))
+    words = ("export", "--model", tiny, "--target", ",".join(targets), "--recipe", ",".join(recipes))
+    running = Running(copied.root, *words)
+    running.until_said(" bytes in ")
+    running.interrupted()
+    made = {path.parent for path in copied.root.glob("*/*/*/artifact.json") if path.parent.name in targets}
+    assert 1 <= len(made) < len(targets) * len(recipes)
+    assert not list(copied.root.glob("*/*/*/failure.json"))  # being ended by Ctrl-C is no failure
+    again = inv(copied.root, *words)
+    assert again.code == 0, again.err
+    assert again.err.count(" bytes in ") == len(targets) * len(recipes) - len(made)
+    assert inv(copied.root, *words).err == ""
+
+
+def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(copied: Store, tiny: Path) -> None:
+    targets = ("executorch", "onnx", "tflite")
+    words = ("bench", "--model", tiny, "--target", ",".join(targets), "--min-runs", "4", "--min-seconds", "0.5")
+    running = Running(copied.root, *words)
+    running.until_said("  executorch fp32: p50")
+    running.interrupted()
+    before = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
+    again = inv(copied.root, *words)
+    assert again.code == 0, again.err
+    assert [line.split()[0] for line in again.err.splitlines() if " p50 " in line] == ["onnx", "tflite"]
+    after = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
+    assert [target for target in targets if after[target] == before[target]] == ["executorch"]
+
+
+def test_ctrl_c_ends_a_wait_for_another_run(tmp_path: Path, tiny: Path) -> None:
+    build = tmp_path / "build"
+    with held(build, "somebody's training"):
+        running = Running(build, "train", "--model", tiny)
+        running.until_said(f"{build} is in use by somebody's training; waiting for it")
+        running.interrupted()
+
+
+# -- two at once -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def held(build: Path, who: str) -> Iterator[None]:
+    """The build folder's lock, as another run holds it."""
+    build.mkdir()
+    with (build / ".lock").open("w") as file:
+        file.write(who)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_two_exports_at_once_make_one_artifact(tmp_path: Path, tiny: Path) -> None:
+    build, words = tmp_path / "build", ("export", "--model", tiny, "--target", "onnx")
+    command = [*INV, *map(str, words)]
+    both = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment(build), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0] and "model.onnx" in said[0][0]
+    for once in ("training tiny", "captured in", "exporting 1 files"):
+        assert sum(err.count(once) for _, err in said) == 1
+    assert sum(err.count("is in use by export of") for _, err in said) == 1
+    assert unfinished(build) == []
+    assert inv(build, *words).err == ""
+
+
+def test_a_push_waits_for_a_run_that_sweeps_unfinished_files_away(copied: Store, tiny: Path) -> None:
+    shutil.rmtree(copied.root / "data")
+    (copied.root / ".lock").unlink()
+    words = ("push", "--model", tiny, "--target", "onnx")
+    with (copied.root / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        running = Running(copied.root, *words)
+        running.until_said("is in use by another run; waiting for it")
+        assert not (copied.root / "data").exists()
+    out, err = running.process.communicate()
+    assert running.process.returncode == 0, err
+    assert out == "local: 2 files there, 0 bytes sent\n"
+
+
+def test_clean_waits_for_a_run_at_work(copied: Store) -> None:
+    with (copied.root / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        running = Running(copied.root, "clean")
+        running.until_said("waiting for it")
+        assert copied.home("tiny", "torch").is_dir()
+    assert running.process.wait() == 0
+    assert tree(copied.root) == {}
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+ON_A_SMALL_DISK = """
+import json, os, subprocess, sys
+place, source, free, command, gone = json.loads(sys.argv[1])
+disk = f"{place}/disk"
+os.mkdir(disk)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", disk], check=True)
+build = f"{disk}/build"
+if source:
+    subprocess.run(["cp", "-a", source, build], check=True)
+    subprocess.run(["rm", "-rf", *(f"{build}/{name}" for name in gone)], check=True)
+else:
+    os.mkdir(build)
+free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - free * 1024
+with open(f"{disk}/ballast", "wb") as file:
+    file.write(bytes(free))
+environment = {**os.environ, "LASTMILE_BUILD": build}
+
+def call():
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+first = call()
+left = [name for _, folders, files in os.walk(build) for name in folders + files if name.startswith(".tmp-")]
+os.unlink(f"{disk}/ballast")
+print(json.dumps([first, left, call()]))
+"""
+"""In a mount namespace of its own: a disk of its own, nearly full; the command; then space, and the command again."""
+
+
+def namespace() -> list[str]:
+    """What starts a program that may mount: as root directly, else as root of a user namespace."""
+    for options in (["-m"], ["-Urm"]):
+        if subprocess.run(["unshare", *options, "true"], check=False, capture_output=True).returncode == 0:
+            return ["unshare", *options]
+    raise AssertionError("a full disk needs a mount namespace: run as root, or where user namespaces are allowed")
+
+
+def on_a_full_disk(
+    place: Path, free_kb: int, words: Sequence[object], source: Path | None = None, gone: Sequence[str] = ()
+) -> tuple[Done, Done]:
+    """A command where only so much is free, then the same one where there is space again."""
+    import json
+
+    command = [*INV, *map(str, words)]
+    request = json.dumps([str(place), str(source) if source else None, free_kb, command, list(gone)])
+    script = [*namespace(), sys.executable, "-c", ON_A_SMALL_DISK, request]
+    done = subprocess.run(script, cwd=ROOT, env=environment(place), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, left, second = json.loads(done.stdout)
+    assert left == []
+    return Done(*first), Done(*second)
+
+
+@pytest.mark.parametrize("free_kb", [0, 16, 64])
+def test_training_on_a_full_disk_says_so_and_then_goes_on(tmp_path: Path, tiny: Path, free_kb: int) -> None:
+    """No space for the lock's line, for the first state, for the second."""
+    first, second = on_a_full_disk(tmp_path, free_kb, ("train", "--model", tiny, "--accelerator", "cpu"))
+    assert first.complaint.startswith("no space left on the disk") and first.complaint.endswith("nothing was lost")
+    assert second.code == 0, second.err
+
+
+FULL = {
+    "capture": (24, ("export", "--target", "onnx"), ("graphs", "fp32/onnx")),
+    "a worker": (4, ("export", "--target", "onnx"), ("fp32/onnx",)),
+    "bench": (8, ("bench", "--target", "onnx", *QUICK), ("fp32/onnx/local",)),
+    "push": (8, ("push", "--target", "onnx"), ("../data",)),
+}
+
+
+@pytest.mark.parametrize("stage", FULL)
+def test_a_stage_on_a_full_disk_says_so_and_then_goes_on(tmp_path: Path, matrix: Store, tiny: Path, stage: str) -> None:
+    free_kb, words, gone = FULL[stage]
+    words, gone = (*words, "--model", str(tiny)), tuple(f"tiny.torch/{name}" for name in gone)
+    first, second = on_a_full_disk(tmp_path, free_kb, words, matrix.root, gone)
+    assert "no space left on" in first.complaint.lower() and "nothing was" in first.complaint
+    assert second.code == 0, second.err
+
+
+def test_report_on_a_full_disk_says_so_and_then_goes_on(tmp_path: Path, matrix: Store) -> None:
+    first, second = on_a_full_disk(tmp_path, 8, ("report",), matrix.root)
+    assert first.only.startswith("no space left on the disk of ")
+    assert second.code == 0, second.err

@@ -1,0 +1,191 @@
+"""Measure as a stage: raw samples and every answer are kept; what is measured is not measured again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import devices, export, measure, plugins, push, results, store
+from pipeline.core import Device, Failure, Measurement
+from pipeline.errors import BadOption
+from pipeline.export import Outcome
+from pipeline.store import Store
+from pipeline.train import Job
+from tests.make_matrix import QUICK
+
+LOCAL = devices.find("local")
+RUNNING = [name for name in plugins.names("targets") if plugins.load("targets", name).UNCHECKED is None]
+
+
+def outcomes_of(build: Store, job: Job, targets: list[str], recipes: list[str]) -> list[Outcome]:
+    found = export.current(build, job, targets, recipes)
+    assert found is not None
+    return found
+
+
+def folder_of(build: Store, target: str, recipe: str, device: str = "local") -> Path:
+    return build.cell("tiny", "torch", recipe, target) / device
+
+
+def measurement_of(build: Store, target: str, recipe: str, device: str = "local") -> Measurement:
+    found = store.read(Measurement, folder_of(build, target, recipe, device) / "measurement.json")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("target", RUNNING)
+@pytest.mark.parametrize("recipe", plugins.names("recipes"))
+def test_raw_samples_and_facts_are_kept(target: str, recipe: str, matrix: Store) -> None:
+    found = measurement_of(matrix, target, recipe)
+    artifact = json.loads((folder_of(matrix, target, recipe).parent / "artifact.json").read_text())
+    assert found.artifact_sha256 == artifact["sha256"]
+    assert found.size_bytes == artifact["size_bytes"]
+    assert (found.target, found.recipe, found.model, found.framework) == (target, recipe, "tiny", "torch")
+    assert len(found.runs) >= QUICK.min_runs
+    assert found.warmup and all(loops >= 1 and ns > 0 for loops, ns in (*found.warmup, *found.runs))
+    assert found.load_ns > 0 and found.first_run_ns > 0
+    assert found.peak_rss_bytes >= found.rss_before_load_bytes > 1 << 20
+    assert (found.device["name"], found.device["kind"], found.device["emulated"]) == ("local", "local", False)
+    assert found.runtime["name"] == plugins.load("targets", target).RUNTIME
+    assert found.runtime["threads"] == 1
+    assert found.tools["edge-bench"]
+
+
+@pytest.mark.parametrize("target", RUNNING)
+@pytest.mark.parametrize("recipe", plugins.names("recipes"))
+def test_accuracy_is_that_of_the_kept_answers_to_the_whole_test_split(
+    target: str, recipe: str, matrix: Store, job: Job
+) -> None:
+    found = measurement_of(matrix, target, recipe)
+    path = folder_of(matrix, target, recipe) / found.accuracy.predictions
+    assert store.sha256(path) == found.accuracy.predictions_sha256
+    with np.load(path) as kept:
+        answers = kept["output_0"]
+    with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
+        reference, labels = kept["output_0"], kept["labels"]
+    assert answers.shape == (504, 10) and answers.dtype == np.float32
+    assert found.accuracy.samples == 504
+    assert found.accuracy.value == (answers.argmax(1) == labels).mean()
+    assert found.accuracy.reference == (reference.argmax(1) == labels).mean() > 0.8
+    assert abs(found.accuracy.value - found.accuracy.reference) < 0.02
+
+
+def test_a_second_bench_does_nothing(copied: Store, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = outcomes_of(copied, job, RUNNING, plugins.names("recipes"))
+    before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")}
+    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
+    assert capsys.readouterr().err == ""
+
+
+def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["fp32"])
+    one = measurement_of(copied, "onnx", "fp32")
+    two_threads = dataclasses.replace(QUICK, threads=2)
+    assert measure.bench(copied, job, LOCAL, outcomes, two_threads) == []
+    two = measurement_of(copied, "onnx", "fp32")
+    assert (one.runtime["threads"], two.runtime["threads"]) == (1, 2)
+    assert one.key != two.key
+    assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(two_threads, again=True)) == []
+    again = measurement_of(copied, "onnx", "fp32")
+    assert again.key == two.key and again.runs != two.runs
+    assert again.accuracy == two.accuracy
+
+
+def test_altered_answers_are_measured_anew_with_a_line(
+    copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = outcomes_of(copied, job, ["tflite"], ["fp32", "int8"])
+    path = folder_of(copied, "tflite", "int8") / "predictions.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    said = capsys.readouterr().err
+    assert f"{path} is not what its manifest says; measured anew\n" in said
+    assert "  tflite int8: p50 " in said and "tflite fp32" not in said
+    assert path.read_bytes() == whole
+
+
+def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    (folder_of(copied, "onnx", "int8") / "measurement.json").unlink()
+    forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3)
+    (failed,) = measure.bench(copied, job, LOCAL, outcomes, forever)
+    assert str(failed) == "onnx int8 on local: no end after 3 s"
+    failure = store.read(Failure, folder_of(copied, "onnx", "int8") / "failure.json")
+    assert failure is not None and (failure.status, failure.reason) == ("failed", "no end after 3 s")
+    (cell,) = [c for c in results.cells(copied) if (c.target, c.recipe, c.device) == ("onnx", "int8", "local")]
+    assert (cell.status, cell.reason) == ("failed", "no end after 3 s")
+
+
+def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["tflite"], ["fp32", "int8"])
+    for recipe in ("fp32", "int8"):
+        (folder_of(copied, "tflite", recipe) / "measurement.json").unlink()
+    model = copied.cell("tiny", "torch", "fp32", "tflite") / "model.tflite"
+    model.write_bytes(model.read_bytes()[:1000])
+    (failed,) = measure.bench(copied, job, LOCAL, outcomes, QUICK)
+    assert str(failed).startswith("tflite fp32 on local: ")
+    assert not (folder_of(copied, "tflite", "fp32") / "measurement.json").exists()
+    assert (folder_of(copied, "tflite", "fp32") / "failure.json").is_file()
+    assert measurement_of(copied, "tflite", "int8").accuracy.samples == 504
+    assert not list(copied.root.rglob(f"{store.TEMPORARY}*"))
+
+
+def test_a_measurement_that_works_takes_the_failures_place(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["tflite"], ["int8"])
+    folder = folder_of(copied, "tflite", "int8")
+    store.write(folder / "failure.json", Failure("failed", "once", "", "key"))
+    (folder / "measurement.json").unlink()
+    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
+
+
+def test_an_emulated_device_is_said_to_be_one_and_no_latency_is_shown(
+    copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretended = Device("pretended", "local", emulated=True)
+    assert measure.bench(copied, job, pretended, outcomes_of(copied, job, ["tflite"], ["int8"]), QUICK) == []
+    assert measurement_of(copied, "tflite", "int8", "pretended").device["emulated"] is True
+    said = capsys.readouterr().err
+    assert "tflite int8: top-1 " in said and " ms" not in said
+
+
+def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(copied: Store, job: Job) -> None:
+    """tflite-runtime needs numpy<2; its environment is really installed."""
+    device = devices.find("local-tflite-runtime")
+    outcomes = outcomes_of(copied, job, RUNNING, ["int8"])
+    assert measure.bench(copied, job, device, outcomes, QUICK) == []
+    found = measurement_of(copied, "tflite", "int8", device.name)
+    assert found.runtime["name"] == "tflite_runtime"
+    assert found.tools["numpy"].startswith("1.")
+    assert not folder_of(copied, "onnx", "int8", device.name).exists()
+    assert (copied.root / "environments" / "tflite_runtime" / "bin" / "python").is_file()
+    here = measurement_of(copied, "tflite", "int8")
+    assert abs(found.accuracy.value - here.accuracy.value) < 0.01
+    made = (copied.root / "environments" / "tflite_runtime").stat().st_ino
+    assert measure.bench(copied, job, device, outcomes, dataclasses.replace(QUICK, threads=2)) == []
+    assert (copied.root / "environments" / "tflite_runtime").stat().st_ino == made, "it is not installed again"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threads": 0}, {"threads": -1}, {"min_runs": 0}, {"min_seconds": -0.1}, {"time_limit": 0},
+        {"min_seconds": float("nan")}, {"time_limit": float("inf")},
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(BadOption, match="--threads and --min-runs are at least 1"):
+        dataclasses.replace(measure.Options(), **wrong).check()
+
+
+def test_the_pictures_of_a_bench_are_those_of_the_checkpoint(matrix: Store, job: Job) -> None:
+    found = measurement_of(matrix, "tflite", "fp32")
+    (folder,) = (matrix.root / "data").iterdir()
+    assert folder.name == f"digits-{found.accuracy.dataset_sha256[:16]}"
+    assert len(push.labels(folder / "images.npy")) == found.accuracy.samples

@@ -1,0 +1,66 @@
+"""Every model of models/: its spec fits its code, it runs, and a few steps of training lower its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from pipeline import catalog, plugins
+from pipeline.catalog import Model
+from tests.frameworks import making
+
+SMALL = {"mobilenet_v3_small": "mobilenet_v3_small:classes=4,width=0.25"}
+"""How a model that is large by default is asked for here."""
+
+
+def find(name: str) -> Model:
+    return catalog.find(SMALL.get(name, name))
+
+
+def torch_losses(model: Model, steps: int) -> list[float]:
+    """The loss of one batch, before each of so many steps on it."""
+    import torch
+
+    from pipeline.frameworks import torch as framework
+
+    torch.manual_seed(0)
+    net = framework.network(model).train()
+    split = making.split(model.spec, 16)
+    images = torch.from_numpy(split.images(range(16))).permute(0, 3, 1, 2).float()
+    labels = torch.from_numpy(split.labels)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    losses = []
+    for _ in range(steps):
+        outputs = net(images)
+        assert outputs.shape == (16, model.spec.classes) and outputs.dtype == torch.float32
+        loss = torch.nn.functional.cross_entropy(outputs, labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+LOSSES: dict[str, Callable[[Model, int], list[float]]] = {"torch": torch_losses}
+BUILT = [(name, framework) for name in catalog.names() for framework in find(name).frameworks if framework in LOSSES]
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_its_spec_names_a_dataset_and_a_framework_that_there_are(name: str) -> None:
+    model = find(name)
+    assert model.spec.dataset in plugins.names("datasets")
+    assert model.frameworks
+    assert model.spec.name.startswith(name)
+    assert catalog.describe(model).splitlines()[0].strip()
+    assert len(model.spec.labels) in (0, model.spec.classes)
+
+
+@pytest.mark.parametrize(("name", "framework"), BUILT)
+def test_a_few_steps_lower_the_loss_from_chance(name: str, framework: str) -> None:
+    model = find(name)
+    losses = LOSSES[framework](model, 5)
+    assert np.isfinite(losses).all()
+    assert losses[0] == pytest.approx(np.log(model.spec.classes), rel=0.5)
+    assert losses[-1] < 0.9 * losses[0]

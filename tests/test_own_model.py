@@ -1,0 +1,139 @@
+"""A user's own model: a folder anywhere on disk goes down the whole flow, with its own data or its own weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import plugins
+from pipeline.catalog import find
+from pipeline.core import Checkpoint
+from pipeline.errors import BadModel
+from pipeline.store import Store, read
+from pipeline.train import Job, ready, train
+from tests.cli import inv, unfinished
+from tests.datasets.making import as_folder, divided_files
+
+INIT = '''"""Cats from dogs, for my doorbell."""
+
+from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
+
+SPEC = ModelSpec(
+    name="doorbell",
+    task="image_classification",
+    inputs=(Tensor("picture", (12, 12, 3), value_range=(0.0, 255.0)),),
+    outputs=(Tensor("scores", (2,)),),
+    labels=("cat", "dog"),
+    preprocessing=Preprocessing(color="RGB", resize=14, crop=12, mean=(127.5,) * 3, std=(63.75,) * 3),
+    dataset="imagefolder",
+    training=Training(epochs=1, batch_size=16, lr=1e-2),
+    options={"width": 8.0},
+)
+'''
+
+TORCH = """
+from torch import nn
+
+from . import blocks
+
+
+def build(spec):
+    width = int(spec.options["width"])
+    return nn.Sequential(blocks.convolution(3, width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2))
+"""
+
+BLOCKS = """
+from torch import nn
+
+
+def convolution(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU())
+"""
+
+
+@pytest.fixture
+def doorbell(tmp_path: Path) -> Path:
+    """The user's folder, far from the repository, with a file more than the two that are asked for."""
+    folder = tmp_path / "home" / "my models" / "doorbell"
+    folder.mkdir(parents=True)
+    for name, text in {"__init__.py": INIT, "torch.py": TORCH, "blocks.py": BLOCKS}.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The user's pictures, of another size than the model wants."""
+    return as_folder(tmp_path / "pictures", divided_files({"cat": 12, "dog": 12}, test=8))
+
+
+def test_a_folder_and_pictures_become_measured_files_for_every_target(
+    tmp_path: Path, doorbell: Path, data: Path
+) -> None:
+    build = tmp_path / "build"
+    quick = ("--min-runs", "3", "--min-seconds", "0")
+    done = inv(build, "bench", "--model", doorbell, "--data", data, "--recipe", "int8", *quick)
+    assert done.code == 0, done.err
+    cells = [cell for cell in inv(build, "results", "--json").json if cell["recipe"] == "int8"]
+    assert {cell["target"]: cell["status"] for cell in cells} == dict.fromkeys(plugins.names("targets"), "ok")
+    for cell in cells:
+        assert (cell["model"], cell["framework"]) == ("doorbell", "torch")
+        assert (cell["device"] is None) == (cell["target"] == "coreml")
+    artifact = json.loads((build / "doorbell.torch/int8/tflite/artifact.json").read_text())
+    assert [port["name"] for port in artifact["inputs"] + artifact["outputs"]] == ["picture", "scores"]
+    assert artifact["spec"]["labels"] == ["cat", "dog"]
+    assert not unfinished(build)
+    # --data is remembered: the next command does not need it, and has nothing to do
+    again = inv(build, "export", "--model", os.path.relpath(doorbell), "--recipe", "int8")
+    assert again.code == 0 and again.err == ""
+    assert "doorbell" in Path(inv(build, "report").lines[0]).read_text()
+
+
+def test_a_folders_own_weights_take_the_place_of_training(tmp_path: Path, doorbell: Path, data: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, build = find(str(doorbell)), Store(tmp_path / "build")
+    weights = tmp_path / "mine.safetensors"
+    state = dict(model.code("torch").build(model.spec).state_dict())
+    save_file(state, weights)
+    checkpoint = train(build, Job(model=str(doorbell), data=data, weights=weights, accelerator="cpu"))
+    assert checkpoint.origin == str(weights) and checkpoint.samples == 16
+    kept = load_file(build.checkpoint("doorbell", "torch") / checkpoint.weights)
+    assert kept.keys() == state.keys() and all(bool((kept[name] == state[name]).all()) for name in state)
+    assert ready(build, Job(model=str(doorbell))) == checkpoint
+
+
+def test_an_option_behind_a_colon_is_another_model_in_build(tmp_path: Path, doorbell: Path, data: Path) -> None:
+    build = Store(tmp_path / "build")
+    checkpoint = train(build, Job(model=f"{doorbell}:width=4", data=data, accelerator="cpu"))
+    assert checkpoint.spec.name == "doorbell-width=4"
+    assert read(Checkpoint, build.checkpoint("doorbell-width=4", "torch") / "checkpoint.json") == checkpoint
+    assert ready(build, Job(model=str(doorbell))) is None
+
+
+def test_changed_code_is_trained_anew(tmp_path: Path, doorbell: Path, data: Path) -> None:
+    build = Store(tmp_path / "build")
+    job = Job(model=str(doorbell), data=data, accelerator="cpu")
+    assert train(build, job) == ready(build, job)
+    with (doorbell / "torch.py").open("a") as file:
+        file.write("# another network\n")
+    assert ready(build, job) is None
+
+
+def test_a_helper_of_the_folder_belongs_to_its_code(tmp_path: Path, doorbell: Path) -> None:
+    before = find(str(doorbell)).source("torch")
+    with (doorbell / "blocks.py").open("a") as file:
+        file.write("# another block\n")
+    assert find(str(doorbell)).source("torch") != before
+
+
+def test_two_folders_of_one_name_do_not_meet(tmp_path: Path, doorbell: Path) -> None:
+    other = doorbell.parent / "other"
+    other.mkdir()
+    (other / "__init__.py").write_text(INIT.replace("doorbell", "bell"))
+    assert [find(str(path)).spec.name for path in (doorbell, other)] == ["doorbell", "bell"]
+    with pytest.raises(BadModel, match=r"model bell has no torch\.py"):
+        find(str(other)).code("torch")

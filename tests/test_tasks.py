@@ -1,0 +1,210 @@
+"""The doors of tasks.py: what they list and print, what they load, and what a second call of them does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pipeline import catalog, devices, plugins
+from pipeline.core import Cell, Latency
+from pipeline.store import Store
+from tests.cli import ROOT, Done, environment, inv, tree
+
+HEAVY = {"torch", "tensorflow", "keras", "coremltools", "executorch", "onnx", "numpy"}
+QUICK = ("--min-runs", "3", "--min-seconds", "0")
+TASKS = (
+    "train", "export", "push", "bench", "results", "report", "demo", "clean", "models", "recipes", "targets", "doctor",
+    "tensorboard", "lint", "test", "devices.list", "data.download",
+)  # fmt: skip
+
+
+def loaded(build: Path, *words: object) -> tuple[Done, set[str]]:
+    """What `inv WORDS` says, and which top-level packages are loaded when it ends."""
+    script = (
+        "import atexit, json, runpy, sys\n"
+        "sys.argv = ['inv', *json.loads(sys.argv[1])]\n"
+        "atexit.register(lambda: print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules})))\n"
+        "runpy.run_module('invoke', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps([str(word) for word in words])]
+    done = subprocess.run(command, cwd=ROOT, env=environment(build), capture_output=True, text=True, check=False)
+    *lines, last = done.stdout.splitlines()
+    assert last.startswith("LOADED invoke") or " invoke " in last, done.stderr
+    return Done(done.returncode, "\n".join(lines), done.stderr), set(last.split()[1:])
+
+
+def names_in(done: Done) -> list[str]:
+    """First words of the lines that begin at the margin."""
+    return [line.split()[0] for line in done.lines if not line.startswith(" ")]
+
+
+# -- what is loaded ----------------------------------------------------------------------------------------------------
+
+
+def test_listing_tasks_loads_no_framework_and_no_numpy(tmp_path: Path) -> None:
+    done, packages = loaded(tmp_path / "build", "--list")
+    assert done.code == 0 and "export" in done.out
+    assert packages & HEAVY == set()
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("task", ["models", "recipes", "targets", "devices", "results"])
+def test_listing_plug_ins_loads_no_framework_and_no_numpy(tmp_path: Path, task: str) -> None:
+    done, packages = loaded(tmp_path / "build", task)
+    assert done.code == 0, done.err
+    assert packages & HEAVY == set()
+    assert not (tmp_path / "build").exists()
+
+
+def test_an_export_that_is_up_to_date_loads_no_framework_and_changes_nothing(copied: Store, tiny: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")}
+    done, packages = loaded(copied.root, "export", "--model", tiny, "--recipe", "all")
+    assert done.code == 0 and done.err == "", done.err
+    assert packages & HEAVY == set()
+    assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
+    cells = [line.split() for line in done.lines]
+    assert len(cells) == len(plugins.names("targets")) * len(plugins.names("recipes"))
+    paths = [Path(words[2]) for words in cells if words[2].startswith("/")]
+    assert len(paths) == len(list(copied.root.glob("*/*/*/artifact.json"))) and all(path.exists() for path in paths)
+
+
+def test_every_other_stage_that_is_up_to_date_changes_nothing(copied: Store, tiny: Path) -> None:
+    before = tree(copied.root)
+    assert inv(copied.root, "train", "--model", tiny).lines[0].startswith(str(copied.checkpoint("tiny", "torch")))
+    assert inv(copied.root, "bench", "--model", tiny, "--target", "onnx", *QUICK).err == ""
+    assert tree(copied.root) == before
+
+
+# -- help --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_every_task_with_what_it_does(tmp_path: Path) -> None:
+    listed = json.loads(inv(tmp_path, "--list", "--list-format", "json").out)
+    found = {task["name"]: task["help"] for task in listed["tasks"]}
+    for collection in listed["collections"]:
+        found |= {f"{collection['name']}.{task['name']}": task["help"] for task in collection["tasks"]}
+    assert set(TASKS) <= set(found)
+    assert [name for name, what in found.items() if not what] == []
+
+
+def test_every_option_of_every_task_is_described() -> None:
+    import tasks
+
+    parsers = tasks.namespace.to_contexts()
+    assert {parser.name for parser in parsers} >= set(TASKS)
+    bare = [(p.name, flag) for p in parsers for flag, argument in p.flags.items() if not argument.help]
+    assert bare == []
+    assert [p.name for p in parsers if "--debug" not in p.flags] == []
+
+
+def test_the_help_of_a_task_shows_its_options(tmp_path: Path) -> None:
+    shown = " ".join(inv(tmp_path, "export", "--help").out.split())
+    for option, what in (("--target=STRING", "or all"), ("--model=STRING", "inv models"), ("--debug", "traceback")):
+        assert option in shown and what in shown.partition(option)[2]
+
+
+def test_a_name_that_the_help_sends_people_to_is_a_task() -> None:
+    import re
+
+    import tasks
+
+    named = {name for text in tasks.HELP.values() for name in re.findall(r"`inv ([\w.]+)`", text)}
+    assert named and named <= {parser.name for parser in tasks.namespace.to_contexts()}
+
+
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_the_folders_in_models(tmp_path: Path) -> None:
+    assert names_in(inv(tmp_path, "models")) == catalog.names()
+
+
+@pytest.mark.parametrize("folder", ["recipes", "targets"])
+def test_plug_ins_are_listed_by_their_files_names(tmp_path: Path, folder: str) -> None:
+    assert names_in(inv(tmp_path, folder)) == plugins.names(folder)
+
+
+def test_targets_shows_every_recipe_that_one_cannot_do_with_the_reason(tmp_path: Path) -> None:
+    lines = inv(tmp_path, "targets").lines
+    for target in plugins.names("targets"):
+        module = plugins.load("targets", target)
+        for name in plugins.names("recipes"):
+            reason = module.supports(plugins.load("recipes", name).RECIPE, "torch")
+            assert (f"{'':12} not {name}: {reason}" in lines) or reason is None
+
+
+def test_devices_lists_devices_toml_and_who_answers(tmp_path: Path) -> None:
+    assert names_in(inv(tmp_path, "devices")) == list(devices.devices())
+    toml = tmp_path / "devices.toml"
+    toml.write_text('[desk]\nkind = "local"\nsummary = "the one I sit at"\nemulated = true\n')
+    (line,) = inv(tmp_path, "devices.list", LASTMILE_DEVICES=str(toml)).lines
+    assert line.startswith("desk ") and "the one I sit at" in line and line.endswith("(emulated): answers")
+
+
+def test_doctor_looks_at_every_package_runtime_and_device(tmp_path: Path) -> None:
+    done = inv(tmp_path / "build", "doctor")
+    looked = [line.split()[1:] for line in done.out.splitlines() if line[:2] in ("ok", "--", "!!")]
+    found = {" ".join(words) for words in looked}
+    for what in ("python", "invoke", "torch", "onnx", "disk", "runtime onnxruntime", "device local"):
+        assert any(line.startswith(what) for line in found), (what, done.out)
+    wrong = [line for line in done.out.splitlines() if line.startswith("!!")]
+    assert done.code == (2 if wrong else 0), done.out + done.err
+    assert done.out.count("→") >= len(wrong)
+
+
+# -- results, report, clean --------------------------------------------------------------------------------------------
+
+
+def test_results_as_json_is_a_list_of_cells_with_the_designs_fields(matrix: Store) -> None:
+    cells = inv(matrix.root, "results", "--json").json
+    assert len(cells) >= len(plugins.names("targets")) * len(plugins.names("recipes"))
+    names = {field.name for field in fields(Cell)}
+    for cell in cells:
+        assert set(cell) == names
+        assert cell["status"] in ("ok", "unsupported", "failed", "missing")
+        assert (cell["reason"] is None) == (cell["status"] == "ok")
+    measured = [cell for cell in cells if cell["device"] == "local"]
+    assert measured
+    for cell in measured:
+        assert (cell["model"], cell["framework"], cell["status"], cell["emulated"]) == ("tiny", "torch", "ok", False)
+        assert set(cell["latency_ms"]) == {field.name for field in fields(Latency)}
+        assert cell["latency_ms"]["p50"] <= cell["latency_ms"]["p90"] <= cell["latency_ms"]["p99"]
+        assert 0 < cell["accuracy"] <= 1 and 0 < cell["agreement"] <= 1
+        assert cell["drop_interval"][0] <= cell["drop_points"] <= cell["drop_interval"][1]
+        assert cell["size_bytes"] > 0 and cell["load_ms"] > 0 and cell["peak_rss_bytes"] > 0
+
+
+def test_results_of_an_empty_build_are_an_empty_list(tmp_path: Path) -> None:
+    assert inv(tmp_path / "build", "results", "--json").json == []
+    assert inv(tmp_path / "build", "results").code == 0
+
+
+def test_report_writes_its_three_files_and_says_where(copied: Store) -> None:
+    (line,) = inv(copied.root, "report").lines
+    assert line == str(copied.root / "report.html")
+    assert Path(line).read_text().lstrip().lower().startswith("<!doctype html")
+    assert "tiny" in (copied.root / "report.md").read_text()
+    assert json.loads((copied.root / "results.json").read_text())
+
+
+def test_clean_removes_one_models_part_or_all(copied: Store, tmp_path: Path) -> None:
+    keep = copied.root / "other.torch" / "checkpoint"
+    keep.mkdir(parents=True)
+    assert inv(copied.root, "clean", "--model", "tiny").lines == [f"removed {copied.home('tiny', 'torch')}"]
+    assert keep.is_dir() and not copied.home("tiny", "torch").exists()
+    said = inv(copied.root, "clean", "--model", "tiny").only
+    assert said == f"nothing of 'tiny' in {copied.root} (there is: other)"
+    assert inv(copied.root, "clean").code == 0
+    assert tree(copied.root) == {}
+    assert inv(tmp_path / "nowhere", "clean").code == 0 and not (tmp_path / "nowhere").exists()
+
+
+def test_clean_takes_away_a_training_that_was_never_finished(tmp_path: Path) -> None:
+    home = tmp_path / "build" / "tiny.torch"
+    (home / "training").mkdir(parents=True)
+    assert inv(tmp_path / "build", "clean", "--model", "tiny").lines == [f"removed {home}"]

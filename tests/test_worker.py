@@ -1,0 +1,92 @@
+"""The exporting process: the order of its imports, and what it says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import train
+from pipeline.core import Failure
+from pipeline.errors import StageFailed, Unsupported
+from pipeline.store import Store, read
+from pipeline.train import Job
+from pipeline.worker import _job, _reason
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_coremltools_and_litert_torch_can_both_be_imported_after_what_the_worker_imports_first() -> None:
+    """tensorflow before triton ends a process by a signal, and coremltools imports tensorflow where it is installed."""
+    code = "from pipeline.worker import _import_order\n_import_order()\nimport torch, coremltools, litert_torch, sys\n"
+    code += "print('tensorflow' in sys.modules, 'triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "True True"
+
+
+def test_a_job_survives_its_way_to_the_worker() -> None:
+    from pipeline.export import _plain
+
+    for job in (Job(), Job("m", "torch", Path("data"), Path("w.pt"), 3, 4, 0.5, 7, "cpu", False)):
+        assert _job(json.loads(json.dumps(_plain(job)))) == job
+
+
+def test_standard_output_is_one_line_of_json_a_recipe_and_converters_words_go_to_the_log(
+    copied: Store, job: Job
+) -> None:
+    from pipeline.export import _plain
+
+    request = {"build": str(copied.root), "job": _plain(job), "target": "tflite", "recipes": ["fp32", "int8"]}
+    command = [sys.executable, "-m", "pipeline.worker", json.dumps(request)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(event["recipe"], event["status"]) for event in events] == [("fp32", "ok"), ("int8", "ok")]
+    assert all("bytes in" in event["says"] for event in events)
+
+
+def test_a_recipe_whose_file_cannot_be_right_is_a_failure_and_the_next_goes_on(copied: Store, job: Job) -> None:
+    """The graph's kept answers are made another graph's: the file is right, but not what it is compared with."""
+    from pipeline.export import _plain
+
+    folder = copied.graphs("tiny", "torch", "int8")
+    checkpoint = train.ready(copied, job)
+    assert checkpoint is not None
+    spoil_reference(folder)
+    request = {"build": str(copied.root), "job": _plain(job), "target": "onnx", "recipes": ["int8", "fp32"]}
+    command = [sys.executable, "-m", "pipeline.worker", json.dumps(request)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(event["recipe"], event["status"]) for event in events] == [("int8", "failed"), ("fp32", "ok")]
+    cell = copied.cell("tiny", "torch", "int8", "onnx")
+    failure = read(Failure, cell / "failure.json")
+    assert failure is not None and "outputs leave the quantized graph's by" in failure.reason
+    assert not (cell / "artifact.json").exists()
+
+
+def spoil_reference(folder: Path) -> None:
+    """Writes other answers into a graphs folder, and a manifest that vouches for them."""
+    import dataclasses
+
+    import numpy as np
+
+    from pipeline import quantize, store
+
+    with np.load(folder / "reference.npz") as kept:
+        arrays = dict(kept)
+    np.savez(folder / "reference.npz", samples=arrays["samples"], output_0=-arrays["output_0"])
+    graph = read(quantize.Graph, folder / "graph.json")
+    assert graph is not None
+    files = {**graph.files, "reference.npz": store.sha256(folder / "reference.npz")}
+    store.write(folder / "graph.json", dataclasses.replace(graph, files=files))
+
+
+def test_a_reason_is_the_first_line_that_says_something_and_names_errors_of_others() -> None:
+    assert _reason(Unsupported("no such thing")) == "no such thing"
+    assert _reason(StageFailed("\n\n first \nsecond")) == "first"
+    assert _reason(ValueError("\nbad value\nmore")) == "ValueError: bad value"
+    assert _reason(KeyError()) == "KeyError: KeyError"
+    assert len(_reason(ValueError("x" * 1000))) == 300
