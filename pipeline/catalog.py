@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -156,8 +157,8 @@ def _with_options(spec: ModelSpec, text: str) -> ModelSpec:
             options[key] = type(options[key])(value)
         except ValueError as error:
             raise BadOption(f"{spec.name}: {key}={value!r} is not a number") from error
-        if options[key] <= 0:
-            raise BadOption(f"{spec.name}: {key} must be more than 0")
+        if not 0 < options[key] < math.inf:
+            raise BadOption(f"{spec.name}: {key} must be more than 0, and finite")
     changed = [f"{key}={value:g}" for key, value in sorted(options.items()) if value != spec.options[key]]
     outputs = spec.outputs
     if "classes" in options:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,6 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
     Look, don't touch: a test that changes files takes `copied`.
     """
-    if "DEVMX" in os.environ:  # DEV
-        return Store(Path(os.environ["DEVMX"]))  # DEV
     build = Store(tmp_path_factory.mktemp("matrix") / "build")
     command = [sys.executable, "-m", "tests.make_matrix", str(build.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -49,3 +48,16 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def copied(matrix: Store, tmp_path: Path) -> Store:
     """A copy of `matrix` that a test may change."""
     return Store(shutil.copytree(matrix.root, tmp_path / "build"))
+
+
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """Imports PyTorch and what quantizes with it: what the code of others warns of while imported is not ours."""
+    from pipeline.worker import _import_order
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _import_order()
+        import lightning_fabric  # noqa: F401
+        import litert_torch.quantize.pt2e_quantizer  # noqa: F401
+        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401

@@ -71,9 +71,23 @@ def test_a_second_export_says_nothing_writes_nothing_and_imports_no_framework(ma
     assert not any(fresh for *_, fresh in outcomes)
 
 
-def test_what_decides_what_a_file_is_decides_its_key(
-    matrix: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+KEY = """
+import sys
+from pathlib import Path
+from pipeline import export, store
+from pipeline.core import Checkpoint
+print(export.key(store.read(Checkpoint, Path(sys.argv[1])), export.recipes(["int8"])[0], "onnx"))
+"""
+
+
+def key_where(build: Store, path: Path) -> str:
+    """The key of int8 for onnx where the packages in `path` come before those installed."""
+    command = [sys.executable, "-c", KEY, str(build.checkpoint("tiny", "torch") / "checkpoint.json")]
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(matrix)
     fp32, int8 = export.recipes(["fp32", "int8"])
     first = export.key(checkpoint, int8, "onnx")
@@ -86,11 +100,11 @@ def test_what_decides_what_a_file_is_decides_its_key(
         export.key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), int8, "onnx"),
         export.key(dataclasses.replace(checkpoint, spec=spec), int8, "onnx"),
     ]
+    assert key_where(matrix, tmp_path) == first
     info = tmp_path / "onnx-99.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnx\nVersion: 99.0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    others.append(export.key(checkpoint, int8, "onnx"))
+    others.append(key_where(matrix, tmp_path))
     assert len({first, *others}) == 7
 
 

@@ -11,6 +11,7 @@ from pipeline import catalog, plugins
 from pipeline.catalog import Model
 from tests.frameworks import making
 
+pytestmark = pytest.mark.usefixtures("imported")
 SMALL = {"mobilenet_v3_small": "mobilenet_v3_small:classes=4,width=0.25"}
 """How a model that is large by default is asked for here."""
 

@@ -17,6 +17,7 @@ from pipeline.frameworks import Framework, Settings
 from pipeline.store import Store
 from tests.frameworks import making
 
+pytestmark = pytest.mark.usefixtures("imported")
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "models" / "tiny"
 MODEL = catalog.find(str(TINY))

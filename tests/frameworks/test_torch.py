@@ -18,6 +18,7 @@ from pipeline.frameworks import torch as framework
 from pipeline.store import Store
 from tests.frameworks import making
 
+pytestmark = pytest.mark.usefixtures("imported")
 MODEL = catalog.find(str(Path(__file__).parents[1] / "models" / "tiny"))
 
 
@@ -118,7 +119,7 @@ def test_a_file_that_wants_to_run_code_is_refused_and_nothing_has_run(
     assert not ran.exists()
     assert "holds more than weights and was not loaded (it asks for posix.mkdir)" in message
     assert "weights_only=False" not in message, "torch's advice to load it anyway is not handed on"
-    path.write_bytes(pickle.dumps(Evil(ran)))
+    path.write_bytes(pickle.dumps(Evil(ran), protocol=2))
     refusal(path)
     assert not ran.exists()
 
