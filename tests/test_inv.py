@@ -119,7 +119,7 @@ def pack(name: str, folder: Path) -> None:
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             record.append(f"{place},sha256={digest},{len(content)}")
             info = zipfile.ZipInfo(place)
-            info.external_attr = 0o755 << 16
+            info.external_attr = 0o100755 << 16
             wheel.writestr(info, content)
         place = f"{name}-{version}.dist-info/RECORD"
         wheel.writestr(place, "\n".join([*record, f"{place},,"]) + "\n")
@@ -160,7 +160,7 @@ def bare(tmp_path: Path, wheels: Path) -> Project:
     project = Project(tmp_path / "bare", wheels, tmp_path / "bin")
     write_project(project.root)
     (tmp_path / "bin").mkdir()
-    for tool in ("bash", "env", "cat", "cut", "dirname", "sha256sum", "flock", "mktemp", "rm", "tail"):
+    for tool in ("bash", "env", "cat", "cut", "dirname", "flock", "grep", "id", "mktemp", "rm", "sha256sum", "tail"):
         found = shutil.which(tool)
         assert found, tool
         (tmp_path / "bin" / tool).symlink_to(found)
