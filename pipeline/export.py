@@ -128,7 +128,7 @@ def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
     module = plugins.load("targets", target)
     return store.digest([
         quantizing.key(checkpoint, recipe if recipe.static else None), to_json(recipe),
-        plugins.versions(module.TOOLS), plugins.code("targets", target), plugins.code("targets", "_pt2e"),
+        plugins.versions(module.TOOLS), plugins.code("targets", target),
     ])  # fmt: skip
 
 
@@ -219,7 +219,8 @@ def _run_worker(
     while left and not stop.is_set():
         request = json.dumps({"build": str(build.root), "job": _plain(job), "target": target, "recipes": left})
         argv = [sys.executable, "-m", "pipeline.worker", request]
-        done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads)})
+        # A fixed hash seed: converters iterate over sets, and the same export should be the same file.
+        done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0"})
         if stop.is_set():
             break  # ended by us: nothing is known of what it was at
         if left and done.code != 0:

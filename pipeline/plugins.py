@@ -65,7 +65,8 @@ def _version(distribution: str) -> str:
 
 @cache
 def code(folder: str, name: str) -> str:
-    """Hash of a plug-in's source: a file made by other code is out of date."""
+    """Hash of a plug-in's source and of its folder's helpers': a file made by other code is out of date."""
     import hashlib
 
-    return hashlib.sha256((HERE / folder / f"{name}.py").read_bytes()).hexdigest()
+    files = [HERE / folder / f"{name}.py", *sorted((HERE / folder).glob("_[!_]*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,0 +1,66 @@
+"""The constants of a static int8 graph, fixed so that every runtime computes with the same integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torchao.quantization.pt2e.observer import MinMaxObserver
+
+
+def pin_input_ranges(prepared: Any, value_range: tuple[float, float]) -> None:
+    """Gives the input, and the normalised input, the scales of their known ranges, not of what calibration saw.
+
+    Pixels 0–255 then become int8 without rounding (scale 1, zero point -128). The normalised range is made 1/256 wider
+    than it is: with a mean of 127.5 every pixel would lie halfway between two int8 values, and rounding those to even
+    would leave half of the values; a little wider, the pixels keep apart, and no runtime has ties to round its own way.
+    """
+    placeholder = next(node for node in prepared.graph.nodes if node.op == "placeholder")
+    for observed in _pin(prepared, placeholder, torch.tensor(value_range)):
+        for layer in observed.users:
+            if layer.op == "call_function" and "normalize.bias" in [str(getattr(a, "target", "")) for a in layer.args]:
+                weight = prepared.get_parameter("normalize.weight").flatten()[:, None]
+                normalised = weight * torch.tensor(value_range) + prepared.get_parameter("normalize.bias")[:, None]
+                _pin(prepared, layer, normalised.detach() * (1 + 1 / 256))
+
+
+def _pin(prepared: Any, node: Any, values: torch.Tensor) -> list[Any]:
+    """Fixes the range of a node's observers to that of `values`; the observers' nodes.
+
+    The observer that is there makes its scale from a histogram and may cut its ends off, so another takes its place.
+    """
+    observers = [user for user in node.users if user.op == "call_module" and "activation_post" in str(user.target)]
+    for user in observers:
+        found = prepared.get_submodule(str(user.target))
+        pinned = MinMaxObserver(found.dtype, found.qscheme, quant_min=found.quant_min, quant_max=found.quant_max)
+        pinned(values)
+        prepared.set_submodule(str(user.target), pinned)
+    return observers
+
+
+def round_constants(converted: Any) -> None:
+    """Rounds weights and biases to the integers that runtimes store, so that no converter rounds one its own way.
+
+    A weight in the middle of two integers, or a bias (stored as round(bias / (input scale * weight scale)) in 32 bits),
+    would otherwise differ by one from target to target, and so would sums.
+    """
+    ops, quantized = torch.ops.aten, torch.ops.quantized_decomposed
+    for node in converted.graph.nodes:
+        if node.target is quantized.quantize_per_channel.default:  # in the unfolded graph, whose weights are float
+            weight = _attribute(converted, node.args[0])
+            how = [_attribute(converted, a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
+            stored = quantized.quantize_per_channel.default(weight.detach(), *how)
+            weight.data = quantized.dequantize_per_channel.default(stored, *how)
+        if node.target in (ops.conv2d.default, ops.linear.default) and len(node.args) > 2 and node.args[2] is not None:
+            image, weight, bias = node.args[:3]
+            if "dequantize_per_tensor" in str(image.target) and "dequantize_per_channel" in str(weight.target):
+                scale = image.args[1] * _attribute(converted, weight.args[1]).double()
+                values = _attribute(converted, bias)
+                values.data = ((values.double() / scale).round() * scale).float()
+
+
+def _attribute(module: Any, node: Any) -> torch.Tensor:
+    """The tensor behind a get_attr node."""
+    path, _, name = str(node.target).rpartition(".")
+    tensor: torch.Tensor = getattr(module.get_submodule(path), name)
+    return tensor
