@@ -24,7 +24,7 @@ from pipeline import catalog, plugins, push, stats, train
 from pipeline.export import export
 from pipeline.store import Store
 
-ROUNDS = 7
+ROUNDS = 5
 
 THEIRS = {"int8 tflite": "ai-edge-quantizer's default", "int8 onnx": "onnxruntime's default"}
 """Ours, and the converter's own default it is held against."""
