@@ -267,11 +267,38 @@ def devices_list(_c: Context) -> None:
     """List the devices of devices.toml, and whether each answers."""
     from pipeline import devices, plugins
 
+    build = _build()
     for device in devices.devices().values():
         module = plugins.load("devices", device.kind)
-        reason = module.answers(device)
+        reason = module.answers(build, device)
         emulated = " (emulated)" if device.emulated else ""
         print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
+
+
+@door(name="setup")
+def devices_setup(_c: Context, device: str, target: str = "all") -> None:
+    """Bring edge-bench and the runtimes for these targets to a device; what is there already is not sent again."""
+    from pipeline import devices
+    from pipeline import push as pushing
+
+    there = devices.find(device)
+    _refuse_unmeasurable(device, target)
+    failed = []
+    for runtime, reason in pushing.setup(_build(), there, _names("targets", target)):
+        print(f"{runtime}: {reason or 'ready'}")
+        failed += [reason] if reason else []
+    if failed:
+        raise PipelineError(f"{len(failed)} of the runtimes cannot be had on {device}")
+
+
+@door(name="clean")
+def devices_clean(_c: Context, device: str) -> None:
+    """Free what setup and push took on a device."""
+    from pipeline import devices, plugins
+
+    there = devices.find(device)
+    freed = plugins.load("devices", there.kind).clean(_build(), there)
+    print(f"{device}: {freed:,} bytes freed")
 
 
 @door()
@@ -434,5 +461,5 @@ def _run_or_exit(module: str, *words: str) -> None:
 namespace = Collection(
     train, export, push, bench, results, report, demo, clean, models, recipes, targets, doctor, tensorboard, lint, test
 )
-namespace.add_collection(Collection("devices", devices_list))
+namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean))
 namespace.add_collection(Collection("data", data_download))

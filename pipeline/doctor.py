@@ -38,7 +38,7 @@ class Check:
 
 def doctor(build: Store) -> list[Check]:
     """Everything that is checked, in the order in which it would be mended."""
-    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), _gpu(), *_devices()]
+    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), _gpu(), *_devices(build)]
 
 
 def _python() -> Check:
@@ -110,9 +110,9 @@ def _gpu() -> Check:
     return Check("gpu", done.out.strip().replace("\n", "; "))
 
 
-def _devices() -> Iterator[Check]:
+def _devices(build: Store) -> Iterator[Check]:
     from pipeline import plugins
 
     for device in devices.devices().values():
-        reason = plugins.load("devices", device.kind).answers(device)
+        reason = plugins.load("devices", device.kind).answers(build, device)
         yield Check(f"device {device.name}", "answers" if reason is None else "does not answer", reason, optional=True)

@@ -128,7 +128,7 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
         return Done(words, code, "", err.read(), time.perf_counter() - started)
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Ends a process that leads a group, and everything it started; of another, only itself."""
     try:
         if os.getpgid(process.pid) == process.pid:

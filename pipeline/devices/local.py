@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline import proc, store
@@ -16,6 +16,8 @@ from pipeline.progress import say
 from pipeline.store import Store
 
 EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
+CHUNK: int | None = None
+RUNTIMES: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has (numpy<2)."""
 
@@ -26,7 +28,7 @@ def about(device: Device) -> str:
     return f"{summary} ({platform.machine()}, {platform.system()})"
 
 
-def answers(device: Device) -> str | None:
+def answers(build: Store, device: Device) -> str | None:
     """See `DeviceKind.answers`."""
     return None
 
@@ -65,6 +67,11 @@ def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     """See `DeviceKind.call`."""
     return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout)
+
+
+def clean(build: Store, device: Device) -> int:
+    """See `DeviceKind.clean`: nothing was brought."""
+    return 0
 
 
 def _python(build: Store, runtime: str) -> Path:

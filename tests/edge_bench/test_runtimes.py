@@ -16,7 +16,8 @@ from .calls import Call, Subject
 
 MEASUREMENT_KEYS = {
     *("schema", "artifact_sha256", "size_bytes", "device", "runtime", "load_ns", "first_run_ns", "refills_input"),
-    *("warmup", "runs", "temperature_c", "frequency_hz", "throttled", "load_average"),
+    *("warmup", "runs", "temperature_c", "frequency_hz", "load_average"),
+    *("throttled", "throttled_before"),
     *("peak_rss_bytes", "rss_before_load_bytes", "started_at", "tools"),
 }
 DEVICE_KEYS = {"board", "cpu", "cores", "memory_bytes", "os", "kernel", "arch", "governor", "frequency_max_hz"}

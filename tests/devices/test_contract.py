@@ -1,0 +1,118 @@
+"""What every kind of device does: files come by content, edge-bench runs there, outputs come back, room is freed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from pipeline import plugins, store
+from pipeline.core import Device
+from pipeline.store import Store
+from tests.make_matrix import ROOT
+
+
+@pytest.fixture
+def kind(device: Device) -> ModuleType:
+    return plugins.load("devices", device.kind)
+
+
+@pytest.fixture
+def model(matrix: Store) -> Path:
+    """A real .onnx file with a name that a shell would misread."""
+    folder = matrix.root / "it's $(a) folder; -x"
+    folder.mkdir(exist_ok=True)
+    found = next(matrix.root.glob("*/fp32/onnx/*.onnx"))
+    (folder / "model.onnx").write_bytes(found.read_bytes())
+    return folder / "model.onnx"
+
+
+@pytest.fixture
+def pictures(matrix: Store) -> Path:
+    return next(matrix.root.glob("data/*/images.npy"))
+
+
+def test_it_says_what_it_is_in_a_line_and_answers(kind: ModuleType, device: Device, wheels: Store) -> None:
+    assert kind.about(device).strip() and "\n" not in kind.about(device)
+    assert kind.answers(wheels, device) is None
+
+
+def test_files_go_there_once(kind: ModuleType, device: Device, wheels: Store, tmp_path: Path) -> None:
+    names = ["plain.bin", "with space.bin", "-dash.bin", 'it\'s "$HOME" `x`; #\n.bin']
+    files = [tmp_path / name for name in names]
+    for index, path in enumerate(files):
+        path.write_bytes(f"{device.name} {path.name} ".encode() * (1000 + index))
+    places, sent = kind.push(wheels, device, files)
+    assert sent in (0, sum(store.size(path) for path in files))
+    for path in files:
+        assert Path(places[path]).read_bytes() == path.read_bytes()
+    assert kind.push(wheels, device, files) == (places, 0)
+
+
+def test_edge_bench_says_where_it_runs(kind: ModuleType, device: Device, wheels: Store) -> None:
+    kind.setup(wheels, device, "onnxruntime")
+    facts = json.loads(kind.call(wheels, device, "onnxruntime", ["facts"], 60).out)
+    assert facts["device"]["cores"] >= 1
+    runtimes = json.loads(kind.call(wheels, device, "onnxruntime", ["runtimes"], 60).out)["runtimes"]
+    assert {each["name"]: each["available"] for each in runtimes}["onnxruntime"]
+
+
+def test_outputs_come_back(
+    kind: ModuleType, device: Device, wheels: Store, tmp_path: Path, model: Path, pictures: Path
+) -> None:
+    kind.setup(wheels, device, "onnxruntime")
+    kind.push(wheels, device, [model, pictures])
+    out = tmp_path / "out put.npz"
+    words = ["predict", model, "--inputs", pictures, "--layout", "NCHW", "--start", "3", "--count", "5", "--out", out]
+    done = kind.call(wheels, device, "onnxruntime", words, 60)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["predictions_sha256"] == store.sha256(out)
+    with np.load(out) as outputs:
+        assert outputs["output_0"].shape == (5, 10)
+
+
+def test_what_is_wrong_is_said_with_our_own_name_of_the_file(
+    kind: ModuleType, device: Device, wheels: Store, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    kind.setup(wheels, device, "onnxruntime")
+    kind.push(wheels, device, [broken])
+    done = kind.call(wheels, device, "onnxruntime", ["run", broken], 60)
+    assert (done.code, done.out) == (2, "")
+    assert done.reason.startswith(f"edge-bench: {broken}: ")
+
+
+def test_a_call_that_takes_too_long_is_ended(
+    kind: ModuleType, device: Device, wheels: Store, model: Path, pictures: Path
+) -> None:
+    kind.setup(wheels, device, "onnxruntime")
+    kind.push(wheels, device, [model, pictures])
+    words = ["run", model, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
+    done = kind.call(wheels, device, "onnxruntime", words, 3)
+    assert done.timed_out
+    assert done.reason == "no end after 3 s"
+
+
+def test_cleaning_frees_what_was_brought(kind: ModuleType, device: Device, wheels: Store, tmp_path: Path) -> None:
+    file = tmp_path / "file.bin"
+    file.write_bytes(device.name.encode() * 1000)
+    _, sent = kind.push(wheels, device, [file])
+    assert kind.clean(wheels, device) >= sent
+    assert kind.clean(wheels, device) == 0
+    assert kind.push(wheels, device, [file])[1] == sent
+
+
+def test_every_kind_keeps_the_protocol(tmp_path: Path) -> None:
+    """mypy compares each module of the folder with `DeviceKind`."""
+    lines = [f"from pipeline.devices import {name}\n_{name}: DeviceKind = {name}" for name in plugins.names("devices")]
+    check = tmp_path / "check.py"
+    check.write_text("\n".join(["from pipeline.devices import DeviceKind", *lines, ""]))
+    words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(check)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
