@@ -129,8 +129,9 @@ def stop(build: Store, name: str, cut: bool = False) -> bool:
         return False
     if not cut:
         with contextlib.suppress(NeedsTool):  # then it is ended as a power cut would: its disk has a journal
-            proc.run([*as_root(build, name), "/usr/sbin/poweroff"], timeout=STOP_SECONDS)
-            _wait_for_end(state, STOP_SECONDS)
+            done = proc.run([*as_root(build, name), "/usr/sbin/poweroff"], timeout=STOP_SECONDS)
+            if done.code == 0:
+                _wait_for_end(state, STOP_SECONDS)
     if _runs(state):
         os.kill(state["pid"], signal.SIGKILL)
         _wait_for_end(state, STOP_SECONDS)
