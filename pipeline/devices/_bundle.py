@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc, store
+from pipeline import proc, runner, store
 from pipeline.core import SCHEMA
 from pipeline.errors import StageFailed
 from pipeline.progress import say
@@ -110,12 +110,11 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         raise StageFailed(lack)
     if runtime in TOO_LARGE:
         raise StageFailed(f"{runtime}'s packages are too large for a board; {TOO_LARGE[runtime]} is for boards")
-    if runtime in NATIVE:
-        raise StageFailed(f"{runtime} cannot be built for {board.machine} yet")
     wanted = _requirements(runtime)
+    native = [runner.build(build, board.machine)] if runtime in NATIVE else []
     source = EDGE_BENCH / "src"
     parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _sources(source)]
-    key = store.digest([runtime, wanted, parts, board.platform(), board.python])
+    key = store.digest([runtime, wanted, parts, board.platform(), board.python, [path.name for path in native]])
     folder = build.root / "environments" / f"{runtime}-{board.machine}-{key[:16]}"
     made = store.read_or_say(Bundle, folder / "bundle.json")
     if made is not None and store.size(folder / made.file) == made.size_bytes:
@@ -127,6 +126,9 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         for path in _sources(source):
             (content / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, content / path.relative_to(source))
+        for path in native:
+            shutil.copytree(path, content, dirs_exist_ok=True)
+        _compile(board, content)
         unpacked = store.size(content)
         _pack(content, new / "bundle.tar.gz")
         shutil.rmtree(content)
@@ -139,7 +141,7 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
 def _requirements(runtime: str) -> list[str]:
     """What edge-bench's own project file asks for."""
     project = tomllib.loads((EDGE_BENCH / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
+    extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
     if runtime not in extras:
         raise StageFailed(f"edge-bench has no runtime {runtime!r} (known: {', '.join(sorted(extras))})")
     return [*project["dependencies"], *extras[runtime]]
@@ -160,6 +162,14 @@ def _install(board: Board, wanted: list[str], folder: Path) -> None:
             f"no wheels of {', '.join(wanted)} could be had for Python {version} on {board.platform()}; {WORKS}, with "
             f"Python 3.11. uv says: {told[-300:] if told else done.reason}"
         )
+
+
+def _compile(board: Board, folder: Path) -> None:
+    """Bytecode, where this Python's is the board's too: else the first run there would compile, and look heavier."""
+    if board.python != sys.version_info[:2]:
+        return
+    words = ["-m", "compileall", "-q", "-s", str(folder), "--invalidation-mode", "unchecked-hash", str(folder)]
+    proc.run([sys.executable, *words], timeout=INSTALL_SECONDS)  # what does not compile is not imported either
 
 
 def _pack(folder: Path, archive: Path) -> None:

@@ -3,7 +3,8 @@
 Keys of its table in devices.toml: address (host, user@host or a Host of ~/.ssh/config), port, identity, known_hosts,
 config (another ssh_config file), folder (where everything goes there; default ~/.lastmile), space_bytes (the most that
 it may take), cool_down_c (wait before measuring until no sensor is hotter), chunk_samples (evaluated in one go),
-clock = "instructions" (on an emulated board whose clock counts those), summary, targets, runtimes, board.
+clock = "instructions" (on an emulated board whose clock counts those), board = "pi4" or "pi5" (an emulated board of
+`inv devices.emulate`, in place of an address), summary, targets, runtimes.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
+from pipeline import emulate, store
 from pipeline.core import Device
 from pipeline.devices import _bundle, _ssh
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
@@ -44,13 +46,14 @@ _READY: dict[tuple[str, str], str] = {}
 
 def about(device: Device) -> str:
     """See `DeviceKind.about`."""
-    return f"{device.options.get('summary', 'a Linux board')} at {device.options.get('address', 'no address')}"
+    place = device.options.get("address", f"board {device.options.get('board', 'nowhere')}")
+    return f"{device.options.get('summary', 'a Linux board')} at {place}"
 
 
 def answers(build: Store, device: Device) -> str | None:
     """See `DeviceKind.answers`."""
     try:
-        return _ask(device).lacks()
+        return _ask(_there(build, device)).lacks()
     except PipelineError as error:
         return str(error).removeprefix(f"{device.name}: ")
 
@@ -61,6 +64,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     Raises:
         StageFailed: there is no such runtime for the board, or it cannot take it.
     """
+    device = _there(build, device)
     key = (str(_ssh.link(device).socket), runtime)
     if key in _READY:
         return
@@ -81,6 +85,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
     """See `DeviceKind.push`: one round trip asks what is missing, and one brings that."""
+    device = _there(build, device)
     names = {path: _name(path) for path in files}
     wanted = {name: path for path, name in names.items()}
     asked = {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]}
@@ -100,6 +105,7 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
         Unreachable: the connection was lost.
         Broken: a file that came back is not what the board sent.
     """
+    device = _there(build, device)
     key = (str(_ssh.link(device).socket), runtime)
     if key not in _READY:
         setup(build, device, runtime)
@@ -142,9 +148,29 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
 
 def clean(build: Store, device: Device) -> int:
     """See `DeviceKind.clean`."""
+    device = _there(build, device)
     for key in [key for key in _READY if key[0] == str(_ssh.link(device).socket)]:
         del _READY[key]
     return int(_alone(device, {"verb": "clean"}, [])["freed_bytes"])
+
+
+def _there(build: Store, device: Device) -> Device:
+    """A device with the way there; that to an emulated board is known while it runs.
+
+    Raises:
+        BadOption: a key of its table is unknown, or of another kind.
+        Unreachable: the emulated board does not run.
+    """
+    _check(device)
+    if "board" not in device.options:
+        return device
+    way = emulate.endpoint(build, str(device.options["board"]))
+    if isinstance(way, str):
+        raise Unreachable(f"{device.name}: {way}")
+    address = f"{way['user']}@{way['address']}"
+    found = {key: way[key] for key in ("port", "identity", "known_hosts")}
+    options = {key: value for key, value in device.options.items() if key != "board"}
+    return replace(device, options={**options, **found, "address": address})
 
 
 # -- asking ------------------------------------------------------------------------------------------------------------
@@ -188,7 +214,6 @@ def _request(
     timeout: float | None = None,
     outs: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    _check(device)
     who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
     common = {
         "folder": device.options.get("folder", "~/.lastmile"),

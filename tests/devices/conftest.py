@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline import plugins
+from pipeline import plugins, store
 from pipeline.core import Device
 from pipeline.devices import _ssh
 from pipeline.store import Store
+from tests.boards import Board as EmulatedBoard
 
 from .sshd import Board
+
+EMULATED = "ssh, emulated"
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +29,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """A board that stays up. A test that harms its board takes `own_board`."""
-    started = Board.start(tmp_path_factory.mktemp("board"))
+    started = Board.start(tmp_path_factory.mktemp("loopback"))
     yield started
     _ssh.close_all()
     started.stop()
@@ -41,15 +46,36 @@ def own_board(tmp_path: Path) -> Iterator[Board]:
     started.stop()
 
 
-@pytest.fixture(params=plugins.names("devices"))
-def device(request: pytest.FixtureRequest) -> Device:
+@dataclass(frozen=True)
+class Place:
+    """A device under test.
+
+    Attributes:
+        build: the store that it is used from.
+        sha256: of a file on it.
+    """
+
+    device: Device
+    build: Store
+    sha256: Callable[[str], str]
+
+
+@pytest.fixture(params=[*plugins.names("devices"), EMULATED])
+def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
     """A device of every kind."""
     kind = request.param
+    here = lambda path: store.sha256(Path(path))  # noqa: E731
     if kind == "local":
-        return Device("local", "local")
+        return Place(Device("local", "local"), wheels, here)
+    if kind == EMULATED:
+        emulated: EmulatedBoard = request.getfixturevalue("board")
+        device = Device("pi4-emulated", "ssh", True, {"board": "pi4", "clock": "instructions"})
+        return Place(
+            device, emulated.build, lambda path: emulated.run(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")
+        )
     assert kind == "ssh", f"say here how to make a device of kind {kind}: every kind keeps the contract"
-    made: Board = request.getfixturevalue("board")
-    return made.device()
+    loopback: Board = request.getfixturevalue("loopback")
+    return Place(loopback.device(), wheels, here)
 
 
 @pytest.fixture

@@ -16,6 +16,18 @@ from pipeline.core import Device
 from pipeline.store import Store
 from tests.make_matrix import ROOT
 
+from .conftest import Place
+
+
+@pytest.fixture
+def device(place: Place) -> Device:
+    return place.device
+
+
+@pytest.fixture
+def build(place: Place) -> Store:
+    return place.build
+
 
 @pytest.fixture
 def kind(device: Device) -> ModuleType:
@@ -37,39 +49,39 @@ def pictures(matrix: Store) -> Path:
     return next(matrix.root.glob("data/*/images.npy"))
 
 
-def test_it_says_what_it_is_in_a_line_and_answers(kind: ModuleType, device: Device, wheels: Store) -> None:
+def test_it_says_what_it_is_in_a_line_and_answers(kind: ModuleType, device: Device, build: Store) -> None:
     assert kind.about(device).strip() and "\n" not in kind.about(device)
-    assert kind.answers(wheels, device) is None
+    assert kind.answers(build, device) is None
 
 
-def test_files_go_there_once(kind: ModuleType, device: Device, wheels: Store, tmp_path: Path) -> None:
+def test_files_go_there_once(kind: ModuleType, device: Device, place: Place, build: Store, tmp_path: Path) -> None:
     names = ["plain.bin", "with space.bin", "-dash.bin", 'it\'s "$HOME" `x`; #\n.bin']
     files = [tmp_path / name for name in names]
     for index, path in enumerate(files):
         path.write_bytes(f"{device.name} {path.name} ".encode() * (1000 + index))
-    places, sent = kind.push(wheels, device, files)
+    places, sent = kind.push(build, device, files)
     assert sent in (0, sum(store.size(path) for path in files))
     for path in files:
-        assert Path(places[path]).read_bytes() == path.read_bytes()
-    assert kind.push(wheels, device, files) == (places, 0)
+        assert place.sha256(places[path]) == store.sha256(path)
+    assert kind.push(build, device, files) == (places, 0)
 
 
-def test_edge_bench_says_where_it_runs(kind: ModuleType, device: Device, wheels: Store) -> None:
-    kind.setup(wheels, device, "onnxruntime")
-    facts = json.loads(kind.call(wheels, device, "onnxruntime", ["facts"], 60).out)
+def test_edge_bench_says_where_it_runs(kind: ModuleType, device: Device, build: Store) -> None:
+    kind.setup(build, device, "onnxruntime")
+    facts = json.loads(kind.call(build, device, "onnxruntime", ["facts"], 600).out)
     assert facts["device"]["cores"] >= 1
-    runtimes = json.loads(kind.call(wheels, device, "onnxruntime", ["runtimes"], 60).out)["runtimes"]
+    runtimes = json.loads(kind.call(build, device, "onnxruntime", ["runtimes"], 600).out)["runtimes"]
     assert {each["name"]: each["available"] for each in runtimes}["onnxruntime"]
 
 
 def test_outputs_come_back(
-    kind: ModuleType, device: Device, wheels: Store, tmp_path: Path, model: Path, pictures: Path
+    kind: ModuleType, device: Device, build: Store, tmp_path: Path, model: Path, pictures: Path
 ) -> None:
-    kind.setup(wheels, device, "onnxruntime")
-    kind.push(wheels, device, [model, pictures])
+    kind.setup(build, device, "onnxruntime")
+    kind.push(build, device, [model, pictures])
     out = tmp_path / "out put.npz"
     words = ["predict", model, "--inputs", pictures, "--layout", "NCHW", "--start", "3", "--count", "5", "--out", out]
-    done = kind.call(wheels, device, "onnxruntime", words, 60)
+    done = kind.call(build, device, "onnxruntime", words, 600)
     assert done.code == 0, done.err
     assert json.loads(done.out)["predictions_sha256"] == store.sha256(out)
     with np.load(out) as outputs:
@@ -77,35 +89,35 @@ def test_outputs_come_back(
 
 
 def test_what_is_wrong_is_said_with_our_own_name_of_the_file(
-    kind: ModuleType, device: Device, wheels: Store, tmp_path: Path
+    kind: ModuleType, device: Device, build: Store, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    kind.setup(wheels, device, "onnxruntime")
-    kind.push(wheels, device, [broken])
-    done = kind.call(wheels, device, "onnxruntime", ["run", broken], 60)
+    kind.setup(build, device, "onnxruntime")
+    kind.push(build, device, [broken])
+    done = kind.call(build, device, "onnxruntime", ["run", broken], 600)
     assert (done.code, done.out) == (2, "")
     assert done.reason.startswith(f"edge-bench: {broken}: ")
 
 
 def test_a_call_that_takes_too_long_is_ended(
-    kind: ModuleType, device: Device, wheels: Store, model: Path, pictures: Path
+    kind: ModuleType, device: Device, build: Store, model: Path, pictures: Path
 ) -> None:
-    kind.setup(wheels, device, "onnxruntime")
-    kind.push(wheels, device, [model, pictures])
+    kind.setup(build, device, "onnxruntime")
+    kind.push(build, device, [model, pictures])
     words = ["run", model, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
-    done = kind.call(wheels, device, "onnxruntime", words, 3)
+    done = kind.call(build, device, "onnxruntime", words, 3)
     assert done.timed_out
     assert done.reason == "no end after 3 s"
 
 
-def test_cleaning_frees_what_was_brought(kind: ModuleType, device: Device, wheels: Store, tmp_path: Path) -> None:
+def test_cleaning_frees_what_was_brought(kind: ModuleType, device: Device, build: Store, tmp_path: Path) -> None:
     file = tmp_path / "file.bin"
     file.write_bytes(device.name.encode() * 1000)
-    _, sent = kind.push(wheels, device, [file])
-    assert kind.clean(wheels, device) >= sent
-    assert kind.clean(wheels, device) == 0
-    assert kind.push(wheels, device, [file])[1] == sent
+    _, sent = kind.push(build, device, [file])
+    assert kind.clean(build, device) >= sent
+    assert kind.clean(build, device) == 0
+    assert kind.push(build, device, [file])[1] == sent
 
 
 def test_every_kind_keeps_the_protocol(tmp_path: Path) -> None:

@@ -46,26 +46,26 @@ def random_file(path: Path, size: int) -> Path:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_word_arrives_as_it_was(board: Board) -> None:
-    device = board.device()
+def test_every_word_arrives_as_it_was(loopback: Board) -> None:
+    device = loopback.device()
     echo = ["python3", "-c", "import sys; print(ascii(sys.argv[1:]))", *HOSTILE]
     words = [*_ssh.client(device), "--", _ssh.address(device), _ssh.remote(echo)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ascii(HOSTILE)
 
 
-def test_an_address_cannot_be_an_option(board: Board) -> None:
+def test_an_address_cannot_be_an_option(loopback: Board) -> None:
     for address in ("-oProxyCommand=touch /tmp/x", "", "a b", None):
-        assert "address" in str(ssh.answers(NOWHERE, board.device(address=address)))
+        assert "address" in str(ssh.answers(NOWHERE, loopback.device(address=address)))
 
 
-def test_an_unknown_key_of_the_table_lists_the_known(board: Board) -> None:
-    assert "unknown key 'adress' (known: address, " in str(ssh.answers(NOWHERE, board.device(adress="pi")))
+def test_an_unknown_key_of_the_table_lists_the_known(loopback: Board) -> None:
+    assert "unknown key 'adress' (known: address, " in str(ssh.answers(NOWHERE, loopback.device(adress="pi")))
 
 
 @pytest.mark.parametrize(("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real")])
-def test_a_value_that_cannot_be_is_refused(board: Board, name: str, value: object) -> None:
-    assert name in str(ssh.answers(NOWHERE, board.device(**{name: value})))
+def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: object) -> None:
+    assert name in str(ssh.answers(NOWHERE, loopback.device(**{name: value})))
 
 
 # -- getting in --------------------------------------------------------------------------------------------------------
@@ -106,31 +106,31 @@ def test_a_wrong_key_is_said_with_the_line_that_brings_ours(own_board: Board) ->
     )
 
 
-def test_a_key_file_that_is_not_there_is_said(board: Board) -> None:
-    assert "identity = '/nowhere' is not a file" in str(ssh.answers(NOWHERE, board.device(identity="/nowhere")))
+def test_a_key_file_that_is_not_there_is_said(loopback: Board) -> None:
+    assert "identity = '/nowhere' is not a file" in str(ssh.answers(NOWHERE, loopback.device(identity="/nowhere")))
 
 
-def test_nobody_at_home_is_said(board: Board) -> None:
+def test_nobody_at_home_is_said(loopback: Board) -> None:
     port = free_port()
-    assert str(ssh.answers(NOWHERE, board.device(port=port))).startswith(
+    assert str(ssh.answers(NOWHERE, loopback.device(port=port))).startswith(
         f"[127.0.0.1]:{port} refuses connections: start sshd"
     )
 
 
-def test_a_name_that_nobody_has_is_said(board: Board) -> None:
-    assert str(ssh.answers(NOWHERE, board.device(address="no-such-board.invalid"))).startswith(
+def test_a_name_that_nobody_has_is_said(loopback: Board) -> None:
+    assert str(ssh.answers(NOWHERE, loopback.device(address="no-such-board.invalid"))).startswith(
         "no host is known by the name of"
     )
 
 
-def test_jump_hosts_and_names_of_an_ssh_config_are_honoured(board: Board) -> None:
-    config = board.folder / "ssh_config"
-    common = f'IdentityFile "{board.folder}/client_key"\nUserKnownHostsFile "{board.folder}/known_hosts"\n'
+def test_jump_hosts_and_names_of_an_ssh_config_are_honoured(loopback: Board) -> None:
+    config = loopback.folder / "ssh_config"
+    common = f'IdentityFile "{loopback.folder}/client_key"\nUserKnownHostsFile "{loopback.folder}/known_hosts"\n'
     config.write_text(
-        f"Host door\nHostName 127.0.0.1\nPort {board.port}\nStrictHostKeyChecking yes\n{common}"
-        f"Host pi\nHostName 127.0.0.1\nPort {board.port}\nProxyJump door\n{common}"
+        f"Host door\nHostName 127.0.0.1\nPort {loopback.port}\nStrictHostKeyChecking yes\n{common}"
+        f"Host pi\nHostName 127.0.0.1\nPort {loopback.port}\nProxyJump door\n{common}"
     )
-    device = Device("pi", "ssh", False, {"address": "pi", "config": str(config), "folder": str(board.home)})
+    device = Device("pi", "ssh", False, {"address": "pi", "config": str(config), "folder": str(loopback.home)})
     assert ssh.answers(NOWHERE, device) is None
 
 
@@ -152,15 +152,15 @@ def test_no_connection_outlives_the_command(own_board: Board) -> None:
 # -- boards that lack something ----------------------------------------------------------------------------------------
 
 
-def with_path(board: Board, script: str | None) -> None:
+def with_path(there: Board, script: str | None) -> None:
     """Starts the board's server anew, its python3 missing or replaced by a shell script."""
-    board.stop()
-    programs = board.folder / "bin"
+    there.stop()
+    programs = there.folder / "bin"
     programs.mkdir()
     if script is not None:
         (programs / "python3").write_text(f"#!/bin/sh\n{script}\n")
         (programs / "python3").chmod(0o755)
-    board.launch(f'ForceCommand PATH={programs} exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
+    there.launch(f'ForceCommand PATH={programs} exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
 
 
 def test_a_board_without_python_is_said(own_board: Board) -> None:
@@ -317,13 +317,13 @@ def endless(matrix: Store) -> list[str | Path]:
     return ["run", model, "--min-seconds", "1000000"]
 
 
-def measuring(board: Board) -> list[int]:
+def measuring(there: Board) -> list[int]:
     """Processes of edge-bench that this board runs."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
-            if b"edge_bench" in words and str(board.home).encode() in (path.parent / "environ").read_bytes():
+            if b"edge_bench" in words and str(there.home).encode() in (path.parent / "environ").read_bytes():
                 found.append(int(path.parent.name))
         except OSError:
             continue
@@ -338,19 +338,19 @@ def ready(own_board: Board, wheels: Store, endless: list[str | Path]) -> Board:
     return own_board
 
 
-def start(board: Board, build: Store, words: list[str | Path]) -> tuple[threading.Thread, list[object]]:
+def start(there: Board, build: Store, words: list[str | Path]) -> tuple[threading.Thread, list[object]]:
     """Calls edge-bench in a thread; what comes of it is in the list."""
     came: list[object] = []
 
     def call() -> None:
         try:
-            came.append(ssh.call(build, board.device(), "onnxruntime", words, 600))
+            came.append(ssh.call(build, there.device(), "onnxruntime", words, 600))
         except StageFailed as error:
             came.append(error)
 
     thread = threading.Thread(target=call)
     thread.start()
-    until(lambda: len(measuring(board)) > 0)
+    until(lambda: len(measuring(there)) > 0)
     return thread, came
 
 
@@ -421,9 +421,9 @@ def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: St
     assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
 
 
-def test_a_wrong_option_is_an_error_not_a_guess(board: Board, wheels: Store) -> None:
+def test_a_wrong_option_is_an_error_not_a_guess(loopback: Board, wheels: Store) -> None:
     with pytest.raises(BadOption, match="unknown key"):
-        ssh.push(wheels, board.device(fast=True), [])
+        ssh.push(wheels, loopback.device(fast=True), [])
 
 
 def test_below_finds_children() -> None:
