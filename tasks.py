@@ -49,6 +49,8 @@ HELP = {
     "again": "measure also what is up to date",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
+    "board": "pi4 or pi5",
+    "stop": "end the board, or all boards where none is named",
     "dataset": "one with an official archive: cifar10",
     "to": "where the archive goes: a folder or file name",
     "match": "run tests whose names match this pytest expression",
@@ -267,11 +269,54 @@ def devices_list(_c: Context) -> None:
     """List the devices of devices.toml, and whether each answers."""
     from pipeline import devices, plugins
 
+    build = _build()
     for device in devices.devices().values():
         module = plugins.load("devices", device.kind)
-        reason = module.answers(device)
+        reason = module.answers(build, device)
         emulated = " (emulated)" if device.emulated else ""
         print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
+
+
+@door(name="emulate")
+def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -> None:
+    """Boot an emulated board, a whole machine that is reached over SSH like a real one; --stop ends it (or all)."""
+    from pipeline import emulate
+
+    build = _build()
+    if stop:
+        for name in [board] if board else emulate.BOARDS:
+            print(f"{name}: {'stopped' if emulate.stop(build, name) else 'did not run'}")
+        return
+    if board is None:
+        raise BadOption(f"which board? --board {' or '.join(emulate.BOARDS)}")
+    there = emulate.boot(build, board)
+    print(f"{board}: {there['user']}@{there['address']} port {there['port']}; the device {board}-emulated is ready")
+
+
+@door(name="setup")
+def devices_setup(_c: Context, device: str, target: str = "all") -> None:
+    """Bring edge-bench and the runtimes for these targets to a device; what is there already is not sent again."""
+    from pipeline import devices
+    from pipeline import push as pushing
+
+    there = devices.find(device)
+    _refuse_unmeasurable(device, target)
+    failed = []
+    for runtime, reason in pushing.setup(_build(), there, _names("targets", target)):
+        print(f"{runtime}: {reason or 'ready'}")
+        failed += [reason] if reason else []
+    if failed:
+        raise PipelineError(f"{len(failed)} of the runtimes cannot be had on {device}")
+
+
+@door(name="clean")
+def devices_clean(_c: Context, device: str) -> None:
+    """Free what setup and push took on a device."""
+    from pipeline import devices, plugins
+
+    there = devices.find(device)
+    freed = plugins.load("devices", there.kind).clean(_build(), there)
+    print(f"{device}: {freed:,} bytes freed")
 
 
 @door()
@@ -441,5 +486,5 @@ def _run_or_exit(module: str, *words: str) -> None:
 namespace = Collection(
     train, export, push, bench, results, report, demo, clean, models, recipes, targets, doctor, tensorboard, lint, test
 )
-namespace.add_collection(Collection("devices", devices_list))
+namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
 namespace.add_collection(Collection("data", data_download))

@@ -37,7 +37,11 @@ def of_times(measurement: Measurement) -> tuple[str, ...]:
     """
     if measurement.device.get("emulated"):
         return ()
-    return tuple(text for text in (*_spread(measurement.runs), _throttled(measurement), _load(measurement)) if text)
+    return tuple(
+        text
+        for text in (*_spread(measurement.runs), _throttled(measurement), _governor(measurement), _load(measurement))
+        if text
+    )
 
 
 def of_outputs(top1: NDArray[Any]) -> tuple[str, ...]:
@@ -77,6 +81,14 @@ def _throttled(measurement: Measurement) -> str | None:
     if not measurement.throttled:
         return None
     return "the device slowed its clock while it was measured: let it cool, check its power supply and measure again"
+
+
+def _governor(measurement: Measurement) -> str | None:
+    """Boards raise their clock when there is work, so what is short is measured while the clock still rises."""
+    governor = measurement.device.get("governor")
+    if governor in (None, "performance"):
+        return None
+    return f"the device's clock may change while it is measured (governor {governor!r}): set it to 'performance'"
 
 
 def _load(measurement: Measurement) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from pipeline import devices, proc
+from pipeline import devices, proc, system
 from pipeline.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ class Check:
 
 def doctor(build: Store) -> list[Check]:
     """Everything that is checked, in the order in which it would be mended."""
-    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), _gpu(), *_devices()]
+    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), _gpu(), *_devices(build)]
 
 
 def _python() -> Check:
@@ -92,13 +92,15 @@ def _disk(build: Store) -> Check:
 def _tools() -> Iterator[Check]:
     for program, use, package in (
         ("git", "to work on this repository", "git"),
-        ("g++", "to build runners for boards", "g++"),
-        ("ssh", "to reach boards", "openssh-client"),
         ("adb", "to reach phones", "adb"),
     ):
-        path = shutil.which(program)
+        path = system.find(program)
         mend = None if path else f"{use}: apt-get install {package}"
-        yield Check(program, path or "not found", mend, optional=True)
+        yield Check(program, str(path or "not found"), mend, optional=True)
+    for use, purpose in system.PURPOSES.items():
+        gone = system.missing([use])
+        found = f"not found: {', '.join(tool.program for tool in gone)}" if gone else "all programs found"
+        yield Check(purpose, found, system.install_line(gone) if gone else None, optional=True)
 
 
 def _gpu() -> Check:
@@ -110,9 +112,9 @@ def _gpu() -> Check:
     return Check("gpu", done.out.strip().replace("\n", "; "))
 
 
-def _devices() -> Iterator[Check]:
+def _devices(build: Store) -> Iterator[Check]:
     from pipeline import plugins
 
     for device in devices.devices().values():
-        reason = plugins.load("devices", device.kind).answers(device)
+        reason = plugins.load("devices", device.kind).answers(build, device)
         yield Check(f"device {device.name}", "answers" if reason is None else "does not answer", reason, optional=True)

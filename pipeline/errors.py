@@ -11,7 +11,8 @@
     ├── NeedsTool                 a program or system facility that is not there
     ├── Broken                    a file in build/ that cannot be what its manifest says
     ├── StageFailed               a converter, runtime or measurement that failed: names the log
-    │   └── ParityFailed          an export whose outputs are not the model's
+    │   ├── ParityFailed          an export whose outputs are not the model's
+    │   └── Unreachable           a device that does not answer, or a connection that was lost
     └── DiskFull                  no space left: nothing half-written remains
 
 A message is one sentence that says what is wrong, and what would be right.
@@ -79,6 +80,10 @@ class StageFailed(PipelineError):
 
 class ParityFailed(StageFailed):
     """An exported file whose outputs are not the model's."""
+
+
+class Unreachable(StageFailed):
+    """A device that does not answer, does not let us in, or went away."""
 
 
 class DiskFull(PipelineError):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pipeline import devices, plugins, store, train
+from pipeline import chunks, devices, plugins, store, train
 from pipeline import push as pushing
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, safe_file_name, to_json
-from pipeline.errors import BadOption, Broken, StageFailed
+from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
 from pipeline.export import FAILURE, Outcome
 from pipeline.progress import say
 from pipeline.store import Store
 
 MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
+THE_WAY_THERE = (
+    "address", "port", "identity", "known_hosts", "config", "folder", "space_bytes", "chunk_samples", "cool_down_c",
+)  # fmt: skip
+"""Keys of a device's table that change nothing about what is measured."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,14 @@ def bench(
     ]
     if not todo:
         return []
-    failed = []
+    failed: list[StageFailed] = []
     with store.lock(build, f"bench of {job.model} on {device.name}"):
         place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint), options)
         for artifact, path in todo:
             try:
                 measurement = _measure(place, artifact, path)
+            except Unreachable as error:  # says nothing about the artifact, and the next one would fail too
+                return [*failed, StageFailed(str(error))]
             except StageFailed as error:
                 failed.append(StageFailed(f"{artifact.target} {artifact.recipe} on {device.name}: {error}"))
                 lost = Failure("failed", str(error), "", _key(artifact, device, options))
@@ -104,9 +110,14 @@ def ready(folder: Path, artifact: Artifact, device: Device, options: Options) ->
 def _key(artifact: Artifact, device: Device, options: Options) -> str:
     """Hash of all that a measurement is of."""
     return store.digest([
-        artifact.sha256, to_json(device), devices.runtime(device, artifact.target), metadata.version("edge-bench"),
-        options.threads, options.min_runs, options.min_seconds,
+        artifact.sha256, to_json(_itself(device)), devices.runtime(device, artifact.target),
+        metadata.version("edge-bench"), options.threads, options.min_runs, options.min_seconds,
     ])  # fmt: skip
+
+
+def _itself(device: Device) -> Device:
+    """A device without the way there: it may get another address and is the same."""
+    return replace(device, options={key: value for key, value in device.options.items() if key not in THE_WAY_THERE})
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class _Place:
 
 
 def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
-    """Two calls of edge-bench: `run`, alone, for times and memory; `predict` for every sample's outputs."""
+    """`edge-bench run`, alone, for times and memory; then `predict`, chunk by chunk, for every sample's outputs."""
     folder = path.parent / place.device.name
     folder.mkdir(parents=True, exist_ok=True)
     runtime = devices.runtime(place.device, artifact.target)
@@ -133,7 +144,7 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
     kind = plugins.load("devices", place.device.kind)
     kind.setup(place.build, place.device, runtime)
     kind.push(place.build, place.device, [path, place.images])
-    options = place.options
+    options, key = place.options, _key(artifact, place.device, place.options)
     common: list[str | Path] = ["--inputs", place.images, "--runtime", runtime, "--threads", str(options.threads)]
     if artifact.inputs[0].layout:
         common += ["--layout", artifact.inputs[0].layout]
@@ -147,15 +158,21 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
             raise Broken(f"{path} changed while it was measured")
         return value
 
+    whole = store.digest([key, place.checkpoint.dataset_sha256])
+    if options.again:
+        chunks.forget(folder)
     bounds = ["--min-runs", str(options.min_runs), "--min-seconds", str(options.min_seconds)]
-    run = edge_bench(["run", path, *common, *bounds])
+    run = chunks.run(folder, whole, ["run", path, *common, *bounds], edge_bench)
+    size = place.device.options.get("chunk_samples", kind.CHUNK)
+    spans = chunks.spans(len(pushing.labels(place.images)), size)
+    parts = list(chunks.predict(folder, whole, ["predict", path, *common], spans, edge_bench))
     with store.atomic(folder / PREDICTIONS) as temporary:
-        told = edge_bench(["predict", path, *common, "--out", temporary])
-        if store.sha256(temporary) != told["predictions_sha256"]:
-            raise Broken(f"{temporary} is not what {place.device.name} sent")
-    accuracy = _accuracy(place, folder / PREDICTIONS, told["predictions_sha256"])
-    measurement = _noun(artifact, place.device, run, accuracy, _key(artifact, place.device, options))
+        chunks.join(parts, temporary)
+        sha256 = store.sha256(temporary)
+    accuracy = _accuracy(place, folder / PREDICTIONS, sha256)
+    measurement = _noun(artifact, place.device, run, accuracy, key)
     store.write(folder / MANIFEST, measurement)
+    chunks.forget(folder)
     return measurement
 
 
@@ -178,10 +195,12 @@ def _accuracy(place: _Place, predictions: Path, sha256: str) -> Accuracy:
     )
 
 
-def _noun(artifact: Artifact, device: Device, run: dict[str, Any], accuracy: Accuracy, key: str) -> Measurement:
+def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: Accuracy, key: str) -> Measurement:
     """What edge-bench said, under the names it is kept by."""
     facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **run["device"]}
     facts["frequency_hz"] = run["frequency_hz"]
+    if "clock" in device.options:
+        facts["clock"] = device.options["clock"]
 
     def pairs(name: str) -> tuple[tuple[int, int], ...]:
         return tuple((loops, ns) for loops, ns in run[name])
@@ -200,7 +219,7 @@ def _noun(artifact: Artifact, device: Device, run: dict[str, Any], accuracy: Acc
         warmup=pairs("warmup"),
         runs=pairs("runs"),
         temperature_c=tuple(run["temperature_c"]),
-        throttled=None if run["throttled"] is None else int(run["throttled"], 16) != 0,
+        throttled=_throttled(run.get("throttled_before"), run["throttled"]),
         load_average=tuple(run["load_average"]),
         peak_rss_bytes=run["peak_rss_bytes"],
         rss_before_load_bytes=run["rss_before_load_bytes"],
@@ -209,6 +228,17 @@ def _noun(artifact: Artifact, device: Device, run: dict[str, Any], accuracy: Acc
         key=key,
         tools=run["tools"],
     )
+
+
+def _throttled(before: str | None, after: str | None) -> bool | None:
+    """Whether the clock was slowed during the run: it is now, or a bit that stays until the next boot is new.
+
+    Source: the vcgencmd manual: bits 0 to 3 are what is now, bits 16 to 19 the same since boot.
+    """
+    if after is None:
+        return None
+    then, now = int(before or "0x0", 16), int(after, 16)
+    return bool((then | now) & 0xF or (now & ~then) >> 16)
 
 
 def _says(measurement: Measurement) -> str:

@@ -131,7 +131,7 @@ def _start(
         raise NeedsTool(f"{words[0]} is not installed or not on PATH") from error
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Ends a process that leads a group, and everything it started; of another, only itself."""
     try:
         if os.getpgid(process.pid) == process.pid:

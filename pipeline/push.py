@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import devices, plugins, store, train
 from pipeline.core import SCHEMA, Artifact, Checkpoint, Device
-from pipeline.errors import Unsupported
+from pipeline.errors import StageFailed, Unreachable, Unsupported
 from pipeline.export import Outcome
 from pipeline.progress import bar, say
 from pipeline.store import Store
@@ -49,6 +49,28 @@ def push(build: Store, job: train.Job, device: Device, outcomes: Sequence[Outcom
         files = [evaluation(build, checkpoint), *(path for _, path in runnable(outcomes, device))]
         _, sent = plugins.load("devices", device.kind).push(build, device, files)
     return len(files), sent
+
+
+def setup(build: Store, device: Device, targets: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Brings the runtimes of these targets to a device, those that it can have.
+
+    Returns:
+        Each runtime, with the reason where it cannot be had.
+
+    Raises:
+        Unreachable: the device does not answer.
+    """
+    named = [devices.runtime(device, target) for target in targets if devices.refuses(device, target) is None]
+    for runtime in dict.fromkeys(name for name in named if name):
+        try:
+            with store.lock(build, f"setup of {device.name}"):
+                plugins.load("devices", device.kind).setup(build, device, runtime)
+        except Unreachable:
+            raise
+        except StageFailed as error:
+            yield runtime, str(error).removeprefix(f"{device.name}: ")
+        else:
+            yield runtime, None
 
 
 def runnable(outcomes: Sequence[Outcome], device: Device) -> list[tuple[Artifact, Path]]:

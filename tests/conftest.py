@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline import emulate, system
+from pipeline.errors import NeedsTool
 from pipeline.store import Store
 from pipeline.train import Job
+from tests.boards import Board
 from tests.make_matrix import JOB, ROOT, TINY
 
 os.environ.pop("LASTMILE_BUILD", None)
@@ -42,6 +47,32 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return build
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """An emulated Raspberry Pi 4 that runs for the whole session. A test that ends or breaks it boots it anew."""
+    try:
+        for use in ("emulate", "cross"):
+            system.require(use)
+    except NeedsTool as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    build = Store(ROOT / "build" / "emulated")  # kept: the image is made once
+    files = tmp_path_factory.mktemp("board")
+    script = ROOT / "tests" / "edge_bench" / "make_models.py"
+    subprocess.run([sys.executable, script, "--only-executorch", files], check=True, capture_output=True)
+    build.root.mkdir(parents=True, exist_ok=True)
+    with (build.root / ".tests").open("w") as one_session:
+        fcntl.flock(one_session, fcntl.LOCK_EX)
+        emulate.stop(build, "pi4", cut=True)
+        emulate.boot(build, "pi4", emulate.Boot(fresh=True))
+        try:
+            yield Board(build, "pi4", files)
+        finally:
+            for name in emulate.BOARDS:
+                emulate.stop(build, name, cut=True)
 
 
 @pytest.fixture

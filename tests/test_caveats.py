@@ -48,6 +48,17 @@ def test_throttling_is_warned_of_and_not_knowing_is_not() -> None:
     assert caveats.of_times(measurement(throttled=None)) == ()
 
 
+def test_a_governor_that_changes_the_clock_is_warned_of() -> None:
+    def governed(governor: str | None) -> tuple[str, ...]:
+        device = {"name": "pi", "emulated": False, "cores": 4, "governor": governor}
+        return caveats.of_times(measurement(device=device))
+
+    assert governed("ondemand") == (
+        "the device's clock may change while it is measured (governor 'ondemand'): set it to 'performance'",
+    )
+    assert governed("performance") == governed(None) == ()
+
+
 def test_other_programs_are_warned_of() -> None:
     (text,) = caveats.of_times(measurement(load_average=(2.5, 3.0)))
     assert text.startswith("other programs were running (load average 2.5 on 4 cores)")

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS = (
     ("core", "errors"),
-    ("plugins", "proc", "progress", "store", "stats"),
-    ("catalog",),
+    ("plugins", "proc", "progress", "store", "stats", "system"),
+    ("catalog", "emulate", "runner"),
     ("datasets", "recipes", "targets", "devices"),
     ("frameworks",),
     ("stages",),

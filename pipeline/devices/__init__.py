@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +23,15 @@ FILE = Path(__file__).parent.parent.parent / "devices.toml"
 class DeviceKind(Protocol):
     """The verbs of a module in this folder."""
 
+    CHUNK: int | None
+    """How many samples one call evaluates; None for all. A device that may go away is asked in pieces."""
+    RUNTIMES: Mapping[str, str]
+    """Targets whose files another runtime runs there than here, and which."""
+
     def about(self, device: Device) -> str:
         """What it is, in one line."""
 
-    def answers(self, device: Device) -> str | None:
+    def answers(self, build: Store, device: Device) -> str | None:
         """None if it can be used now, else why not."""
 
     def setup(self, build: Store, device: Device, runtime: str) -> None:
@@ -44,6 +49,9 @@ class DeviceKind(Protocol):
     ) -> Done:
         """Runs `edge-bench WORDS` there. Words that are paths name files that `push` brought, or, after --out, a file
         here that the output is brought to."""
+
+    def clean(self, build: Store, device: Device) -> int:
+        """Removes what `setup` and `push` brought there, and says how many bytes that freed."""
 
 
 def devices() -> dict[str, Device]:
@@ -74,14 +82,15 @@ def find(name: str) -> Device:
 
 def runtime(device: Device, target: str) -> str | None:
     """The edge-bench runtime that runs a target's files on a device; None where none can."""
-    chosen = device.options.get("runtimes", {}).get(target)
+    kind = plugins.load("devices", device.kind)
+    chosen = {**kind.RUNTIMES, **device.options.get("runtimes", {})}.get(target)
     return str(chosen) if chosen else plugins.load("targets", target).RUNTIME
 
 
 def refuses(device: Device, target: str) -> str | None:
     """Why a target's files are not measured on a device; None where they are."""
     module = plugins.load("targets", target)
-    if device.kind == "local" and module.UNCHECKED:
+    if module.UNCHECKED and runtime(device, target) is None:
         return str(module.UNCHECKED)
     if target not in device.options.get("targets", plugins.names("targets")):
         return f"devices.toml leaves {target} out for {device.name}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import proc, store
+from pipeline import proc, runner, store
 from pipeline.core import Device
 from pipeline.errors import NeedsTool, StageFailed
 from pipeline.proc import Done
@@ -16,8 +17,12 @@ from pipeline.progress import say
 from pipeline.store import Store
 
 EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
+CHUNK: int | None = None
+RUNTIMES: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has (numpy<2)."""
+BUILT = ("executorch_runner",)
+"""Runtimes that no package index has: pipeline/runner.py builds them."""
 
 
 def about(device: Device) -> str:
@@ -26,17 +31,20 @@ def about(device: Device) -> str:
     return f"{summary} ({platform.machine()}, {platform.system()})"
 
 
-def answers(device: Device) -> str | None:
+def answers(build: Store, device: Device) -> str | None:
     """See `DeviceKind.answers`."""
     return None
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:
-    """See `DeviceKind.setup`: makes the environment of a runtime that has one of its own.
+    """See `DeviceKind.setup`: makes the environment of a runtime that has one of its own, or builds it.
 
     Raises:
         StageFailed: it could not be installed; the reason is the installer's.
     """
+    if runtime in BUILT:
+        runner.build(build, platform.machine())
+        return
     python = _python(build, runtime)
     if runtime not in APART or _is_made(python):
         return
@@ -64,7 +72,13 @@ def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path
 
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     """See `DeviceKind.call`."""
-    return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout)
+    env = _with_path(runner.build(build, platform.machine())) if runtime in BUILT else None
+    return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout, env=env)
+
+
+def clean(build: Store, device: Device) -> int:
+    """See `DeviceKind.clean`: nothing was brought."""
+    return 0
 
 
 def _python(build: Store, runtime: str) -> Path:
@@ -72,6 +86,12 @@ def _python(build: Store, runtime: str) -> Path:
     if runtime not in APART:
         return Path(sys.executable)
     return build.root / "environments" / runtime / "bin" / "python"
+
+
+def _with_path(folder: Path) -> dict[str, str]:
+    """What makes Python import from one more folder."""
+    own = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{own}" if own else str(folder)}
 
 
 def _is_made(python: Path) -> bool:

@@ -1,117 +1,130 @@
-"""What every kind of device keeps to, and devices.toml."""
+"""What every kind of device does: files come by content, edge-bench runs there, outputs come back, room is freed."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 
-from pipeline import devices, plugins
+from pipeline import plugins, store
 from pipeline.core import Device
-from pipeline.errors import BadOption, UnknownName
+from pipeline.store import Store
+from tests.make_matrix import ROOT
 
-ROOT = Path(__file__).parents[2]
-KINDS = plugins.names("devices")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_its_verbs_are_callable_and_its_description_is_one_line(kind: str) -> None:
-    module = plugins.load("devices", kind)
-    for verb in ("about", "answers", "setup", "push", "call"):
-        assert callable(getattr(module, verb))
-    assert module.__doc__ and module.__doc__.splitlines()[0].endswith(".")
-
-
-def test_importing_them_loads_no_framework() -> None:
-    code = "import sys; from pipeline import plugins\nfor n in plugins.names('devices'): plugins.load('devices', n)\n"
-    code += "print([m for m in ('numpy', 'torch', 'edge_bench', 'paramiko') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize("name", list(devices.devices()))
-def test_a_device_of_the_file_can_be_described_asked_and_does_not_refuse_every_target(name: str) -> None:
-    device = devices.find(name)
-    module = plugins.load("devices", device.kind)
-    about, reason = module.about(device), module.answers(device)
-    assert about and "\n" not in about
-    assert reason is None or "\n" not in reason
-    assert any(devices.refuses(device, target) is None for target in plugins.names("targets"))
-
-
-# -- devices.toml ------------------------------------------------------------------------------------------------------
+from .conftest import Place
 
 
 @pytest.fixture
-def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A devices.toml that is used in place of the repository's."""
-    path = tmp_path / "devices.toml"
-    monkeypatch.setenv("LASTMILE_DEVICES", str(path))
-    return path
+def device(place: Place) -> Device:
+    return place.device
 
 
-def test_a_table_is_a_device_and_what_is_not_ours_is_for_its_kind(toml: Path) -> None:
-    toml.write_text('[desk]\nkind = "local"\nemulated = true\nsummary = "a desk"\n')
-    assert devices.devices() == {"desk": Device("desk", "local", True, {"summary": "a desk"})}
-    assert plugins.load("devices", "local").about(devices.find("desk")).startswith("a desk (")
+@pytest.fixture
+def build(place: Place) -> Store:
+    return place.build
 
 
-def test_the_repositorys_file_is_used_where_no_other_is_named() -> None:
-    assert devices.find("local") == Device("local", "local", False, {"summary": "this machine"})
+@pytest.fixture
+def kind(device: Device) -> ModuleType:
+    return plugins.load("devices", device.kind)
 
 
-def test_an_unknown_device_lists_the_known(toml: Path) -> None:
-    toml.write_text('[desk]\nkind = "local"\n[shelf]\nkind = "local"\n')
-    with pytest.raises(UnknownName, match=r"^unknown device 'desc'; did you mean 'desk'\? \(known: desk, shelf\)$"):
-        devices.find("desc")
+@pytest.fixture
+def model(matrix: Store) -> Path:
+    """A real .onnx file with a name that a shell would misread."""
+    folder = matrix.root / "it's $(a) folder; -x"
+    folder.mkdir(exist_ok=True)
+    found = next(matrix.root.glob("*/fp32/onnx/*.onnx"))
+    (folder / "model.onnx").write_bytes(found.read_bytes())
+    return folder / "model.onnx"
 
 
-def test_an_unknown_kind_lists_the_known(toml: Path) -> None:
-    toml.write_text('[desk]\nkind = "lokal"\n')
-    with pytest.raises(BadOption, match=rf"\[desk\] unknown device.* 'lokal'; .*\(known: {', '.join(KINDS)}\)$"):
-        devices.devices()
+@pytest.fixture
+def pictures(matrix: Store) -> Path:
+    return next(matrix.root.glob("data/*/images.npy"))
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("[desk]\n", r"\[desk\] needs a kind"),
-        ("[desk]\nkind = 3\n", r"\[desk\] needs a kind"),
-        ('desk = "local"\n', r"\[desk\] needs a kind"),
-        ("[desk\n", "Expected"),
-        ("[desk]\nkind = local\n", "Invalid value"),
-        ('[desk]\nkind = "local"\ntargets = "tflite"\n', "targets"),
-        ('[desk]\nkind = "local"\ntargets = ["tflit"]\n', "tflit"),
-        ('[desk]\nkind = "local"\nruntimes = "litert"\n', "runtimes"),
-        ('[desk]\nkind = "local"\nemulated = "no"\n', "emulated"),
-        (b"[desk]\nkind = '\xff'\n", "utf-8"),
-    ],
-)
-def test_a_file_that_is_not_of_this_form_is_named_with_what_is_wrong(
-    text: str | bytes, complaint: str, toml: Path
+def test_it_says_what_it_is_in_a_line_and_answers(kind: ModuleType, device: Device, build: Store) -> None:
+    assert kind.about(device).strip() and "\n" not in kind.about(device)
+    assert kind.answers(build, device) is None
+
+
+def test_files_go_there_once(kind: ModuleType, device: Device, place: Place, build: Store, tmp_path: Path) -> None:
+    names = ["plain.bin", "with space.bin", "-dash.bin", 'it\'s "$HOME" `x`; #\n.bin']
+    files = [tmp_path / name for name in names]
+    for index, path in enumerate(files):
+        path.write_bytes(f"{device.name} {path.name} ".encode() * (1000 + index))
+    places, sent = kind.push(build, device, files)
+    assert sent in (0, sum(store.size(path) for path in files))
+    for path in files:
+        assert place.sha256(places[path]) == store.sha256(path)
+    assert kind.push(build, device, files) == (places, 0)
+
+
+def test_edge_bench_says_where_it_runs(kind: ModuleType, device: Device, build: Store) -> None:
+    kind.setup(build, device, "onnxruntime")
+    facts = json.loads(kind.call(build, device, "onnxruntime", ["facts"], 600).out)
+    assert facts["device"]["cores"] >= 1
+    runtimes = json.loads(kind.call(build, device, "onnxruntime", ["runtimes"], 600).out)["runtimes"]
+    assert {each["name"]: each["available"] for each in runtimes}["onnxruntime"]
+
+
+def test_outputs_come_back(
+    kind: ModuleType, device: Device, build: Store, tmp_path: Path, model: Path, pictures: Path
 ) -> None:
-    toml.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(BadOption, match=complaint) as caught:
-        devices.devices()
-    assert str(toml) in str(caught.value)
+    kind.setup(build, device, "onnxruntime")
+    kind.push(build, device, [model, pictures])
+    out = tmp_path / "out put.npz"
+    words = ["predict", model, "--inputs", pictures, "--layout", "NCHW", "--start", "3", "--count", "5", "--out", out]
+    done = kind.call(build, device, "onnxruntime", words, 600)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["predictions_sha256"] == store.sha256(out)
+    with np.load(out) as outputs:
+        assert outputs["output_0"].shape == (5, 10)
 
 
-def test_a_file_that_is_not_there_is_named(toml: Path) -> None:
-    with pytest.raises(BadOption, match="No such file") as caught:
-        devices.devices()
-    assert str(toml) in str(caught.value)
+def test_what_is_wrong_is_said_with_our_own_name_of_the_file(
+    kind: ModuleType, device: Device, build: Store, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    kind.setup(build, device, "onnxruntime")
+    kind.push(build, device, [broken])
+    done = kind.call(build, device, "onnxruntime", ["run", broken], 600)
+    assert (done.code, done.out) == (2, "")
+    assert done.reason.startswith(f"edge-bench: {broken}: ")
 
 
-def test_a_device_may_choose_its_targets_and_the_runtime_of_each() -> None:
-    device = devices.find("local-tflite-runtime")
-    assert devices.runtime(device, "tflite") == "tflite_runtime"
-    assert devices.runtime(device, "onnx") == "onnxruntime"
-    assert devices.refuses(device, "tflite") is None
-    assert devices.refuses(device, "onnx") == "devices.toml leaves onnx out for local-tflite-runtime"
+def test_a_call_that_takes_too_long_is_ended(
+    kind: ModuleType, device: Device, build: Store, model: Path, pictures: Path
+) -> None:
+    kind.setup(build, device, "onnxruntime")
+    kind.push(build, device, [model, pictures])
+    words = ["run", model, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
+    done = kind.call(build, device, "onnxruntime", words, 3)
+    assert done.timed_out
+    assert done.reason == "no end after 3 s"
 
 
-def test_this_machine_refuses_what_nothing_here_can_run() -> None:
-    for target in plugins.names("targets"):
-        assert devices.refuses(devices.find("local"), target) == plugins.load("targets", target).UNCHECKED
+def test_cleaning_frees_what_was_brought(kind: ModuleType, device: Device, build: Store, tmp_path: Path) -> None:
+    file = tmp_path / "file.bin"
+    file.write_bytes(device.name.encode() * 1000)
+    _, sent = kind.push(build, device, [file])
+    assert kind.clean(build, device) >= sent
+    assert kind.clean(build, device) == 0
+    assert kind.push(build, device, [file])[1] == sent
+
+
+def test_every_kind_keeps_the_protocol(tmp_path: Path) -> None:
+    """mypy compares each module of the folder with `DeviceKind`."""
+    lines = [f"from pipeline.devices import {name}\n_{name}: DeviceKind = {name}" for name in plugins.names("devices")]
+    check = tmp_path / "check.py"
+    check.write_text("\n".join(["from pipeline.devices import DeviceKind", *lines, ""]))
+    words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(check)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

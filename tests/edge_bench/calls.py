@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +42,25 @@ class Subject:
         python: the Python that it is installed in.
         artifact: the net in the runtime's format.
         arguments: what runs the net on samples.npy with it.
+        path: a folder that Python imports from too; None where the runtime is installed.
     """
 
     name: str
     python: str
     artifact: Path
     arguments: tuple[str, ...]
+    path: Path | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that a process with the runtime gets."""
+        return environment(self.path)
+
+
+def environment(path: Path | None) -> dict[str, str]:
+    """This process's environment, with one more folder that Python imports from."""
+    own = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(path or ""), own]))}
 
 
 Call = Callable[..., Done]

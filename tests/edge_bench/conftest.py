@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 from edge_bench import runtimes
 
-from .calls import Call, Done, Subject
+from pipeline import runner as build_runner
+from pipeline.store import Store
+
+from .calls import Call, Done, Subject, environment
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "edge-bench"
@@ -55,6 +59,12 @@ def tflite_runtime_python() -> str:
     return str(python)
 
 
+@pytest.fixture(scope="session")
+def runner() -> Path:
+    """The C++ runner for this machine, built by its own compiler; made when its source changes, kept."""
+    return build_runner.build(Store(ROOT / "build"), platform.machine())
+
+
 @pytest.fixture(params=runtimes.names())
 def subject(request: pytest.FixtureRequest, models: Path) -> Subject:
     """Every runtime in the folder, one after the other."""
@@ -66,6 +76,7 @@ def subject(request: pytest.FixtureRequest, models: Path) -> Subject:
         python=request.getfixturevalue("tflite_runtime_python") if apart else sys.executable,
         artifact=models / f"net{suffix}",
         arguments=(f"net{suffix}", "--runtime", name, "--inputs", "samples.npy", *LAYOUT[suffix]),
+        path=request.getfixturevalue("runner") if name == "executorch_runner" else None,
     )
 
 
@@ -73,10 +84,11 @@ def subject(request: pytest.FixtureRequest, models: Path) -> Subject:
 def edge_bench(models: Path, tmp_path: Path) -> Call:
     """Calls edge-bench in an empty folder. Words that are names of the models' files stand for those files."""
 
-    def call(*arguments: object, python: str = sys.executable) -> Done:
+    def call(*arguments: object, python: str = sys.executable, path: Path | None = None) -> Done:
         words = [str(models / str(word)) if (models / str(word)).is_file() else str(word) for word in arguments]
         command = [python, "-m", "edge_bench", *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        options = {"cwd": tmp_path, "env": environment(path)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
         return Done(done.returncode, done.stdout, done.stderr)
 
     return call

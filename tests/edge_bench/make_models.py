@@ -1,6 +1,6 @@
 """Makes the small real models that edge-bench is tested on, with the real converters, in a process of its own.
 
-Usage: make_models.py FOLDER
+Usage: make_models.py [--only-executorch] FOLDER
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def input_names(path: Path) -> list[str]:
     return list(Interpreter(str(path)).get_signature_list()["serving_default"]["inputs"])
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, only_executorch: bool) -> None:
     torch.manual_seed(0)
     net = Net().eval()
     for parameter in net.parameters():
@@ -109,6 +109,10 @@ def main(folder: Path) -> None:
     noise = np.random.default_rng(0).random((SAMPLES, SIDE, SIDE, 3))
     pixels = np.floor(noise * np.linspace(20, 256, SAMPLES)[:, None, None, None]).astype(np.float32)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    if only_executorch:
+        np.save(folder / "x.npy", pixels)
+        to_pte(net, x[:1], folder / "net.pte")
+        return
     with torch.no_grad():
         scores, means = net(x)
     np.save(folder / "samples.npy", pixels)
@@ -125,4 +129,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[-1]), "--only-executorch" in sys.argv[1:])

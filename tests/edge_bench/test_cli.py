@@ -66,7 +66,8 @@ def test_help_and_listing_import_nothing_heavy() -> None:
         (["run", "."], ". is not a file; give the path of a model file"),
         (
             ["run", "samples.npy"],
-            "unknown suffix '.npy'; known: .pte (executorch), .tflite (litert), .onnx (onnxruntime)",
+            "unknown suffix '.npy'; known: .pte (executorch), .pte (executorch_runner), .tflite (litert), "
+            ".onnx (onnxruntime)",
         ),
         (
             ["run", "net.tflite", "--runtime", "litrt"],

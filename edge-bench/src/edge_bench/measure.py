@@ -71,6 +71,7 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
         "temperature_c": [before["temperature_c"], after["temperature_c"]],
         "frequency_hz": [before["frequency_hz"], after["frequency_hz"]],
         "throttled": after["throttled"],
+        "throttled_before": before["throttled"],
         "load_average": [before["load_average"], after["load_average"]],
         "peak_rss_bytes": memory.peak_rss_bytes(),
         "rss_before_load_bytes": loaded.rss_before_load_bytes,

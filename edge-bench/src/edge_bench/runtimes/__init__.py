@@ -83,7 +83,7 @@ class Runtime(Protocol):
     DISTRIBUTION: str
     """What pip calls the package that has that module."""
     EXTRA: str
-    """The extra of edge-bench that installs it."""
+    """The extra of edge-bench that installs it; empty where no package index has it and Lastmile builds it."""
 
     def library(self) -> Any:
         """Imports the runtime's module, and returns it."""
@@ -96,10 +96,10 @@ class Runtime(Protocol):
 
 
 if TYPE_CHECKING:
-    from . import executorch, litert, onnxruntime, tflite_runtime
+    from . import executorch, executorch_runner, litert, onnxruntime, tflite_runtime
 
     # The type checker holds each module to the Protocol here.
-    _CHECKED: tuple[Runtime, ...] = (executorch, litert, onnxruntime, tflite_runtime)
+    _CHECKED: tuple[Runtime, ...] = (executorch, executorch_runner, litert, onnxruntime, tflite_runtime)
 
 
 def names() -> list[str]:
@@ -134,6 +134,8 @@ def choose(path: Path, asked: str | None) -> str:
 
 def install_line(runtime: Runtime) -> str:
     """What to type to get the runtime."""
+    if not runtime.EXTRA:
+        return "Lastmile builds it: inv devices.setup brings it to a board, and inv bench to this machine"
     return f"pip install 'edge-bench[{runtime.EXTRA}]'"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import files
-from . import TensorInfo
+from . import TensorInfo, _executorch
 
 if TYPE_CHECKING:
     from . import Array, Session
@@ -23,10 +23,6 @@ DEFAULT = True
 IMPORT = "executorch.extension.pybindings._C"
 DISTRIBUTION = "executorch"
 EXTRA = "executorch"
-
-# Source: executorch/runtime/core/portable_type/scalar_type.h
-DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64",
-          11: "bool"}  # fmt: skip
 
 
 def library() -> Any:
@@ -81,4 +77,4 @@ class _Session:
 
 def _info(name: str, tensor: Any) -> TensorInfo:
     """The format has no scale for an input or output, so a quantized one is a plain int8 tensor here."""
-    return TensorInfo(name, tuple(tensor.sizes()), DTYPES.get(tensor.dtype(), f"scalar type {tensor.dtype()}"))
+    return TensorInfo(name, tuple(tensor.sizes()), _executorch.dtype(tensor.dtype()))

@@ -1,0 +1,12 @@
+"""What executorch and executorch_runner share: the format's numbers for dtypes."""
+
+from __future__ import annotations
+
+# Source: executorch/runtime/core/portable_type/scalar_type.h
+DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64",
+          11: "bool"}  # fmt: skip
+
+
+def dtype(scalar_type: int) -> str:
+    """numpy's name for a scalar type."""
+    return DTYPES.get(scalar_type, f"scalar type {scalar_type}")

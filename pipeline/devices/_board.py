@@ -1,0 +1,409 @@
+"""The board's side: sent with every request and run by the board's own python3; none of it stays there.
+
+Standard input: the length of this source, compressed, on a line; that source; the request as a line of JSON; its bytes.
+Standard output: the answer as a line of JSON, and the bytes of the files that go back.
+
+It needs Python 3.7 and its standard library. A request that holds the board to itself holds a lock that the kernel
+frees when its holder ends, however that happens; standard input's end says that the connection is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+PIECE = 1 << 20
+TEMPORARY = ".tmp-"
+TOLD_BYTES = 1 << 16
+"""So much of a program's last words on standard error goes back."""
+COOL_SECONDS = 900
+DIES_WITH_PARENT = 1  # Source: linux/prctl.h, PR_SET_PDEATHSIG
+
+if TYPE_CHECKING:  # Python 3.7 knows neither dict[str, Any] nor X | None outside annotations
+    from collections.abc import Callable, Iterator
+
+    Request = dict[str, Any]
+
+
+class Refused(Exception):
+    """What could not be done.
+
+    Args:
+        kind: the word by which the host knows it: full, busy, gone, cut, corrupt, hot or system.
+    """
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+# -- verbs -------------------------------------------------------------------------------------------------------------
+
+
+def ask(asked: Request) -> Request:
+    """What the board is, and which runtimes are there."""
+    folder = home(asked)
+    library = ""
+    with contextlib.suppress(ValueError, OSError):  # musl knows no such name
+        library = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return {
+        "machine": platform.machine(),
+        "bits": 8 * struct.calcsize("P"),
+        "libc": library,
+        "python": list(sys.version_info[:2]),
+        "folder": str(folder),
+        "free_bytes": free(folder),
+        "runtimes": [path.name for path in entries(folder / "runtimes")],
+    }
+
+
+def have(asked: Request) -> Request:
+    """Which of the named files are missing. Those that are there are read and hashed: a corrupt one is removed."""
+    folder = home(asked) / "files"
+    missing = []
+    for name, digest in asked["files"]:
+        path = folder / name
+        if not path.is_file():
+            missing.append(name)
+        elif sha256(path) != digest:
+            path.unlink()
+            missing.append(name)
+        else:
+            os.utime(str(path))
+    return {"missing": missing, "folder": str(folder)}
+
+
+def put(asked: Request) -> Request:
+    """Takes files, each whole and as its hash says or not at all."""
+    with alone(asked):
+        folder = home(asked) / "files"
+        folder.mkdir(parents=True, exist_ok=True)
+        make_room(asked, sum(size for _, size, _ in asked["files"]), [name for name, _, _ in asked["files"]])
+        for name, size, digest in asked["files"]:
+            temporary = folder / (TEMPORARY + name)
+            try:
+                with temporary.open("wb") as file:
+                    arriving = Arriving(size)
+                    shutil.copyfileobj(arriving, file, PIECE)
+                    file.flush()
+                    os.fsync(file.fileno())
+                arriving.check(digest)
+                temporary.rename(folder / name)
+            finally:
+                discard(temporary)
+    return {}
+
+
+def unpack(asked: Request) -> Request:
+    """Takes a runtime: a .tar.gz that becomes one folder, whole or not at all."""
+    with alone(asked):
+        folder = home(asked) / "runtimes"
+        folder.mkdir(parents=True, exist_ok=True)
+        make_room(asked, asked["unpacked_bytes"], [asked["name"]])
+        temporary = folder / (TEMPORARY + asked["name"])
+        arriving = Arriving(asked["size"])
+        try:
+            with tarfile.open(fileobj=arriving, mode="r|gz") as archive:  # type: ignore[call-overload]
+                safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                archive.extractall(str(temporary), **safely)
+            while arriving.read(PIECE):
+                pass
+            arriving.check(asked["sha256"])
+            temporary.rename(folder / asked["name"])
+        except (tarfile.TarError, EOFError) as error:
+            raise Refused("cut", "the runtime arrived in part only") from error
+        finally:
+            discard(temporary)
+    return {}
+
+
+def call(asked: Request) -> None:
+    """Runs a program with the board to itself, and answers; the files it wrote follow the answer."""
+    folder = home(asked)
+    with alone(asked) as lock:
+        runtime = folder / "runtimes" / asked["runtime"]
+        if not runtime.is_dir():
+            raise Refused("gone", "its runtime is not there any more")
+        os.utime(str(runtime))
+        scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(folder)))
+        try:
+            outputs: list[Path] = []
+            words = [word.format(python=sys.executable, runtime=runtime) for word in asked["program"]]
+            for word in asked["words"]:
+                if isinstance(word, str):
+                    words.append(word)
+                elif "file" in word:
+                    words.append(str(present(folder / "files" / word["file"])))
+                else:
+                    outputs.append(scratch / word["out"])
+                    words.append(str(outputs[-1]))
+            cool_down(asked.get("cool_down_c"))
+            environment = {**os.environ, "PYTHONPATH": str(runtime), "LC_ALL": "C.UTF-8"}
+            done = run(words, environment, scratch, lock, asked.get("seconds"))
+            sent = [path for path in outputs if path.is_file()]
+            done["files"] = [[path.name, path.stat().st_size, sha256(path)] for path in sent]
+            done["folder"] = str(folder)
+            reply(done, sent)
+        finally:
+            discard(scratch)
+
+
+def clean(asked: Request) -> Request:
+    """Frees what all other verbs took."""
+    folder = home(asked)
+    with alone(asked):
+        taken = [path for path in (folder / "files", folder / "runtimes") if path.is_dir()]
+        freed = sum(map(weight, taken))
+        for path in taken:
+            shutil.rmtree(str(path))
+    return {"freed_bytes": freed}
+
+
+VERBS: dict[str, Callable[[Request], Request]] = {
+    "ask": ask,
+    "have": have,
+    "put": put,
+    "unpack": unpack,
+    "clean": clean,
+}
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def run(words: list[str], environment: dict[str, str], scratch: Path, lock: IO[str], seconds: float | None) -> Request:
+    """Runs a program to its end; it ends earlier with all it started when time is up or the connection gone.
+
+    It holds the lock too: should this process be killed, the board is free only when the program is gone. Nothing
+    here wakes up while it runs, since it may be measuring.
+    """
+    ended: list[str] = []
+    with (scratch / "out").open("w+b") as out, (scratch / "err").open("w+b") as err:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            cwd=str(scratch),
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (no thread runs yet)
+        )
+
+        def end(why: str) -> None:
+            ended.append(why)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        def listen() -> None:
+            if os.read(0, 1) == b"":
+                end("connection")
+
+        threading.Thread(target=listen, daemon=True).start()
+        clock = threading.Timer(seconds, end, ["time"]) if seconds else None
+        if clock:
+            clock.daemon = True
+            clock.start()
+        code = process.wait()
+        if clock:
+            clock.cancel()
+        if "connection" in ended:
+            raise Refused("cut", "the connection is gone")
+        told = [tail(file) for file in (out, err)]
+    return {"code": code, "out": told[0], "err": told[1][-TOLD_BYTES:], "timed_out": "time" in ended}
+
+
+def die_with_parent() -> None:
+    """Runs in the child: the kernel ends it when this process ends. Where there is no ctypes, it outlives a kill -9."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+
+
+def tail(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
+
+
+def cool_down(limit: float | None) -> None:
+    """Waits until the hottest sensor is at or below the limit; a board without a sensor is not waited for."""
+    waited = 0
+    while limit is not None:
+        zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
+        celsius = [int(text) / 1000 for text in map(sensor, zones) if text.lstrip("-").isdigit()]
+        if not celsius or max(celsius) <= limit:
+            return
+        if waited >= COOL_SECONDS:
+            raise Refused("hot", f"still at {max(celsius):.0f} °C after {waited} s of cooling: above cool_down_c")
+        time.sleep(5)
+        waited += 5
+
+
+def sensor(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text().strip()
+    return ""
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def home(asked: Request) -> Path:
+    """The folder that everything is in."""
+    folder = Path(os.path.expanduser(asked["folder"]))  # noqa: PTH111 (`~x` stays a name where there is no user x)
+    return Path(os.path.abspath(str(folder)))  # noqa: PTH100 (no link is resolved)
+
+
+@contextlib.contextmanager
+def alone(asked: Request) -> Iterator[IO[str]]:
+    """Holds the board. Where another holds it, its words about itself are the refusal."""
+    folder = home(asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise Refused("busy", file.read().strip() or "another job") from error
+        with contextlib.suppress(OSError):  # a full disk must not keep anyone from cleaning it
+            file.truncate(0)
+            file.write(asked["who"])
+            file.flush()
+        for place in (folder, folder / "files", folder / "runtimes"):
+            for path in place.glob(TEMPORARY + "*"):
+                discard(path)
+        yield file
+
+
+def make_room(asked: Request, needed: int, wanted: list[str]) -> None:
+    """Keeps the folder within its bound: what was used longest ago goes first, files before runtimes."""
+    folder, bound = home(asked), asked.get("space_bytes")
+    if bound is not None:
+        old = [*entries(folder / "files"), *entries(folder / "runtimes")[:-1]]
+        taken = weight(folder)
+        for path in old:
+            if taken + needed <= bound or path.name in wanted:
+                continue
+            taken -= weight(path)
+            discard(path)
+        if taken + needed > bound:
+            raise Refused("full", f"space_bytes = {bound} is less than the {taken + needed} bytes needed")
+    if free(folder) < needed:
+        raise Refused("full", f"{needed / 1e6:.1f} MB are needed there, {free(folder) / 1e6:.1f} MB are free")
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, the one used longest ago first."""
+    found = [path for path in folder.glob("*") if not path.name.startswith(TEMPORARY)]
+    return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def present(path: Path) -> Path:
+    if not path.is_file():
+        raise Refused("gone", "a file that was sent is not there any more")
+    return path
+
+
+def weight(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if path.is_dir():
+        return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir())
+    return path.lstat().st_size
+
+
+def free(folder: Path) -> int:
+    """Bytes that may still be written."""
+    while not folder.exists():
+        folder = folder.parent
+    space = os.statvfs(str(folder))
+    return space.f_bavail * space.f_frsize
+
+
+def discard(path: Path) -> None:
+    """Removes what is there, if anything is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(str(path), ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(PIECE), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# -- talking -----------------------------------------------------------------------------------------------------------
+
+
+class Arriving:
+    """The next `size` bytes of standard input as a file, hashed on the way."""
+
+    def __init__(self, size: int) -> None:
+        self.left, self.digest = size, hashlib.sha256()
+
+    def read(self, size: int = PIECE) -> bytes:
+        piece = sys.stdin.buffer.read(min(size, self.left))
+        if not piece and self.left:
+            raise Refused("cut", "the connection ended before the file did")
+        self.left -= len(piece)
+        self.digest.update(piece)
+        return piece
+
+    def check(self, expected: str) -> None:
+        if self.left or self.digest.hexdigest() != expected:
+            raise Refused("corrupt", "what arrived is not what was sent")
+
+
+def reply(answer: Request, files: list[Path]) -> None:
+    out = sys.stdout.buffer
+    out.write(json.dumps(answer).encode() + b"\n")
+    for path in files:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, out, PIECE)
+    out.flush()
+
+
+def main() -> None:
+    """Answers one request."""
+    asked = json.loads(sys.stdin.buffer.readline().decode())
+    try:
+        if asked["verb"] == "call":
+            call(asked)
+        else:
+            reply(VERBS[asked["verb"]](asked), [])
+    except Refused as error:
+        reply({"refused": error.kind, "why": str(error)}, [])
+    except OSError as error:
+        kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
+        reply({"refused": kind, "why": f"{error.filename or 'the disk'}: {error.strerror}"}, [])
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
+    # Threads may still wait for the connection's end.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,190 @@
+"""A runtime for a board as one archive: edge-bench and the wheels that fit the board, put together on this side.
+
+The board needs no internet, no pip and no compiler. The archive's name there is its content's hash.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import sys
+import tarfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import proc, runner, store
+from pipeline.core import SCHEMA
+from pipeline.errors import StageFailed
+from pipeline.progress import say
+from pipeline.store import Store
+
+EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
+NATIVE = ("executorch_runner",)
+"""Runtimes that are built here, for the board's architecture."""
+TOO_LARGE = {"executorch": "executorch_runner"}
+"""Runtimes whose packages are too large for a board, and what runs the same files there."""
+PROGRAM = ("{python}", "-s", "-m", "edge_bench")
+"""The words that start edge-bench there; {python} and {runtime} are the board's."""
+MACHINES = ("aarch64", "x86_64")
+GLIBC = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
+"""The second numbers of the glibc versions that uv has a platform for. Source: uv pip install --help."""
+OLDEST_PYTHON = (3, 9)
+INSTALL_SECONDS = 900
+WORKS = "Raspberry Pi OS 12 of 64 bits works"
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a board says of itself.
+
+    Attributes:
+        machine: as uname says it.
+        bits: of its Python.
+        libc: "glibc 2.36"; empty where it is another.
+        python: its version's first two numbers.
+        runtimes: names of the archives that are unpacked there.
+    """
+
+    machine: str
+    bits: int
+    libc: str
+    python: tuple[int, int]
+    folder: str
+    free_bytes: int
+    runtimes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Board:
+        """What `_board.ask` answered."""
+        return cls(**{**answer, "python": tuple(answer["python"]), "runtimes": tuple(answer["runtimes"])})
+
+    def lacks(self) -> str | None:
+        """Why no runtime can be had for it, and what would do; None where wheels may exist."""
+        version = ".".join(map(str, self.python))
+        if self.bits != 64 or self.machine in ("armv6l", "armv7l", "i386", "i686"):
+            return f"its system is of 32 bits ({self.machine}), and the runtimes exist for 64 bits only: {WORKS}"
+        if self.machine not in MACHINES:
+            return f"no runtime exists for its architecture {self.machine} (known: {', '.join(MACHINES)})"
+        if not self.libc.startswith("glibc 2."):
+            return f"its C library is not glibc ({self.libc or 'musl?'}), which the runtimes need: {WORKS}"
+        if self.python < OLDEST_PYTHON:
+            return f"its Python is {version}, and edge-bench needs 3.9 or later: {WORKS}"
+        return None
+
+    def platform(self) -> str:
+        """What uv calls it: the newest known glibc that is not newer than the board's."""
+        own = int(self.libc.removeprefix("glibc 2.").split(".")[0])
+        fitting = [number for number in GLIBC if number <= own]
+        return f"{self.machine}-manylinux_2_{max(fitting, default=min(GLIBC))}"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An archive that is ready to be sent.
+
+    Attributes:
+        file: beside this manifest, .tar.gz.
+        unpacked_bytes: what it takes on the board.
+    """
+
+    runtime: str
+    file: str
+    sha256: str
+    size_bytes: int
+    unpacked_bytes: int
+    key: str
+    schema: int = SCHEMA
+
+
+def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
+    """The archive of a runtime for boards like this one, made when there is none yet.
+
+    Raises:
+        StageFailed: there is no such runtime for it; the reason, and what would do.
+    """
+    lack = board.lacks()
+    if lack:
+        raise StageFailed(lack)
+    if runtime in TOO_LARGE:
+        raise StageFailed(f"{runtime}'s packages are too large for a board; {TOO_LARGE[runtime]} is for boards")
+    wanted = _requirements(runtime)
+    native = [runner.build(build, board.machine)] if runtime in NATIVE else []
+    source = EDGE_BENCH / "src"
+    parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _sources(source)]
+    key = store.digest([runtime, wanted, parts, board.platform(), board.python, [path.name for path in native]])
+    folder = build.root / "environments" / f"{runtime}-{board.machine}-{key[:16]}"
+    made = store.read_or_say(Bundle, folder / "bundle.json")
+    if made is not None and store.size(folder / made.file) == made.size_bytes:
+        return made, folder / made.file
+    say(f"fetching {runtime} for {board.platform()}, Python {'.'.join(map(str, board.python))}")
+    with store.atomic(folder) as new:
+        content = new / "content"
+        _install(board, wanted, content)
+        for path in _sources(source):
+            (content / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, content / path.relative_to(source))
+        for path in native:
+            shutil.copytree(path, content, dirs_exist_ok=True)
+        _compile(board, content)
+        unpacked = store.size(content)
+        _pack(content, new / "bundle.tar.gz")
+        shutil.rmtree(content)
+        file = new / "bundle.tar.gz"
+        made = Bundle(runtime, file.name, store.sha256(file), store.size(file), unpacked, key)
+        store.write(new / "bundle.json", made)
+    return made, folder / made.file
+
+
+def _requirements(runtime: str) -> list[str]:
+    """What edge-bench's own project file asks for."""
+    project = tomllib.loads((EDGE_BENCH / "pyproject.toml").read_text())["project"]
+    extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
+    if runtime not in extras:
+        raise StageFailed(f"edge-bench has no runtime {runtime!r} (known: {', '.join(sorted(extras))})")
+    return [*project["dependencies"], *extras[runtime]]
+
+
+def _sources(source: Path) -> list[Path]:
+    return sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _install(board: Board, wanted: list[str], folder: Path) -> None:
+    version = ".".join(map(str, board.python))
+    words = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--only-binary", ":all:", "--target", str(folder)]
+    words += ["--link-mode", "copy", "--python-version", version, "--python-platform", board.platform()]
+    done = proc.run([*words, *wanted], timeout=INSTALL_SECONDS)
+    if done.code != 0:
+        told = " ".join(done.err.split())
+        raise StageFailed(
+            f"no wheels of {', '.join(wanted)} could be had for Python {version} on {board.platform()}; {WORKS}, with "
+            f"Python 3.11. uv says: {told[-300:] if told else done.reason}"
+        )
+
+
+def _compile(board: Board, folder: Path) -> None:
+    """Bytecode, where this Python's is the board's too: else the first run there would compile, and look heavier."""
+    if board.python != sys.version_info[:2]:
+        return
+    words = ["-m", "compileall", "-q", "-s", str(folder), "--invalidation-mode", "unchecked-hash", str(folder)]
+    proc.run([sys.executable, *words], timeout=INSTALL_SECONDS)  # what does not compile is not imported either
+
+
+def _pack(folder: Path, archive: Path) -> None:
+    """A .tar.gz whose bytes depend on names and contents only."""
+    with (
+        archive.open("wb") as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for path in sorted(folder.rglob("*")):
+            entry = tar.gettarinfo(path, str(path.relative_to(folder)))
+            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
+            entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+            if entry.isfile():
+                with path.open("rb") as content:
+                    tar.addfile(entry, content)
+            else:
+                tar.addfile(entry)

@@ -1,0 +1,279 @@
+"""Any Linux board over SSH: it needs sshd and python3, nothing else; everything it is given comes from this side.
+
+Keys of its table in devices.toml: address (host, user@host or a Host of ~/.ssh/config), port, identity, known_hosts,
+config (another ssh_config file), folder (where everything goes there; default ~/.lastmile), space_bytes (the most that
+it may take), cool_down_c (wait before measuring until no sensor is hotter), chunk_samples (evaluated in one go),
+clock = "instructions" (on an emulated board whose clock counts those), board = "pi4" or "pi5" (an emulated board of
+`inv devices.emulate`, in place of an address), summary, targets, runtimes.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import emulate, store
+from pipeline.core import Device
+from pipeline.devices import _bundle, _ssh
+from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
+from pipeline.proc import Done
+from pipeline.progress import bar, say
+from pipeline.store import Store
+
+CHUNK: int | None = 500
+RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}
+KEYS = (
+    *_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c", "chunk_samples", "clock", "summary", "targets", "runtimes",
+    "board",
+)  # fmt: skip
+PIECE = 1 << 18
+ASK_SECONDS = 60.0
+SLACK_SECONDS = 30.0
+"""What the board's own time limit lies above ours: it is for the case that this side vanishes."""
+COOL_SECONDS = 900.0
+POLL_SECONDS = 1.0
+
+_READY: dict[tuple[str, str], str] = {}
+"""Runtimes that this process knows to be there: (connection, runtime) → the archive's name."""
+
+
+def about(device: Device) -> str:
+    """See `DeviceKind.about`."""
+    place = device.options.get("address", f"board {device.options.get('board', 'nowhere')}")
+    return f"{device.options.get('summary', 'a Linux board')} at {place}"
+
+
+def answers(build: Store, device: Device) -> str | None:
+    """See `DeviceKind.answers`."""
+    try:
+        return _ask(_there(build, device)).lacks()
+    except PipelineError as error:
+        return str(error).removeprefix(f"{device.name}: ")
+
+
+def setup(build: Store, device: Device, runtime: str) -> None:
+    """See `DeviceKind.setup`: sends edge-bench with the runtime as one archive, unless that very archive is there.
+
+    Raises:
+        StageFailed: there is no such runtime for the board, or it cannot take it.
+    """
+    device = _there(build, device)
+    key = (str(_ssh.link(device).socket), runtime)
+    if key in _READY:
+        return
+    board = _ask(device)
+    try:
+        bundle, path = _bundle.make(build, board, runtime)
+    except StageFailed as error:
+        raise StageFailed(f"{device.name}: {error}") from error
+    if bundle.sha256 not in board.runtimes:
+        say(f"sending {runtime} to {device.name} ({bundle.size_bytes / 1e6:.0f} MB)")
+        verb = {
+            "verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256, "size": bundle.size_bytes,
+            "unpacked_bytes": bundle.unpacked_bytes,
+        }  # fmt: skip
+        _alone(device, verb, [(path, bundle.size_bytes)])
+    _READY[key] = bundle.sha256
+
+
+def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
+    """See `DeviceKind.push`: one round trip asks what is missing, and one brings that."""
+    device = _there(build, device)
+    names = {path: _name(path) for path in files}
+    wanted = {name: path for path, name in names.items()}
+    asked = {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]}
+    told = _request(device, asked, timeout=None)
+    missing = [(name, wanted[name], store.size(wanted[name])) for name in told["missing"]]
+    if missing:
+        verb = {"verb": "put", "files": [(name, size, Path(name).stem) for name, _, size in missing]}
+        _alone(device, verb, [(path, size) for _, path, size in missing])
+    return {path: f"{told['folder']}/{name}" for path, name in names.items()}, sum(size for _, _, size in missing)
+
+
+def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
+    """See `DeviceKind.call`.
+
+    Raises:
+        StageFailed: the board would not, or the runtime was never set up there.
+        Unreachable: the connection was lost.
+        Broken: a file that came back is not what the board sent.
+    """
+    device = _there(build, device)
+    key = (str(_ssh.link(device).socket), runtime)
+    if key not in _READY:
+        setup(build, device, runtime)
+    places: dict[str, Path] = {}
+    outs: list[Path] = []
+    there: list[Any] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if isinstance(word, str):
+            there.append(word)
+        elif before == "--out":
+            there.append({"out": f"{len(outs)}{word.suffix}"})
+            outs.append(word)
+        else:
+            there.append({"file": _name(word)})
+            places[_name(word)] = word
+    counts_time = device.options.get("clock") is None  # a clock that counts instructions is no clock for a limit
+    verb = {
+        "verb": "call", "runtime": _READY[key], "program": _bundle.PROGRAM, "words": there,
+        "seconds": timeout + SLACK_SECONDS if timeout and counts_time else None,
+        "cool_down_c": device.options.get("cool_down_c") if words[:1] == ["run"] else None,
+    }  # fmt: skip
+    started = time.perf_counter()
+    patience = None if timeout is None else timeout + (COOL_SECONDS if verb["cool_down_c"] is not None else 0)
+    try:
+        value = _alone(device, verb, [], patience, outs)
+    except TimeoutError:
+        return Done(("edge-bench", *map(str, words)), -9, "", "", timeout or 0.0, timed_out=True)
+    except _ssh.Refused as error:
+        if error.kind == "gone":
+            _READY.pop(key, None)
+            raise StageFailed(f"{error}; run the same command again: it is sent anew") from error
+        raise
+    for out, (_, _, digest) in zip(outs, value["files"], strict=False):
+        if store.sha256(out) != digest:
+            raise Broken(f"{out} is not what {device.name} sent; run the same command again")
+    seconds = time.perf_counter() - started
+    argv = ("edge-bench", *map(str, words))
+    return Done(argv, value["code"], value["out"], _told(value, places), seconds, value["timed_out"])
+
+
+def clean(build: Store, device: Device) -> int:
+    """See `DeviceKind.clean`."""
+    device = _there(build, device)
+    for key in [key for key in _READY if key[0] == str(_ssh.link(device).socket)]:
+        del _READY[key]
+    return int(_alone(device, {"verb": "clean"}, [])["freed_bytes"])
+
+
+def _there(build: Store, device: Device) -> Device:
+    """A device with the way there; that to an emulated board is known while it runs.
+
+    Raises:
+        BadOption: a key of its table is unknown, or of another kind.
+        Unreachable: the emulated board does not run.
+    """
+    _check(device)
+    if "board" not in device.options:
+        return device
+    way = emulate.endpoint(build, str(device.options["board"]))
+    if isinstance(way, str):
+        raise Unreachable(f"{device.name}: {way}")
+    address = f"{way['user']}@{way['address']}"
+    found = {key: way[key] for key in ("port", "identity", "known_hosts")}
+    options = {key: value for key, value in device.options.items() if key != "board"}
+    return replace(device, options={**options, **found, "address": address})
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------
+
+
+def _ask(device: Device) -> _bundle.Board:
+    return _bundle.Board.of(_request(device, {"verb": "ask"}, timeout=ASK_SECONDS))
+
+
+def _alone(
+    device: Device,
+    verb: Mapping[str, Any],
+    files: Sequence[tuple[Path, int]],
+    timeout: float | None = None,
+    outs: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """A request that has the board to itself: while another holds it, one line says who, and this one waits."""
+    waits = False
+    while True:
+        try:
+            return _request(device, verb, _bytes(device, files), timeout, outs)
+        except _ssh.Refused as error:
+            if error.kind == "full":
+                raise _ssh.Refused(
+                    "full", f"{error}; inv devices.clean --device {device.name} frees it, nothing was lost"
+                ) from error
+            if error.kind == "corrupt":
+                raise _ssh.Refused("corrupt", f"{error}; run the same command again") from error
+            if error.kind != "busy":
+                raise
+            if not waits:
+                say(f"{device.name} is in use by {str(error).removeprefix(f'{device.name}: ')}; waiting for it")
+                waits = True
+            time.sleep(POLL_SECONDS)
+
+
+def _request(
+    device: Device,
+    verb: Mapping[str, Any],
+    sent: Iterable[bytes] = (),
+    timeout: float | None = None,
+    outs: Sequence[Path] = (),
+) -> dict[str, Any]:
+    who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
+    common = {
+        "folder": device.options.get("folder", "~/.lastmile"),
+        "space_bytes": device.options.get("space_bytes"),
+        "who": who,
+    }
+    try:
+        return _ssh.link(device).request({**common, **verb}, sent, timeout, outs)
+    except TimeoutError:
+        if verb["verb"] == "call":
+            raise
+        raise Unreachable(f"{device.name}: it did not answer within {timeout:.0f} s") from None
+
+
+def _check(device: Device) -> None:
+    """
+    Raises:
+        BadOption: a key of its table is unknown, or of another kind.
+    """
+    for key, value in device.options.items():
+        if key not in KEYS:
+            raise BadOption(f"[{device.name}] of devices.toml: unknown key {key!r} (known: {', '.join(sorted(KEYS))})")
+        whole = key in ("port", "space_bytes", "chunk_samples")
+        if whole and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise BadOption(f"[{device.name}] of devices.toml: {key} = {value!r} is not a whole number above 0")
+    clock = device.options.get("clock")
+    if clock not in (None, "instructions"):
+        raise BadOption(f'[{device.name}] of devices.toml: clock = {clock!r} is unknown (known: "instructions")')
+
+
+def _bytes(device: Device, files: Sequence[tuple[Path, int]]) -> Iterator[bytes]:
+    total = sum(-(-size // PIECE) for _, size in files)
+    return bar(_pieces(files), f"sending to {device.name}", total)
+
+
+def _pieces(files: Sequence[tuple[Path, int]]) -> Iterator[bytes]:
+    for path, size in files:
+        with path.open("rb") as file:
+            left = size
+            while left and (piece := file.read(min(PIECE, left))):
+                left -= len(piece)
+                yield piece
+        if left:
+            raise Broken(f"{path} became shorter while it was sent")
+
+
+def _name(path: Path) -> str:
+    """What a file is called there: its content and its kind."""
+    return store.sha256(path) + path.suffix
+
+
+def _told(value: Mapping[str, Any], places: Mapping[str, Path]) -> str:
+    """What edge-bench said on standard error, with our names of the files in it."""
+    text = str(value["err"])
+    for name, path in places.items():
+        text = text.replace(f"{value['folder']}/files/{name}", str(path))
+    if value["code"] == -9 and not value["timed_out"]:
+        text += "\nkilled on the board, as the system does when memory runs out: free some there and run again\n"
+    return text
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

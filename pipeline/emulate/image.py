@@ -1,0 +1,286 @@
+"""The emulated boards' system: Debian for arm64 on a disk image, made on the host without root and without running it.
+
+apt, told that it is on arm64 and given folders of its own, resolves and fetches the packages from the host's sources;
+they are unpacked, never configured (their scripts are arm64 programs; under emulation that takes twenty minutes). What
+the scripts would have set up and is needed lies in files/. The kernel's drivers for the emulated disk and network go
+into an initramfs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import proc, store, system
+from pipeline.errors import StageFailed
+from pipeline.progress import say
+from pipeline.store import Store
+
+FILES = Path(__file__).parent / "files"
+KERNEL = "linux-image-arm64"
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4")
+"""The drivers of the emulated disk and network; what they depend on comes by itself."""
+DISK_BYTES = 1 << 30
+PLACES = {
+    "boot": ("etc/lastmile/boot", 0o755),
+    "inittab": ("etc/inittab", 0o644),
+    "sshd_config": ("etc/ssh/sshd_config", 0o644),
+    "passwd": ("etc/passwd", 0o644),
+    "group": ("etc/group", 0o644),
+    "shadow": ("etc/shadow", 0o600),
+}
+"""Where files of FILES go, and their mode."""
+LINKS = {"usr/sbin/init": "/bin/busybox", "usr/sbin/poweroff": "/bin/busybox", "usr/bin/awk": "mawk"}
+LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A system that can boot; nothing here is ever written to.
+
+    Attributes:
+        folder: build/boards/<hash of what went in>/.
+    """
+
+    folder: Path
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "vmlinuz"
+
+    @property
+    def initramfs(self) -> Path:
+        return self.folder / "initramfs"
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "root.img"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The key pairs of the emulated boards, made once: the boards' own and ours."""
+
+    host: Path
+    client: Path
+
+    def public(self, key: Path) -> str:
+        """Type and key, without the comment."""
+        return " ".join(key.with_suffix(".pub").read_text().split()[:2])
+
+
+def keys(build: Store) -> Keys:
+    """Both pairs, made when they are not there. The caller holds the lock of build/boards/."""
+    folder = build.root / "boards" / "keys"
+    pairs = Keys(folder / "host", folder / "client")
+    if not folder.is_dir():
+        new = folder.with_name("new-keys")
+        store.remove(new)
+        new.mkdir(mode=0o700, parents=True)
+        for name in (pairs.host.name, pairs.client.name):
+            _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lastmile {name}", "-f", new / name])
+        new.rename(folder)
+    return pairs
+
+
+def there(build: Store) -> Image | None:
+    """The image, if this content of it is there."""
+    image = Image(build.root / "boards" / _key(keys(build)))
+    return image if image.folder.is_dir() else None
+
+
+def make(build: Store) -> Image:
+    """The image, made when it is not there. The caller holds the build folder's lock.
+
+    Raises:
+        StageFailed: a package cannot be had, or one of the tools failed; the reason is its own.
+    """
+    made = there(build)
+    if made is not None:
+        return made
+    say("making the system of the emulated boards: about 100 MB to fetch, half a minute")
+    pairs = keys(build)
+    image = Image(build.root / "boards" / _key(pairs))
+    with store.atomic(image.folder) as new:
+        new.mkdir(mode=0o700)  # the disk holds the boards' private key
+        work = new / "work"
+        packages, kernel = _fetch(work)
+        root = _unpack(packages, work / "root")
+        _configure(root, pairs)
+        _disk(root, new / "root.img")
+        _boot_files(kernel, root, new)
+        store.remove(work)
+    return image
+
+
+def _key(pairs: Keys) -> str:
+    """Hash of all that goes into the image: what is fetched, our files, the keys and this code."""
+    names = sorted(FILES.iterdir())
+    public = [pairs.public(pairs.host), pairs.public(pairs.client)]
+    return store.digest([store.sha256(Path(__file__)), *map(store.sha256, names), public])[:16]
+
+
+# -- packages ----------------------------------------------------------------------------------------------------------
+
+
+def _fetch(work: Path) -> tuple[list[Path], Path]:
+    """The packages' files, and the kernel's."""
+    archives, state = work / "cache" / "archives", work / "state"
+    for folder in (archives / "partial", state / "lists" / "partial"):
+        folder.mkdir(parents=True)
+    (work / "status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "",  # else root's apt fetches as a user who may not write here
+        "Dir::State": state,
+        "Dir::State::status": work / "status",
+        "Dir::Cache": work / "cache",
+    }
+    (work / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))
+    env = {"APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C"}
+    _run(["apt-get", "--quiet", "update"], env=env)
+    wanted = (FILES / "packages").read_text().split()
+    _run(["apt-get", "--quiet", "--yes", "--download-only", "install", *wanted], env=env)
+    said = _run(["apt-cache", "depends", "--important", KERNEL], env=env).out
+    found = re.search(r"Depends: (linux-image-\S+)", said)
+    if not found:
+        raise StageFailed(f"apt knows no {KERNEL}: the emulated boards are made from Debian's packages, on Debian")
+    # Alone: what it depends on is for configuring it on a running machine.
+    (work / "kernel").mkdir()
+    _run(["apt-get", "--quiet", "download", found[1]], env=env, cwd=work / "kernel")
+    return sorted(archives.glob("*.deb")), next((work / "kernel").glob("*.deb"))
+
+
+def _unpack(packages: Sequence[Path], root: Path) -> Path:
+    """The packages' files, in a folder; its owner is whoever runs this."""
+    for name in ("bin", "sbin", "lib"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for package in packages:
+        excluded = [f"--exclude=./{folder}/*" for folder in LEFT_OUT]
+        _extract(package, root, [*excluded, "--keep-directory-symlink", "--no-same-owner"])
+    return root
+
+
+def _extract(package: Path, into: Path, options: Sequence[str]) -> None:
+    """dpkg-deb's archive through tar, which keeps /bin and the like the links they are."""
+    into.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
+        words = ["tar", "--extract", "--file=-", f"--directory={into}", "--preserve-permissions", *options]
+        done = subprocess.run(words, stdin=archive.stdout, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or archive.returncode != 0:
+        raise StageFailed(f"{package.name} cannot be unpacked: {done.stderr.strip() or 'dpkg-deb failed'}")
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+def _configure(root: Path, pairs: Keys) -> None:
+    """What the packages' scripts would have done, as far as it is needed here."""
+    for name, (place, mode) in PLACES.items():
+        _put(root / place, (FILES / name).read_text(), mode)
+    _put(root / "etc/ssh/ssh_host_ed25519_key", pairs.host.read_text(), 0o600)
+    _put(root / "etc/ssh/authorized_keys", pairs.public(pairs.client) + "\n", 0o644)
+    for folder in ("dev", "proc", "sys", "run", "tmp", "root", "home/pi"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for link, target in LINKS.items():
+        store.remove(root / link)
+        (root / link).symlink_to(target)
+
+
+def _put(path: Path, text: str, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _disk(root: Path, disk: Path) -> None:
+    """The folder as a file system in which everything is root's, whoever makes it."""
+    _run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, disk, f"{DISK_BYTES >> 10}k"])
+    if os.geteuid() == 0:
+        return  # --no-same-owner has made it so
+    inodes = ["/", *(f"/{path.relative_to(root)}" for path in sorted(root.rglob("*")))]
+    commands = disk.with_suffix(".commands")
+    commands.write_text("".join(f'sif "{path}" {field} 0\n' for path in inodes for field in ("uid", "gid")))
+    _run(["debugfs", "-w", "-f", commands, disk])
+    commands.unlink()
+
+
+def data_disk(path: Path, megabytes: int, owner: int = 1000) -> None:
+    """An empty file system of its own for /home/pi; it takes space here only as it fills."""
+    new = path.with_name(f"new-{path.name}")
+    store.remove(new)
+    options = ["-E", f"root_owner={owner}:{owner},lazy_itable_init=1", "-m", "0", "-L", "data"]
+    _run(["mke2fs", "-q", "-t", "ext4", *options, new, f"{megabytes}M"])
+    new.replace(path)
+
+
+# -- kernel and initramfs ----------------------------------------------------------------------------------------------
+
+
+def _boot_files(package: Path, root: Path, new: Path) -> None:
+    """vmlinuz, and the initramfs: busybox, our init and the drivers in the order in which they load."""
+    unpacked = new / "work" / "linux"
+    _extract(package, unpacked, ["--no-same-owner"])
+    shutil.copy(next((unpacked / "boot").glob("vmlinuz-*")), new / "vmlinuz")
+    drivers = list(_with_needs(MODULES, {path.stem.replace("-", "_"): path for path in unpacked.rglob("*.ko")}))
+    files = {
+        "bin/busybox": (root / "bin/busybox").read_bytes(),
+        "init": (FILES / "init").read_bytes(),
+        "modules/order": "".join(f"{path.name}\n" for path in drivers).encode(),
+        **{f"modules/{path.name}": path.read_bytes() for path in drivers},
+    }
+    (new / "initramfs").write_bytes(_cpio(files, ("bin", "dev", "modules", "proc", "root", "sys")))
+
+
+def _with_needs(names: Sequence[str], modules: Mapping[str, Path], seen: set[str] | None = None) -> Iterator[Path]:
+    """Modules by name, each after those it depends on, each once. A name that is no module is built into the kernel."""
+    seen = set() if seen is None else seen
+    for name in names:
+        path = modules.get(name.replace("-", "_"))
+        if path is None or name in seen:
+            continue
+        seen.add(name)
+        # Source: the kernel's module format; .modinfo is a list of key=value, each ended by a zero byte.
+        said = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+        needs = said[1].decode().split(",") if said and said[1] else []
+        yield from _with_needs(needs, modules, seen)
+        yield path
+
+
+def _cpio(files: Mapping[str, bytes], folders: Sequence[str]) -> bytes:
+    """An archive in the form that the kernel unpacks ("newc"); everything in it is root's.
+
+    Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
+    """
+    entries = [(name, 0o040755, b"") for name in folders]
+    entries += [(name, 0o100755, content) for name, content in files.items()]
+    entries.append(("TRAILER!!!", 0, b""))
+    archive = bytearray()
+    for inode, (name, mode, content) in enumerate(entries, 1):
+        word = name.encode() + b"\0"
+        # inode, mode, uid, gid, links, time, size, four device numbers, length of the name, checksum (unused)
+        numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(word), 0)
+        archive += b"070701" + b"".join(b"%08X" % number for number in numbers) + word
+        archive += bytes(-len(archive) % 4) + content
+        archive += bytes(-len(archive) % 4)
+    return bytes(archive)
+
+
+def _run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> proc.Done:
+    """
+    Raises:
+        StageFailed: it failed; the reason is its own.
+    """
+    program = system.find(str(argv[0])) or argv[0]
+    done = proc.run([program, *argv[1:]], timeout=900, env=env, cwd=cwd)
+    if done.code != 0:
+        raise StageFailed(f"{argv[0]} failed: {done.reason}")
+    return done

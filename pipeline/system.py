@@ -1,0 +1,120 @@
+"""Programs of the operating system that some commands need: named here and nowhere else, installed where we may."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import proc
+from pipeline.errors import NeedsTool
+from pipeline.progress import say
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program.
+
+    Attributes:
+        package: Debian's package that brings it.
+        uses: what needs it; see PURPOSES.
+    """
+
+    program: str
+    package: str
+    uses: tuple[str, ...]
+
+
+TOOLS = (
+    Tool("qemu-system-aarch64", "qemu-system-arm", ("emulate",)),
+    Tool("mke2fs", "e2fsprogs", ("emulate",)),
+    Tool("debugfs", "e2fsprogs", ("emulate",)),
+    Tool("fdtput", "device-tree-compiler", ("emulate",)),
+    Tool("ssh", "openssh-client", ("boards", "emulate")),
+    Tool("ssh-keygen", "openssh-client", ("emulate",)),
+    Tool("apt-get", "apt", ("emulate",)),
+    Tool("dpkg-deb", "dpkg", ("emulate",)),
+    Tool("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu", ("cross",)),
+    Tool("g++", "g++", ("native",)),
+)
+PURPOSES = {
+    "boards": "boards over SSH",
+    "emulate": "emulated boards",
+    "cross": "runners for aarch64",
+    "native": "runners for x86-64",
+}
+"""The uses, and how `inv doctor` calls them."""
+
+SBIN = ("/usr/sbin", "/sbin")
+"""Where Debian keeps mke2fs and debugfs, which other users than root do not have on their PATH."""
+
+
+def find(program: str) -> Path | None:
+    """Where a program is; None where it is not."""
+    found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *SBIN]))
+    return Path(found) if found else None
+
+
+def missing(uses: Iterable[str] = tuple(PURPOSES)) -> list[Tool]:
+    """What of the programs for these uses is not here."""
+    wanted = set(uses)
+    return [tool for tool in TOOLS if wanted & set(tool.uses) and find(tool.program) is None]
+
+
+def install_line(tools: Sequence[Tool]) -> str:
+    """What root types to get them."""
+    return f"apt-get install --no-install-recommends {' '.join(_packages(tools))}"
+
+
+def require(use: str) -> None:
+    """
+    Raises:
+        NeedsTool: programs are missing; each is named, and the line that installs them.
+    """
+    gone = missing([use])
+    if gone:
+        raise NeedsTool(f"{', '.join(t.program for t in gone)} not found; as root: {install_line(gone)}")
+
+
+def install(uses: Iterable[str] = tuple(PURPOSES)) -> None:
+    """Installs what is missing, where this user may: as root, or by sudo where it asks for no password.
+
+    Raises:
+        NeedsTool: this user may not, or the installation failed.
+    """
+    uses = tuple(uses)
+    gone = missing(uses)
+    if not gone:
+        return
+    line = install_line(gone)
+    prefix = _as_root()
+    if prefix is None or find("apt-get") is None:
+        raise NeedsTool(f"{', '.join(t.program for t in gone)} not found; as root: {line}")
+    say(f"installing {', '.join(_packages(gone))}")
+    silent = {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update"], ["install", "--yes", "--no-install-recommends", *_packages(gone)]):
+        done = proc.run([*prefix, "apt-get", "--quiet", *words], timeout=900, env=silent)
+        if done.code != 0:
+            raise NeedsTool(f"apt-get {words[0]} failed ({done.reason}); as root: {line}")
+    require_all(uses)
+
+
+def require_all(uses: Iterable[str]) -> None:
+    """As `require`, for several uses."""
+    for use in uses:
+        require(use)
+
+
+def _as_root() -> list[str] | None:
+    """Words before a command that root runs; None where this user cannot."""
+    if os.geteuid() == 0:
+        return []
+    if find("sudo") is not None and proc.run(["sudo", "-n", "true"], timeout=30).code == 0:
+        return ["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"]
+    return None
+
+
+def _packages(tools: Sequence[Tool]) -> list[str]:
+    return sorted({tool.package for tool in tools})

@@ -1,0 +1,93 @@
+"""Boards to test on: sshd of our own on the loopback, which is as good a Linux board as any."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline import plugins, store
+from pipeline.core import Device
+from pipeline.devices import _ssh
+from pipeline.store import Store
+from tests.boards import Board as EmulatedBoard
+
+from .sshd import Board
+
+EMULATED = "ssh, emulated"
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store in which the runtimes' archives are made once for all tests."""
+    return Store(tmp_path_factory.mktemp("wheels") / "build")
+
+
+@pytest.fixture(scope="session")
+def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A board that stays up. A test that harms its board takes `own_board`."""
+    started = Board.start(tmp_path_factory.mktemp("loopback"))
+    yield started
+    _ssh.close_all()
+    started.stop()
+
+
+@pytest.fixture
+def own_board(tmp_path: Path) -> Iterator[Board]:
+    """A board for one test."""
+    started = Board.start(tmp_path / "own-board")
+    yield started
+    _ssh.close_all()
+    started.stop()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device under test.
+
+    Attributes:
+        build: the store that it is used from.
+        sha256: of a file on it.
+    """
+
+    device: Device
+    build: Store
+    sha256: Callable[[str], str]
+
+
+@pytest.fixture(params=[*plugins.names("devices"), EMULATED])
+def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
+    """A device of every kind."""
+    kind = request.param
+    here = lambda path: store.sha256(Path(path))  # noqa: E731
+    if kind == "local":
+        return Place(Device("local", "local"), wheels, here)
+    if kind == EMULATED:
+        emulated: EmulatedBoard = request.getfixturevalue("board")
+        device = Device("pi4-emulated", "ssh", True, {"board": "pi4", "clock": "instructions"})
+        return Place(
+            device, emulated.build, lambda path: emulated.run(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")
+        )
+    assert kind == "ssh", f"say here how to make a device of kind {kind}: every kind keeps the contract"
+    loopback: Board = request.getfixturevalue("loopback")
+    return Place(loopback.device(), wheels, here)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "lastmile-test", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"a file system of its own needs root: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+    shutil.rmtree(folder, ignore_errors=True)

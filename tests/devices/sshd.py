@@ -1,0 +1,123 @@
+"""A board for tests: an OpenSSH server of our own on the loopback, with its own keys, reached as any board is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import Device
+
+SSHD = "/usr/sbin/sshd"
+CONFIG = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey "{folder}/host_key"
+AuthorizedKeysFile "{folder}/authorized_keys"
+PidFile "{folder}/pid"
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+LogLevel VERBOSE
+{more}
+"""
+
+
+def key(path: Path) -> Path:
+    """A new key pair."""
+    for old in (path, path.with_name(path.name + ".pub")):
+        old.unlink(missing_ok=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+@dataclass
+class Board:
+    """A running server.
+
+    Attributes:
+        folder: its keys and its log.
+        home: where Lastmile puts its things "on the board".
+    """
+
+    folder: Path
+    home: Path
+    port: int
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    @classmethod
+    def start(cls, folder: Path, more: str = "") -> Board:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        board = cls(folder, folder / "its home", free_port())
+        key(folder / "host_key")
+        shutil.copy(str(key(folder / "client_key")) + ".pub", folder / "authorized_keys")
+        board.know()
+        board.launch(more)
+        return board
+
+    def launch(self, more: str = "") -> None:
+        config = self.folder / "config"
+        config.write_text(CONFIG.format(port=self.port, folder=self.folder, more=more))
+        log = self.folder / "log"
+        self.process = subprocess.Popen([SSHD, "-D", "-f", config, "-E", log], stdin=subprocess.DEVNULL)
+        for _ in range(500):
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        raise AssertionError("sshd does not listen")
+
+    def know(self) -> None:
+        """Writes the server's key into known_hosts, as a person does who compared it."""
+        public = (self.folder / "host_key.pub").read_text().split()
+        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public[0]} {public[1]}\n")
+
+    def device(self, name: str = "board", emulated: bool = False, **changes: Any) -> Device:
+        options = {
+            "address": "127.0.0.1",
+            "port": self.port,
+            "identity": str(self.folder / "client_key"),
+            "known_hosts": str(self.folder / "known_hosts"),
+            "folder": str(self.home),
+        }
+        return Device(name, "ssh", emulated, {**options, **changes})
+
+    def sessions(self) -> list[int]:
+        """The server's processes that each serve a connection."""
+        return [pid for pid in below(self.process.pid) if pid != self.process.pid]
+
+    def cut(self) -> None:
+        """Ends every connection, as a pulled cable does; what ran in them is left to notice by itself."""
+        for pid in self.sessions():
+            if Path(f"/proc/{pid}/comm").exists() and Path(f"/proc/{pid}/comm").read_text().strip() == "sshd":
+                os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        self.cut()
+        self.process.kill()
+        self.process.wait()
+
+
+def below(pid: int) -> list[int]:
+    """A process and all that it started."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += below(int(child))
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,433 @@
+"""SSH against a real server: strict about keys, clear about faults, and nothing half-done is left behind."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import store
+from pipeline.core import Device
+from pipeline.devices import _bundle, _ssh, ssh
+from pipeline.errors import BadOption, StageFailed, Unreachable
+from pipeline.store import Store
+
+from .sshd import Board, below, free_port, key
+
+HOSTILE = [
+    "plain", "two words", "", "-dash", "--", "it's", '"$HOME"', "`id`", "a;b&c|d", "line\nbreak", "*?[x]", "\\", "é~#!",
+]  # fmt: skip
+
+
+NOWHERE = Store(Path("/nonexistent"))
+
+
+def until(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that")
+
+
+def random_file(path: Path, size: int) -> Path:
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_word_arrives_as_it_was(loopback: Board) -> None:
+    device = loopback.device()
+    echo = ["python3", "-c", "import sys; print(ascii(sys.argv[1:]))", *HOSTILE]
+    words = [*_ssh.client(device), "--", _ssh.address(device), _ssh.remote(echo)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ascii(HOSTILE)
+
+
+def test_an_address_cannot_be_an_option(loopback: Board) -> None:
+    for address in ("-oProxyCommand=touch /tmp/x", "", "a b", None):
+        assert "address" in str(ssh.answers(NOWHERE, loopback.device(address=address)))
+
+
+def test_an_unknown_key_of_the_table_lists_the_known(loopback: Board) -> None:
+    assert "unknown key 'adress' (known: address, " in str(ssh.answers(NOWHERE, loopback.device(adress="pi")))
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real")])
+def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: object) -> None:
+    assert name in str(ssh.answers(NOWHERE, loopback.device(**{name: value})))
+
+
+# -- getting in --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_host_key_is_refused_with_the_line_that_adds_it(own_board: Board) -> None:
+    known = own_board.folder / "known_hosts"
+    known.write_text("")
+    reason = str(ssh.answers(NOWHERE, own_board.device()))
+    assert reason.startswith("its host key is not known here")
+    assert known.read_text() == ""
+    mend = reason.partition("then: ")[2]
+    assert mend == f"ssh-keyscan -p {own_board.port} 127.0.0.1 >> {shlex.quote(str(known))}"
+    subprocess.run(mend, shell=True, check=True, capture_output=True)
+    assert ssh.answers(NOWHERE, own_board.device()) is None
+
+
+def test_a_changed_host_key_is_refused_with_the_line_that_forgets_it(own_board: Board) -> None:
+    own_board.stop()
+    key(own_board.folder / "host_key")
+    own_board.launch()
+    known = own_board.folder / "known_hosts"
+    before = known.read_text()
+    reason = str(ssh.answers(NOWHERE, own_board.device()))
+    assert reason.startswith("its host key is not the one that is known")
+    assert known.read_text() == before
+    mend = reason.partition("anew: ")[2].replace(", then ", " && ")
+    subprocess.run(mend, shell=True, check=True, capture_output=True)
+    assert ssh.answers(NOWHERE, own_board.device()) is None
+
+
+def test_a_wrong_key_is_said_with_the_line_that_brings_ours(own_board: Board) -> None:
+    stranger = key(own_board.folder / "stranger")
+    reason = ssh.answers(NOWHERE, own_board.device(identity=str(stranger)))
+    assert reason == (
+        f"[127.0.0.1]:{own_board.port} lets in none of your keys: "
+        f"ssh-copy-id -p {own_board.port} -i {stranger} 127.0.0.1"
+    )
+
+
+def test_a_key_file_that_is_not_there_is_said(loopback: Board) -> None:
+    assert "identity = '/nowhere' is not a file" in str(ssh.answers(NOWHERE, loopback.device(identity="/nowhere")))
+
+
+def test_nobody_at_home_is_said(loopback: Board) -> None:
+    port = free_port()
+    assert str(ssh.answers(NOWHERE, loopback.device(port=port))).startswith(
+        f"[127.0.0.1]:{port} refuses connections: start sshd"
+    )
+
+
+def test_a_name_that_nobody_has_is_said(loopback: Board) -> None:
+    assert str(ssh.answers(NOWHERE, loopback.device(address="no-such-board.invalid"))).startswith(
+        "no host is known by the name of"
+    )
+
+
+def test_jump_hosts_and_names_of_an_ssh_config_are_honoured(loopback: Board) -> None:
+    config = loopback.folder / "ssh_config"
+    common = f'IdentityFile "{loopback.folder}/client_key"\nUserKnownHostsFile "{loopback.folder}/known_hosts"\n'
+    config.write_text(
+        f"Host door\nHostName 127.0.0.1\nPort {loopback.port}\nStrictHostKeyChecking yes\n{common}"
+        f"Host pi\nHostName 127.0.0.1\nPort {loopback.port}\nProxyJump door\n{common}"
+    )
+    device = Device("pi", "ssh", False, {"address": "pi", "config": str(config), "folder": str(loopback.home)})
+    assert ssh.answers(NOWHERE, device) is None
+
+
+def test_one_connection_carries_all_requests(own_board: Board) -> None:
+    for _ in range(5):
+        assert ssh.answers(NOWHERE, own_board.device()) is None
+    accepted = (own_board.folder / "log").read_text().count("Accepted publickey")
+    assert accepted == 1
+
+
+def test_no_connection_outlives_the_command(own_board: Board) -> None:
+    assert ssh.answers(NOWHERE, own_board.device()) is None
+    socket = _ssh.link(own_board.device()).socket
+    _ssh.close_all()
+    assert not socket.parent.exists()
+    until(lambda: own_board.sessions() == [])
+
+
+# -- boards that lack something ----------------------------------------------------------------------------------------
+
+
+def with_path(there: Board, script: str | None) -> None:
+    """Starts the board's server anew, its python3 missing or replaced by a shell script."""
+    there.stop()
+    programs = there.folder / "bin"
+    programs.mkdir()
+    if script is not None:
+        (programs / "python3").write_text(f"#!/bin/sh\n{script}\n")
+        (programs / "python3").chmod(0o755)
+    there.launch(f'ForceCommand PATH={programs} exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
+
+
+def test_a_board_without_python_is_said(own_board: Board) -> None:
+    with_path(own_board, None)
+    assert (
+        ssh.answers(NOWHERE, own_board.device()) == "there is no python3 on it: run there: sudo apt-get install python3"
+    )
+
+
+def test_a_board_of_another_architecture_is_said(own_board: Board) -> None:
+    with_path(own_board, 'exec /usr/bin/setarch i686 /usr/bin/python3 "$@"')
+    reason = str(ssh.answers(NOWHERE, own_board.device()))
+    assert reason.startswith("its system is of 32 bits (i686)") and "64 bits works" in reason
+
+
+def test_a_python_that_dies_is_said(own_board: Board) -> None:
+    with_path(own_board, "kill -9 $$")
+    assert "its side of the work ended without an answer" in str(ssh.answers(NOWHERE, own_board.device()))
+
+
+PI = _bundle.Board("aarch64", 64, "glibc 2.36", (3, 11), "/home/pi/.lastmile", 1 << 30, ())
+
+
+@pytest.mark.parametrize(
+    ("board", "reason"),
+    [
+        (PI, None),
+        (_bundle.Board("armv7l", 32, "glibc 2.31", (3, 9), "", 0, ()), "its system is of 32 bits (armv7l)"),
+        (_bundle.Board("aarch64", 32, "glibc 2.36", (3, 11), "", 0, ()), "its system is of 32 bits (aarch64)"),
+        (_bundle.Board("riscv64", 64, "glibc 2.36", (3, 11), "", 0, ()), "no runtime exists for its architecture"),
+        (_bundle.Board("aarch64", 64, "", (3, 12), "", 0, ()), "its C library is not glibc"),
+        (_bundle.Board("aarch64", 64, "glibc 2.28", (3, 7), "", 0, ()), "its Python is 3.7"),
+    ],
+)  # fmt: skip
+def test_a_board_that_cannot_be_served_is_told_why(board: _bundle.Board, reason: str | None) -> None:
+    told = board.lacks()
+    assert told is None if reason is None else str(told).startswith(reason)
+
+
+def test_wheels_are_chosen_by_the_boards_glibc() -> None:
+    assert PI.platform() == "aarch64-manylinux_2_36"
+    assert _bundle.Board("x86_64", 64, "glibc 2.30", (3, 9), "", 0, ()).platform() == "x86_64-manylinux_2_28"
+    assert _bundle.Board("aarch64", 64, "glibc 2.99", (3, 14), "", 0, ()).platform() == "aarch64-manylinux_2_40"
+
+
+def test_a_runtime_without_wheels_for_the_boards_python_is_said(wheels: Store) -> None:
+    modern = _bundle.Board("aarch64", 64, "glibc 2.40", (3, 13), "", 0, ())
+    with pytest.raises(StageFailed, match=r"no wheels of .*tflite-runtime.* for Python 3.13 on aarch64.*works"):
+        _bundle.make(wheels, modern, "tflite_runtime")
+    assert not list(wheels.root.rglob(".tmp-*"))
+
+
+# -- setting up and pushing --------------------------------------------------------------------------------------------
+
+
+def test_a_second_setup_sends_nothing(own_board: Board, wheels: Store) -> None:
+    ssh.setup(wheels, own_board.device(), "onnxruntime")
+    _ssh.close_all()
+    link = _ssh.link(own_board.device())
+    ssh.setup(wheels, own_board.device(), "onnxruntime")
+    assert link.traffic.trips == 1
+    assert link.traffic.sent_bytes < 10_000
+
+
+def test_the_archive_of_a_runtime_is_the_same_bytes_each_time(wheels: Store, tmp_path: Path) -> None:
+    content = tmp_path / "content"
+    (content / "a folder").mkdir(parents=True)
+    (content / "a folder" / "x.py").write_text("x = 1\n")
+    _bundle._pack(content, tmp_path / "one.tar.gz")
+    os.utime(content / "a folder" / "x.py", (1, 1))
+    _bundle._pack(content, tmp_path / "two.tar.gz")
+    assert store.sha256(tmp_path / "one.tar.gz") == store.sha256(tmp_path / "two.tar.gz")
+
+
+def test_a_corrupt_file_on_the_board_is_found_and_sent_again(own_board: Board, wheels: Store, tmp_path: Path) -> None:
+    one, two = random_file(tmp_path / "one.bin", 50_000), random_file(tmp_path / "two.bin", 60_000)
+    places, _ = ssh.push(wheels, own_board.device(), [one, two])
+    there = Path(places[one])
+    there.write_bytes(there.read_bytes()[:-1] + b"!")
+    assert ssh.push(wheels, own_board.device(), [one, two]) == (places, 50_000)
+    assert there.read_bytes() == one.read_bytes()
+
+
+def test_a_connection_cut_in_a_push_leaves_no_half_file(own_board: Board, wheels: Store, tmp_path: Path) -> None:
+    device = own_board.device()
+    small, large = random_file(tmp_path / "small.bin", 1000), random_file(tmp_path / "large.bin", 200 << 20)
+    files = own_board.home / "files"
+    cutter = threading.Thread(
+        target=lambda: (until(lambda: any(path.stat().st_size for path in files.glob(".tmp-*"))), own_board.cut())
+    )
+    cutter.start()
+    with pytest.raises(Unreachable, match="the connection was lost; run the same command again"):
+        ssh.push(wheels, device, [small, large])
+    cutter.join()
+    until(lambda: own_board.sessions() == [])
+    until(lambda: not list(files.glob(".tmp-*")))
+    assert [path.name for path in files.iterdir()] == [f"{store.sha256(small)}.bin"]
+    assert ssh.push(wheels, device, [small, large])[1] == 200 << 20
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(
+    own_board: Board, wheels: Store, tmp_path: Path, tiny_disk: Path
+) -> None:
+    device = own_board.device(folder=str(tiny_disk / "there"))
+    fits = random_file(tmp_path / "fits.bin", 5 << 20)
+    assert ssh.push(wheels, device, [fits])[1] == 5 << 20
+    with pytest.raises(StageFailed, match=r"board: 5.2 MB are needed there, .* inv devices.clean --device board"):
+        ssh.push(wheels, device, [random_file(tmp_path / "more.bin", 5 << 20)])
+    assert [path.name for path in (tiny_disk / "there/files").iterdir()] == [f"{store.sha256(fits)}.bin"]
+    with pytest.raises(StageFailed, match="frees it, nothing was lost"):
+        ssh.setup(wheels, device, "onnxruntime")
+    assert list((tiny_disk / "there/runtimes").iterdir()) == []
+    fill(tiny_disk / "other")
+    assert ssh.clean(wheels, device) == 5 << 20
+
+
+def fill(path: Path) -> None:
+    """Takes the last byte of a disk."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: Store, tmp_path: Path) -> None:
+    device = own_board.device(space_bytes=250_000)
+    one, two, three = (random_file(tmp_path / f"{n}.bin", 100_000) for n in range(3))
+    places = {path: Path(ssh.push(wheels, device, [path])[0][path]) for path in (one, two)}
+    os.utime(places[two], (1, 1))
+    assert ssh.push(wheels, device, [one])[1] == 0
+    ssh.push(wheels, device, [three])
+    assert (places[one].exists(), places[two].exists()) == (True, False)
+    with pytest.raises(StageFailed, match="space_bytes = 250000 is less than"):
+        ssh.push(wheels, device, [random_file(tmp_path / "large.bin", 250_000)])
+
+
+def test_cleaning_touches_nothing_but_its_own(own_board: Board, wheels: Store, tmp_path: Path) -> None:
+    own_board.home.mkdir()
+    (own_board.home / "a person's").write_text("kept")
+    ssh.push(wheels, own_board.device(), [random_file(tmp_path / "x.bin", 10)])
+    assert ssh.clean(wheels, own_board.device()) == 10
+    assert (own_board.home / "a person's").read_text() == "kept"
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def endless(matrix: Store) -> list[str | Path]:
+    """Words of a call that never ends."""
+    model = next(matrix.root.glob("*/fp32/onnx/*.onnx"))
+    return ["run", model, "--min-seconds", "1000000"]
+
+
+def measuring(there: Board) -> list[int]:
+    """Processes of edge-bench that this board runs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+            if b"edge_bench" in words and str(there.home).encode() in (path.parent / "environ").read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def ready(own_board: Board, wheels: Store, endless: list[str | Path]) -> Board:
+    """A board that has the runtime and the model."""
+    ssh.setup(wheels, own_board.device(), "onnxruntime")
+    ssh.push(wheels, own_board.device(), [Path(endless[1])])
+    return own_board
+
+
+def start(there: Board, build: Store, words: list[str | Path]) -> tuple[threading.Thread, list[object]]:
+    """Calls edge-bench in a thread; what comes of it is in the list."""
+    came: list[object] = []
+
+    def call() -> None:
+        try:
+            came.append(ssh.call(build, there.device(), "onnxruntime", words, 600))
+        except StageFailed as error:
+            came.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    until(lambda: len(measuring(there)) > 0)
+    return thread, came
+
+
+def test_a_time_limit_ends_the_boards_process_too(ready: Board, wheels: Store, endless: list[str | Path]) -> None:
+    done = ssh.call(wheels, ready.device(), "onnxruntime", endless, 4)
+    assert done.timed_out
+    until(lambda: measuring(ready) == [])
+    assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
+
+
+def test_edge_bench_killed_on_the_board_is_said(ready: Board, wheels: Store, endless: list[str | Path]) -> None:
+    thread, came = start(ready, wheels, endless)
+    os.kill(measuring(ready)[0], signal.SIGKILL)
+    thread.join()
+    assert came[0].reason.startswith("ended by SIGKILL after: killed on the board")  # type: ignore[attr-defined]
+
+
+def test_a_cut_connection_ends_what_ran_there_and_frees_the_board(
+    ready: Board, wheels: Store, endless: list[str | Path]
+) -> None:
+    thread, came = start(ready, wheels, endless)
+    ready.cut()
+    thread.join()
+    assert isinstance(came[0], Unreachable)
+    until(lambda: measuring(ready) == [])
+    assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
+
+
+def test_a_killed_command_frees_the_board(ready: Board, wheels: Store, endless: list[str | Path]) -> None:
+    thread, came = start(ready, wheels, endless)
+    helper = int(Path(f"/proc/{measuring(ready)[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(helper, signal.SIGKILL)
+    thread.join()
+    assert isinstance(came[0], StageFailed)
+    until(lambda: measuring(ready) == [])
+    assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
+
+
+def test_two_at_once_take_turns_and_the_second_says_who_has_it(
+    ready: Board, wheels: Store, endless: list[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = start(ready, wheels, endless)
+    came: list[object] = []
+    call = lambda: came.append(ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60))  # noqa: E731
+    second = threading.Thread(target=call)
+    second.start()
+    told = ""
+
+    def said() -> bool:
+        nonlocal told
+        told += capsys.readouterr().err
+        return "waiting for it" in told
+
+    until(said)
+    assert f"process {os.getpid()}, since 20" in told
+    assert came == []
+    os.kill(measuring(ready)[0], signal.SIGKILL)
+    first.join()
+    second.join()
+    assert came[0].code == 0  # type: ignore[attr-defined]
+
+
+def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: Store) -> None:
+    device = ready.device()
+    shutil.rmtree(ready.home / "runtimes")
+    with pytest.raises(StageFailed, match="run the same command again: it is sent anew"):
+        ssh.call(wheels, device, "onnxruntime", ["facts"], 60)
+    assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
+
+
+def test_a_wrong_option_is_an_error_not_a_guess(loopback: Board, wheels: Store) -> None:
+    with pytest.raises(BadOption, match="unknown key"):
+        ssh.push(wheels, loopback.device(fast=True), [])
+
+
+def test_below_finds_children() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    assert child.pid in below(os.getpid())
+    child.kill()
+    child.wait()
