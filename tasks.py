@@ -366,8 +366,16 @@ def lint(_c: Context) -> None:
 @door()
 def test(_c: Context, match: str | None = None) -> None:
     """Run ruff, mypy and every test."""
+    from pipeline import system
+    from pipeline.errors import NeedsTool
+    from pipeline.progress import say
+
     if match is None:
         lint.body(_c)
+    try:
+        system.install()
+    except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
+        say(f"{error}")
     _run_or_exit("pytest", *(["-k", match] if match else []))
 
 
