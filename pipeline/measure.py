@@ -169,7 +169,11 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
         done = kind.call(place.build, place.device, runtime, words, options.time_limit)
         if done.code != 0:
             raise StageFailed(done.reason.removeprefix("edge-bench: "))
-        value: dict[str, Any] = json.loads(done.out)
+        try:
+            value: dict[str, Any] = json.loads(done.out)
+        except ValueError as error:
+            mends = f"inv devices.clean --device {place.device.name}, then the same command again"
+            raise StageFailed(f"edge-bench ended there without a result: {mends}") from error
         if value["artifact_sha256"] != artifact.sha256:
             raise Broken(f"{path} changed while it was measured")
         return {**value, "started_at": started_at}

@@ -157,6 +157,7 @@ def unpack(asked: Request) -> Request:
         while arriving.read(PIECE):
             pass
         arriving.check(asked["sha256"])
+        os.sync()  # else a power cut could leave the folder, and its files empty
         temporary.rename(folder / asked["name"])
     except (tarfile.TarError, EOFError) as error:
         raise Refused("cut", "the runtime arrived in part only") from error
