@@ -370,9 +370,10 @@ def client(device: Device) -> list[str]:
         words += ["-o", f'UserKnownHostsFile="{quoted}"', "-o", "GlobalKnownHostsFile=/dev/null"]
     if "config" in device.options:
         config = _file(device, "config")
-        if not re.fullmatch(r"[\w./+,:@=-]+", config):  # for a jump host, OpenSSH hands it to a shell as it is
+        if not re.fullmatch(r"[\w./+,:@=-]+", config):  # OpenSSH quotes nothing when it starts itself for a jump host
             raise BadOption(
-                f"[{device.name}] of devices.toml: config = {config!r}: no spaces or quotes, for jump hosts' sake"
+                f"[{device.name}] of devices.toml: config = {config!r} has a space or another character that a shell "
+                "would not leave alone, and ssh hands it to one for jump hosts: rename it"
             )
         words += ["-F", config]
     return words

@@ -158,8 +158,7 @@ def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: fl
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
     except _ssh.Refused as error:
         if error.kind == "gone":
-            _ssh.link(device).end()
-            raise StageFailed(f"{error}; run the same command again: it is sent anew") from error
+            _ssh.link(device).end()  # what else is gone is asked anew
         raise
     if value["timed_out"]:
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
@@ -194,20 +193,32 @@ def _there(build: Store, device: Device) -> Device:
 def _request(
     device: Device, verb: Mapping[str, Any], timeout: float | None = None, outs: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    return _ssh.link(device).request({**_common(device), **verb}, (), timeout, outs)
+    with _mending(device):
+        return _ssh.link(device).request({**_common(device), **verb}, (), timeout, outs)
 
 
 def _send(device: Device, verb: Mapping[str, Any], files: Sequence[tuple[Path, int]]) -> None:
-    """A request with files. What the board refuses of it has the line that mends it."""
+    """A request with files."""
     link = _ssh.link(device)
+    with _mending(device):
+        try:
+            link.request({**_common(device), **verb}, _bytes(device, files))
+        except _ssh.Refused:
+            link.end()  # it may not have read all of it
+            raise
+
+
+@contextlib.contextmanager
+def _mending(device: Device) -> Iterator[None]:
+    """Adds to what the board refuses what mends it."""
+    mends = {
+        "full": f"inv devices.clean --device {device.name} frees what is ours there; nothing was lost",
+        "corrupt": "run the same command again",
+        "gone": "run the same command again: it is sent anew",
+    }
     try:
-        link.request({**_common(device), **verb}, _bytes(device, files))
+        yield
     except _ssh.Refused as error:
-        link.end()  # it may not have read all of it
-        mends = {
-            "full": f"inv devices.clean --device {device.name} frees it, nothing was lost",
-            "corrupt": "run the same command again",
-        }
         if error.kind not in mends:
             raise
         raise _ssh.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
