@@ -209,6 +209,7 @@ class Link:
         device: its table of devices.toml.
         socket: the client's control socket, in a folder that only this user can enter.
         holds: while a job has the board, the request by which a session takes it.
+        said: what the board said of itself when it was taken.
         runtimes: what is known to be there, archives by runtime; of the present session only.
     """
 

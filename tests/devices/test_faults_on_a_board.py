@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from tests.cli import Done, Running, inv
 
 from .conftest import EMULATED_DEVICE
 from .sshd import key
+from .test_ssh import until
 
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
 SAMPLES, CHUNK = 504, 200
@@ -103,14 +103,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory, matrix: Store, board: Board, 
 @pytest.fixture(scope="module")
 def other_desk(tmp_path_factory: pytest.TempPathFactory, matrix: Store, board: Board, tiny: Path) -> Desk:
     return make_desk(tmp_path_factory.mktemp("other desk"), matrix, board, tiny)
-
-
-def until(true: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to that")
 
 
 def busy(board: Board) -> bool:
