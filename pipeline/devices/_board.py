@@ -185,7 +185,6 @@ def call(asked: Request) -> None:
             else:
                 outputs.append(scratch / word["out"])
                 words.append(str(outputs[-1]))
-        cool_down(asked.get("cool_down_c"))
         environment = {**os.environ, "PYTHONPATH": str(runtime), "LC_ALL": "C.UTF-8"}
         done = run(words, environment, scratch)
         sent = [path for path in outputs if path.is_file()]
@@ -194,6 +193,12 @@ def call(asked: Request) -> None:
         reply(done, sent)
     finally:
         discard(scratch)
+
+
+def cool(asked: Request) -> Request:
+    """Waits until the board is as cool as it shall be."""
+    cool_down(asked["cool_down_c"])
+    return {}
 
 
 def clean(asked: Request) -> Request:
@@ -212,6 +217,7 @@ VERBS: dict[str, Callable[[Request], Request]] = {
     "have": have,
     "put": put,
     "unpack": unpack,
+    "cool": cool,
     "clean": clean,
 }
 HELD: list[IO[str]] = []
@@ -291,10 +297,10 @@ def tail(file: IO[bytes]) -> str:
     return file.read().decode("utf-8", "replace")
 
 
-def cool_down(limit: float | None, thermal: Path = THERMAL) -> None:
+def cool_down(limit: float, thermal: Path = THERMAL) -> None:
     """Waits until the hottest sensor is at or below the limit; a board without a sensor is not waited for."""
     waited = 0
-    while limit is not None:
+    while True:
         zones = sorted(thermal.glob("thermal_zone*/temp"))
         celsius = [int(text) / 1000 for text in map(sensor, zones) if text.lstrip("-").isdigit()]
         if not celsius or max(celsius) <= limit:

@@ -36,7 +36,6 @@ KEYS = (
 )  # fmt: skip
 PIECE = 1 << 18
 ASK_SECONDS = 60.0
-COOL_SECONDS = 900.0
 
 
 def about(device: Device) -> str:
@@ -147,13 +146,14 @@ def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: fl
             places[_name(word)] = word
     verb = {
         "verb": "call", "runtime": _ssh.link(device).runtimes[runtime], "program": _bundle.PROGRAM, "words": there,
-        "cool_down_c": device.options.get("cool_down_c") if words[:1] == ["run"] else None,
     }  # fmt: skip
+    limit = device.options.get("cool_down_c")
+    if limit is not None and words[:1] == ["run"]:  # a request of its own: the time limit is not for waiting
+        _request(device, {"verb": "cool", "cool_down_c": limit})
     started = time.perf_counter()
-    patience = None if timeout is None else timeout + (COOL_SECONDS if verb["cool_down_c"] is not None else 0)
     argv = ("edge-bench", *map(str, words))
     try:
-        value = _request(device, verb, patience, outs)
+        value = _request(device, verb, timeout, outs)
     except TimeoutError:
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
     except _ssh.Refused as error:
@@ -243,6 +243,9 @@ def _check(device: Device) -> None:
         whole = key in ("port", "space_bytes", "chunk_samples")
         if whole and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise BadOption(f"[{device.name}] of devices.toml: {key} = {value!r} is not a whole number above 0")
+    limit = device.options.get("cool_down_c", 0)
+    if not isinstance(limit, int | float) or isinstance(limit, bool):
+        raise BadOption(f"[{device.name}] of devices.toml: cool_down_c = {limit!r} is not a number of °C")
     clock = device.options.get("clock")
     if clock not in (None, "instructions"):
         raise BadOption(f'[{device.name}] of devices.toml: clock = {clock!r} is unknown (known: "instructions")')

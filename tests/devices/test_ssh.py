@@ -64,7 +64,9 @@ def test_an_unknown_key_of_the_table_lists_the_known(loopback: Board) -> None:
     assert "unknown key 'adress' (known: address, " in str(ssh.answers(NOWHERE, loopback.device(adress="pi")))
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real"), ("cool_down_c", "40")]
+)
 def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: object) -> None:
     assert name in str(ssh.answers(NOWHERE, loopback.device(**{name: value})))
 
