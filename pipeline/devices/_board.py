@@ -243,7 +243,7 @@ def run(words: list[str], environment: dict[str, str], scratch: Path) -> Request
             cwd=str(scratch),
             start_new_session=True,
             pass_fds=[file.fileno() for file in HELD],
-            preexec_fn=die_with_parent,  # noqa: PLW1509 (prctl takes no lock that a thread could hold)
+            preexec_fn=goes_first,  # noqa: PLW1509 (prctl takes no lock that a thread could hold)
         )
 
         def end(told: bool) -> None:
@@ -284,8 +284,11 @@ class Listening:
         os.close(self.ended)
 
 
-def die_with_parent() -> None:
-    """Runs in the child: the kernel ends it when this process ends. Where there is no ctypes, it outlives a kill -9."""
+def goes_first() -> None:
+    """Runs in the child. Where memory runs out it is the one to go, not this process or what else the board does; and
+    the kernel ends it when this process ends (where there is no ctypes, it outlives a kill -9)."""
+    with contextlib.suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as file:
+        file.write("1000")
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 

@@ -217,11 +217,11 @@ def test_a_model_that_never_returns_is_ended_there_too(desk: Desk, board: Board)
 
 @contextmanager
 def little_memory(board: Board) -> Iterator[None]:
-    """Whatever comes in over SSH has 24 MB, all together."""
+    """Whatever comes in over SSH has 32 MB, all together."""
     small = "/sys/fs/cgroup/small"
     board.root(
         "mount -t cgroup2 none /sys/fs/cgroup && echo +memory > /sys/fs/cgroup/cgroup.subtree_control && "
-        f"mkdir {small} && echo 24M > {small}/memory.max && pgrep -o sshd > {small}/cgroup.procs"
+        f"mkdir {small} && echo 32M > {small}/memory.max && pgrep -o sshd > {small}/cgroup.procs"
     )
     try:
         yield
