@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
@@ -79,20 +80,34 @@ def bench(
     failed: list[StageFailed] = []
     with store.lock(build, f"bench of {job.model} on {device.name}"):
         place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint), options)
-        for artifact, path in todo:
-            try:
-                measurement = _measure(place, artifact, path)
-            except Unreachable as error:  # says nothing about the artifact, and the next one would fail too
-                return [*failed, StageFailed(str(error))]
-            except StageFailed as error:
-                failed.append(StageFailed(f"{artifact.target} {artifact.recipe} on {device.name}: {error}"))
-                lost = Failure("failed", str(error), "", _key(artifact, device, options))
-                store.write(path.parent / device.name / FAILURE, lost)
-                say(f"  {failed[-1]}")
-            else:
-                store.remove(path.parent / device.name / FAILURE)
-                say(f"  {artifact.target} {artifact.recipe}: {_says(measurement)}")
+        try:
+            with plugins.load("devices", device.kind).alone(build, device):
+                for artifact, path in todo:
+                    failed += _measured(place, artifact, path)
+        except Unreachable as error:  # says nothing about the artifact, and the next one would fail too
+            failed.insert(0, error)
     return failed
+
+
+def _measured(place: _Place, artifact: Artifact, path: Path) -> list[StageFailed]:
+    """Measures an artifact; what failed, kept where its measurement would be.
+
+    Raises:
+        Unreachable: the device is gone.
+    """
+    folder = path.parent / place.device.name
+    try:
+        measurement = _measure(place, artifact, path)
+    except Unreachable:
+        raise
+    except StageFailed as error:
+        failed = StageFailed(f"{artifact.target} {artifact.recipe} on {place.device.name}: {error}")
+        store.write(folder / FAILURE, Failure("failed", str(error), "", _key(artifact, place.device, place.options)))
+        say(f"  {failed}")
+        return [failed]
+    store.remove(folder / FAILURE)
+    say(f"  {artifact.target} {artifact.recipe}: {_says(measurement)}")
+    return []
 
 
 def ready(folder: Path, artifact: Artifact, device: Device, options: Options) -> bool:
@@ -150,13 +165,18 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
         common += ["--layout", artifact.inputs[0].layout]
 
     def edge_bench(words: Sequence[str | Path]) -> dict[str, Any]:
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")  # a board's clock may be years off
         done = kind.call(place.build, place.device, runtime, words, options.time_limit)
         if done.code != 0:
             raise StageFailed(done.reason.removeprefix("edge-bench: "))
-        value: dict[str, Any] = json.loads(done.out)
+        try:
+            value: dict[str, Any] = json.loads(done.out)
+        except ValueError as error:
+            mends = f"inv devices.clean --device {place.device.name}, then the same command again"
+            raise StageFailed(f"edge-bench ended there without a result: {mends}") from error
         if value["artifact_sha256"] != artifact.sha256:
             raise Broken(f"{path} changed while it was measured")
-        return value
+        return {**value, "started_at": started_at}
 
     whole = store.digest([key, place.checkpoint.dataset_sha256])
     if options.again:

@@ -61,16 +61,17 @@ def setup(build: Store, device: Device, targets: Sequence[str]) -> Iterator[tupl
         Unreachable: the device does not answer.
     """
     named = [devices.runtime(device, target) for target in targets if devices.refuses(device, target) is None]
-    for runtime in dict.fromkeys(name for name in named if name):
-        try:
-            with store.lock(build, f"setup of {device.name}"):
-                plugins.load("devices", device.kind).setup(build, device, runtime)
-        except Unreachable:
-            raise
-        except StageFailed as error:
-            yield runtime, str(error).removeprefix(f"{device.name}: ")
-        else:
-            yield runtime, None
+    kind = plugins.load("devices", device.kind)
+    with store.lock(build, f"setup of {device.name}"), kind.alone(build, device):
+        for runtime in dict.fromkeys(name for name in named if name):
+            try:
+                kind.setup(build, device, runtime)
+            except Unreachable:
+                raise
+            except StageFailed as error:
+                yield runtime, str(error).removeprefix(f"{device.name}: ")
+            else:
+                yield runtime, None
 
 
 def runnable(outcomes: Sequence[Outcome], device: Device) -> list[tuple[Artifact, Path]]:

@@ -1,9 +1,8 @@
-"""An emulated board as tests use it: commands there as its user or as root, and edge-bench with a runtime on it."""
+"""An emulated board as tests use it: commands there as its user or as root, and edge-bench with the runner on it."""
 
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import emulate, runner
+from pipeline import emulate
+from pipeline.core import Device
+from pipeline.devices import ssh
 from pipeline.store import Store
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "edge-bench" / "src" / "edge_bench"
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,22 @@ class Board:
         return self.run(command, "root")
 
     def edge_bench(self, words: str) -> str:
-        """What edge-bench says there; it is brought there first, with numpy, the runner, net.pte and x.npy."""
-        self._pushed  # noqa: B018
-        return self.run(f"cd edge-bench && PYTHONPATH=. python3 -m edge_bench {words}")
+        """What edge-bench with the runner says there, in a folder with net.pte and x.npy."""
+        return self.run(f"cd edge-bench && PYTHONPATH={self._runtime} python3 -m edge_bench {words}")
 
     @cached_property
-    def _pushed(self) -> None:
-        folder = self.build.root / "for-tests"
-        shutil.rmtree(folder, ignore_errors=True)
-        words = ["--quiet", "--no-deps", "--target", folder, "--only-binary", ":all:", "--python-version", "3.11"]
-        words += ["--python-platform", "aarch64-manylinux_2_28", "--compile-bytecode", "numpy"]
-        subprocess.run([sys.executable, "-m", "uv", "pip", "install", *words], check=True)
-        shutil.copytree(SOURCE, folder / "edge_bench", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(runner.build(self.build, "aarch64"), folder, dirs_exist_ok=True)
+    def _runtime(self) -> str:
+        """Where edge-bench is there, brought as `inv devices.setup` brings it; the files are beside it."""
+        device = Device(f"{self.name}-emulated", "ssh", True, {"board": self.name})
+        with ssh.alone(self.build, device):
+            ssh.setup(self.build, device, "executorch_runner")
         assert self.files is not None
-        for name in ("net.pte", "x.npy"):
-            shutil.copy(self.files / name, folder)
-        archive = subprocess.run(["tar", "-C", folder, "-cf", "-", "."], capture_output=True, check=True)
-        there = "mkdir -p edge-bench && tar -C edge-bench -xf - && sync"
-        subprocess.run([*self.ssh("pi"), there], input=archive.stdout, check=True)
+        words = ["tar", "-C", self.files, "-cf", "-", "net.pte", "x.npy"]
+        archive = subprocess.run(words, capture_output=True, check=True)
+        there = "mkdir -p edge-bench && tar -C edge-bench -xf - && sync && ls -d $PWD/.lastmile/runtimes/*"
+        done = subprocess.run([*self.ssh("pi"), there], input=archive.stdout, check=True, capture_output=True)
+        (found,) = (path for path in done.stdout.decode().split() if self.run(f"ls {path}/executorch_runner* || true"))
+        return found
 
     def predictions_here(self) -> list[np.ndarray]:
         """What ExecuTorch's own bindings give on this machine for net.pte and x.npy."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 INV = (sys.executable, "-m", "invoke")
+INTERRUPTED = "interrupted; the next run goes on from here"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,60 @@ def inv(build: Path, *words: object, **more: str) -> Done:
         check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Running:
+    """A command in a process group of its own, as a terminal's foreground job is, and what it has said so far."""
+
+    def __init__(self, build: Path, *words: object, **more: str) -> None:
+        self.build = build
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [*INV, *map(str, words)], cwd=ROOT, env=environment(build, **more), text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def until_said(self, words: str) -> None:
+        """Waits for a line that has these words."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line.rstrip("\n"))
+            if words in line:
+                return
+        raise AssertionError(f"it ended without {words!r}: {self.said}")
+
+    def until(self, there: Callable[[], bool]) -> None:
+        """Waits for something to be there."""
+        while not there():
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.005)
+
+    def ended(self) -> Done:
+        """What came of it."""
+        out, err = self.process.communicate()
+        return Done(self.process.returncode, out, "\n".join([*self.said, *err.splitlines()]))
+
+    def interrupted(self) -> Done:
+        """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        done = self.ended()
+        assert (done.code, done.err.splitlines()[-1]) == (130, INTERRUPTED), done
+        assert "Traceback" not in done.out + done.err
+        assert processes(self.build) == []
+        assert unfinished(self.build) == []
+        return done
+
+
+def processes(build: Path) -> list[str]:
+    """Command lines of all processes that were started for a build folder, in whatever group they are."""
+    mark, found = f"LASTMILE_BUILD={build}\0".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes() + b"\0":
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it ended meanwhile, or is another user's
+    return found
 
 
 def tree(folder: Path) -> dict[str, bytes]:

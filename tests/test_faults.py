@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,62 +15,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import Store
-from tests.cli import INV, ROOT, Done, environment, inv, tree, unfinished
+from tests.cli import INV, ROOT, Done, Running, environment, inv, tree, unfinished
 
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
-SAID = "interrupted; the next run goes on from here"
 
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
-
-
-class Running:
-    """A command in a process group of its own, as a terminal's foreground job is, and what it has said so far."""
-
-    def __init__(self, build: Path, *words: object) -> None:
-        self.build = build
-        self.said: list[str] = []
-        self.process = subprocess.Popen(
-            [*INV, *map(str, words)], cwd=ROOT, env=environment(build), text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def until_said(self, words: str) -> None:
-        """Waits for a line that has these words."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line.rstrip("\n"))
-            if words in line:
-                return
-        raise AssertionError(f"it ended without {words!r}: {self.said}")
-
-    def until(self, there: Callable[[], bool]) -> None:
-        """Waits for something to be there."""
-        while not there():
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.005)
-
-    def interrupted(self) -> Done:
-        """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written."""
-        os.killpg(self.process.pid, signal.SIGINT)
-        out, err = self.process.communicate()
-        lines = [*self.said, *err.splitlines()]
-        assert (self.process.returncode, lines[-1]) == (130, SAID), lines
-        assert "Traceback" not in out + err
-        assert processes(self.build) == []
-        assert unfinished(self.build) == []
-        return Done(self.process.returncode, out, "\n".join(lines))
-
-
-def processes(build: Path) -> list[str]:
-    """Command lines of all processes that were started for a build folder, in whatever group they are."""
-    mark, found = f"LASTMILE_BUILD={build}\0".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes() + b"\0":
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue  # it ended meanwhile, or is another user's
-    return found
 
 
 def test_a_training_that_was_interrupted_is_resumed(tmp_path: Path, tiny: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,10 @@ class DeviceKind(Protocol):
 
     def answers(self, build: Store, device: Device) -> str | None:
         """None if it can be used now, else why not."""
+
+    def alone(self, build: Store, device: Device) -> AbstractContextManager[None]:
+        """Has the device to itself for all that is asked inside, as one job; it waits while another's has it, and says
+        for whom. Inside another such block it does nothing."""
 
     def setup(self, build: Store, device: Device, runtime: str) -> None:
         """Makes sure that edge-bench with this runtime can be called there; costs little where it can."""

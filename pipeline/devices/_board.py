@@ -1,10 +1,11 @@
-"""The board's side: sent with every request and run by the board's own python3; none of it stays there.
+"""The board's side of a session: sent when it begins and run by the board's own python3; none of it stays there.
 
-Standard input: the length of this source, compressed, on a line; that source; the request as a line of JSON; its bytes.
-Standard output: the answer as a line of JSON, and the bytes of the files that go back.
+Standard input: the length of this source, compressed, on a line; that source; then requests, each a line of JSON and
+its bytes. Standard output: an answer to each, a line of JSON and the bytes of the files that go back. Blank lines say
+that the other side is there; from us they are how a connection that is dead gets noticed.
 
-It needs Python 3.7 and its standard library. A request that holds the board to itself holds a lock that the kernel
-frees when its holder ends, however that happens; standard input's end says that the connection is gone.
+It needs Python 3.7 and its standard library. A session that holds the board holds a lock that the kernel frees when its
+holder ends, however that happens; standard input's end says that the connection is gone, and ends this process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import select
 import shutil
 import signal
 import struct
@@ -32,11 +34,14 @@ PIECE = 1 << 20
 TEMPORARY = ".tmp-"
 TOLD_BYTES = 1 << 16
 """So much of a program's last words on standard error goes back."""
-COOL_SECONDS = 900
+THERMAL = Path("/sys/class/thermal")
+COOL_SECONDS, COOL_POLL_SECONDS = 900, 5
+BEAT_SECONDS = 30
+"""So often a blank line goes out: a connection whose other end vanished without a word fails at the next one."""
 DIES_WITH_PARENT = 1  # Source: linux/prctl.h, PR_SET_PDEATHSIG
 
 if TYPE_CHECKING:  # Python 3.7 knows neither dict[str, Any] nor X | None outside annotations
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
     Request = dict[str, Any]
 
@@ -45,7 +50,7 @@ class Refused(Exception):
     """What could not be done.
 
     Args:
-        kind: the word by which the host knows it: full, busy, gone, cut, corrupt, hot or system.
+        kind: the word by which the host knows it: full, gone, cut, corrupt, hot or system.
     """
 
     def __init__(self, kind: str, why: str) -> None:
@@ -73,6 +78,35 @@ def ask(asked: Request) -> Request:
     }
 
 
+def hold(asked: Request) -> Request:
+    """Takes the board until this session ends, and says what `ask` says. Where another has it, its words about itself
+    are a first answer, and the other one comes when that job has ended."""
+    folder = home(asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        reply({"waits_for": file.read().strip() or "another job"})
+
+        def give_up(told: bool) -> None:
+            if not told:
+                os._exit(0)
+
+        with Listening(give_up):
+            fcntl.flock(file, fcntl.LOCK_EX)
+    HELD.append(file)
+    with contextlib.suppress(OSError):  # a full disk must not keep anyone from cleaning it
+        file.truncate(0)
+        file.write(asked["who"])
+        file.flush()
+    for place in (folder, folder / "files", folder / "runtimes"):
+        for path in place.glob(TEMPORARY + "*"):
+            discard(path)
+    return ask(asked)
+
+
 def have(asked: Request) -> Request:
     """Which of the named files are missing. Those that are there are read and hashed: a corrupt one is removed."""
     folder = home(asked) / "files"
@@ -91,109 +125,114 @@ def have(asked: Request) -> Request:
 
 def put(asked: Request) -> Request:
     """Takes files, each whole and as its hash says or not at all."""
-    with alone(asked):
-        folder = home(asked) / "files"
-        folder.mkdir(parents=True, exist_ok=True)
-        make_room(asked, sum(size for _, size, _ in asked["files"]), [name for name, _, _ in asked["files"]])
-        for name, size, digest in asked["files"]:
-            temporary = folder / (TEMPORARY + name)
-            try:
-                with temporary.open("wb") as file:
-                    arriving = Arriving(size)
-                    shutil.copyfileobj(arriving, file, PIECE)
-                    file.flush()
-                    os.fsync(file.fileno())
-                arriving.check(digest)
-                temporary.rename(folder / name)
-            finally:
-                discard(temporary)
-    return {}
-
-
-def unpack(asked: Request) -> Request:
-    """Takes a runtime: a .tar.gz that becomes one folder, whole or not at all."""
-    with alone(asked):
-        folder = home(asked) / "runtimes"
-        folder.mkdir(parents=True, exist_ok=True)
-        make_room(asked, asked["unpacked_bytes"], [asked["name"]])
-        temporary = folder / (TEMPORARY + asked["name"])
-        arriving = Arriving(asked["size"])
+    folder = home(asked) / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    make_room(asked, sum(size for _, size, _ in asked["files"]), [name for name, _, _ in asked["files"]])
+    for name, size, digest in asked["files"]:
+        temporary = folder / (TEMPORARY + name)
         try:
-            with tarfile.open(fileobj=arriving, mode="r|gz") as archive:  # type: ignore[call-overload]
-                safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-                archive.extractall(str(temporary), **safely)
-            while arriving.read(PIECE):
-                pass
-            arriving.check(asked["sha256"])
-            temporary.rename(folder / asked["name"])
-        except (tarfile.TarError, EOFError) as error:
-            raise Refused("cut", "the runtime arrived in part only") from error
+            with temporary.open("wb") as file:
+                arriving = Arriving(size)
+                shutil.copyfileobj(arriving, file, PIECE)
+                file.flush()
+                os.fsync(file.fileno())
+            arriving.check(digest)
+            temporary.rename(folder / name)
         finally:
             discard(temporary)
     return {}
 
 
+def unpack(asked: Request) -> Request:
+    """Takes a runtime: a .tar.gz that becomes one folder, whole or not at all."""
+    folder = home(asked) / "runtimes"
+    folder.mkdir(parents=True, exist_ok=True)
+    make_room(asked, asked["unpacked_bytes"], [asked["name"]])
+    temporary = folder / (TEMPORARY + asked["name"])
+    arriving = Arriving(asked["size"])
+    try:
+        with tarfile.open(fileobj=arriving, mode="r|gz") as archive:  # type: ignore[call-overload]
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(str(temporary), **safely)
+        while arriving.read(PIECE):
+            pass
+        arriving.check(asked["sha256"])
+        os.sync()  # else a power cut could leave the folder, and its files empty
+        temporary.rename(folder / asked["name"])
+    except (tarfile.TarError, EOFError) as error:
+        raise Refused("cut", "the runtime arrived in part only") from error
+    finally:
+        discard(temporary)
+    return {}
+
+
 def call(asked: Request) -> None:
-    """Runs a program with the board to itself, and answers; the files it wrote follow the answer."""
+    """Runs a program and answers; the files it wrote follow the answer."""
     folder = home(asked)
-    with alone(asked) as lock:
-        runtime = folder / "runtimes" / asked["runtime"]
-        if not runtime.is_dir():
-            raise Refused("gone", "its runtime is not there any more")
-        os.utime(str(runtime))
-        scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(folder)))
-        try:
-            outputs: list[Path] = []
-            words = [word.format(python=sys.executable, runtime=runtime) for word in asked["program"]]
-            for word in asked["words"]:
-                if isinstance(word, str):
-                    words.append(word)
-                elif "file" in word:
-                    words.append(str(present(folder / "files" / word["file"])))
-                else:
-                    outputs.append(scratch / word["out"])
-                    words.append(str(outputs[-1]))
-            cool_down(asked.get("cool_down_c"))
-            environment = {**os.environ, "PYTHONPATH": str(runtime), "LC_ALL": "C.UTF-8"}
-            done = run(words, environment, scratch, lock, asked.get("seconds"))
-            sent = [path for path in outputs if path.is_file()]
-            done["files"] = [[path.name, path.stat().st_size, sha256(path)] for path in sent]
-            done["folder"] = str(folder)
-            reply(done, sent)
-        finally:
-            discard(scratch)
+    runtime = folder / "runtimes" / asked["runtime"]
+    if not runtime.is_dir():
+        raise Refused("gone", "its runtime is not there any more")
+    os.utime(str(runtime))
+    scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(folder)))
+    try:
+        outputs: list[Path] = []
+        words = [word.format(python=sys.executable, runtime=runtime) for word in asked["program"]]
+        for word in asked["words"]:
+            if isinstance(word, str):
+                words.append(word)
+            elif "file" in word:
+                words.append(str(present(folder / "files" / word["file"])))
+            else:
+                outputs.append(scratch / word["out"])
+                words.append(str(outputs[-1]))
+        environment = {**os.environ, "PYTHONPATH": str(runtime), "LC_ALL": "C.UTF-8"}
+        done = run(words, environment, scratch)
+        sent = [path for path in outputs if path.is_file()]
+        done["files"] = [[path.name, path.stat().st_size, sha256(path)] for path in sent]
+        done["folder"] = str(folder)
+        reply(done, sent)
+    finally:
+        discard(scratch)
+
+
+def cool(asked: Request) -> Request:
+    """Waits until the board is as cool as it shall be."""
+    cool_down(asked["cool_down_c"])
+    return {}
 
 
 def clean(asked: Request) -> Request:
     """Frees what all other verbs took."""
     folder = home(asked)
-    with alone(asked):
-        taken = [path for path in (folder / "files", folder / "runtimes") if path.is_dir()]
-        freed = sum(map(weight, taken))
-        for path in taken:
-            shutil.rmtree(str(path))
+    taken = [path for path in (folder / "files", folder / "runtimes") if path.is_dir()]
+    freed = sum(map(weight, taken))
+    for path in taken:
+        shutil.rmtree(str(path))
     return {"freed_bytes": freed}
 
 
 VERBS: dict[str, Callable[[Request], Request]] = {
     "ask": ask,
+    "hold": hold,
     "have": have,
     "put": put,
     "unpack": unpack,
+    "cool": cool,
     "clean": clean,
 }
+HELD: list[IO[str]] = []
+"""The lock, while this session has the board: every verb but `ask` is asked then only."""
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def run(words: list[str], environment: dict[str, str], scratch: Path, lock: IO[str], seconds: float | None) -> Request:
-    """Runs a program to its end; it ends earlier with all it started when time is up or the connection gone.
+def run(words: list[str], environment: dict[str, str], scratch: Path) -> Request:
+    """Runs a program to its end; it ends earlier, with all it started, when the other side says so or is gone.
 
-    It holds the lock too: should this process be killed, the board is free only when the program is gone. Nothing
-    here wakes up while it runs, since it may be measuring.
+    It holds the lock too: should this process be killed, the board is free only when the program is gone.
     """
-    ended: list[str] = []
+    ended: list[bool] = []
     with (scratch / "out").open("w+b") as out, (scratch / "err").open("w+b") as err:
         process = subprocess.Popen(
             words,
@@ -203,35 +242,53 @@ def run(words: list[str], environment: dict[str, str], scratch: Path, lock: IO[s
             env=environment,
             cwd=str(scratch),
             start_new_session=True,
-            pass_fds=(lock.fileno(),),
-            preexec_fn=die_with_parent,  # noqa: PLW1509 (no thread runs yet)
+            pass_fds=[file.fileno() for file in HELD],
+            preexec_fn=goes_first,  # noqa: PLW1509 (prctl takes no lock that a thread could hold)
         )
 
-        def end(why: str) -> None:
-            ended.append(why)
+        def end(told: bool) -> None:
+            ended.append(told)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-        def listen() -> None:
-            if os.read(0, 1) == b"":
-                end("connection")
-
-        threading.Thread(target=listen, daemon=True).start()
-        clock = threading.Timer(seconds, end, ["time"]) if seconds else None
-        if clock:
-            clock.daemon = True
-            clock.start()
-        code = process.wait()
-        if clock:
-            clock.cancel()
-        if "connection" in ended:
+        with Listening(end):
+            code = process.wait()
+        if False in ended:
             raise Refused("cut", "the connection is gone")
         told = [tail(file) for file in (out, err)]
-    return {"code": code, "out": told[0], "err": told[1][-TOLD_BYTES:], "timed_out": "time" in ended}
+    return {"code": code, "out": told[0], "err": told[1][-TOLD_BYTES:], "timed_out": True in ended}
 
 
-def die_with_parent() -> None:
-    """Runs in the child: the kernel ends it when this process ends. Where there is no ctypes, it outlives a kill -9."""
+class Listening:
+    """Calls `each` once, in a thread, should the other side send something or be gone: True, or False.
+
+    Nothing is sent while a request is under way but a blank line, which asks for its end.
+    """
+
+    def __init__(self, each: Callable[[bool], Any]) -> None:
+        self.each = each
+        self.ended, self.end = os.pipe()
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+
+    def listen(self) -> None:
+        if self.ended not in select.select([0, self.ended], [], [])[0]:
+            self.each(os.read(0, 1) != b"")
+
+    def __enter__(self) -> Listening:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.end)
+        self.thread.join()
+        os.close(self.ended)
+
+
+def goes_first() -> None:
+    """Runs in the child. Where memory runs out it is the one to go, not this process or what else the board does; and
+    the kernel ends it when this process ends (where there is no ctypes, it outlives a kill -9)."""
+    with contextlib.suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as file:
+        file.write("1000")
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 
@@ -243,18 +300,19 @@ def tail(file: IO[bytes]) -> str:
     return file.read().decode("utf-8", "replace")
 
 
-def cool_down(limit: float | None) -> None:
+def cool_down(limit: float, thermal: Path = THERMAL) -> None:
     """Waits until the hottest sensor is at or below the limit; a board without a sensor is not waited for."""
     waited = 0
-    while limit is not None:
-        zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
+    while True:
+        zones = sorted(thermal.glob("thermal_zone*/temp"))
         celsius = [int(text) / 1000 for text in map(sensor, zones) if text.lstrip("-").isdigit()]
         if not celsius or max(celsius) <= limit:
             return
         if waited >= COOL_SECONDS:
             raise Refused("hot", f"still at {max(celsius):.0f} °C after {waited} s of cooling: above cool_down_c")
-        time.sleep(5)
-        waited += 5
+        if select.select([0], [], [], COOL_POLL_SECONDS)[0]:
+            raise Refused("cut", "nobody waits for it to cool down any more")
+        waited += COOL_POLL_SECONDS
 
 
 def sensor(path: Path) -> str:
@@ -270,27 +328,6 @@ def home(asked: Request) -> Path:
     """The folder that everything is in."""
     folder = Path(os.path.expanduser(asked["folder"]))  # noqa: PTH111 (`~x` stays a name where there is no user x)
     return Path(os.path.abspath(str(folder)))  # noqa: PTH100 (no link is resolved)
-
-
-@contextlib.contextmanager
-def alone(asked: Request) -> Iterator[IO[str]]:
-    """Holds the board. Where another holds it, its words about itself are the refusal."""
-    folder = home(asked)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise Refused("busy", file.read().strip() or "another job") from error
-        with contextlib.suppress(OSError):  # a full disk must not keep anyone from cleaning it
-            file.truncate(0)
-            file.write(asked["who"])
-            file.flush()
-        for place in (folder, folder / "files", folder / "runtimes"):
-            for path in place.glob(TEMPORARY + "*"):
-                discard(path)
-        yield file
 
 
 def make_room(asked: Request, needed: int, wanted: list[str]) -> None:
@@ -376,34 +413,59 @@ class Arriving:
             raise Refused("corrupt", "what arrived is not what was sent")
 
 
-def reply(answer: Request, files: list[Path]) -> None:
+SPEAKING = threading.Lock()
+
+
+def reply(answer: Request, files: Iterable[Path] = ()) -> None:
     out = sys.stdout.buffer
-    out.write(json.dumps(answer).encode() + b"\n")
-    for path in files:
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, out, PIECE)
-    out.flush()
+    with SPEAKING:
+        out.write(json.dumps(answer).encode() + b"\n")
+        for path in files:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, out, PIECE)
+        out.flush()
 
 
-def main() -> None:
-    """Answers one request."""
-    asked = json.loads(sys.stdin.buffer.readline().decode())
+def beat() -> None:
+    """Sends blank lines. It wakes a measuring board up as seldom as makes no difference."""
+    with contextlib.suppress(OSError):
+        while True:
+            time.sleep(BEAT_SECONDS)
+            with SPEAKING:
+                sys.stdout.buffer.write(b"\n")
+                sys.stdout.buffer.flush()
+
+
+def answer(asked: Request) -> bool:
+    """Answers a request. Returns whether another may follow: not where bytes of this one may still be on their way."""
     try:
         if asked["verb"] == "call":
             call(asked)
         else:
-            reply(VERBS[asked["verb"]](asked), [])
+            reply(VERBS[asked["verb"]](asked))
     except Refused as error:
-        reply({"refused": error.kind, "why": str(error)}, [])
+        reply({"refused": error.kind, "why": str(error)})
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
-        reply({"refused": kind, "why": f"{error.filename or 'the disk'}: {error.strerror}"}, [])
+        reply({"refused": kind, "why": f"{error.filename or 'the disk'}: {error.strerror}"})
+    else:
+        return True
+    return asked["verb"] not in ("put", "unpack")
+
+
+def main() -> None:
+    """Answers requests, one after another, until the other side has no more."""
+    threading.Thread(target=beat, daemon=True).start()
+    for line in iter(sys.stdin.buffer.readline, b""):
+        if line.strip() and not answer(json.loads(line.decode())):
+            break
 
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError):
         main()
-    # Threads may still wait for the connection's end.
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(0)

@@ -1,8 +1,9 @@
 """The system's OpenSSH client: one kept-open connection a command, strict about host keys.
 
 The user's ~/.ssh/config, agent and jump hosts count; nothing is ever asked (BatchMode) and no host key is taken on
-trust. A request is `_board.py` with a line of JSON and its bytes on standard input, so the only words that a remote
-shell sees are those that `remote` quotes.
+trust. A session is `_board.py` on the board's python3, fed through standard input and then asked line by line, so the
+only words that a remote shell sees are those that `remote` quotes. It ends with its standard input: when the job is
+done, when this process ends in whatever way, or when the connection does.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pipeline import proc
 from pipeline.core import Device
 from pipeline.errors import BadOption, NeedsTool, StageFailed, Unreachable
+from pipeline.progress import say
 
 CONNECT_SECONDS = 15
 ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
@@ -34,6 +36,8 @@ PERSIST_SECONDS = 120
 """A kept connection outlives a killed command by so long."""
 LOST = 255  # Source: ssh(1), EXIT STATUS
 NO_PYTHON, OLD_PYTHON = 127, 70
+STOP_SECONDS = 30.0
+"""So long after it was told to stop, a board has said that it did."""
 
 BOOT = (
     "import sys, zlib; sys.version_info < (3, 7) and sys.exit(70); i = sys.stdin.buffer; "
@@ -49,7 +53,7 @@ class Refused(StageFailed):
     """What the board would not do.
 
     Args:
-        kind: as in _board.py: full, busy, gone, cut, corrupt, hot or system.
+        kind: as in _board.py: full, gone, cut, corrupt, hot or system.
     """
 
     def __init__(self, kind: str, why: str) -> None:
@@ -66,6 +70,137 @@ class Traffic:
     received_bytes: int = 0
 
 
+class Session:
+    """A Python on the board that answers requests, one after another.
+
+    Args:
+        words: the command line that starts it.
+        traffic: where what it carries is counted.
+    """
+
+    def __init__(self, name: str, words: Sequence[str], traffic: Traffic) -> None:
+        self.name, self.traffic = name, traffic
+        self.err = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        self.process = _started(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
+        source = zlib.compress(SOURCE.read_bytes())
+        self._send([b"%d\n" % len(source), source])
+
+    def request(
+        self,
+        verb: Mapping[str, Any],
+        sent: Iterable[bytes] = (),
+        timeout: float | None = None,
+        outs: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        """
+        Args:
+            verb: the request; see _board.py.
+            sent: the bytes that follow it.
+            timeout: seconds after which the board is told to stop, and some after that left alone.
+            outs: where the files go that come back.
+
+        Returns:
+            The answer.
+
+        Raises:
+            Refused: the board would not.
+            Unreachable: it does not answer, or the connection was lost.
+            StageFailed: Python is missing there, or died.
+            TimeoutError: time was up, and it did not say that it stopped.
+        """
+        expired = threading.Event()
+
+        def stop() -> None:
+            expired.set()
+            self._send([b"\n"])
+
+        clocks = []
+        if timeout is not None:
+            give_up = threading.Timer(timeout + STOP_SECONDS, proc.end, [self.process])
+            clocks = [threading.Timer(timeout, stop), give_up]
+        for clock in clocks:
+            clock.start()
+        try:
+            self._send(itertools.chain([json.dumps(dict(verb)).encode() + b"\n"], sent))
+            self.traffic.trips += 1
+            answer = self._answer()
+            if "waits_for" in answer:
+                say(f"{self.name} is in use by {answer['waits_for']}; waiting for it")
+                answer = self._answer()
+            for path, (_, size, _) in zip(outs, answer.get("files", ()), strict=False):
+                self._receive(path, size)
+        except (Unreachable, StageFailed) as error:
+            if expired.is_set():
+                raise TimeoutError from error
+            raise
+        finally:
+            for clock in clocks:
+                clock.cancel()
+        return answer
+
+    def end(self, at_once: bool) -> None:
+        """Closes its standard input, which ends it, and waits for that; or ends this side of it at once."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(0 if at_once else STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            proc.end(self.process)
+            self.process.wait()
+        self.process.stdout.close()
+        self.err.close()
+
+    def _send(self, pieces: Iterable[bytes]) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has answered already, or is gone: `_answer` tells
+            for piece in pieces:
+                self.process.stdin.write(piece)
+                self.process.stdin.flush()
+                self.traffic.sent_bytes += len(piece)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = b"\n"
+        while line == b"\n":  # says only that the board is there
+            line = self.process.stdout.readline()
+            self.traffic.received_bytes += len(line)
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        value: dict[str, Any] = json.loads(line)
+        if "refused" in value:
+            raise Refused(value["refused"], f"{self.name}: {value['why']}")
+        return value
+
+    def _receive(self, path: Path, size: int) -> None:
+        """The next `size` bytes, as a file."""
+        assert self.process.stdout is not None
+        with path.open("wb") as file:
+            while size and (piece := self.process.stdout.read(min(size, 1 << 20))):
+                file.write(piece)
+                size -= len(piece)
+                self.traffic.received_bytes += len(piece)
+        if size:
+            raise self._ended()
+
+    def _ended(self) -> StageFailed:
+        """Why there is no answer."""
+        code = self.process.wait()
+        self.err.seek(0)
+        done = proc.Done((), code, "", self.err.read().decode("utf-8", "replace"), 0.0)
+        if code == LOST or code < 0:
+            return Unreachable(
+                f"{self.name}: the connection was lost; run the same command again: what is finished is kept"
+            )
+        if code == NO_PYTHON:
+            return StageFailed(f"{self.name}: there is no python3 on it: run there: sudo apt-get install python3")
+        if code == OLD_PYTHON:
+            return StageFailed(
+                f"{self.name}: its python3 is older than 3.7; Raspberry Pi OS 11 and later have a newer one"
+            )
+        return StageFailed(f"{self.name}: its side of the work ended without an answer ({done.reason})")
+
+
 @dataclass
 class Link:
     """A kept-open connection to one board.
@@ -73,11 +208,18 @@ class Link:
     Attributes:
         device: its table of devices.toml.
         socket: the client's control socket, in a folder that only this user can enter.
+        holds: while a job has the board, the request by which a session takes it.
+        said: what the board said of itself when it was taken.
+        runtimes: what is known to be there, archives by runtime; of the present session only.
     """
 
     device: Device
     socket: Path
     traffic: Traffic = field(default_factory=Traffic)
+    holds: Mapping[str, Any] | None = None
+    runtimes: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
+    session: Session | None = None
 
     def open(self) -> None:
         """Connects, unless it is connected.
@@ -95,6 +237,40 @@ class Link:
             if code != 0:
                 raise Unreachable(f"{self.device.name}: {explain(self.device, err.read())}")
 
+    @contextlib.contextmanager
+    def alone(self, hold: Mapping[str, Any]) -> Iterator[None]:
+        """Has the board for all that is asked inside; within another such block it is had already.
+
+        Args:
+            hold: the request that takes it.
+        """
+        if self.holds is not None:
+            yield
+            return
+        self.end()  # it was asked without having the board
+        self.holds = hold
+        try:
+            self.begin()
+            yield
+        finally:
+            self.holds = None
+            self.end()
+
+    def begin(self) -> Session:
+        """The session; a new one takes the board if a job needs it, and waits, saying for whom, while another has it.
+
+        Raises:
+            Unreachable, StageFailed: there is no connection, or no Python.
+        """
+        if self.session is None or self.session.process.poll() is not None:
+            self.end()
+            self.open()
+            words = [*client(self.device), "-S", str(self.socket), "-o", "ControlMaster=no", "--", address(self.device)]
+            self.session = Session(self.device.name, [*words, remote(["python3", "-c", BOOT])], self.traffic)
+            if self.holds is not None:
+                self.said = self.request(self.holds)
+        return self.session
+
     def request(
         self,
         verb: Mapping[str, Any],
@@ -102,37 +278,26 @@ class Link:
         timeout: float | None = None,
         outs: Sequence[Path] = (),
     ) -> dict[str, Any]:
-        """One round trip.
+        """One round trip; see `Session.request`."""
+        session = self.begin()
+        try:
+            return session.request(verb, sent, timeout, outs)
+        except Refused:
+            raise
+        except BaseException:  # nobody knows what of it was heard
+            self.end(at_once=True)
+            raise
 
-        Args:
-            verb: the request; see _board.py.
-            sent: the bytes that follow it.
-            timeout: seconds after which the board is left to end what it does.
-            outs: where the files go that come back.
-
-        Returns:
-            The answer.
-
-        Raises:
-            Refused: the board would not.
-            Unreachable: it does not answer, or the connection was lost.
-            TimeoutError: time is up.
-        """
-        self.open()
-        source = zlib.compress(SOURCE.read_bytes())
-        head = b"%d\n%s%s\n" % (len(source), source, json.dumps(dict(verb)).encode())
-        words = [*client(self.device), "-S", str(self.socket), "-o", "ControlMaster=no", "--", address(self.device)]
-        with tempfile.TemporaryFile() as out:
-            words.append(remote(["python3", "-c", BOOT]))
-            done = self._talk(words, itertools.chain([head], sent), timeout, out)
-            answer = self._answer(done, out)
-            for path, (_, size, _) in zip(outs, answer.get("files", ()), strict=False):
-                with path.open("wb") as file:
-                    file.writelines(_take(out, size))
-            return answer
+    def end(self, at_once: bool = False) -> None:
+        """Ends the session. The board is free then, unless the connection was lost or `at_once` was said."""
+        if self.session is not None:
+            self.session.end(at_once)
+        self.session = None
+        self.runtimes.clear()
 
     def close(self) -> None:
         """Ends the connection."""
+        self.end(at_once=True)
         if self.socket.exists():
             self._control("exit")
         shutil.rmtree(self.socket.parent, ignore_errors=True)
@@ -140,61 +305,6 @@ class Link:
     def _control(self, word: str) -> int:
         words = [*client(self.device), "-S", str(self.socket), "-O", word, "--", address(self.device)]
         return proc.run(words, timeout=CONNECT_SECONDS).code
-
-    def _talk(self, words: Sequence[str], sent: Iterable[bytes], timeout: float | None, out: IO[bytes]) -> proc.Done:
-        """Runs ssh; standard input stays open until it ends, since its end tells the board that nobody waits."""
-        with tempfile.TemporaryFile() as err:
-            process = _started(words, stdin=subprocess.PIPE, stdout=out, stderr=err)
-            expired = threading.Event()
-
-            def expire() -> None:
-                expired.set()
-                proc.end(process)
-
-            clock = threading.Timer(timeout or 0, expire)
-            if timeout is not None:
-                clock.start()
-            try:
-                assert process.stdin is not None
-                with contextlib.suppress(BrokenPipeError):  # it has its answer already
-                    for piece in sent:
-                        process.stdin.write(piece)
-                        process.stdin.flush()
-                        self.traffic.sent_bytes += len(piece)
-                code = process.wait()
-            except BaseException:
-                proc.end(process)
-                process.wait()
-                raise
-            finally:
-                clock.cancel()
-                with contextlib.suppress(BrokenPipeError):
-                    if process.stdin is not None:
-                        process.stdin.close()
-            err.seek(0)
-            told = err.read().decode("utf-8", "replace")
-        self.traffic.trips += 1
-        self.traffic.received_bytes += out.seek(0, 2)
-        out.seek(0)
-        return proc.Done(tuple(words), code, "", told, timeout or 0.0, expired.is_set())
-
-    def _answer(self, done: proc.Done, out: IO[bytes]) -> dict[str, Any]:
-        name = self.device.name
-        line = out.readline()
-        if done.timed_out:
-            raise TimeoutError
-        if line.endswith(b"\n"):
-            value: dict[str, Any] = json.loads(line)
-            if "refused" not in value:
-                return value
-            raise Refused(value["refused"], f"{name}: {value['why']}")
-        if done.code == LOST or done.code < 0:
-            raise Unreachable(f"{name}: the connection was lost; run the same command again: what is finished is kept")
-        if done.code == NO_PYTHON:
-            raise StageFailed(f"{name}: there is no python3 on it: run there: sudo apt-get install python3")
-        if done.code == OLD_PYTHON:
-            raise StageFailed(f"{name}: its python3 is older than 3.7; Raspberry Pi OS 11 and later have a newer one")
-        raise StageFailed(f"{name}: its side of the work ended without an answer ({done.reason})")
 
 
 LINKS: dict[str, Link] = {}
@@ -260,7 +370,13 @@ def client(device: Device) -> list[str]:
         quoted = _file(device, "known_hosts").replace("%", "%%")
         words += ["-o", f'UserKnownHostsFile="{quoted}"', "-o", "GlobalKnownHostsFile=/dev/null"]
     if "config" in device.options:
-        words += ["-F", _file(device, "config")]
+        config = _file(device, "config")
+        if not re.fullmatch(r"[\w./+,:@=-]+", config):  # OpenSSH quotes nothing when it starts itself for a jump host
+            raise BadOption(
+                f"[{device.name}] of devices.toml: config = {config!r} has a space or another character that a shell "
+                "would not leave alone, and ssh hands it to one for jump hosts: rename it"
+            )
+        words += ["-F", config]
     return words
 
 
@@ -328,13 +444,6 @@ def _file(device: Device, key: str) -> str:
     if key != "known_hosts" and not path.is_file():
         raise BadOption(f"[{device.name}] of devices.toml: {key} = {str(path)!r} is not a file")
     return str(path)
-
-
-def _take(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The next `size` bytes, or as many as there are."""
-    while size and (piece := file.read(min(size, 1 << 20))):
-        size -= len(piece)
-        yield piece
 
 
 def _started(words: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from pipeline import proc, runner, store
@@ -34,6 +35,11 @@ def about(device: Device) -> str:
 def answers(build: Store, device: Device) -> str | None:
     """See `DeviceKind.answers`."""
     return None
+
+
+def alone(build: Store, device: Device) -> AbstractContextManager[None]:
+    """See `DeviceKind.alone`: one job at a time has the build folder, and with it this machine."""
+    return nullcontext()
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:

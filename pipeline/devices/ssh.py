@@ -9,11 +9,12 @@ clock = "instructions" (on an emulated board whose clock counts those), board = 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,13 +36,6 @@ KEYS = (
 )  # fmt: skip
 PIECE = 1 << 18
 ASK_SECONDS = 60.0
-SLACK_SECONDS = 30.0
-"""What the board's own time limit lies above ours: it is for the case that this side vanishes."""
-COOL_SECONDS = 900.0
-POLL_SECONDS = 1.0
-
-_READY: dict[tuple[str, str], str] = {}
-"""Runtimes that this process knows to be there: (connection, runtime) → the archive's name."""
 
 
 def about(device: Device) -> str:
@@ -53,9 +47,25 @@ def about(device: Device) -> str:
 def answers(build: Store, device: Device) -> str | None:
     """See `DeviceKind.answers`."""
     try:
-        return _ask(_there(build, device)).lacks()
+        device = _there(build, device)
+        return _bundle.Board.of(_request(device, {"verb": "ask"}, ASK_SECONDS)).lacks()
+    except TimeoutError:
+        return f"it did not answer within {ASK_SECONDS:.0f} s"
     except PipelineError as error:
         return str(error).removeprefix(f"{device.name}: ")
+
+
+@contextlib.contextmanager
+def alone(build: Store, device: Device) -> Iterator[None]:
+    """See `DeviceKind.alone`: a session there holds a lock, and answers all that is asked inside.
+
+    Raises:
+        Unreachable, StageFailed: there is no way there, or no Python.
+    """
+    device = _there(build, device)
+    who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
+    with _ssh.link(device).alone({**_common(device), "verb": "hold", "who": who}):
+        yield
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:
@@ -64,36 +74,39 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     Raises:
         StageFailed: there is no such runtime for the board, or it cannot take it.
     """
-    device = _there(build, device)
-    key = (str(_ssh.link(device).socket), runtime)
-    if key in _READY:
-        return
-    board = _ask(device)
-    try:
-        bundle, path = _bundle.make(build, board, runtime)
-    except StageFailed as error:
-        raise StageFailed(f"{device.name}: {error}") from error
-    if bundle.sha256 not in board.runtimes:
-        say(f"sending {runtime} to {device.name} ({bundle.size_bytes / 1e6:.0f} MB)")
-        verb = {
-            "verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256, "size": bundle.size_bytes,
-            "unpacked_bytes": bundle.unpacked_bytes,
-        }  # fmt: skip
-        _alone(device, verb, [(path, bundle.size_bytes)])
-    _READY[key] = bundle.sha256
+    with alone(build, device):
+        device = _there(build, device)
+        link = _ssh.link(device)
+        link.begin()
+        if runtime in link.runtimes:
+            return
+        board = _bundle.Board.of(link.said)
+        try:
+            bundle, path = _bundle.make(build, board, runtime)
+        except StageFailed as error:
+            raise StageFailed(f"{device.name}: {error}") from error
+        if bundle.sha256 not in board.runtimes:
+            say(f"sending {runtime} to {device.name} ({bundle.size_bytes / 1e6:.0f} MB)")
+            verb = {
+                "verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256, "size": bundle.size_bytes,
+                "unpacked_bytes": bundle.unpacked_bytes,
+            }  # fmt: skip
+            _send(device, verb, [(path, bundle.size_bytes)])
+        link.runtimes[runtime] = bundle.sha256
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
     """See `DeviceKind.push`: one round trip asks what is missing, and one brings that."""
-    device = _there(build, device)
-    names = {path: _name(path) for path in files}
-    wanted = {name: path for path, name in names.items()}
-    asked = {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]}
-    told = _request(device, asked, timeout=None)
-    missing = [(name, wanted[name], store.size(wanted[name])) for name in told["missing"]]
-    if missing:
-        verb = {"verb": "put", "files": [(name, size, Path(name).stem) for name, _, size in missing]}
-        _alone(device, verb, [(path, size) for _, path, size in missing])
+    with alone(build, device):
+        device = _there(build, device)
+        names = {path: _name(path) for path in files}
+        wanted = {name: path for path, name in names.items()}
+        asked = {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]}
+        told = _request(device, asked)
+        missing = [(name, wanted[name], store.size(wanted[name])) for name in told["missing"]]
+        if missing:
+            verb = {"verb": "put", "files": [(name, size, Path(name).stem) for name, _, size in missing]}
+            _send(device, verb, [(path, size) for _, path, size in missing])
     return {path: f"{told['folder']}/{name}" for path, name in names.items()}, sum(size for _, _, size in missing)
 
 
@@ -105,10 +118,20 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
         Unreachable: the connection was lost.
         Broken: a file that came back is not what the board sent.
     """
-    device = _there(build, device)
-    key = (str(_ssh.link(device).socket), runtime)
-    if key not in _READY:
+    with alone(build, device):
         setup(build, device, runtime)
+        return _call(_there(build, device), runtime, words, timeout)
+
+
+def clean(build: Store, device: Device) -> int:
+    """See `DeviceKind.clean`."""
+    with alone(build, device):
+        device = _there(build, device)
+        _ssh.link(device).runtimes.clear()
+        return int(_request(device, {"verb": "clean"})["freed_bytes"])
+
+
+def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     places: dict[str, Path] = {}
     outs: list[Path] = []
     there: list[Any] = []
@@ -121,37 +144,28 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
         else:
             there.append({"file": _name(word)})
             places[_name(word)] = word
-    counts_time = device.options.get("clock") is None  # a clock that counts instructions is no clock for a limit
     verb = {
-        "verb": "call", "runtime": _READY[key], "program": _bundle.PROGRAM, "words": there,
-        "seconds": timeout + SLACK_SECONDS if timeout and counts_time else None,
-        "cool_down_c": device.options.get("cool_down_c") if words[:1] == ["run"] else None,
+        "verb": "call", "runtime": _ssh.link(device).runtimes[runtime], "program": _bundle.PROGRAM, "words": there,
     }  # fmt: skip
+    limit = device.options.get("cool_down_c")
+    if limit is not None and words[:1] == ["run"]:  # a request of its own: the time limit is not for waiting
+        _request(device, {"verb": "cool", "cool_down_c": limit})
     started = time.perf_counter()
-    patience = None if timeout is None else timeout + (COOL_SECONDS if verb["cool_down_c"] is not None else 0)
+    argv = ("edge-bench", *map(str, words))
     try:
-        value = _alone(device, verb, [], patience, outs)
+        value = _request(device, verb, timeout, outs)
     except TimeoutError:
-        return Done(("edge-bench", *map(str, words)), -9, "", "", timeout or 0.0, timed_out=True)
+        return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
     except _ssh.Refused as error:
         if error.kind == "gone":
-            _READY.pop(key, None)
-            raise StageFailed(f"{error}; run the same command again: it is sent anew") from error
+            _ssh.link(device).end()  # what else is gone is asked anew
         raise
+    if value["timed_out"]:
+        return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
     for out, (_, _, digest) in zip(outs, value["files"], strict=False):
         if store.sha256(out) != digest:
             raise Broken(f"{out} is not what {device.name} sent; run the same command again")
-    seconds = time.perf_counter() - started
-    argv = ("edge-bench", *map(str, words))
-    return Done(argv, value["code"], value["out"], _told(value, places), seconds, value["timed_out"])
-
-
-def clean(build: Store, device: Device) -> int:
-    """See `DeviceKind.clean`."""
-    device = _there(build, device)
-    for key in [key for key in _READY if key[0] == str(_ssh.link(device).socket)]:
-        del _READY[key]
-    return int(_alone(device, {"verb": "clean"}, [])["freed_bytes"])
+    return Done(argv, value["code"], value["out"], _told(value, places), time.perf_counter() - started)
 
 
 def _there(build: Store, device: Device) -> Device:
@@ -176,56 +190,46 @@ def _there(build: Store, device: Device) -> Device:
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 
-def _ask(device: Device) -> _bundle.Board:
-    return _bundle.Board.of(_request(device, {"verb": "ask"}, timeout=ASK_SECONDS))
-
-
-def _alone(
-    device: Device,
-    verb: Mapping[str, Any],
-    files: Sequence[tuple[Path, int]],
-    timeout: float | None = None,
-    outs: Sequence[Path] = (),
-) -> dict[str, Any]:
-    """A request that has the board to itself: while another holds it, one line says who, and this one waits."""
-    waits = False
-    while True:
-        try:
-            return _request(device, verb, _bytes(device, files), timeout, outs)
-        except _ssh.Refused as error:
-            if error.kind == "full":
-                raise _ssh.Refused(
-                    "full", f"{error}; inv devices.clean --device {device.name} frees it, nothing was lost"
-                ) from error
-            if error.kind == "corrupt":
-                raise _ssh.Refused("corrupt", f"{error}; run the same command again") from error
-            if error.kind != "busy":
-                raise
-            if not waits:
-                say(f"{device.name} is in use by {str(error).removeprefix(f'{device.name}: ')}; waiting for it")
-                waits = True
-            time.sleep(POLL_SECONDS)
-
-
 def _request(
-    device: Device,
-    verb: Mapping[str, Any],
-    sent: Iterable[bytes] = (),
-    timeout: float | None = None,
-    outs: Sequence[Path] = (),
+    device: Device, verb: Mapping[str, Any], timeout: float | None = None, outs: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
-    common = {
-        "folder": device.options.get("folder", "~/.lastmile"),
-        "space_bytes": device.options.get("space_bytes"),
-        "who": who,
+    with _mending(device):
+        return _ssh.link(device).request({**_common(device), **verb}, (), timeout, outs)
+
+
+def _send(device: Device, verb: Mapping[str, Any], files: Sequence[tuple[Path, int]]) -> None:
+    """A request with files."""
+    link = _ssh.link(device)
+    with _mending(device):
+        try:
+            link.request({**_common(device), **verb}, _bytes(device, files))
+        except _ssh.Refused:
+            link.end()  # it may not have read all of it
+            raise
+
+
+@contextlib.contextmanager
+def _mending(device: Device) -> Iterator[None]:
+    """Adds to what the board refuses what mends it."""
+    mends = {
+        "full": f"inv devices.clean --device {device.name} frees what is ours there; nothing was lost",
+        "corrupt": "run the same command again",
+        "gone": "run the same command again: it is sent anew",
     }
     try:
-        return _ssh.link(device).request({**common, **verb}, sent, timeout, outs)
-    except TimeoutError:
-        if verb["verb"] == "call":
+        yield
+    except _ssh.Refused as error:
+        if error.kind not in mends:
             raise
-        raise Unreachable(f"{device.name}: it did not answer within {timeout:.0f} s") from None
+        raise _ssh.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
+
+
+def _common(device: Device) -> dict[str, Any]:
+    """What every request says."""
+    return {
+        "folder": device.options.get("folder", "~/.lastmile"),
+        "space_bytes": device.options.get("space_bytes"),
+    }
 
 
 def _check(device: Device) -> None:
@@ -239,6 +243,9 @@ def _check(device: Device) -> None:
         whole = key in ("port", "space_bytes", "chunk_samples")
         if whole and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise BadOption(f"[{device.name}] of devices.toml: {key} = {value!r} is not a whole number above 0")
+    limit = device.options.get("cool_down_c", 0)
+    if not isinstance(limit, int | float) or isinstance(limit, bool):
+        raise BadOption(f"[{device.name}] of devices.toml: cool_down_c = {limit!r} is not a number of °C")
     clock = device.options.get("clock")
     if clock not in (None, "instructions"):
         raise BadOption(f'[{device.name}] of devices.toml: clock = {clock!r} is unknown (known: "instructions")')

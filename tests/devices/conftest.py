@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.boards import Board as EmulatedBoard
 from .sshd import Board
 
 EMULATED = "ssh, emulated"
+EMULATED_DEVICE = Device("pi4-emulated", "ssh", True, {"board": "pi4", "clock": "instructions"})
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +52,13 @@ class Place:
     Attributes:
         build: the store that it is used from.
         sha256: of a file on it.
+        target: whose files it runs in tests; an emulated board's is that of the runtime that starts soonest.
     """
 
     device: Device
     build: Store
     sha256: Callable[[str], str]
+    target: str = "onnx"
 
 
 @pytest.fixture(params=[*plugins.names("devices"), EMULATED])
@@ -69,25 +70,8 @@ def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
         return Place(Device("local", "local"), wheels, here)
     if kind == EMULATED:
         emulated: EmulatedBoard = request.getfixturevalue("board")
-        device = Device("pi4-emulated", "ssh", True, {"board": "pi4", "clock": "instructions"})
-        return Place(
-            device, emulated.build, lambda path: emulated.run(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")
-        )
+        there = lambda path: emulated.run(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")  # noqa: E731
+        return Place(EMULATED_DEVICE, emulated.build, there, "executorch")
     assert kind == "ssh", f"say here how to make a device of kind {kind}: every kind keeps the contract"
     loopback: Board = request.getfixturevalue("loopback")
     return Place(loopback.device(), wheels, here)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "lastmile-test", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"a file system of its own needs root: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ from pipeline.train import Job
 from tests.make_matrix import QUICK
 
 from .sshd import Board
-from .test_ssh import until
 
 
 @pytest.fixture
@@ -70,29 +67,6 @@ def test_a_second_bench_asks_nothing_and_a_third_sends_no_model(
     traffic = _ssh.link(device).traffic
     assert traffic.trips == 4  # what it is, which files are there, run, predict (all samples are one chunk)
     assert traffic.sent_bytes < 40_000
-
-
-def test_a_board_lost_in_the_accuracy_run_goes_on_with_the_missing_chunk(
-    build: Store, job: Job, own_board: Board, outcomes: list[Outcome], capsys: pytest.CaptureFixture[str]
-) -> None:
-    device = own_board.device(chunk_samples=100)
-    chunks = Path(outcomes[0].path or "").parent / "board" / "chunks"
-    power_cut = threading.Thread(target=lambda: (until((chunks / "100.json").exists), own_board.stop()))
-    power_cut.start()
-    failed = measure.bench(build, job, device, outcomes, QUICK)
-    power_cut.join()
-    assert len(failed) == 1
-    assert not (chunks.parent / "failure.json").exists()
-    kept = sorted(path.name for path in chunks.glob("*.npz"))
-    assert {"0.npz", "100.npz"} <= set(kept) and len(kept) < 6
-    ran = json.loads((chunks / "run.json").read_text())["value"]["started_at"]
-
-    own_board.launch()
-    assert measure.bench(build, job, device, outcomes, QUICK) == []
-    assert f"{len(kept)} of 6 chunks of samples are there" in capsys.readouterr().err
-    there = measured(build, "board")[1]
-    assert there.started_at == ran
-    assert there.accuracy.predictions_sha256 == measured(build, "local")[1].accuracy.predictions_sha256
 
 
 def test_a_clock_that_counts_instructions_is_shown_as_no_latency(

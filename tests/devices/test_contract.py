@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pipeline import plugins, store
+from pipeline import devices, plugins, store
 from pipeline.core import Device
 from pipeline.store import Store
 from tests.make_matrix import ROOT
@@ -35,18 +36,26 @@ def kind(device: Device) -> ModuleType:
 
 
 @pytest.fixture
-def model(matrix: Store) -> Path:
-    """A real .onnx file with a name that a shell would misread."""
-    folder = matrix.root / "it's $(a) folder; -x"
-    folder.mkdir(exist_ok=True)
-    found = next(matrix.root.glob("*/fp32/onnx/*.onnx"))
-    (folder / "model.onnx").write_bytes(found.read_bytes())
-    return folder / "model.onnx"
+def runtime(place: Place) -> str:
+    """What runs a target's files there."""
+    found = devices.runtime(place.device, place.target)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
-def pictures(matrix: Store) -> Path:
-    return next(matrix.root.glob("data/*/images.npy"))
+def model(matrix: Store, place: Place) -> Path:
+    """A real model file with a name that a shell would misread."""
+    folder = matrix.root / "it's $(a) folder; -x"
+    folder.mkdir(exist_ok=True)
+    found = next(matrix.root.glob(f"*/fp32/{place.target}/model.*"))
+    return Path(shutil.copy(found, folder))
+
+
+@pytest.fixture
+def files(matrix: Store, model: Path) -> tuple[Path, Path]:
+    """The model, and the pictures that it is evaluated on."""
+    return model, next(matrix.root.glob("data/*/images.npy"))
 
 
 def test_it_says_what_it_is_in_a_line_and_answers(kind: ModuleType, device: Device, build: Store) -> None:
@@ -66,22 +75,23 @@ def test_files_go_there_once(kind: ModuleType, device: Device, place: Place, bui
     assert kind.push(build, device, files) == (places, 0)
 
 
-def test_edge_bench_says_where_it_runs(kind: ModuleType, device: Device, build: Store) -> None:
-    kind.setup(build, device, "onnxruntime")
-    facts = json.loads(kind.call(build, device, "onnxruntime", ["facts"], 600).out)
+def test_edge_bench_says_where_it_runs(kind: ModuleType, device: Device, build: Store, runtime: str) -> None:
+    kind.setup(build, device, runtime)
+    facts = json.loads(kind.call(build, device, runtime, ["facts"], 600).out)
     assert facts["device"]["cores"] >= 1
-    runtimes = json.loads(kind.call(build, device, "onnxruntime", ["runtimes"], 600).out)["runtimes"]
-    assert {each["name"]: each["available"] for each in runtimes}["onnxruntime"]
+    runtimes = json.loads(kind.call(build, device, runtime, ["runtimes"], 600).out)["runtimes"]
+    assert {each["name"]: each["available"] for each in runtimes}[runtime]
 
 
 def test_outputs_come_back(
-    kind: ModuleType, device: Device, build: Store, tmp_path: Path, model: Path, pictures: Path
+    kind: ModuleType, device: Device, build: Store, runtime: str, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    kind.setup(build, device, "onnxruntime")
-    kind.push(build, device, [model, pictures])
+    kind.setup(build, device, runtime)
+    model, pictures = files
+    kind.push(build, device, files)
     out = tmp_path / "out put.npz"
     words = ["predict", model, "--inputs", pictures, "--layout", "NCHW", "--start", "3", "--count", "5", "--out", out]
-    done = kind.call(build, device, "onnxruntime", words, 600)
+    done = kind.call(build, device, runtime, words, 600)
     assert done.code == 0, done.err
     assert json.loads(done.out)["predictions_sha256"] == store.sha256(out)
     with np.load(out) as outputs:
@@ -89,26 +99,32 @@ def test_outputs_come_back(
 
 
 def test_what_is_wrong_is_said_with_our_own_name_of_the_file(
-    kind: ModuleType, device: Device, build: Store, tmp_path: Path
+    kind: ModuleType, device: Device, build: Store, runtime: str, tmp_path: Path, model: Path
 ) -> None:
-    broken = tmp_path / "broken.onnx"
+    broken = tmp_path / f"broken{model.suffix}"
     broken.write_bytes(b"no model")
-    kind.setup(build, device, "onnxruntime")
+    kind.setup(build, device, runtime)
     kind.push(build, device, [broken])
-    done = kind.call(build, device, "onnxruntime", ["run", broken], 600)
+    done = kind.call(build, device, runtime, ["run", broken], 600)
     assert (done.code, done.out) == (2, "")
     assert done.reason.startswith(f"edge-bench: {broken}: ")
 
 
 def test_a_call_that_takes_too_long_is_ended(
-    kind: ModuleType, device: Device, build: Store, model: Path, pictures: Path
+    kind: ModuleType, device: Device, build: Store, runtime: str, files: tuple[Path, Path]
 ) -> None:
-    kind.setup(build, device, "onnxruntime")
-    kind.push(build, device, [model, pictures])
+    kind.setup(build, device, runtime)
+    model, pictures = files
+    kind.push(build, device, files)
     words = ["run", model, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
-    done = kind.call(build, device, "onnxruntime", words, 3)
+    done = kind.call(build, device, runtime, words, 3)
     assert done.timed_out
     assert done.reason == "no end after 3 s"
+
+
+def test_a_job_has_it_alone_and_a_job_within_a_job_is_the_same(kind: ModuleType, device: Device, build: Store) -> None:
+    with kind.alone(build, device), kind.alone(build, device):
+        assert kind.push(build, device, [])[1] == 0
 
 
 def test_cleaning_frees_what_was_brought(kind: ModuleType, device: Device, build: Store, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ import pytest
 
 from pipeline import store
 from pipeline.core import Device
-from pipeline.devices import _bundle, _ssh, ssh
-from pipeline.errors import BadOption, StageFailed, Unreachable
+from pipeline.devices import _board, _bundle, _ssh, ssh
+from pipeline.errors import BadOption, StageFailed
 from pipeline.store import Store
 
 from .sshd import Board, below, free_port, key
@@ -63,7 +64,9 @@ def test_an_unknown_key_of_the_table_lists_the_known(loopback: Board) -> None:
     assert "unknown key 'adress' (known: address, " in str(ssh.answers(NOWHERE, loopback.device(adress="pi")))
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real"), ("cool_down_c", "40")]
+)
 def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: object) -> None:
     assert name in str(ssh.answers(NOWHERE, loopback.device(**{name: value})))
 
@@ -97,15 +100,6 @@ def test_a_changed_host_key_is_refused_with_the_line_that_forgets_it(own_board: 
     assert ssh.answers(NOWHERE, own_board.device()) is None
 
 
-def test_a_wrong_key_is_said_with_the_line_that_brings_ours(own_board: Board) -> None:
-    stranger = key(own_board.folder / "stranger")
-    reason = ssh.answers(NOWHERE, own_board.device(identity=str(stranger)))
-    assert reason == (
-        f"[127.0.0.1]:{own_board.port} lets in none of your keys: "
-        f"ssh-copy-id -p {own_board.port} -i {stranger} 127.0.0.1"
-    )
-
-
 def test_a_key_file_that_is_not_there_is_said(loopback: Board) -> None:
     assert "identity = '/nowhere' is not a file" in str(ssh.answers(NOWHERE, loopback.device(identity="/nowhere")))
 
@@ -132,6 +126,16 @@ def test_jump_hosts_and_names_of_an_ssh_config_are_honoured(loopback: Board) -> 
     )
     device = Device("pi", "ssh", False, {"address": "pi", "config": str(config), "folder": str(loopback.home)})
     assert ssh.answers(NOWHERE, device) is None
+
+
+def test_an_ssh_config_whose_path_a_shell_would_split_is_refused(loopback: Board) -> None:
+    config = loopback.folder / "ssh config"
+    config.write_text("")
+    reason = ssh.answers(NOWHERE, loopback.device(config=str(config)))
+    assert reason == (
+        f"[board] of devices.toml: config = {str(config)!r} has a space or another character that a shell would not "
+        "leave alone, and ssh hands it to one for jump hosts: rename it"
+    )
 
 
 def test_one_connection_carries_all_requests(own_board: Board) -> None:
@@ -161,19 +165,6 @@ def with_path(there: Board, script: str | None) -> None:
         (programs / "python3").write_text(f"#!/bin/sh\n{script}\n")
         (programs / "python3").chmod(0o755)
     there.launch(f'ForceCommand PATH={programs} exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
-
-
-def test_a_board_without_python_is_said(own_board: Board) -> None:
-    with_path(own_board, None)
-    assert (
-        ssh.answers(NOWHERE, own_board.device()) == "there is no python3 on it: run there: sudo apt-get install python3"
-    )
-
-
-def test_a_board_of_another_architecture_is_said(own_board: Board) -> None:
-    with_path(own_board, 'exec /usr/bin/setarch i686 /usr/bin/python3 "$@"')
-    reason = str(ssh.answers(NOWHERE, own_board.device()))
-    assert reason.startswith("its system is of 32 bits (i686)") and "64 bits works" in reason
 
 
 def test_a_python_that_dies_is_said(own_board: Board) -> None:
@@ -233,58 +224,6 @@ def test_the_archive_of_a_runtime_is_the_same_bytes_each_time(wheels: Store, tmp
     os.utime(content / "a folder" / "x.py", (1, 1))
     _bundle._pack(content, tmp_path / "two.tar.gz")
     assert store.sha256(tmp_path / "one.tar.gz") == store.sha256(tmp_path / "two.tar.gz")
-
-
-def test_a_corrupt_file_on_the_board_is_found_and_sent_again(own_board: Board, wheels: Store, tmp_path: Path) -> None:
-    one, two = random_file(tmp_path / "one.bin", 50_000), random_file(tmp_path / "two.bin", 60_000)
-    places, _ = ssh.push(wheels, own_board.device(), [one, two])
-    there = Path(places[one])
-    there.write_bytes(there.read_bytes()[:-1] + b"!")
-    assert ssh.push(wheels, own_board.device(), [one, two]) == (places, 50_000)
-    assert there.read_bytes() == one.read_bytes()
-
-
-def test_a_connection_cut_in_a_push_leaves_no_half_file(own_board: Board, wheels: Store, tmp_path: Path) -> None:
-    device = own_board.device()
-    small, large = random_file(tmp_path / "small.bin", 1000), random_file(tmp_path / "large.bin", 200 << 20)
-    files = own_board.home / "files"
-    cutter = threading.Thread(
-        target=lambda: (until(lambda: any(path.stat().st_size for path in files.glob(".tmp-*"))), own_board.cut())
-    )
-    cutter.start()
-    with pytest.raises(Unreachable, match="the connection was lost; run the same command again"):
-        ssh.push(wheels, device, [small, large])
-    cutter.join()
-    until(lambda: own_board.sessions() == [])
-    until(lambda: not list(files.glob(".tmp-*")))
-    assert [path.name for path in files.iterdir()] == [f"{store.sha256(small)}.bin"]
-    assert ssh.push(wheels, device, [small, large])[1] == 200 << 20
-
-
-def test_a_full_disk_is_said_and_leaves_no_half_file(
-    own_board: Board, wheels: Store, tmp_path: Path, tiny_disk: Path
-) -> None:
-    device = own_board.device(folder=str(tiny_disk / "there"))
-    fits = random_file(tmp_path / "fits.bin", 5 << 20)
-    assert ssh.push(wheels, device, [fits])[1] == 5 << 20
-    with pytest.raises(StageFailed, match=r"board: 5.2 MB are needed there, .* inv devices.clean --device board"):
-        ssh.push(wheels, device, [random_file(tmp_path / "more.bin", 5 << 20)])
-    assert [path.name for path in (tiny_disk / "there/files").iterdir()] == [f"{store.sha256(fits)}.bin"]
-    with pytest.raises(StageFailed, match="frees it, nothing was lost"):
-        ssh.setup(wheels, device, "onnxruntime")
-    assert list((tiny_disk / "there/runtimes").iterdir()) == []
-    fill(tiny_disk / "other")
-    assert ssh.clean(wheels, device) == 5 << 20
-
-
-def fill(path: Path) -> None:
-    """Takes the last byte of a disk."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return
 
 
 def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: Store, tmp_path: Path) -> None:
@@ -354,29 +293,63 @@ def start(there: Board, build: Store, words: list[str | Path]) -> tuple[threadin
     return thread, came
 
 
-def test_a_time_limit_ends_the_boards_process_too(ready: Board, wheels: Store, endless: list[str | Path]) -> None:
-    done = ssh.call(wheels, ready.device(), "onnxruntime", endless, 4)
-    assert done.timed_out
-    until(lambda: measuring(ready) == [])
-    assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
+@pytest.fixture
+def sensors(tmp_path: Path) -> Path:
+    """A folder like /sys/class/thermal of a board at 48 and 61 °C."""
+    for zone, text in (("thermal_zone0", "48250\n"), ("thermal_zone1", "61000\n")):
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "temp").write_text(text)
+    return tmp_path
 
 
-def test_edge_bench_killed_on_the_board_is_said(ready: Board, wheels: Store, endless: list[str | Path]) -> None:
-    thread, came = start(ready, wheels, endless)
-    os.kill(measuring(ready)[0], signal.SIGKILL)
-    thread.join()
-    assert came[0].reason.startswith("ended by SIGKILL after: killed on the board")  # type: ignore[attr-defined]
+COOLING = """
+import sys
+from pathlib import Path
+from pipeline.devices import _board
+_board.COOL_POLL_SECONDS = 0.02
+print("begins", flush=True)
+try:
+    _board.cool_down(50, Path(sys.argv[1]))
+    print("cool")
+except _board.Refused as error:
+    print(error.kind)
+"""
 
 
-def test_a_cut_connection_ends_what_ran_there_and_frees_the_board(
-    ready: Board, wheels: Store, endless: list[str | Path]
-) -> None:
-    thread, came = start(ready, wheels, endless)
-    ready.cut()
-    thread.join()
-    assert isinstance(came[0], Unreachable)
-    until(lambda: measuring(ready) == [])
-    assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
+def cooling(sensors: Path) -> subprocess.Popen[str]:
+    """The board's side as it waits for 50 °C."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COOLING, sensors], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    return process
+
+
+def test_a_hot_board_is_waited_for_until_its_hottest_sensor_is_cool(sensors: Path) -> None:
+    process = cooling(sensors)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    (sensors / "thermal_zone1" / "temp").write_text("50000\n")
+    assert process.stdout is not None and process.stdout.read() == "cool\n"
+    process.communicate()
+
+
+def test_a_board_does_not_cool_down_for_a_command_that_is_gone(sensors: Path) -> None:
+    assert cooling(sensors).communicate() == ("cut\n", None)
+
+
+def test_a_board_that_stays_hot_is_refused(sensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_board, "COOL_SECONDS", 0)
+    with pytest.raises(_board.Refused, match=r"^still at 61 °C after 0 s of cooling: above cool_down_c$") as caught:
+        _board.cool_down(50, sensors)
+    assert caught.value.kind == "hot"
+
+
+def test_a_board_without_a_sensor_is_not_waited_for(tmp_path: Path) -> None:
+    _board.cool_down(50, tmp_path)
+    (tmp_path / "thermal_zone0").mkdir()
+    (tmp_path / "thermal_zone0" / "temp").write_text("")  # as of a sensor that is switched off
+    _board.cool_down(50, tmp_path)
 
 
 def test_a_killed_command_frees_the_board(ready: Board, wheels: Store, endless: list[str | Path]) -> None:
@@ -389,35 +362,13 @@ def test_a_killed_command_frees_the_board(ready: Board, wheels: Store, endless: 
     assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
 
 
-def test_two_at_once_take_turns_and_the_second_says_who_has_it(
-    ready: Board, wheels: Store, endless: list[str | Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    first, _ = start(ready, wheels, endless)
-    came: list[object] = []
-    call = lambda: came.append(ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60))  # noqa: E731
-    second = threading.Thread(target=call)
-    second.start()
-    told = ""
-
-    def said() -> bool:
-        nonlocal told
-        told += capsys.readouterr().err
-        return "waiting for it" in told
-
-    until(said)
-    assert f"process {os.getpid()}, since 20" in told
-    assert came == []
-    os.kill(measuring(ready)[0], signal.SIGKILL)
-    first.join()
-    second.join()
-    assert came[0].code == 0  # type: ignore[attr-defined]
-
-
 def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: Store) -> None:
     device = ready.device()
-    shutil.rmtree(ready.home / "runtimes")
-    with pytest.raises(StageFailed, match="run the same command again: it is sent anew"):
-        ssh.call(wheels, device, "onnxruntime", ["facts"], 60)
+    with ssh.alone(wheels, device):
+        ssh.setup(wheels, device, "onnxruntime")
+        shutil.rmtree(ready.home / "runtimes")
+        with pytest.raises(StageFailed, match="run the same command again: it is sent anew"):
+            ssh.call(wheels, device, "onnxruntime", ["facts"], 60)
     assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
 
 
