@@ -18,6 +18,8 @@ from pipeline.errors import Broken
 from pipeline.progress import bar, say
 
 FOLDER = "chunks"
+SMALL_REST = 0.1
+"""Share of a chunk up to which the last samples go with the chunk before: a process of edge-bench costs seconds."""
 
 Call = Callable[[Sequence[str | Path]], Mapping[str, Any]]
 
@@ -95,9 +97,12 @@ def join(paths: Sequence[Path], out: Path) -> None:
 
 
 def spans(samples: int, chunk: int | None) -> list[range]:
-    """All samples in chunks."""
+    """All samples in chunks; a rest too small to be worth a process of its own goes with the last chunk."""
     size = chunk or max(samples, 1)
-    return [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+    starts = list(range(0, samples, size))
+    if len(starts) > 1 and samples - starts[-1] <= size * SMALL_REST:
+        starts.pop()
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
 def forget(folder: Path) -> None:

@@ -359,6 +359,32 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One step of an artifact's outputs, framework → host runtime → device, beside those of the step before.
+
+    All samples of the evaluation split are compared. The first step, and one without figures, is beside nothing.
+
+    Attributes:
+        place: "framework", or the device's name.
+        runtime: what ran there: name, version, threads, delegate; None where nothing has run yet.
+        accuracy: the metric there, as a fraction.
+        equal: share of samples whose outputs are all bit-equal.
+        top1_agreement: share of samples with the same largest output.
+        max_error: largest absolute difference of any output.
+        reason: why there are no figures, with the command that makes them.
+    """
+
+    place: str
+    runtime: str | None = None
+    accuracy: float | None = None
+    equal: float | None = None
+    top1_agreement: float | None = None
+    max_error: float | None = None
+    samples: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Cell:
     """One row of `inv results`: a model, recipe and target on a device.
 
@@ -366,9 +392,13 @@ class Cell:
         status: "ok", "unsupported", "failed" or "missing".
         reason: why it is not ok.
         device: None for what was exported but cannot run here.
+        instructions: an inference, the median of the runs, where an emulated device's clock counts them; and the
+            percentiles beside it.
+        throttled: whether the device slowed its clock in the run; None where it cannot tell.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: the 95 % interval of that, paired sample by sample.
         agreement: share of samples with the float model's top-1.
+        steps: the outputs' way to this device: framework, host runtime, and the device where that is another.
     """
 
     model: str
@@ -382,6 +412,8 @@ class Cell:
     size_bytes: int | None = None
     latency_ms: Latency | None = None
     instructions: int | None = None
+    instructions_p90: int | None = None
+    instructions_p99: int | None = None
     load_ms: float | None = None
     first_run_ms: float | None = None
     peak_rss_bytes: int | None = None
@@ -393,6 +425,9 @@ class Cell:
     parity: Parity | None = None
     unchecked: str | None = None
     runtime: str | None = None
+    threads: int | None = None
+    throttled: bool | None = None
+    steps: tuple[Step, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

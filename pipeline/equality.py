@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
-from typing import Any
 
-from pipeline import plugins, predictions, stats
-from pipeline.results import Row
+from pipeline import plugins, stats
+from pipeline.results import Row, outputs
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ def equalities(found: Iterable[Row]) -> list[Equality]:
 
 def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
     """All pairs of one model, recipe and device."""
-    outputs = [_outputs(row) for row in rows]
-    for (a, left), (b, right) in combinations(zip(rows, outputs, strict=True), 2):
+    held = [outputs(row) for row in rows]
+    for (a, left), (b, right) in combinations(zip(rows, held, strict=True), 2):
         distance = stats.parity(a.cell.target, left, right, [None] * len(left))
         yield Equality(
             model=a.cell.model,
@@ -65,9 +64,3 @@ def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
             agreement=distance.top1_agreement,
             max_error=distance.max_error,
         )
-
-
-def _outputs(row: Row) -> tuple[Any, ...]:
-    assert row.home is not None and row.measurement is not None  # only measured rows are compared
-    accuracy = row.measurement.accuracy
-    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]

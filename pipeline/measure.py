@@ -262,11 +262,13 @@ def _throttled(before: str | None, after: str | None) -> bool | None:
 
 
 def _says(measurement: Measurement) -> str:
-    """A measurement in a line."""
-    from pipeline import stats
+    """A measurement in a line; of an emulated device no latency, but its instructions where they are counted."""
+    from pipeline import stats, words
 
     top1 = f"top-1 {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
-    if measurement.device["emulated"]:
-        return top1
     latency = stats.latency(measurement.runs)
+    if measurement.device["emulated"]:
+        if measurement.device.get("clock") != "instructions":
+            return top1
+        return f"{words.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {top1}"  # one ns of its time is one
     return f"p50 {latency.p50:.4g} ms, p99 {latency.p99:.4g} ms, {top1}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import caveats, plugins, predictions, stats, store, words
+from pipeline import caveats, plugins, predictions, stats, steps, store, words
 from pipeline.core import Artifact, Cell, Checkpoint, Failure, Measurement, Recipe, safe_file_name
 from pipeline.errors import Broken, PipelineError
 from pipeline.store import Store
@@ -52,6 +52,17 @@ def rows(build: Store, models: Sequence[tuple[str, str]] | None = None) -> list[
     for model, framework in build.models() if models is None else models:
         found += _of_model(build, model, framework)
     return found
+
+
+def outputs(row: Row) -> tuple[Any, ...]:
+    """Every sample's outputs of a row that has a home: one array per output.
+
+    Raises:
+        Broken: the file is not what its manifest describes (any more).
+    """
+    assert row.home is not None and row.measurement is not None
+    accuracy = row.measurement.accuracy
+    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
 
 
 # -- from the build folder to rows -------------------------------------------------------------------------------------
@@ -117,8 +128,13 @@ def _of_target(build: Store, reference: _Reference, cell: Cell) -> Iterator[Row]
     devices = sorted(
         {path.parent for name in ("measurement.json", "failure.json") for path in folder.glob(f"*/{name}")}
     )
-    for home in devices:
-        yield _with_failure(home, _measured(home, artifact, reference, replace(cell, device=home.name)))
+    found = [
+        _with_failure(home, _measured(home, artifact, reference, replace(cell, device=home.name))) for home in devices
+    ]
+    hosts = [row for row in found if row.home and row.measurement and steps.is_host(row.measurement)]
+    for row in found:
+        foreign = row.home and row.measurement and not steps.is_host(row.measurement)
+        yield _through_host(row, hosts) if foreign else row
     if not devices:
         yield Row(_not_measured(reference, cell), reference.checkpoint, artifact)
 
@@ -201,6 +217,28 @@ def _measured(home: Path, artifact: Artifact, reference: _Reference, cell: Cell)
         return Row(replace(cell, status="failed", reason=words.one_line(str(error))), reference.checkpoint, artifact)
 
 
+def _through_host(row: Row, hosts: Sequence[Row]) -> Row:
+    """The row of a measured device with the host's step between the framework's and its own.
+
+    Args:
+        hosts: what this machine measured of the same file.
+    """
+    assert row.measurement is not None  # as every row with a home
+    measured = [host.measurement for host in hosts if host.measurement]
+    place = steps.nearest(row.measurement, measured)
+    first = row.cell.steps[0]
+    if place is None:
+        rest = steps.without_host(row.measurement, _cell_options(row.cell))
+        return replace(row, cell=replace(row.cell, steps=(first, *rest)))
+    host = hosts[place]
+    try:
+        own = steps.beside(row.measurement, outputs(host), outputs(row))
+    except WRONG as error:
+        return replace(row, cell=replace(row.cell, status="failed", reason=words.one_line(str(error))))
+    own = steps.other_runtime(own, row.measurement, measured[place], _cell_options(row.cell))
+    return replace(row, cell=replace(row.cell, steps=(first, host.cell.steps[-1], own)))
+
+
 def _with_failure(home: Path, row: Row) -> Row:
     """The row of a device whose last run failed: in the place of a measurement, or as a warning beside an older one."""
     try:
@@ -249,6 +287,7 @@ def _sound(home: Path, artifact: Artifact, reference: _Reference, measurement: M
             f"measurement.json says {accuracy.value:.4f} over {accuracy.samples}"
         )
     drop, interval = stats.paired_drop(before, correct)
+    assert reference.checkpoint is not None  # what lacks one is no sound row
     cell = replace(
         _timed(cell, measurement),
         status="ok",
@@ -259,6 +298,9 @@ def _sound(home: Path, artifact: Artifact, reference: _Reference, measurement: M
         drop_interval=interval,
         agreement=stats.agreement(reference.outputs[0], outputs[0]),
         runtime=words.runtime(measurement),
+        threads=_threads(measurement),
+        throttled=measurement.throttled,
+        steps=(steps.framework(reference.checkpoint), steps.beside(measurement, reference.outputs, outputs)),
         warnings=(*caveats.of_times(measurement), *caveats.of_outputs(top1)),
     )
     classes = stats.class_drops(reference.labels, reference.top1, top1, outputs[0].reshape(len(top1), -1).shape[1])
@@ -272,8 +314,14 @@ def _timed(cell: Cell, measurement: Measurement) -> Cell:
         load, first = measurement.load_ns / 1e6, measurement.first_run_ns / 1e6
         return replace(cell, latency_ms=summary, load_ms=load, first_run_ms=first)
     if measurement.device.get("clock") == "instructions":  # one nanosecond of guest time an instruction
-        return replace(cell, instructions=round(summary.p50 * 1e6))
+        p50, p90, p99 = (round(ms * 1e6) for ms in (summary.p50, summary.p90, summary.p99))
+        return replace(cell, instructions=p50, instructions_p90=p90, instructions_p99=p99)
     return cell
+
+
+def _threads(measurement: Measurement) -> int | None:
+    threads = measurement.runtime.get("threads")
+    return threads if isinstance(threads, int) else None
 
 
 def _of_nobody(build: Store, model: str, framework: str, recipes: dict[str, Recipe]) -> Iterator[Row]:

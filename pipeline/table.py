@@ -32,16 +32,17 @@ def table(found: Sequence[Cell]) -> str:
 
 def _rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """The head and each cell's texts. In a row with fewer texts than the head, the last stands in the others' place."""
-    unit = words.unit(cells)
+    unit = words.unit(cell for cell in cells if not cell.emulated)
+    threads = words.differ_in_threads(cells)
     head = (
         *("recipe", "target", "device", "size kB", f"p50 / p90 / p99 {unit.name}", "load ms", "RSS MB"),
         *("top-1 %", "drop, points [95 %] ", "agree %"),
     )
-    return [head, *(_texts(cell, unit) for cell in cells)]
+    return [head, *(_texts(cell, unit, threads) for cell in cells)]
 
 
-def _texts(cell: Cell, unit: words.Unit) -> tuple[str, ...]:
-    names = (cell.recipe, cell.target, cell.device or words.NONE)
+def _texts(cell: Cell, unit: words.Unit, threads: bool) -> tuple[str, ...]:
+    names = (cell.recipe, cell.target, words.place(cell, threads))
     if cell.status != "ok":
         return *names, f"{cell.status}: {cell.reason}"
     if cell.device is None:
@@ -60,13 +61,13 @@ def _texts(cell: Cell, unit: words.Unit) -> tuple[str, ...]:
 
 
 def _cost(cell: Cell, unit: words.Unit) -> str:
-    """p50 / p90 / p99; for an emulated device its instructions, in millions, or that it is one."""
-    if cell.latency_ms is not None:
-        summary = cell.latency_ms
-        return " / ".join(unit.text(value) for value in (summary.p50, summary.p90, summary.p99))
-    if cell.instructions is not None:
-        return f"{cell.instructions / 1e6:.2f} M instr."
-    return "emulated" if cell.emulated else words.NONE
+    """p50 / p90 / p99; for an emulated device its instructions with their spread, or that they were not counted."""
+    cost = words.cost(cell)
+    if cost is None:
+        return "not counted" if cell.emulated else words.NONE
+    if cell.emulated:
+        return words.instructions(cost.p50, cost.p99)
+    return " / ".join(unit.text(value) for value in (cost.p50, cost.p90, cost.p99))
 
 
 def _widths(rows: Iterable[tuple[str, ...]]) -> list[int]:

@@ -16,25 +16,56 @@ MICROSECONDS_BELOW_MS = 0.1
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What an inference costs, over the raw runs: milliseconds, or instructions where the clock counts those."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
 class Unit:
-    """The unit that the latencies of one table or chart share.
+    """The unit that the costs of one table or chart share.
 
     Attributes:
-        per_ms: how many of it are a millisecond.
+        scale: how many of it are a millisecond; 1 for instructions.
     """
 
     name: str
-    per_ms: float
+    scale: float
 
-    def text(self, milliseconds: float) -> str:
-        """A latency given in milliseconds, in this unit, without its name."""
-        return figure(milliseconds * self.per_ms)
+    def text(self, cost: float) -> str:
+        """A cost in this unit, without its name."""
+        return figure(cost * self.scale)
+
+
+INSTRUCTIONS = Unit("instructions", 1.0)
+
+
+def cost(cell: Cell) -> Cost | None:
+    """What an inference costs on the cell's device; None where that is not known."""
+    if cell.latency_ms is not None:
+        return Cost(cell.latency_ms.p50, cell.latency_ms.p90, cell.latency_ms.p99)
+    if cell.instructions is None:
+        return None
+    p50 = cell.instructions
+    return Cost(p50, _or(cell.instructions_p90, p50), _or(cell.instructions_p99, p50))
 
 
 def unit(cells: Iterable[Cell]) -> Unit:
-    """The unit for the latencies of these cells: µs where the fastest would begin with 0.0 in ms."""
-    fastest = min((cell.latency_ms.p50 for cell in cells if cell.latency_ms), default=1.0)
-    return Unit("µs", 1000.0) if fastest < MICROSECONDS_BELOW_MS else Unit("ms", 1.0)
+    """The unit for the costs of these cells, which share a kind of clock: µs where the fastest would begin with 0.0 in
+    ms; instructions on emulated devices."""
+    cells = list(cells)
+    latencies = [cell.latency_ms.p50 for cell in cells if cell.latency_ms]
+    if not latencies and any(cell.instructions is not None for cell in cells):
+        return INSTRUCTIONS
+    return Unit("µs", 1000.0) if min(latencies, default=1.0) < MICROSECONDS_BELOW_MS else Unit("ms", 1.0)
+
+
+def instructions(p50: float, p99: float) -> str:
+    """Instructions an inference with their spread: 69,314 instr., p99 +0.5%."""
+    return f"{p50:,.0f} instr., p99 {100 * (p99 / max(p50, 1) - 1):+.1f}%"
 
 
 def figure(value: float) -> str:
@@ -86,11 +117,32 @@ def name(cell: Cell) -> str:
     return f"{cell.recipe} on {cell.target}"
 
 
+def run(cell: Cell) -> str:
+    """As `name`, which says that the run was throttled where it was."""
+    return name(cell) + throttled(cell)
+
+
+def throttled(cell: Cell) -> str:
+    """The mark of a run in which the device slowed its clock; nothing for others."""
+    return " (throttled)" if cell.throttled else ""
+
+
 def device(cell: Cell) -> str:
     """The device, which says that it is emulated where it is."""
     if cell.device is None:
         return NONE
     return cell.device + (" (emulated)" if cell.emulated and "emulated" not in cell.device else "")
+
+
+def place(cell: Cell, threads: bool) -> str:
+    """The device as it stands beside times: with the mark of a throttled run, and the number of threads where asked."""
+    count = f", {cell.threads} thread{'' if cell.threads == 1 else 's'}" if threads and cell.threads else ""
+    return device(cell) + count + throttled(cell)
+
+
+def differ_in_threads(cells: Iterable[Cell]) -> bool:
+    """Whether these cells were measured with several numbers of threads, which a table then says."""
+    return len({cell.threads for cell in cells if cell.threads}) > 1
 
 
 def runtime(measurement: Measurement) -> str:
@@ -104,6 +156,10 @@ def runtime(measurement: Measurement) -> str:
     if facts.get("refills_input"):
         parts.append("input filled again in every run")
     return ", ".join(parts)
+
+
+def _or(value: int | None, other: int) -> int:
+    return other if value is None else value
 
 
 def one_line(text: str) -> str:

@@ -45,6 +45,13 @@ def test_spans_cover_every_sample_once() -> None:
     assert chunks.spans(7, 100) == [range(7)]
 
 
+def test_a_small_rest_goes_with_the_last_chunk() -> None:
+    assert chunks.spans(504, 500) == [range(504)]
+    assert chunks.spans(1050, 500) == [range(500), range(500, 1050)]
+    assert chunks.spans(1051, 500) == [range(500), range(500, 1000), range(1000, 1051)]
+    assert chunks.spans(50, 500) == [range(50)]
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 22, 23, None])
 def test_chunks_together_are_what_one_call_gives(tmp_path: Path, chunk: int | None) -> None:
     chunks.join(all_of(tmp_path, Device(), chunk), tmp_path / "all.npz")

@@ -189,3 +189,14 @@ def test_the_pictures_of_a_bench_are_those_of_the_checkpoint(matrix: Store, job:
     (folder,) = (matrix.root / "data").iterdir()
     assert folder.name == f"digits-{found.accuracy.dataset_sha256[:16]}"
     assert len(push.labels(folder / "images.npy")) == found.accuracy.samples
+
+
+def test_a_line_of_an_emulated_device_has_instructions_where_they_are_counted_and_never_a_time(matrix: Store) -> None:
+    found = measurement_of(matrix, "onnx", "fp32")
+    found = dataclasses.replace(found, runs=((1, 69_314),) * 99 + ((2, 140_000),))
+    assert "ms, p99" in measure._says(found)
+    emulated = {**found.device, "emulated": True}
+    silent = measure._says(dataclasses.replace(found, device=emulated))
+    assert silent.startswith("top-1 ")
+    counted = measure._says(dataclasses.replace(found, device={**emulated, "clock": "instructions"}))
+    assert counted == f"69,314 instr., p99 +0.0%, {silent}"

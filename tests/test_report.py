@@ -122,8 +122,9 @@ def markdown(demo: Demo) -> str:
 
 def test_the_table_has_every_cell_with_its_figures(demo: Demo, page: str) -> None:
     found = results.cells(demo.build)
-    _, *rows = lines(section(page, "cells"))
-    assert [row[:3] for row in rows] == [[c.recipe, c.target, c.device or "–"] for c in found]
+    rows = [row for row in lines(section(page, "cells")) if row[0] != "recipe"]
+    first, then = ([c for c in found if c.emulated is emulated] for emulated in (False, True))
+    assert [row[:3] for row in rows] == [[c.recipe, c.target, c.device or "–"] for c in (*first, *then)]
     (int8,) = [row for row in rows if row[:3] == ["int8", "executorch", "local"]]
     assert int8[3:] == [
         "96.9", "0.106", "0.108", "0.109", "3.00", "50.0", "10.0", "80.20", "+1.00", "[−0.95, +2.95]", "94.00",
@@ -152,13 +153,78 @@ def test_core_ml_is_not_checked_and_never_ok(demo: Demo, page: str) -> None:
     assert not [line for line in markdown(demo).splitlines() if "coreml" in line and "ok" in line.split()]
 
 
-def test_an_emulated_device_has_instructions_and_no_latency(page: str) -> None:
-    rows = [row for row in lines(section(page, "cells")) if row[2] == "pi4-emulated"]
-    assert [row[4:8] for row in rows] == [["–"] * 4] * 4
-    head, *own = lines(section(page, "emulated"))
-    assert not any("ms" in title for title in head)
-    assert [row[5] for row in own] == ["41.000", "41.000", "38.000", "38.000"]
-    assert "on pi4-emulated" not in section(page, "trade-off")
+def test_an_emulated_device_has_instructions_with_their_spread_and_no_latency(page: str) -> None:
+    found = lines(section(page, "cells"))
+    _, head = [row for row in found if row[0] == "recipe"]
+    assert head[4:7] == ["p50, instructions", "p90, instructions", "p99, instructions"]
+    assert not [title for title in head if title.endswith(("ms", "µs"))]
+    rows = [row for row in found if row[2] == "pi4-emulated"]
+    assert [row[4] for row in rows] == ["41,000,000", "41,000,000", "38,000,000", "38,000,000"]
+    assert '"text":"p50, instructions"' in section(page, "trade-off")
+    assert "38,000,000 instructions (p50)" in section(page, "summary")
+    assert "Fewest instructions without a resolved loss: int8 on executorch" in section(page, "summary")
+
+
+def test_the_way_to_a_device_is_told_step_by_step(page: str) -> None:
+    head, *rows = lines(section(page, "steps"))
+    assert head[4:] == ["accuracy, %", "bit-equal, %", "same top-1, %", "of samples", "largest difference"]
+    runtime = "litert 2.3.0, 1 thread, XNNPACK"
+    way = [row[2:] for row in rows if row[:2] == ["int8", "tflite"]]
+    assert way[0] == ["framework", "torch 2.13.0", "81.20", "–", "–", "500", "–"]
+    assert [line[:2] for line in way[1:]] == [["→ local", runtime], ["→ pi4-emulated", runtime]]
+    assert way[2][2:] == ["80.20", "100.00", "100.00", "500", "0"]
+    assert "resnet8 (torch) on pi4-emulated beside this machine: 2 of 4 files give the same bits" in section(
+        page, "summary"
+    )
+
+
+def test_a_step_that_is_missing_says_the_command_that_makes_it(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", device=BOARD)
+    page = report(tree.build).read_text()
+    reason = "not measured on this machine: inv bench --model toy --target onnx --recipe int8 --device local"
+    assert ["int8", "onnx", "→ local", reason] in lines(section(page, "steps"))
+    assert "not compared with this machine" in section(page, "summary")
+
+
+def test_where_only_this_machine_measured_the_way_to_another_device_is_said(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    assert "inv bench --device NAME" in section(report(tree.build).read_text(), "steps")
+
+
+def test_a_throttled_run_is_marked_wherever_its_times_stand(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    tree.measure("int8", "onnx", device={**LOCAL, "name": "pi4", "kind": "ssh"}, throttled=True)
+    page = report(tree.build).read_text()
+    assert [row[2] for row in lines(section(page, "cells")) if row[:2] == ["int8", "onnx"]] == [
+        "local",
+        "pi4 (throttled)",
+    ]
+    assert section(page, "summary").count("int8 on onnx (throttled): 4.1 kB") == 2
+    assert "int8 on onnx (throttled)" in section(page, "trade-off")
+    assert [row[2] for row in lines(section(page, "steps"))][-1] == "→ pi4 (throttled)"
+    assert ["throttled", "yes"] in lines(section(page, "machines"))
+    assert "the device slowed its clock" in section(page, "warnings")
+    assert "| int8 | onnx | pi4 (throttled) |" in (tmp_path / "report.md").read_text()
+
+
+def test_threads_are_said_where_they_differ(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    for name, threads in (("local", 1), ("pi4", 4)):
+        runtime = {"name": "onnxruntime", "version": "1.31.1", "threads": threads}
+        tree.measure("int8", "onnx", device={**LOCAL, "name": name}, runtime=runtime)
+    found = lines(section(report(tree.build).read_text(), "cells"))
+    assert [row[2] for row in found if row[:2] == ["int8", "onnx"]] == ["local, 1 thread", "pi4, 4 threads"]
 
 
 def test_a_difference_that_the_samples_cannot_resolve_is_said_to_be_none(page: str) -> None:

@@ -6,7 +6,7 @@ predictions are read; no framework is imported.
     page.py       what a section is, and its two renderings; template.html is the page around it
     summary.py    what to take: the smallest and the fastest without a loss
     tables.py     every cell, the outputs beside each other, what has no figures, and the warnings
-    charts.py     latency and drop, sizes, drops by class
+    charts.py     cost and drop, sizes, drops by class
     origins.py    machines, tools and method: where the figures come from
 """
 
@@ -46,11 +46,11 @@ def _sections(found: Sequence[Row], pairs: Sequence[Equality]) -> list[Section]:
         summary(found),
         charts.trade_off(found),
         tables.cells(found),
+        tables.steps(found),
         charts.sizes(found),
         tables.bit_equality(pairs),
         charts.classes(found),
         tables.without_figures(found),
-        tables.emulated(found),
         tables.exports(found),
         tables.warnings(found),
         origins.machines(found),

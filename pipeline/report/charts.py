@@ -1,10 +1,10 @@
-"""Sections that are charts: latency and drop, sizes, drops by class."""
+"""Sections that are charts: cost and drop, sizes, drops by class."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline import stats
+from pipeline import stats, words
 from pipeline.report import figures
 from pipeline.report.groups import by_device, by_model, samples
 from pipeline.report.page import Block, Section, Table, numbers, texts
@@ -19,20 +19,26 @@ def trade_off(found: Sequence[Row]) -> Section:
     targets = _names(found, "target")
     blocks: list[Block] = []
     for place, rows in by_device(found):
-        timed = [row for row in rows if row.cell.latency_ms]
-        if timed:
+        known = [row for row in rows if words.cost(row.cell)]
+        if known:
+            left = (
+                "The fewest instructions first. Left: instructions an inference, the median of raw runs (logarithmic "
+                "axis); the line ends at p99. This is no latency: see below."
+                if known[0].cell.emulated
+                else "The fastest first. Left: median latency of raw runs on this device (logarithmic axis); the line "
+                "ends at p99."
+            )
             caption = (
-                "The fastest first. Left: median latency of raw runs on this device (logarithmic axis); the line ends "
-                f"at p99. Middle: drop over {samples(timed[0]):,} samples with its 95 % interval; one that crosses 0 "
+                f"{left} Middle: drop over {samples(known[0]):,} samples with its 95 % interval; one that crosses 0 "
                 "shows no difference that these samples can resolve. Right: size of the file."
             )
-            chart = figures.html(figures.trade_off(timed, targets), f"trade-off-{len(blocks)}")
+            chart = figures.html(figures.trade_off(known, targets), f"trade-off-{len(blocks)}")
             blocks.append(Block(place, chart=chart, caption=caption))
     return Section(
         "trade-off",
-        "Accuracy drop against latency, with size",
+        "Accuracy drop against cost, with size",
         blocks=tuple(blocks),
-        nothing="No latency was measured on a real device.",
+        nothing="No latency was measured.",
     )
 
 

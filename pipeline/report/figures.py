@@ -23,7 +23,7 @@ SOFT = "#888"
 
 
 def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
-    """A line for each cell, the fastest first: p50 to p99, the drop with its interval, the file's size."""
+    """A line for each cell, the cheapest first: p50 to p99, the drop with its interval, the file's size."""
     from plotly.subplots import make_subplots
 
     unit = words.unit(row.cell for row in timed)
@@ -43,7 +43,7 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
         x=ends,
         y=_labels(rows),
         mode="text",
-        text=[f"  {unit.text(row.cell.latency_ms.p50)}" for row in rows if row.cell.latency_ms],
+        text=[f"  {unit.text(_cost(row).p50)}" for row in rows],
         textposition="middle right",
         showlegend=False,
         hoverinfo="skip",
@@ -182,22 +182,27 @@ def _drops(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
 
 def _hover(own: Sequence[Row], unit: Unit) -> dict[str, Any]:
     told = [
-        f"<b>{_safe(words.name(row.cell))}</b><br>p50 {unit.text(row.cell.latency_ms.p50)} {unit.name}<br>"
+        f"<b>{_safe(words.run(row.cell))}</b><br>p50 {unit.text(_cost(row).p50)} {unit.name}<br>"
         f"{words.kilobytes(row.cell.size_bytes)} kB<br>drop {_safe(words.drop(row.cell).rstrip('*'))} points<br>"
         f"{_safe(verdict(row))}"
         for row in own
-        if row.cell.latency_ms
     ]
     return {"customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
 
 
+def _cost(row: Row) -> words.Cost:
+    cost = words.cost(row.cell)
+    assert cost is not None  # only such rows are drawn
+    return cost
+
+
 def _p50(row: Row, unit: Unit) -> float:
     """The median in this unit; a logarithmic axis has no 0."""
-    return max(row.cell.latency_ms.p50 * unit.per_ms, 1e-6) if row.cell.latency_ms else 1e-6
+    return max(_cost(row).p50 * unit.scale, 1e-6)
 
 
 def _p99(row: Row, unit: Unit) -> float:
-    return max(row.cell.latency_ms.p99 * unit.per_ms, 1e-6) if row.cell.latency_ms else 1e-6
+    return max(_cost(row).p99 * unit.scale, 1e-6)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -209,7 +214,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    return [_safe(words.name(row.cell)) for row in rows]
+    return [_safe(words.run(row.cell)) for row in rows]
 
 
 def _safe(text: str) -> str:

@@ -9,6 +9,7 @@ from pipeline.core import Cell
 from pipeline.report.groups import by_device, samples
 from pipeline.report.page import Block, Section, only
 from pipeline.results import Row
+from pipeline.steps import WAY
 from pipeline.words import Unit
 
 WORTH_SAYING = 1.1
@@ -16,7 +17,7 @@ WORTH_SAYING = 1.1
 
 
 def summary(found: Sequence[Row]) -> Section:
-    points = [point for place, rows in by_device(found) for point in _of_place(place, rows)]
+    points = [p for place, rows in by_device(found) for p in (*_of_place(place, rows), *_through_host(place, rows))]
     waiting = sum(row.cell.status in ("missing", "failed") for row in found)
     counted = [row.cell for row in found if row.cell.status == "ok" and row.cell.device is not None]
     doubted = sum(bool(cell.warnings) for cell in counted)
@@ -45,21 +46,18 @@ def _of_place(place: str, rows: Sequence[Row]) -> list[str]:
     unit = words.unit(row.cell for row in rows)
     smallest = min(kept, key=lambda row: row.cell.size_bytes or 0)
     points.append(f"Smallest without a resolved loss: {_sentence(smallest, rows, unit)}")
-    timed = [row for row in kept if row.cell.latency_ms]
-    if timed:
-        points.append(f"Fastest without a resolved loss: {_fastest(timed, rows, unit)}")
+    known = [row for row in kept if words.cost(row.cell)]
+    if known:
+        best = "Fewest instructions" if unit == words.INSTRUCTIONS else "Fastest"
+        points.append(f"{best} without a resolved loss: {_cheapest(known, rows, unit)}")
     return points
 
 
-def _fastest(timed: Sequence[Row], rows: Sequence[Row], unit: Unit) -> str:
-    """The fastest cell, and those that its own spread does not tell from it."""
-
-    def p50(row: Row) -> float:
-        return row.cell.latency_ms.p50 if row.cell.latency_ms else 0.0
-
-    best = min(timed, key=p50)
-    spread = best.cell.latency_ms.p90 if best.cell.latency_ms else 0.0
-    near = [words.name(row.cell) for row in timed if row is not best and p50(row) <= spread]
+def _cheapest(known: Sequence[Row], rows: Sequence[Row], unit: Unit) -> str:
+    """The cell of the lowest median, and those that its own spread does not tell from it."""
+    costs = [(cost, row) for row in known if (cost := words.cost(row.cell))]
+    cost, best = min(costs, key=lambda each: each[0].p50)
+    near = [words.run(row.cell) for other, row in costs if row is not best and other.p50 <= cost.p90]
     sentence = _sentence(best, rows, unit)
     if not near:
         return sentence
@@ -67,16 +65,34 @@ def _fastest(timed: Sequence[Row], rows: Sequence[Row], unit: Unit) -> str:
 
 
 def _sentence(row: Row, rows: Sequence[Row], unit: Unit) -> str:
-    """One cell in words: size, speed, drop, and what that drop is worth."""
+    """One cell in words: size, cost, drop, and what that drop is worth."""
     cell = row.cell
     base = next((r.cell for r in rows if (r.cell.recipe, r.cell.target) == ("fp32", cell.target)), cell)
     parts = [f"{words.kilobytes(cell.size_bytes)} kB{_smaller(cell, base)}"]
-    if cell.latency_ms:
-        parts.append(f"{unit.text(cell.latency_ms.p50)} {unit.name} (p50){_faster(cell, base)}")
-    elif cell.instructions:
-        parts.append(f"{cell.instructions / 1e6:.2f} million instructions")
+    cost = words.cost(cell)
+    if cost:
+        parts.append(f"{unit.text(cost.p50)} {unit.name} (p50){_cheaper(cell, base)}")
     parts.append(f"drop {words.drop(cell).rstrip('*')} points")
-    return f"{words.name(cell)}: {', '.join(parts)}: {verdict(row)}."
+    return f"{words.run(cell)}: {', '.join(parts)}: {verdict(row)}."
+
+
+def _through_host(place: str, rows: Sequence[Row]) -> list[str]:
+    """How the outputs of one model on one device differ from this machine's, in a sentence; none for this machine's."""
+    pairs = [(row, row.cell.steps[-1]) for row in rows if len(row.cell.steps) == len(WAY)]
+    compared = [(step.equal, step.top1_agreement or 0.0, row) for row, step in pairs if step.equal is not None]
+    if not compared:
+        return [f"{place}: not compared with this machine, where these files were not measured."] if pairs else []
+    count = f"{samples(compared[0][-1]):,} samples"
+    same = sum(equal == 1 for equal, _, _ in compared)
+    sentence = f"{place} beside this machine: {same} of {len(compared)} files give the same bits on all {count}"
+    if same < len(compared):
+        least = min(compared, key=lambda each: each[0])
+        sentence += f", {words.run(least[-1].cell)} on the fewest ({words.percent(least[0])} %)"
+    worst = min(compared, key=lambda each: each[1])
+    where = "" if worst[1] == 1 else f" or more ({words.run(worst[-1].cell)})"
+    left = len(pairs) - len(compared)
+    more = f" {left} more were not measured on this machine." if left else ""
+    return [f"{sentence}; top-1 is the same on {words.percent(worst[1])} %{where}.{more}"]
 
 
 def _smaller(cell: Cell, base: Cell) -> str:
@@ -85,9 +101,10 @@ def _smaller(cell: Cell, base: Cell) -> str:
     return f" ({ratio:.1f} times smaller than fp32)" if ratio >= WORTH_SAYING else ""
 
 
-def _faster(cell: Cell, base: Cell) -> str:
-    """How much faster it is than fp32 on the same target, where it is."""
-    if not (base.latency_ms and cell.latency_ms and cell.latency_ms.p50):
+def _cheaper(cell: Cell, base: Cell) -> str:
+    """How much faster it is than fp32 on the same target, or how many fewer its instructions are, where it is."""
+    own, other = words.cost(cell), words.cost(base)
+    if not (own and other and own.p50):
         return ""
-    ratio = base.latency_ms.p50 / cell.latency_ms.p50
-    return f" ({ratio:.1f} times faster than fp32)" if ratio >= WORTH_SAYING else ""
+    ratio, what = other.p50 / own.p50, "faster" if cell.latency_ms else "fewer"
+    return f" ({ratio:.1f} times {what} than fp32)" if ratio >= WORTH_SAYING else ""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline import caveats, words
-from pipeline.core import Artifact, Cell
+from pipeline import caveats, stats, words
+from pipeline.core import Artifact, Cell, Step
 from pipeline.equality import Equality
-from pipeline.report.groups import by_model
+from pipeline.report.groups import by_device, by_model
 from pipeline.report.page import Block, Section, Table, numbers, only, texts
 from pipeline.results import Row
+from pipeline.steps import WAY
 from pipeline.words import NONE, Unit
 
 ABOUT_CELLS = (
@@ -18,38 +19,60 @@ ABOUT_CELLS = (
     "float model's top-1. Memory: the process's peak; the model's: what of it came after the runtime was started. The "
     "rest is the process itself: Python and all that the runtime's package loads."
 )
+ABOUT_EMULATED = (
+    "Outputs, accuracy and memory are those of the real instructions; time is not, so no latency is shown but "
+    "instructions an inference, over the raw runs. That is a repeatable cost without a model of caches or pipelines: "
+    "int8 can count more than fp32 and still be faster on a board. Where the clock counts none there is a dash."
+)
+ABOUT_STEPS = (
+    "Each line beside the line before it: the share of samples whose outputs are all bit-equal, the share with the "
+    "same top-1, and the largest difference of any output. No file need be bit-equal to its framework: kernels add in "
+    "another order, and a quantized file is another function."
+)
 
 
 def cells(found: Sequence[Row]) -> Section:
+    """A table for each model; its emulated devices have one of their own, in which instructions stand for times."""
     blocks = []
     for model, rows in by_model(found):
-        unit = words.unit(row.cell for row in rows)
-        columns = (
-            *texts("recipe", "target", "device"),
-            *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), "load, ms"),
-            *numbers("memory, MB", "model's, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
-        )
-        table = Table(columns, tuple(_cell(row, unit) for row in rows))
-        blocks.append(Block(model, table=table, caption=ABOUT_CELLS))
+        real = [row for row in rows if not row.cell.emulated]
+        emulated = [row for row in rows if row.cell.emulated]
+        if real:
+            blocks.append(_cells(model, real, ABOUT_CELLS))
+        if emulated:
+            blocks.append(_cells(f"{model}, emulated devices", emulated, ABOUT_EMULATED))
     return Section("cells", "All cells", blocks=tuple(blocks), nothing="There are no cells.")
 
 
-def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
+def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
+    found = [row.cell for row in rows]
+    unit, threads = words.unit(found), words.differ_in_threads(found)
+    load = () if found[0].emulated else ("load, ms",)
+    columns = (
+        *texts("recipe", "target", "device"),
+        *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *load),
+        *numbers("memory, MB", "model's, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
+    )
+    return Block(title, table=Table(columns, tuple(_cell(row, unit, threads) for row in rows)), caption=about)
+
+
+def _cell(row: Row, unit: Unit, threads: bool) -> tuple[str, ...]:
     cell = row.cell
-    head = (cell.recipe, cell.target, words.device(cell), words.kilobytes(cell.size_bytes))
+    head = (cell.recipe, cell.target, words.place(cell, threads), words.kilobytes(cell.size_bytes))
     if cell.status != "ok":
         return *head, f"{cell.status}: {cell.reason}"
     if cell.device is None:
         return *head, cell.unchecked or "not checked"
-    return *head, *_times(cell, unit), *_memory(row), words.percent(cell.accuracy), *_beside_float(cell)
+    return *head, *_costs(cell, unit), *_memory(row), words.percent(cell.accuracy), *_beside_float(cell)
 
 
-def _times(cell: Cell, unit: Unit) -> tuple[str, str, str, str]:
-    """p50, p90, p99 and load; dashes for an emulated device, whose times are none."""
-    if cell.latency_ms is None or cell.load_ms is None:
-        return NONE, NONE, NONE, NONE
-    summary = cell.latency_ms
-    return unit.text(summary.p50), unit.text(summary.p90), unit.text(summary.p99), words.figure(cell.load_ms)
+def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
+    """p50, p90, p99; and load, where the clock is a real one."""
+    cost = words.cost(cell)
+    texts = (NONE,) * 3 if cost is None else tuple(unit.text(value) for value in (cost.p50, cost.p90, cost.p99))
+    if cell.emulated:
+        return texts
+    return *texts, NONE if cell.load_ms is None else words.figure(cell.load_ms)
 
 
 def _memory(row: Row) -> tuple[str, str]:
@@ -65,30 +88,49 @@ def _beside_float(cell: Cell) -> tuple[str, str, str]:
     return words.points(cell.drop_points), words.interval(cell.drop_interval), words.percent(cell.agreement)
 
 
-def emulated(found: Sequence[Row]) -> Section:
+def steps(found: Sequence[Row]) -> Section:
+    """Every file that another device than this machine ran: framework → host runtime → device."""
     columns = (
-        *texts("model", "recipe", "target", "device"),
-        *numbers("size, kB", "million instructions an inference", "memory, MB", "model's, MB", "accuracy, %"),
-        *numbers("drop, points", "95 % interval", "agree, %"),
+        *texts("recipe", "target", "step", "runtime"),
+        *numbers("accuracy, %", "bit-equal, %", "same top-1, %", "of samples", "largest difference"),
     )
-    lines = tuple(
-        (
-            *(words.model(row.cell), row.cell.recipe, row.cell.target, words.device(row.cell)),
-            words.kilobytes(row.cell.size_bytes),
-            "not counted" if row.cell.instructions is None else f"{row.cell.instructions / 1e6:,.3f}",
-            *(*_memory(row), words.percent(row.cell.accuracy), *_beside_float(row.cell)),
-        )
-        for row in found
-        if row.cell.status == "ok" and row.cell.emulated
-    )
+    blocks = []
+    for place, rows in by_device(found):
+        cells = [row.cell for row in rows if len(row.cell.steps) == len(WAY)]
+        if cells:
+            lines = tuple(line for cell in cells for step in cell.steps for line in _step(cell, step))
+            blocks.append(Block(place, table=Table(columns, lines), caption=ABOUT_STEPS))
     return Section(
-        "emulated",
-        "Emulated devices",
-        "Outputs, accuracy and memory are those of the real instructions; time is not, so no latency is shown. An "
-        "instruction count is a repeatable cost without a model of caches or pipelines: int8 can count more than "
-        "fp32 and still be faster on a board.",
-        blocks=only(Block(table=Table(columns, lines))),
+        "steps",
+        "Framework → host runtime → device",
+        "The same file on this machine and on the device, over the whole evaluation split: where both ran the same "
+        "runtime, what differs between them is the processor and its kernels.",
+        blocks=tuple(blocks),
+        nothing="Only this machine has measured anything: inv bench --device NAME adds a device of devices.toml.",
     )
+
+
+def _step(cell: Cell, step: Step) -> Iterator[tuple[str, ...]]:
+    """A step's line, and another for what should be known of it."""
+    first, last = step is cell.steps[0], step is cell.steps[-1]
+    names = (
+        cell.recipe,
+        cell.target,
+        step.place if first else f"→ {step.place}{words.throttled(cell) if last else ''}",
+    )
+    if step.accuracy is not None:
+        yield *names, step.runtime or NONE, words.percent(step.accuracy), *_beside(step)
+    if step.reason is not None:
+        yield *names, step.reason
+
+
+def _beside(step: Step) -> tuple[str, ...]:
+    """How a step's outputs differ from those of the step before."""
+    error, count = step.max_error, f"{step.samples:,}"
+    if error is None:
+        return NONE, NONE, count, NONE
+    largest = "not finite" if error >= stats.LARGEST_ERROR else f"{error:.3g}"
+    return words.percent(step.equal), words.percent(step.top1_agreement), count, largest
 
 
 def bit_equality(pairs: Sequence[Equality]) -> Section:
