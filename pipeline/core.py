@@ -289,11 +289,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A whole evaluation split, run on the device.
+    """The evaluation split, or a part of it, run on the device.
 
     Attributes:
-        value: the metric over all samples, as a fraction.
-        reference: the same of the framework's float model.
+        samples: how many; where the split has more, those of `part.indices`.
+        value: the metric over these samples, as a fraction.
+        reference: the same of the framework's float model, over the same samples.
         predictions: file beside the manifest with every sample's outputs (.npz: output_0, …, float32).
     """
 
@@ -366,6 +367,8 @@ class Cell:
         status: "ok", "unsupported", "failed" or "missing".
         reason: why it is not ok.
         device: None for what was exported but cannot run here.
+        threads: that the runtime had.
+        samples: how many the accuracy is over.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: the 95 % interval of that, paired sample by sample.
         agreement: share of samples with the float model's top-1.
@@ -393,6 +396,8 @@ class Cell:
     parity: Parity | None = None
     unchecked: str | None = None
     runtime: str | None = None
+    threads: int | None = None
+    samples: int | None = None
     warnings: tuple[str, ...] = ()
 
 

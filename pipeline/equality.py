@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import Any
 
-from pipeline import plugins, predictions, stats
+from pipeline import plugins, predictions, stats, words
 from pipeline.results import Row
 
 
@@ -38,8 +38,9 @@ class Equality:
 def equalities(found: Iterable[Row]) -> list[Equality]:
     """Every two targets of these rows that were measured on one device under one static recipe."""
 
-    def group(row: Row) -> tuple[str, str, str, str]:
-        return row.cell.model, row.cell.framework, row.cell.recipe, row.cell.device or ""
+    def group(row: Row) -> tuple[str, str, str, str, int]:
+        cell = row.cell
+        return cell.model, cell.framework, cell.recipe, words.device(cell), cell.samples or 0
 
     static = {name for name in plugins.names("recipes") if plugins.load("recipes", name).RECIPE.static}
     measured = (row for row in found if row.measurement and row.cell.status == "ok" and row.cell.recipe in static)
@@ -56,7 +57,7 @@ def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
             model=a.cell.model,
             framework=a.cell.framework,
             recipe=a.cell.recipe,
-            device=a.cell.device or "",
+            device=words.device(a.cell),
             first=a.cell.target,
             second=b.cell.target,
             one_graph=all(row.artifact is not None and row.artifact.quantized_by == "graph" for row in (a, b)),

@@ -41,7 +41,7 @@ def _rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 
 
 def _texts(cell: Cell, unit: words.Unit) -> tuple[str, ...]:
-    names = (cell.recipe, cell.target, cell.device or words.NONE)
+    names = (cell.recipe, cell.target, words.device(cell))
     if cell.status != "ok":
         return *names, f"{cell.status}: {cell.reason}"
     if cell.device is None:

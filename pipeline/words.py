@@ -87,10 +87,11 @@ def name(cell: Cell) -> str:
 
 
 def device(cell: Cell) -> str:
-    """The device, which says that it is emulated where it is."""
+    """The device, which says that it is emulated where it is; and the threads, where they are not one."""
     if cell.device is None:
         return NONE
-    return cell.device + (" (emulated)" if cell.emulated and "emulated" not in cell.device else "")
+    emulated = " (emulated)" if cell.emulated and "emulated" not in cell.device else ""
+    return cell.device + emulated + ("" if cell.threads in (None, 1) else f", {cell.threads} threads")
 
 
 def runtime(measurement: Measurement) -> str:

@@ -180,7 +180,7 @@ def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(c
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match="--threads and --min-runs are at least 1"):
+    with pytest.raises(BadOption, match="--threads, --min-runs and --samples are at least 1"):
         dataclasses.replace(measure.Options(), **wrong).check()
 
 
