@@ -24,9 +24,9 @@ from typing import Any
 import _common
 import numpy as np
 
-from pipeline import budget, devices, emulate, measure, plugins, predictions, results, stats, train
+from pipeline import budget, devices, emulate, measure, plugins, predictions, results, stats, store, train
 from pipeline import push as pushing
-from pipeline.core import Artifact, Device
+from pipeline.core import Artifact, Device, Measurement
 from pipeline.devices import _ssh
 from pipeline.export import Outcome, export
 from pipeline.store import Store
@@ -45,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--board", choices=list(emulate.BOARDS), required=True)
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--recipes", default=",".join(plugins.names("recipes")))
     parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
     options = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> int:
     figures.pop("machine", None)
     holds = True
     for part in options.only.split(","):
-        told, good = globals()[part](build, options.board, jobs)
+        told, good = globals()[part](build, options.board, jobs, options.recipes.split(","))
         figures[part] = {**figures.get(part, {}), **told}
         holds &= good
         _common.keep(f"boards_{options.board}", figures)
@@ -68,10 +69,9 @@ def main() -> int:
 # -- every recipe and runtime ------------------------------------------------------------------------------------------
 
 
-def cells(build: Store, board: str, jobs: Sequence[train.Job]) -> tuple[dict[str, Any], bool]:
+def cells(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Size, instructions, memory and accuracy of every cell, beside the host's outputs on the same samples."""
     figures: dict[str, Any] = {}
-    recipes = plugins.names("recipes")
     for job in jobs:
         options = measure.Options(samples=MODELS[job.model])
         outcomes = export(build, job, list(TARGETS), recipes)
@@ -140,7 +140,7 @@ def _table(found: Sequence[dict[str, Any]]) -> str:
 # -- what a count depends on -------------------------------------------------------------------------------------------
 
 
-def repeat(build: Store, board: str, jobs: Sequence[train.Job]) -> tuple[dict[str, Any], bool]:
+def repeat(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Every recorded count beside that after another boot."""
     emulate.stop(build, board)
     emulate.boot(build, board)
@@ -148,28 +148,27 @@ def repeat(build: Store, board: str, jobs: Sequence[train.Job]) -> tuple[dict[st
     figures: dict[str, Any] = {}
     good = True
     for job in jobs:
-        outcomes = export(build, job, list(TARGETS), plugins.names("recipes"))
+        outcomes = export(build, job, list(TARGETS), recipes)
         images = _images(build, job, MODELS[job.model])
         changes = {}
         for device in _devices(board):
-            for found, (artifact, path) in zip(
-                measure.kept(outcomes, device, 1), pushing.runnable(outcomes, device), strict=True
-            ):
+            for artifact, path in pushing.runnable(outcomes, device):
+                found = store.read(Measurement, measure.home(path, device, 1) / measure.MANIFEST)
+                assert found is not None, f"{path} is not measured on {device.name}: run the part cells first"
                 before = recorded[budget.count(found).name]
                 now = _count(build, device, artifact, path, images)
-                changes[f"{artifact.recipe} {found.runtime['name']}"] = (before, now, now / before - 1)
-                print(
-                    f"{job.model} {artifact.recipe} {found.runtime['name']}: {before:,} {now:,} {now / before - 1:+.4%}"
-                )
+                name = f"{artifact.recipe} {found.runtime['name']}"
+                changes[name] = (before, now, now / before - 1)
+                print(f"{job.model} {name}: {before:,} {now:,} {changes[name][2]:+.4%}")
         worst = max(abs(change) for _, _, change in changes.values())
         figures[job.model] = {"counts": changes, "worst": worst, "median": _common.median(_shares(changes))}
         good &= _common.verdict(f"{job.model}: over two boots within {REPEATS:.1%} ({worst:.4%})", worst <= REPEATS)
     return figures, good
 
 
-def weights(build: Store, board: str, jobs: Sequence[train.Job]) -> tuple[dict[str, Any], bool]:
+def weights(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """digits_cnn's counts beside those of another training (another seed) and of other pictures."""
-    device, recipes = devices.find(f"{board}-emulated"), plugins.names("recipes")
+    device = devices.find(f"{board}-emulated")
     figures: dict[str, Any] = {}
     with _scratch(build) as other:
         job = train.Job(seed=1)
@@ -222,7 +221,7 @@ def _shares(changes: dict[str, tuple[int, int, float]]) -> list[float]:
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def costs(build: Store, board: str, jobs: Sequence[train.Job]) -> tuple[dict[str, Any], bool]:
+def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Wall seconds, round trips and bytes of set-up, push and bench, in a folder on the board that is new."""
     device = devices.find(f"{board}-emulated")
     device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})
