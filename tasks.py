@@ -22,6 +22,8 @@ from pipeline.errors import BadOption, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.budget import Budget, Comparison
+    from pipeline.core import Device
     from pipeline.export import Outcome
     from pipeline.store import Store
     from pipeline.train import Job
@@ -42,7 +44,10 @@ HELP = {
     "lr": "peak learning rate",
     "seed": "of initial weights, order and augmentation",
     "resume": "go on where an interrupted training with the same settings ended (--no-resume: afresh)",
-    "threads": "threads of the runtime",
+    "threads": "threads of the runtime: 1, or 1,2,4, or all (1 to all cores of the device)",
+    "check": "a file of recorded counts (benchmarks/instructions.json): fail where one grew by more than 2 %",
+    "record": "write the counts of this bench into such a file, beside those that are there",
+    "samples": "evaluate so many samples, of each class its share, not the whole test split",
     "min_runs": "measure at least so many runs …",
     "min_seconds": "… and for at least so long",
     "time_limit": "seconds after which a measurement is given up",
@@ -144,26 +149,45 @@ def bench(
     _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
     device: str = "local", data: str | None = None, weights: str | None = None, threads: str = "1",
     min_runs: str = "64", min_seconds: str = "1", time_limit: str = "3600", again: bool = False,
+    samples: str | None = None, check: str | None = None, record: str | None = None,
 ) -> None:  # fmt: skip
-    """Measure size, load, latency, memory and accuracy on a device."""
-    from pipeline import devices, measure, results, table
+    """Measure size, load, latency, memory and accuracy on a device; --check fails where instructions grew."""
+    from dataclasses import replace
 
-    there = devices.find(device)
+    from pipeline import budget, devices, measure, results, table
+    from pipeline import threads as threading
+
+    there, numbers = devices.find(device), threading.wanted(threads)
     options = measure.Options(
-        _whole("threads", threads), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
-        _real("time-limit", time_limit), again,
+        min(numbers, default=1), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
+        _real("time-limit", time_limit), again or bool(check or record), _number("samples", samples, int),
     )  # fmt: skip
     options.check()
+    recorded = _budget(there, check, record)
     job = _job(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
     build = _build()
+    numbers = threading.on(build, there, _names("targets", target), numbers)
     outcomes = _export(build, job, target, recipe)
-    failed = measure.bench(build, job, there, outcomes, options)
+    failed = [
+        error
+        for number in numbers
+        for error in measure.bench(build, job, there, outcomes, replace(options, threads=number))
+    ]
     wanted = {(outcome.target, outcome.recipe) for outcome in outcomes}
     cells = results.cells(build, [(_name(job), framework)])
     print(table.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
     if failed:
         raise failed[0]
+    if check or record:
+        counts = [budget.count(found) for number in numbers for found in measure.kept(outcomes, there, number)]
+        if not counts:
+            raise BadOption(f"{device} runs none of these: there is nothing to count")
+        if record:
+            budget.record(Path(record), counts)
+            print(f"{record}: {len(counts)} counts recorded")
+        else:
+            _hold(budget.compare(counts, recorded, there, wanted))
 
 
 @door()
@@ -413,6 +437,39 @@ def _export(build: Store, job: Job, target: str, recipe: str, show: bool = False
             print(exporting.line(outcome))
     exporting.raise_if_failed(outcomes)
     return outcomes
+
+
+def _budget(device: Device, check: str | None, record: str | None) -> Budget:
+    """The recorded counts, read before anything is measured; none where they are not asked for.
+
+    Raises:
+        BadOption, Unsupported: both options, a file that cannot be used, or a device that counts no instructions.
+    """
+    from pipeline import budget
+
+    if check and record:
+        raise BadOption("--check compares with a file and --record writes it: one of them at a time")
+    if check or record:
+        budget.require_clock(device)
+    if check or (record and Path(record).exists()):
+        return budget.read(Path(check or record or ""))
+    if record and not Path(record).parent.is_dir():
+        raise BadOption(f"--record {record}: there is no folder {Path(record).parent}")
+    return budget.Budget(())
+
+
+def _hold(found: list[Comparison]) -> None:
+    """Prints counts beside the recorded ones; for each that grew or is not recorded a line, and exit code 1."""
+    from pipeline import budget
+
+    print(f"\n{budget.table(found)}")
+    told = [(one.fails, one.told) for one in found if one.told]
+    for fails, line in told:
+        if not fails:
+            print(line)
+    if any(fails for fails, _ in told):
+        raise Exit("\n".join(str(line) for fails, line in told if fails), code=1)
+    print(f"{len(found)} counts within {budget.GROWTH:.0%} of the recorded ones, or below")
 
 
 def _refuse_unmeasurable(device: str, target: str) -> None:

@@ -56,6 +56,13 @@ def of_outputs(top1: NDArray[Any]) -> tuple[str, ...]:
     return (f"{count} of {len(top1)} samples gave NaN or infinite outputs (counted as wrong): see inv trace",)
 
 
+def of_part(samples: int, split: int) -> tuple[str, ...]:
+    """Whether accuracy is of a part of the split only."""
+    if samples == split:
+        return ()
+    return (f"accuracy is over {samples:,} of the split's {split:,} samples: leave --samples out for all of them",)
+
+
 def _spread(runs: Sequence[Sequence[int]]) -> list[str]:
     if not runs:
         return ["no runs are on record: measure again"]
@@ -132,7 +139,7 @@ def _name(cell: Cell, measured: Sequence[Cell]) -> str:
     """A cell's name, with its model or its device where there are several."""
     parts = [words.model(cell)] if len({words.model(c) for c in measured}) > 1 else []
     parts.append(words.name(cell))
-    parts += [words.device(cell)] if len({c.device for c in measured}) > 1 else []
+    parts += [words.device(cell)] if len({(c.device, c.threads) for c in measured}) > 1 else []
     return ", ".join(parts)
 
 

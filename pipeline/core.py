@@ -289,11 +289,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A whole evaluation split, run on the device.
+    """The evaluation split, or a part of it, run on the device.
 
     Attributes:
-        value: the metric over all samples, as a fraction.
-        reference: the same of the framework's float model.
+        samples: how many; where the split has more, those of `part.indices`.
+        value: the metric over these samples, as a fraction.
+        reference: the same of the framework's float model, over the same samples.
         predictions: file beside the manifest with every sample's outputs (.npz: output_0, …, float32).
     """
 
@@ -395,6 +396,8 @@ class Cell:
         instructions: an inference, the median of the runs, where an emulated device's clock counts them; and the
             percentiles beside it.
         throttled: whether the device slowed its clock in the run; None where it cannot tell.
+        threads: that the runtime had.
+        samples: how many the accuracy is over.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: the 95 % interval of that, paired sample by sample.
         agreement: share of samples with the float model's top-1.
@@ -428,6 +431,7 @@ class Cell:
     threads: int | None = None
     throttled: bool | None = None
     steps: tuple[Step, ...] = ()
+    samples: int | None = None
     warnings: tuple[str, ...] = ()
 
 

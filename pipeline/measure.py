@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pipeline import chunks, devices, plugins, store, train
+from pipeline import chunks, devices, part, plugins, predictions, store, train
 from pipeline import push as pushing
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, safe_file_name, to_json
 from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
@@ -20,6 +20,8 @@ from pipeline.progress import say
 from pipeline.store import Store
 
 MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
+THREADS = "threads-"
+"""Where a folder with more than one thread's measurement begins its name, within its device's."""
 THE_WAY_THERE = (
     "address", "port", "identity", "known_hosts", "config", "folder", "space_bytes", "chunk_samples", "cool_down_c",
 )  # fmt: skip
@@ -32,6 +34,7 @@ class Options:
 
     Attributes:
         threads: of the runtime.
+        samples: how many of the evaluation split's, of each class its share; None for all.
         min_runs, min_seconds: measuring ends when both are reached.
         time_limit: seconds that one call of edge-bench may take.
         again: measure also what is up to date.
@@ -42,6 +45,7 @@ class Options:
     min_seconds: float = 1.0
     time_limit: float = 3600.0
     again: bool = False
+    samples: int | None = None
 
     def check(self) -> None:
         """
@@ -52,11 +56,14 @@ class Options:
         if (
             self.threads < 1
             or self.min_runs < 1
+            or (self.samples is not None and self.samples < 1)
             or seconds[0] < 0
             or seconds[1] <= 0
             or not all(map(isfinite, seconds))
         ):
-            raise BadOption("--threads and --min-runs are at least 1, --min-seconds 0, --time-limit more than 0")
+            raise BadOption(
+                "--threads, --min-runs and --samples are at least 1, --min-seconds 0, --time-limit more than 0"
+            )
 
 
 def bench(
@@ -73,13 +80,13 @@ def bench(
     todo = [
         (artifact, path)
         for artifact, path in pushing.runnable(outcomes, device)
-        if options.again or not ready(path.parent / device.name, artifact, device, options)
+        if options.again or not ready(home(path, device, options.threads), artifact, device, options)
     ]
     if not todo:
         return []
     failed: list[StageFailed] = []
     with store.lock(build, f"bench of {job.model} on {device.name}"):
-        place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint), options)
+        place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint, options.samples), options)
         try:
             with plugins.load("devices", device.kind).alone(build, device):
                 for artifact, path in todo:
@@ -95,7 +102,7 @@ def _measured(place: _Place, artifact: Artifact, path: Path) -> list[StageFailed
     Raises:
         Unreachable: the device is gone.
     """
-    folder = path.parent / place.device.name
+    folder = home(path, place.device, place.options.threads)
     try:
         measurement = _measure(place, artifact, path)
     except Unreachable:
@@ -108,6 +115,18 @@ def _measured(place: _Place, artifact: Artifact, path: Path) -> list[StageFailed
     store.remove(folder / FAILURE)
     say(f"  {artifact.target} {artifact.recipe}: {_says(measurement)}")
     return []
+
+
+def kept(outcomes: Sequence[Outcome], device: Device, threads: int) -> list[Measurement]:
+    """The measurements on a device of all that it can run of `outcomes`."""
+    homes = [home(path, device, threads) for _, path in pushing.runnable(outcomes, device)]
+    return [found for found in (store.read(Measurement, home / MANIFEST) for home in homes) if found is not None]
+
+
+def home(path: Path, device: Device, threads: int) -> Path:
+    """Where the measurement of the file at `path` is kept: each number of threads has a place of its own."""
+    folder = path.parent / device.name
+    return folder if threads == 1 else folder / f"{THREADS}{threads}"
 
 
 def ready(folder: Path, artifact: Artifact, device: Device, options: Options) -> bool:
@@ -126,7 +145,7 @@ def _key(artifact: Artifact, device: Device, options: Options) -> str:
     """Hash of all that a measurement is of."""
     return store.digest([
         artifact.sha256, to_json(_itself(device)), devices.runtime(device, artifact.target),
-        metadata.version("edge-bench"), options.threads, options.min_runs, options.min_seconds,
+        metadata.version("edge-bench"), options.threads, options.min_runs, options.min_seconds, options.samples,
     ])  # fmt: skip
 
 
@@ -152,7 +171,7 @@ class _Place:
 
 def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
     """`edge-bench run`, alone, for times and memory; then `predict`, chunk by chunk, for every sample's outputs."""
-    folder = path.parent / place.device.name
+    folder = home(path, place.device, place.options.threads)
     folder.mkdir(parents=True, exist_ok=True)
     runtime = devices.runtime(place.device, artifact.target)
     assert runtime is not None  # the caller asked whether the device can run it
@@ -196,23 +215,33 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
     return measurement
 
 
-def _accuracy(place: _Place, predictions: Path, sha256: str) -> Accuracy:
+def _accuracy(place: _Place, outputs: Path, sha256: str) -> Accuracy:
     """The metric over a file of predictions."""
     import numpy as np
 
-    with np.load(predictions, allow_pickle=False) as kept:
+    with np.load(outputs, allow_pickle=False) as kept:
         right = kept["output_0"].argmax(1) == pushing.labels(place.images)
+    checkpoint = place.checkpoint
     return Accuracy(
-        dataset=place.checkpoint.spec.dataset,
-        dataset_sha256=place.checkpoint.dataset_sha256,
+        dataset=checkpoint.spec.dataset,
+        dataset_sha256=checkpoint.dataset_sha256,
         split="test",
         samples=len(right),
-        metric=place.checkpoint.spec.metric,
+        metric=checkpoint.spec.metric,
         value=float(right.mean()),
-        reference=place.checkpoint.accuracy,
-        predictions=predictions.name,
+        reference=checkpoint.accuracy if len(right) == checkpoint.samples else _reference(place, len(right)),
+        predictions=outputs.name,
         predictions_sha256=sha256,
     )
+
+
+def _reference(place: _Place, samples: int) -> float:
+    """The float model's metric over a part of the split."""
+    checkpoint = place.checkpoint
+    folder = place.build.checkpoint(checkpoint.spec.name, checkpoint.framework)
+    outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
+    chosen = part.indices(labels, samples)
+    return float((outputs[0][chosen].argmax(1) == labels[chosen]).mean())
 
 
 def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: Accuracy, key: str) -> Measurement:

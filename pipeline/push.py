@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import devices, plugins, store, train
+from pipeline import devices, part, plugins, store, train
 from pipeline.core import SCHEMA, Artifact, Checkpoint, Device
-from pipeline.errors import StageFailed, Unreachable, Unsupported
+from pipeline.errors import BadOption, StageFailed, Unreachable, Unsupported
 from pipeline.export import Outcome
 from pipeline.progress import bar, say
 from pipeline.store import Store
@@ -20,7 +20,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation split as it goes to devices.
+    """The evaluation split, or a part of it, as it goes to devices.
 
     Attributes:
         images: file name; uint8 (N, height, width, channels), .npy.
@@ -95,15 +95,26 @@ def refuse(device: Device, targets: Sequence[str]) -> None:
             raise Unsupported(f"{target} cannot be measured on {device.name}: {reason}")
 
 
-def evaluation(build: Store, checkpoint: Checkpoint) -> Path:
-    """The evaluation split as one .npy file, made when it is not there; its labels lie beside it."""
-    folder = build.root / "data" / f"{checkpoint.spec.dataset}-{checkpoint.dataset_sha256[:16]}"
+def evaluation(build: Store, checkpoint: Checkpoint, samples: int | None = None) -> Path:
+    """The evaluation split, or a part of it, as one .npy file, made when it is not there; its labels lie beside it.
+
+    Args:
+        samples: how many, of each class its share (see part.py); None for all.
+
+    Raises:
+        BadOption: the split has fewer.
+    """
+    if samples is not None and samples > checkpoint.samples:
+        raise BadOption(f"--samples {samples}: {checkpoint.spec.name}'s test split has {checkpoint.samples}")
+    samples = None if samples == checkpoint.samples else samples
+    name = f"{checkpoint.spec.dataset}-{checkpoint.dataset_sha256[:16]}" + (f"-{samples}" if samples else "")
+    folder = build.root / "data" / name
     made = store.read_or_say(Evaluation, folder / "evaluation.json")
     if made is not None and all(
         (folder / name).is_file() and store.sha256(folder / name) == digest for name, digest in made.sha256.items()
     ):
         return folder / made.images
-    _materialise(checkpoint, folder)
+    _materialise(checkpoint, folder, samples)
     return folder / "images.npy"
 
 
@@ -114,21 +125,22 @@ def labels(images: Path) -> Any:
     return np.load(images.with_name("labels.npy"), allow_pickle=False)
 
 
-def _materialise(checkpoint: Checkpoint, folder: Path) -> None:
+def _materialise(checkpoint: Checkpoint, folder: Path, samples: int | None) -> None:
     import numpy as np
 
     split = train.test_split(checkpoint)
-    say(f"preparing {len(split)} evaluation pictures of {checkpoint.spec.dataset}")
-    shape = (len(split), *checkpoint.spec.inputs[0].shape)
+    chosen = part.indices(split.labels, samples or len(split))
+    say(f"preparing {len(chosen)} evaluation pictures of {checkpoint.spec.dataset}")
+    shape = (len(chosen), *checkpoint.spec.inputs[0].shape)
     with store.atomic(folder) as new:
         new.mkdir()
         with (new / "images.npy").open("wb") as file:  # not a memory map: a full disk would end the process by a signal
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for start in bar(range(0, len(split), CHUNK), "preparing", unit="chunk"):
-                file.write(split.images(range(start, min(start + CHUNK, len(split)))).tobytes())
-        np.save(new / "labels.npy", split.labels)
+            for start in bar(range(0, len(chosen), CHUNK), "preparing", unit="chunk"):
+                file.write(split.images(chosen[start : start + CHUNK].tolist()).tobytes())
+        np.save(new / "labels.npy", split.labels[chosen])
         hashes = {name: store.sha256(new / name) for name in ("images.npy", "labels.npy")}
         store.write(
             new / "evaluation.json",
-            Evaluation("images.npy", "labels.npy", hashes, checkpoint.dataset_sha256, len(split)),
+            Evaluation("images.npy", "labels.npy", hashes, checkpoint.dataset_sha256, len(chosen)),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import caveats, plugins, predictions, stats, steps, store, words
+from pipeline import caveats, part, plugins, predictions, stats, steps, store, words
 from pipeline.core import Artifact, Cell, Checkpoint, Failure, Measurement, Recipe, safe_file_name
 from pipeline.errors import Broken, PipelineError
 from pipeline.store import Store
@@ -79,6 +79,18 @@ class _Reference:
     lack: str | None = None
     status: str = "failed"
 
+    def of(self, samples: int) -> _Reference:
+        """The same over a part of the split, where a measurement is of one."""
+        if not 0 < samples < len(self.labels):
+            return self
+        chosen = part.indices(self.labels, samples)
+        return replace(
+            self,
+            outputs=tuple(output[chosen] for output in self.outputs),
+            labels=self.labels[chosen],
+            top1=self.top1[chosen],
+        )
+
 
 def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:
     reference = _reference(build, model, framework)
@@ -125,18 +137,24 @@ def _of_target(build: Store, reference: _Reference, cell: Cell) -> Iterator[Row]
         yield Row(_not_exported(folder, reference, cell, artifact), reference.checkpoint)
         return
     cell = replace(cell, size_bytes=artifact.size_bytes, parity=artifact.parity, unchecked=artifact.unchecked)
-    devices = sorted(
-        {path.parent for name in ("measurement.json", "failure.json") for path in folder.glob(f"*/{name}")}
-    )
+    homes = {path.parent for name in ("measurement.json", "failure.json") for path in folder.glob(f"*/**/{name}")}
     found = [
-        _with_failure(home, _measured(home, artifact, reference, replace(cell, device=home.name))) for home in devices
+        _with_failure(home, _measured(home, artifact, reference, replace(cell, device=device, threads=threads)))
+        for home, device, threads in sorted((home, *_place(home.relative_to(folder))) for home in homes)
     ]
     hosts = [row for row in found if row.home and row.measurement and steps.is_host(row.measurement)]
     for row in found:
         foreign = row.home and row.measurement and not steps.is_host(row.measurement)
-        yield _through_host(row, hosts) if foreign else row
-    if not devices:
+        yield _through_host(row, hosts, reference) if foreign else row
+    if not homes:
         yield Row(_not_measured(reference, cell), reference.checkpoint, artifact)
+
+
+def _place(home: Path) -> tuple[str, int]:
+    """Device and number of threads of a measurement's folder, as `measure.home` names it."""
+    device, *more = home.parts
+    number = more[0].removeprefix("threads-") if more else "1"
+    return device, int(number) if number.isdecimal() else 0
 
 
 def _artifact(folder: Path, reference: _Reference, cell: Cell) -> Artifact | str | None:
@@ -191,23 +209,24 @@ def _measured(home: Path, artifact: Artifact, reference: _Reference, cell: Cell)
     try:
         measurement = store.read(Measurement, home / "measurement.json")
         if measurement is None:
-            reason = f"not measured yet: inv bench{_cell_options(cell)} --device {cell.device}"
+            reason = f"not measured yet: inv bench{_device_options(cell)}"
             return Row(replace(cell, status="missing", reason=reason), reference.checkpoint, artifact)
         cell = replace(cell, emulated=_emulated(measurement))
         _same(
             "measurement",
-            (cell.model, cell.framework, cell.recipe, cell.target, cell.device),
+            (cell.model, cell.framework, cell.recipe, cell.target, cell.device, cell.threads),
             (
                 measurement.model,
                 measurement.framework,
                 measurement.recipe,
                 measurement.target,
                 measurement.device.get("name"),
+                measurement.runtime.get("threads"),
             ),
         )
         stale = _stale(artifact, reference, measurement)
         if stale:
-            reason = f"{stale}: inv bench{_cell_options(cell)} --device {cell.device}"
+            reason = f"{stale}: inv bench{_device_options(cell)}"
             return Row(replace(cell, status="missing", reason=reason), reference.checkpoint, artifact)
         if reference.lack:
             cell = replace(cell, status=reference.status, reason=reference.lack)
@@ -217,13 +236,15 @@ def _measured(home: Path, artifact: Artifact, reference: _Reference, cell: Cell)
         return Row(replace(cell, status="failed", reason=words.one_line(str(error))), reference.checkpoint, artifact)
 
 
-def _through_host(row: Row, hosts: Sequence[Row]) -> Row:
+def _through_host(row: Row, hosts: Sequence[Row], reference: _Reference) -> Row:
     """The row of a measured device with the host's step between the framework's and its own.
 
     Args:
-        hosts: what this machine measured of the same file.
+        hosts: what this machine measured of the same file, over the same samples or all of them.
     """
-    assert row.measurement is not None  # as every row with a home
+    assert row.measurement is not None and row.cell.samples is not None  # as every row with a home
+    samples, whole = row.cell.samples, len(reference.labels)
+    hosts = [host for host in hosts if host.cell.samples in (samples, whole)]
     measured = [host.measurement for host in hosts if host.measurement]
     place = steps.nearest(row.measurement, measured)
     first = row.cell.steps[0]
@@ -232,11 +253,17 @@ def _through_host(row: Row, hosts: Sequence[Row]) -> Row:
         return replace(row, cell=replace(row.cell, steps=(first, *rest)))
     host = hosts[place]
     try:
-        own = steps.beside(row.measurement, outputs(host), outputs(row))
+        held = outputs(host)
+        if host.cell.samples != samples:
+            held = tuple(output[part.indices(reference.labels, samples)] for output in held)
+        before = reference.of(samples)
+        accuracy = float((stats.top1(held[0]) == before.labels).mean())
+        shown = steps.beside(measured[place], before.outputs, held, accuracy)
+        own = steps.beside(row.measurement, held, outputs(row), row.measurement.accuracy.value)
     except WRONG as error:
         return replace(row, cell=replace(row.cell, status="failed", reason=words.one_line(str(error))))
     own = steps.other_runtime(own, row.measurement, measured[place], _cell_options(row.cell))
-    return replace(row, cell=replace(row.cell, steps=(first, host.cell.steps[-1], own)))
+    return replace(row, cell=replace(row.cell, steps=(first, shown, own)))
 
 
 def _with_failure(home: Path, row: Row) -> Row:
@@ -273,7 +300,8 @@ def _stale(artifact: Artifact, reference: _Reference, measurement: Measurement) 
 
 def _sound(home: Path, artifact: Artifact, reference: _Reference, measurement: Measurement, cell: Cell) -> Row:
     """The row of a measurement that belongs to its artifact. Raises Broken where its predictions do not fit."""
-    accuracy = measurement.accuracy
+    accuracy, split = measurement.accuracy, len(reference.labels)
+    reference = reference.of(accuracy.samples)
     outputs, _ = predictions.read(home, accuracy.predictions, accuracy.predictions_sha256)
     held, expected = [(o.shape, str(o.dtype)) for o in outputs], [(o.shape, "float32") for o in reference.outputs]
     if held != expected:
@@ -292,16 +320,19 @@ def _sound(home: Path, artifact: Artifact, reference: _Reference, measurement: M
         _timed(cell, measurement),
         status="ok",
         peak_rss_bytes=measurement.peak_rss_bytes,
+        samples=accuracy.samples,
         accuracy=value,
         reference_accuracy=float(before.mean()),
         drop_points=drop,
         drop_interval=interval,
         agreement=stats.agreement(reference.outputs[0], outputs[0]),
         runtime=words.runtime(measurement),
-        threads=_threads(measurement),
         throttled=measurement.throttled,
-        steps=(steps.framework(reference.checkpoint), steps.beside(measurement, reference.outputs, outputs)),
-        warnings=(*caveats.of_times(measurement), *caveats.of_outputs(top1)),
+        steps=(
+            steps.framework(reference.checkpoint, before),
+            steps.beside(measurement, reference.outputs, outputs, value),
+        ),
+        warnings=(*caveats.of_times(measurement), *caveats.of_outputs(top1), *caveats.of_part(len(top1), split)),
     )
     classes = stats.class_drops(reference.labels, reference.top1, top1, outputs[0].reshape(len(top1), -1).shape[1])
     return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))
@@ -317,11 +348,6 @@ def _timed(cell: Cell, measurement: Measurement) -> Cell:
         p50, p90, p99 = (round(ms * 1e6) for ms in (summary.p50, summary.p90, summary.p99))
         return replace(cell, instructions=p50, instructions_p90=p90, instructions_p99=p99)
     return cell
-
-
-def _threads(measurement: Measurement) -> int | None:
-    threads = measurement.runtime.get("threads")
-    return threads if isinstance(threads, int) else None
 
 
 def _of_nobody(build: Store, model: str, framework: str, recipes: dict[str, Recipe]) -> Iterator[Row]:
@@ -346,3 +372,8 @@ def _options(model: str, framework: str) -> str:
 
 def _cell_options(cell: Cell) -> str:
     return f"{_options(cell.model, cell.framework)} --target {cell.target} --recipe {cell.recipe}"
+
+
+def _device_options(cell: Cell) -> str:
+    threads = "" if cell.threads in (None, 1) else f" --threads {cell.threads}"
+    return f"{_cell_options(cell)} --device {cell.device}{threads}"

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import devices, stats, words
 from pipeline.core import Checkpoint, Measurement, Step
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WAY = ("framework", "host", "device")
 """The steps to a device that is not this machine; the way to this machine is without the last."""
@@ -20,18 +23,23 @@ HOST = "local"
 """The kind of device that is this machine, and the name of the one that every devices.toml begins with."""
 
 
-def framework(checkpoint: Checkpoint) -> Step:
-    """The first step: the float model in its framework."""
+def framework(checkpoint: Checkpoint, right: NDArray[Any]) -> Step:
+    """The first step: the float model in its framework.
+
+    Args:
+        right: (N,) bool, whether its answer to a sample is the label.
+    """
     version = checkpoint.tools.get(checkpoint.framework, "")
     runtime = f"{checkpoint.framework} {version}".strip()
-    return Step(WAY[0], runtime, checkpoint.accuracy, samples=checkpoint.samples)
+    return Step(WAY[0], runtime, float(right.mean()), samples=len(right))
 
 
-def beside(measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any]) -> Step:
+def beside(measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any], accuracy: float) -> Step:
     """A measurement's step.
 
     Args:
         before, outputs: one array per output, first axis the samples: of the step before, and of this one.
+        accuracy: over these samples.
 
     Raises:
         ParityFailed: number or shape of the outputs differ.
@@ -40,7 +48,7 @@ def beside(measurement: Measurement, before: Sequence[Any], outputs: Sequence[An
     return Step(
         place=str(measurement.device.get("name")),
         runtime=words.runtime(measurement),
-        accuracy=measurement.accuracy.value,
+        accuracy=accuracy,
         equal=distance.equal,
         top1_agreement=distance.top1_agreement,
         max_error=distance.max_error,

@@ -33,16 +33,15 @@ def table(found: Sequence[Cell]) -> str:
 def _rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """The head and each cell's texts. In a row with fewer texts than the head, the last stands in the others' place."""
     unit = words.unit(cell for cell in cells if not cell.emulated)
-    threads = words.differ_in_threads(cells)
     head = (
         *("recipe", "target", "device", "size kB", f"p50 / p90 / p99 {unit.name}", "load ms", "RSS MB"),
         *("top-1 %", "drop, points [95 %] ", "agree %"),
     )
-    return [head, *(_texts(cell, unit, threads) for cell in cells)]
+    return [head, *(_texts(cell, unit) for cell in cells)]
 
 
-def _texts(cell: Cell, unit: words.Unit, threads: bool) -> tuple[str, ...]:
-    names = (cell.recipe, cell.target, words.place(cell, threads))
+def _texts(cell: Cell, unit: words.Unit) -> tuple[str, ...]:
+    names = (cell.recipe, cell.target, words.place(cell))
     if cell.status != "ok":
         return *names, f"{cell.status}: {cell.reason}"
     if cell.device is None:

@@ -128,21 +128,16 @@ def throttled(cell: Cell) -> str:
 
 
 def device(cell: Cell) -> str:
-    """The device, which says that it is emulated where it is."""
+    """The device, which says that it is emulated where it is; and the threads, where they are not one."""
     if cell.device is None:
         return NONE
-    return cell.device + (" (emulated)" if cell.emulated and "emulated" not in cell.device else "")
+    emulated = " (emulated)" if cell.emulated and "emulated" not in cell.device else ""
+    return cell.device + emulated + ("" if cell.threads in (None, 1) else f", {cell.threads} threads")
 
 
-def place(cell: Cell, threads: bool) -> str:
-    """The device as it stands beside times: with the mark of a throttled run, and the number of threads where asked."""
-    count = f", {cell.threads} thread{'' if cell.threads == 1 else 's'}" if threads and cell.threads else ""
-    return device(cell) + count + throttled(cell)
-
-
-def differ_in_threads(cells: Iterable[Cell]) -> bool:
-    """Whether these cells were measured with several numbers of threads, which a table then says."""
-    return len({cell.threads for cell in cells if cell.threads}) > 1
+def place(cell: Cell) -> str:
+    """The device as it stands beside times: with the mark of a throttled run."""
+    return device(cell) + throttled(cell)
 
 
 def runtime(measurement: Measurement) -> str:

@@ -139,7 +139,12 @@ def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (("train", "--seed", "4294967296"), "--seed 4294967296: from 0 to 4294967295"),
         (("train", "--accelerator", "gpu"), "--accelerator 'gpu': one of auto, cpu, cuda"),
         (("train", "--weights", "w.pt", "--epochs", "3"), "leave --epochs, --batch-size, --lr and --seed out"),
-        (("bench", "--threads", "0"), "--threads and --min-runs are at least 1"),
+        (("bench", "--threads", "0"), "--threads, --min-runs and --samples are at least 1"),
+        (("bench", "--threads", "1,0"), "--threads, --min-runs and --samples are at least 1"),
+        (("bench", "--threads", "1,,2"), "--threads '1,,2': whole numbers with commas between, or all"),
+        (("bench", "--threads", "every"), "--threads 'every': whole numbers with commas between, or all"),
+        (("bench", "--samples", "0"), "--threads, --min-runs and --samples are at least 1"),
+        (("bench", "--samples", "half"), "--samples 'half' is not a whole number"),
         (("bench", "--min-runs", "x"), "--min-runs 'x' is not a whole number"),
         (("bench", "--min-seconds", "nan"), "--min-seconds 0"),
         (("bench", "--min-seconds", "inf"), "--min-seconds 0"),
@@ -179,6 +184,23 @@ def test_a_target_that_a_device_leaves_out_is_refused(tmp_path: Path) -> None:
     assert said == (
         "onnx cannot be measured on local-tflite-runtime: devices.toml leaves onnx out for local-tflite-runtime"
     )
+
+
+def test_a_budget_on_a_clock_that_counts_no_instructions_is_refused(tmp_path: Path) -> None:
+    for option in ("--check", "--record"):
+        said = refused(tmp_path / "build", "bench", option, tmp_path / "instructions.json")
+        assert said.startswith("local has no clock that counts instructions")
+
+
+def test_a_budget_that_cannot_be_read_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "instructions.json"
+    bench = ("bench", "--device", "pi4-emulated")
+    assert refused(tmp_path / "build", *bench, "--check", file).startswith(f"{file}: no such file; inv bench --record")
+    assert refused(tmp_path / "build", *bench, "--check", file, "--record", file).endswith("one of them at a time")
+    assert "there is no folder" in refused(tmp_path / "build", *bench, "--record", tmp_path / "none" / "file")
+    file.write_text("counts = 1")
+    for option in ("--check", "--record"):
+        assert refused(tmp_path / "build", *bench, option, file).startswith(f"{file}: not JSON")
 
 
 def test_a_framework_that_a_model_is_not_written_in_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import devices, export, measure, plugins, push, results, store
+from pipeline import devices, equality, export, measure, part, plugins, push, results, store
 from pipeline.core import Device, Failure, Measurement
 from pipeline.errors import BadOption
 from pipeline.export import Outcome
@@ -87,13 +87,42 @@ def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Stor
     one = measurement_of(copied, "onnx", "fp32")
     two_threads = dataclasses.replace(QUICK, threads=2)
     assert measure.bench(copied, job, LOCAL, outcomes, two_threads) == []
-    two = measurement_of(copied, "onnx", "fp32")
+    two = measurement_of(copied, "onnx", "fp32", "local/threads-2")
     assert (one.runtime["threads"], two.runtime["threads"]) == (1, 2)
     assert one.key != two.key
+    assert measurement_of(copied, "onnx", "fp32") == one
+    assert measure.kept(outcomes, LOCAL, 1) == [one] and measure.kept(outcomes, LOCAL, 2) == [two]
     assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(two_threads, again=True)) == []
-    again = measurement_of(copied, "onnx", "fp32")
+    again = measurement_of(copied, "onnx", "fp32", "local/threads-2")
     assert again.key == two.key and again.runs != two.runs
     assert again.accuracy == two.accuracy
+    found = [row for row in results.rows(copied) if (row.cell.target, row.cell.recipe) == ("onnx", "fp32")]
+    assert [(row.cell.device, row.cell.threads) for row in found] == [("local", 1), ("local", 2)]
+    (pair,) = equality.over_threads(found)
+    assert (pair.equal, pair.samples) == (504, 504)
+
+
+def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    whole = measurement_of(copied, "onnx", "int8").accuracy
+    assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(QUICK, samples=100)) == []
+    found = measurement_of(copied, "onnx", "int8").accuracy
+    with np.load(copied.checkpoint("tiny", "torch") / "predictions.npz") as kept:
+        reference, labels = kept["output_0"], kept["labels"]
+    chosen = part.indices(labels, 100)
+    assert (found.samples, whole.samples) == (100, 504)
+    assert found.reference == (reference[chosen].argmax(1) == labels[chosen]).mean()
+    with np.load(folder_of(copied, "onnx", "int8") / "predictions.npz") as kept:
+        assert found.value == (kept["output_0"].argmax(1) == labels[chosen]).mean()
+    (cell,) = [c for c in results.cells(copied) if (c.target, c.recipe) == ("onnx", "int8")]
+    assert (cell.status, cell.samples, cell.reference_accuracy) == ("ok", 100, found.reference)
+    assert "accuracy is over 100 of the split's 504 samples: leave --samples out for all of them" in cell.warnings
+
+
+def test_more_samples_than_there_are_is_refused(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    with pytest.raises(BadOption, match="--samples 505: tiny's test split has 504"):
+        measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(QUICK, samples=505))
 
 
 def test_altered_answers_are_measured_anew_with_a_line(
@@ -180,7 +209,7 @@ def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(c
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match="--threads and --min-runs are at least 1"):
+    with pytest.raises(BadOption, match="--threads, --min-runs and --samples are at least 1"):
         dataclasses.replace(measure.Options(), **wrong).check()
 
 

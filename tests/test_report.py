@@ -216,17 +216,6 @@ def test_a_throttled_run_is_marked_wherever_its_times_stand(tmp_path: Path) -> N
     assert "| int8 | onnx | pi4 (throttled) |" in (tmp_path / "report.md").read_text()
 
 
-def test_threads_are_said_where_they_differ(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    tree.checkpoint()
-    tree.artifact("int8", "onnx")
-    for name, threads in (("local", 1), ("pi4", 4)):
-        runtime = {"name": "onnxruntime", "version": "1.31.1", "threads": threads}
-        tree.measure("int8", "onnx", device={**LOCAL, "name": name}, runtime=runtime)
-    found = lines(section(report(tree.build).read_text(), "cells"))
-    assert [row[2] for row in found if row[:2] == ["int8", "onnx"]] == ["local, 1 thread", "pi4, 4 threads"]
-
-
 def test_a_difference_that_the_samples_cannot_resolve_is_said_to_be_none(page: str) -> None:
     part = html.unescape(section(page, "summary"))
     assert (

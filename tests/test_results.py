@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import results, store
+from pipeline import results, store, words
 from pipeline.core import Cell, Failure, to_json
 from pipeline.store import Store
 from tests.builds import BOARD, LOCAL, Tree, predictions
@@ -95,6 +95,36 @@ def test_each_device_has_a_cell_of_its_own(tree: Tree) -> None:
     tree.measure("fp32", "onnx", device=BOARD)
     devices = [c.device for c in results.cells(tree.build) if c.status == "ok"]
     assert devices == ["local", "pi4-emulated"]
+
+
+def test_each_number_of_threads_has_a_cell_of_its_own(tree: Tree) -> None:
+    tree.artifact("fp32", "onnx")
+    tree.measure("fp32", "onnx")
+    home = tree.build.cell("toy", "torch", "fp32", "onnx") / "local"
+    noun = tree.measure("fp32", "onnx", runtime={"name": "onnxruntime", "threads": 4})
+    (home / "threads-4").mkdir()
+    for name in ("measurement.json", "predictions.npz"):
+        (home / name).rename(home / "threads-4" / name)
+    tree.measure("fp32", "onnx")
+    found = [c for c in results.cells(tree.build) if c.status == "ok"]
+    assert [(c.device, c.threads, words.device(c)) for c in found] == [
+        ("local", 1, "local"), ("local", 4, "local, 4 threads"),
+    ]  # fmt: skip
+    store.write(home / "threads-4" / "measurement.json", dataclasses.replace(noun, artifact_sha256="of last week"))
+    (stale,) = [c for c in results.cells(tree.build) if c.threads == 4]
+    assert (stale.reason or "").endswith("--recipe fp32 --device local --threads 4")
+
+
+@pytest.mark.parametrize("name", ["threads-2", "threads-two", "more"])
+def test_a_measurement_in_the_folder_of_other_threads_is_said(tree: Tree, name: str) -> None:
+    tree.artifact("fp32", "onnx")
+    tree.measure("fp32", "onnx")
+    home = tree.build.cell("toy", "torch", "fp32", "onnx") / "local"
+    (home / name).mkdir()
+    for file in ("measurement.json", "predictions.npz"):
+        (home / file).rename(home / name / file)
+    found = cell(tree, "fp32", "onnx")
+    assert found.status == "failed" and "local/1" in (found.reason or "")
 
 
 def test_an_emulated_device_shows_instructions_and_no_time(tree: Tree) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import results, store
+from pipeline import part, results, store
 from pipeline.core import Cell, Measurement, Step
 from pipeline.store import Store
 from tests.builds import BOARD, LOCAL, Tree, predictions
@@ -103,6 +103,24 @@ def test_without_a_measurement_of_the_host_the_command_that_makes_it_is_said(tre
     assert (host.accuracy, host.equal) == (None, None)
     assert host.reason == f"not measured on this machine: inv bench {OPTIONS} --device local-executorch-runner"
     assert (device.accuracy, device.equal, device.top1_agreement, device.max_error) == (0.9, None, None, None)
+
+
+def test_a_device_that_ran_a_part_of_the_split_is_compared_over_that_part(tree: Tree) -> None:
+    tree.measure("int8", "executorch", tree.wrong(20), runtime=RUNNER)
+    chosen = part.indices(tree.truth, 50)
+    outputs = tree.wrong(20)[chosen]
+    noun = tree.measure("int8", "executorch", tree.wrong(20), device=BOARD, runtime=RUNNER)
+    folder = tree.build.cell("toy", "torch", "int8", "executorch") / str(BOARD["name"])
+    right = float((outputs.argmax(1) == tree.truth[chosen]).mean())
+    digest = predictions(folder / "predictions.npz", output_0=outputs)
+    own = dataclasses.replace(noun.accuracy, samples=50, value=right, predictions_sha256=digest)
+    store.write(folder / "measurement.json", dataclasses.replace(noun, accuracy=own))
+    assert 0.8 < right < 1.0
+    assert list(map(figures, cell(tree.build, "pi4-emulated").steps)) == [
+        ("framework", 1.0, None, None, 50),
+        ("local", right, right, right, 50),
+        ("pi4-emulated", right, 1.0, 1.0, 50),
+    ]
 
 
 def test_a_host_that_ran_another_file_is_no_step(tree: Tree) -> None:

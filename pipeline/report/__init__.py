@@ -6,6 +6,7 @@ predictions are read; no framework is imported.
     page.py       what a section is, and its two renderings; template.html is the page around it
     summary.py    what to take: the smallest and the fastest without a loss
     tables.py     every cell, the outputs beside each other, what has no figures, and the warnings
+    threads.py    several threads beside one
     charts.py     cost and drop, sizes, drops by class
     origins.py    machines, tools and method: where the figures come from
 """
@@ -18,8 +19,8 @@ from pathlib import Path
 
 from pipeline import results, store
 from pipeline.core import to_json
-from pipeline.equality import Equality, equalities
-from pipeline.report import charts, origins, tables
+from pipeline.equality import Equality, equalities, over_threads
+from pipeline.report import charts, origins, tables, threads
 from pipeline.report.page import Section, markdown, web_page
 from pipeline.report.summary import summary
 from pipeline.results import Row
@@ -49,6 +50,7 @@ def _sections(found: Sequence[Row], pairs: Sequence[Equality]) -> list[Section]:
         tables.steps(found),
         charts.sizes(found),
         tables.bit_equality(pairs),
+        threads.section(over_threads(found)),
         charts.classes(found),
         tables.without_figures(found),
         tables.exports(found),

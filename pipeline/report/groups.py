@@ -32,4 +32,4 @@ def samples(row: Row) -> int:
 
 
 def _place(row: Row) -> str:
-    return f"{words.model(row.cell)} on {row.cell.device}"
+    return f"{words.model(row.cell)} on {words.device(row.cell)}"

@@ -46,19 +46,19 @@ def cells(found: Sequence[Row]) -> Section:
 
 def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
     found = [row.cell for row in rows]
-    unit, threads = words.unit(found), words.differ_in_threads(found)
+    unit = words.unit(found)
     load = () if found[0].emulated else ("load, ms",)
     columns = (
         *texts("recipe", "target", "device"),
         *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *load),
         *numbers("memory, MB", "model's, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
     )
-    return Block(title, table=Table(columns, tuple(_cell(row, unit, threads) for row in rows)), caption=about)
+    return Block(title, table=Table(columns, tuple(_cell(row, unit) for row in rows)), caption=about)
 
 
-def _cell(row: Row, unit: Unit, threads: bool) -> tuple[str, ...]:
+def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
     cell = row.cell
-    head = (cell.recipe, cell.target, words.place(cell, threads), words.kilobytes(cell.size_bytes))
+    head = (cell.recipe, cell.target, words.place(cell), words.kilobytes(cell.size_bytes))
     if cell.status != "ok":
         return *head, f"{cell.status}: {cell.reason}"
     if cell.device is None:

@@ -1,0 +1,287 @@
+"""An emulated Raspberry Pi: every recipe and runtime there beside the host, and what set-up, push and bench cost.
+
+    .venv/bin/python benchmarks/boards.py --board pi4 --data cifar10.zip [--only cells,repeat,weights,costs]
+
+The board's clock counts instructions, so counts are the same on every machine; wall times are of this one. What is
+measured already is not measured again, so an interrupted run goes on. Counts go to benchmarks/instructions.json too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import _common
+import numpy as np
+
+from pipeline import budget, devices, emulate, measure, plugins, predictions, results, stats, store, train
+from pipeline import push as pushing
+from pipeline.core import Artifact, Device, Measurement
+from pipeline.devices import _ssh
+from pipeline.export import Outcome, export
+from pipeline.store import Store
+
+TARGETS = ("tflite", "onnx", "executorch")
+MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 500}
+"""Samples evaluated on the board, and on the host beside it; None for the whole test split."""
+PARTS = ("cells", "repeat", "weights", "costs")
+COUNTS = Path(__file__).parent / "instructions.json"
+REPEATS = 0.001
+TRIPS, BYTES = 4, 30_000
+"""What docs/raspberry-pi.md says of a bench whose files are there."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--board", choices=list(emulate.BOARDS), required=True)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--recipes", default=",".join(plugins.names("recipes")))
+    parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
+    options = parser.parse_args()
+    build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
+    emulate.boot(build, options.board)
+    jobs = [
+        train.Job(model=name, data=options.data if name == "resnet8" else None) for name in options.models.split(",")
+    ]
+    path = _common.RESULTS / f"boards_{options.board}.json"
+    figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    figures.pop("machine", None)
+    holds = True
+    for part in options.only.split(","):
+        told, good = globals()[part](build, options.board, jobs, options.recipes.split(","))
+        figures[part] = {**figures.get(part, {}), **told}
+        holds &= good
+        _common.keep(f"boards_{options.board}", figures)
+    return 0 if holds else 1
+
+
+# -- every recipe and runtime ------------------------------------------------------------------------------------------
+
+
+def cells(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+    """Size, instructions, memory and accuracy of every cell, beside the host's outputs on the same samples."""
+    figures: dict[str, Any] = {}
+    for job in jobs:
+        options = measure.Options(samples=MODELS[job.model])
+        outcomes = export(build, job, list(TARGETS), recipes)
+        for device in (devices.find("local"), *_devices(board)):
+            for error in measure.bench(build, job, device, outcomes, options):
+                print(error, file=sys.stderr)
+            if device.name != "local":
+                budget.record(COUNTS, [budget.count(found) for found in measure.kept(outcomes, device, 1)])
+        figures[job.model] = [_figures(row, host) for row, host in _beside_host(build, job, board)]
+        print(f"\n{job.model} on {board}\n{_table(figures[job.model])}")
+    return figures, True
+
+
+def _devices(board: str) -> list[Device]:
+    return [devices.find(f"{board}-emulated"), devices.find(f"{board}-emulated-tflite-runtime")]
+
+
+def _beside_host(build: Store, job: train.Job, board: str) -> Iterator[tuple[results.Row, results.Row]]:
+    """Every row of the board with the host's row of the same file."""
+    rows = [row for row in results.rows(build, [(job.model, job.framework)]) if row.measurement]
+    host = {(row.cell.target, row.cell.recipe): row for row in rows if row.cell.device == "local"}
+    names = [device.name for device in _devices(board)]
+    for row in rows:
+        if row.cell.device in names and row.cell.status == "ok":
+            yield row, host[row.cell.target, row.cell.recipe]
+
+
+def _figures(row: results.Row, host: results.Row) -> dict[str, Any]:
+    ours, theirs = (_outputs(one) for one in (row, host))
+    assert row.measurement is not None
+    return {
+        "recipe": row.cell.recipe, "target": row.cell.target, "runtime": row.measurement.runtime["name"],
+        "version": row.measurement.runtime["version"], "size_bytes": row.cell.size_bytes,
+        "instructions": row.cell.instructions, "peak_rss_bytes": row.cell.peak_rss_bytes,
+        "model_rss_bytes": row.measurement.peak_rss_bytes - row.measurement.rss_before_load_bytes,
+        "samples": row.cell.samples, "float_accuracy": row.cell.reference_accuracy, "host_accuracy": host.cell.accuracy,
+        "board_accuracy": row.cell.accuracy, "drop_points": row.cell.drop_points,
+        "drop_interval": row.cell.drop_interval, "equal_to_host": stats.equal_count(ours, theirs),
+        "same_top1_as_host": round(stats.agreement(ours[0], theirs[0]) * len(ours[0])),
+    }  # fmt: skip
+
+
+def _outputs(row: results.Row) -> tuple[Any, ...]:
+    assert row.home is not None and row.measurement is not None
+    accuracy = row.measurement.accuracy
+    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
+
+
+def _table(found: Sequence[dict[str, Any]]) -> str:
+    head = ["recipe", "runtime", "bytes", "instructions", "peak MB", "model's MB"]
+    head += ["top-1 %: float", "host", "board", "bit-equal to host", "same top-1"]
+    return _common.table(
+        head,
+        [
+            [
+                one["recipe"], one["runtime"], f"{one['size_bytes']:,}", f"{one['instructions']:,}",
+                f"{one['peak_rss_bytes'] / 1e6:.1f}", f"{one['model_rss_bytes'] / 1e6:.1f}",
+                *(f"{100 * one[key]:.2f}" for key in ("float_accuracy", "host_accuracy", "board_accuracy")),
+                f"{one['equal_to_host']} of {one['samples']}", one["same_top1_as_host"],
+            ]
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+# -- what a count depends on -------------------------------------------------------------------------------------------
+
+
+def repeat(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+    """Every recorded count beside that after another boot."""
+    emulate.stop(build, board)
+    emulate.boot(build, board)
+    recorded = {count.name: count.instructions for count in budget.read(COUNTS).counts}
+    figures: dict[str, Any] = {}
+    good = True
+    for job in jobs:
+        outcomes = export(build, job, list(TARGETS), recipes)
+        images = _images(build, job, MODELS[job.model])
+        changes = {}
+        for device in _devices(board):
+            for artifact, path in pushing.runnable(outcomes, device):
+                found = store.read(Measurement, measure.home(path, device, 1) / measure.MANIFEST)
+                assert found is not None, f"{path} is not measured on {device.name}: run the part cells first"
+                before = recorded[budget.count(found).name]
+                now = _count(build, device, artifact, path, images)
+                name = f"{artifact.recipe} {found.runtime['name']}"
+                changes[name] = (before, now, now / before - 1)
+                print(f"{job.model} {name}: {before:,} {now:,} {changes[name][2]:+.4%}")
+        worst = max(abs(change) for _, _, change in changes.values())
+        figures[job.model] = {"counts": changes, "worst": worst, "median": _common.median(_shares(changes))}
+        good &= _common.verdict(f"{job.model}: over two boots within {REPEATS:.1%} ({worst:.4%})", worst <= REPEATS)
+    return figures, good
+
+
+def weights(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+    """digits_cnn's counts beside those of another training (another seed) and of other pictures."""
+    device = devices.find(f"{board}-emulated")
+    figures: dict[str, Any] = {}
+    with _scratch(build) as other:
+        job = train.Job(seed=1)
+        first = export(build, train.Job(), list(TARGETS), recipes)
+        second = export(other, job, list(TARGETS), recipes)
+        images = _images(build, train.Job(), None)
+        pictures = {"another picture": np.load(images)[1:2], "a black picture": np.load(images)[:1] * 0}
+        for (artifact, path), (_, trained) in zip(
+            pushing.runnable(first, device), pushing.runnable(second, device), strict=True
+        ):
+            counts = {"as recorded": _count(build, device, artifact, path, images)}
+            counts["another seed"] = _count(build, device, artifact, trained, images)
+            for name, picture in pictures.items():
+                np.save(other.root / "picture.npy", picture)
+                counts[name] = _count(build, device, artifact, path, other.root / "picture.npy")
+            changes = {name: count / counts["as recorded"] - 1 for name, count in counts.items()}
+            figures[f"{artifact.recipe} {artifact.target}"] = {"counts": counts, "changes": changes}
+            print(f"{artifact.recipe} {artifact.target}: {', '.join(f'{n} {c:+.3%}' for n, c in changes.items())}")
+    worst = {name: max(abs(f["changes"][name]) for f in figures.values()) for name in ("another seed", *pictures)}
+    good = _common.verdict(
+        f"weights and pictures change a count by less than half of what a budget allows ({worst})",
+        max(worst.values()) < budget.GROWTH / 2,
+    )
+    return {"digits_cnn": figures, "worst": worst}, good
+
+
+def _count(build: Store, device: Device, artifact: Artifact, path: Path, images: Path) -> int:
+    """The median count of one file on its first picture, as a bench counts it."""
+    kind, runtime = plugins.load("devices", device.kind), devices.runtime(device, artifact.target)
+    assert runtime is not None
+    kind.setup(build, device, runtime)
+    kind.push(build, device, [path, images])
+    words = ["run", path, "--inputs", images, "--runtime", runtime, "--layout", artifact.inputs[0].layout]
+    done = kind.call(build, device, runtime, words, measure.Options().time_limit)
+    if done.code != 0:
+        raise SystemExit(done.reason)
+    return round(stats.latency(json.loads(done.out)["runs"]).p50 * 1e6)
+
+
+def _images(build: Store, job: train.Job, samples: int | None) -> Path:
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None
+    return pushing.evaluation(build, checkpoint, samples)
+
+
+def _shares(changes: dict[str, tuple[int, int, float]]) -> list[float]:
+    return [abs(change) for _, _, change in changes.values()]
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------
+
+
+def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+    """Wall seconds, round trips and bytes of set-up, push and bench, in a folder on the board that is new."""
+    device = devices.find(f"{board}-emulated")
+    device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})
+    kind = plugins.load("devices", device.kind)
+    figures: dict[str, Any] = {}
+    with _scratch(build) as other:
+        kind.clean(other, device)
+        outcomes = export(other, train.Job(), ["tflite"], ["int8"])
+        file = other.root / "20MB.bin"
+        file.write_bytes(os.urandom(20_000_000))
+        for target in TARGETS:
+            runtime = devices.runtime(device, target)
+            for name in ("set-up from nothing", "second set-up"):
+                figures[f"{name}, {runtime}"] = _cost(other, device, lambda r=runtime: kind.setup(other, device, r))
+        for name in ("push of 20 MB", "second push"):
+            figures[name] = _cost(other, device, lambda: kind.push(other, device, [file]))
+        for name in ("bench", "bench whose files are there"):
+            figures[name] = _cost(other, device, lambda: _bench(other, device, outcomes))
+        kind.clean(other, device)
+    rows = [
+        [name, f"{one['seconds']:.1f}", one["trips"], f"{one['sent_bytes']:,}", f"{one['received_bytes']:,}"]
+        for name, one in figures.items()
+    ]
+    print(_common.table(["what", "seconds", "round trips", "bytes sent", "received"], rows))
+    last, push = figures["bench whose files are there"], figures["second push"]
+    both = last["sent_bytes"] + last["received_bytes"]
+    good = _common.verdict(
+        f"a bench whose files are there: {TRIPS} round trips ({last['trips']})", last["trips"] == TRIPS
+    )
+    good &= _common.verdict(f"… and less than {BYTES:,} bytes without its outputs ({both:,})", both < BYTES)
+    good &= _common.verdict(f"a second push sends no file ({push['sent_bytes']:,} bytes)", push["sent_bytes"] < 10_000)
+    return figures, good
+
+
+def _cost(build: Store, device: Device, act: Callable[[], object]) -> dict[str, Any]:
+    """As a command of its own: with a connection that is new."""
+    _ssh.close_all()
+    plugins.load("devices", device.kind)._READY.clear()
+    began = time.perf_counter()
+    act()
+    seconds = time.perf_counter() - began
+    (link,) = _ssh.LINKS.values()
+    return {"seconds": seconds, **vars(link.traffic)}
+
+
+def _bench(build: Store, device: Device, outcomes: Sequence[Outcome]) -> None:
+    for error in measure.bench(build, train.Job(), device, outcomes, measure.Options(again=True)):
+        raise error
+
+
+@contextmanager
+def _scratch(build: Store) -> Iterator[Store]:
+    """A build folder with the board and the digits' checkpoint of another, gone at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "boards").symlink_to((build.root / "boards").resolve())
+        shutil.copytree(build.home("digits_cnn", "torch"), root / "digits_cnn.torch")
+        yield Store(root)
+        _ssh.close_all()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Numbers of threads: as they are said, and as a device has cores for them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipeline import devices, threads
+from pipeline.errors import BadOption
+from pipeline.store import Store
+
+LOCAL = devices.find("local")
+CORES = os.cpu_count() or 1
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("1", (1,)), ("4,1,2,2", (1, 2, 4)), (" 1, 2", (1, 2)), ("all", ())])
+def test_numbers_are_read_once_each_in_their_order(text: str, numbers: tuple[int, ...]) -> None:
+    assert threads.wanted(text) == numbers
+
+
+def test_all_is_from_one_to_all_cores_of_the_device(matrix: Store) -> None:
+    assert threads.on(matrix, LOCAL, ["onnx"], ()) == tuple(range(1, CORES + 1))
+
+
+def test_more_threads_than_cores_are_refused(matrix: Store) -> None:
+    with pytest.raises(BadOption, match=rf"--threads {CORES + 1}: local has {CORES} cores?; --threads all is"):
+        threads.on(matrix, LOCAL, ["coreml", "onnx"], (1, CORES + 1))
+
+
+def test_one_thread_asks_the_device_nothing(matrix: Store) -> None:
+    assert threads.on(matrix, devices.find("pi4-emulated"), ["onnx"], (1,)) == (1,)  # which does not run
+
+
+def test_a_device_that_runs_none_of_the_targets_is_said(matrix: Store) -> None:
+    with pytest.raises(BadOption, match="local runs none of coreml"):
+        threads.on(matrix, LOCAL, ["coreml"], ())
