@@ -48,7 +48,7 @@ def test_one_framework_twice_is_refused(copied: Store, job: Job) -> None:
         convert(copied, job, "torch")
 
 
-def test_a_model_without_a_twin_is_refused_in_one_line(copied: Store, tiny: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lonely"
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
     text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="lonely"')
