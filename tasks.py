@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.budget import Budget, Comparison
-    from pipeline.core import Device
+    from pipeline.core import Checkpoint, Device
     from pipeline.export import Outcome
     from pipeline.store import Store
     from pipeline.train import Job
@@ -32,12 +32,14 @@ ROOT = Path(__file__).parent
 
 HELP = {
     "model": "a name from `inv models` or the path of a model folder; options behind a colon: name:width=0.5",
-    "framework": "one that the model is written in: torch, or what `inv models` says",
+    "framework": "one that the model is written in, several with commas between, or all: torch, keras",
+    "from_": "the framework whose checkpoint is there",
+    "to_": "the framework that is to have it",
     "target": "names from `inv targets`, with commas between, or all",
     "recipe": "names from `inv recipes`, with commas between, or all",
     "device": "a name from `inv devices`",
     "data": "the dataset: a folder or archive; remembered for later commands on this model",
-    "weights": "your own weights in place of training: .safetensors, or .pt read with weights_only",
+    "weights": "your own weights in place of training: .safetensors, or .pt read with weights_only; .keras",
     "accelerator": "auto (a GPU where there is one), cpu or cuda",
     "epochs": "passes over the training split",
     "batch_size": "samples a step",
@@ -100,21 +102,38 @@ def train(
     lr: str | None = None, seed: str | None = None, resume: bool = True,
 ) -> None:  # fmt: skip
     """Train a model (or adopt --weights), unless the checkpoint is up to date."""
+    from dataclasses import replace
+
     from pipeline import store
     from pipeline import train as training
 
-    job = training.Job(
-        model, framework, _path(data), _path(weights), _number("epochs", epochs, int),
-        _number("batch-size", batch_size, int), _number("lr", lr, float), _number("seed", seed, int),
-        accelerator, resume,
-    )  # fmt: skip
+    numbers = {
+        "epochs": _number("epochs", epochs, int), "batch_size": _number("batch-size", batch_size, int),
+        "lr": _number("lr", lr, float), "seed": _number("seed", seed, int),
+    }  # fmt: skip
     build = _build()
-    checkpoint = training.ready(build, job)
-    if checkpoint is None:
-        with store.lock(build, f"training of {model}"):
-            checkpoint = training.train(build, job)
-    folder = build.checkpoint(checkpoint.spec.name, framework)
-    print(f"{folder}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} test pictures ({checkpoint.origin})")
+    for plain in _jobs(model, framework, data, weights):
+        job = replace(plain, **numbers, accelerator=accelerator, resume=resume)
+        checkpoint = training.ready(build, job)
+        if checkpoint is None:
+            with store.lock(build, f"training of {model}"):
+                checkpoint = training.train(build, job)
+        _print_checkpoint(build, checkpoint)
+
+
+@door()
+def convert(_c: Context, from_: str, to_: str, model: str = "digits_cnn", data: str | None = None) -> None:
+    """Carry a checkpoint's weights into the same network in another framework."""
+    from pipeline import convert as converting
+    from pipeline import store
+
+    (job,) = _jobs(model, from_, data, None)
+    _jobs(model, to_, data, None)  # refused before anything is trained
+    converting.refuse_same(from_, to_)
+    build = _build()
+    with store.lock(build, f"conversion of {model}"):
+        checkpoint = converting.convert(build, job, to_)
+    _print_checkpoint(build, checkpoint)
 
 
 @door()
@@ -123,7 +142,7 @@ def export(
     data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
     """Export to every target under every recipe asked for, each file checked against the model."""
-    _export(_build(), _job(model, framework, data, weights), target, recipe, show=True)
+    _export(_build(), _jobs(model, framework, data, weights), target, recipe, show=True)
 
 
 @door()
@@ -136,12 +155,12 @@ def push(
     from pipeline import push as pushing
 
     there = devices.find(device)
-    job = _job(model, framework, data, weights)
+    jobs = _jobs(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
     build = _build()
-    outcomes = _export(build, job, target, recipe)
-    count, sent = pushing.push(build, job, there, outcomes)
-    print(f"{device}: {count} files there, {sent:,} bytes sent")
+    outcomes = _export(build, jobs, target, recipe)
+    done = [pushing.push(build, job, there, _of(job, outcomes)) for job in jobs]
+    print(f"{device}: {sum(count for count, _ in done)} files there, {sum(sent for _, sent in done):,} bytes sent")
 
 
 @door()
@@ -164,18 +183,19 @@ def bench(
     )  # fmt: skip
     options.check()
     recorded = _budget(there, check, record)
-    job = _job(model, framework, data, weights)
+    jobs = _jobs(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
     build = _build()
     numbers = threading.on(build, there, _names("targets", target), numbers)
-    outcomes = _export(build, job, target, recipe)
+    outcomes = _export(build, jobs, target, recipe)
     failed = [
-        error
+        lost
+        for job in jobs
         for number in numbers
-        for error in measure.bench(build, job, there, outcomes, replace(options, threads=number))
+        for lost in measure.bench(build, job, there, _of(job, outcomes), replace(options, threads=number))
     ]
     wanted = {(outcome.target, outcome.recipe) for outcome in outcomes}
-    cells = results.cells(build, [(_name(job), framework)])
+    cells = results.cells(build, [(_name(job), job.framework) for job in jobs])
     print(table.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
     if failed:
         raise failed[0]
@@ -191,12 +211,13 @@ def bench(
 
 
 @door()
-def results(_c: Context, json: bool = False) -> None:
+def results(_c: Context, json: bool = False, framework: str = "all") -> None:
     """Print every cell that was exported or measured."""
     from pipeline import core, table
     from pipeline import results as reading
 
-    cells = reading.cells(_build())
+    build = _build()
+    cells = reading.cells(build, _made(build, framework))
     if json:
         from json import dumps
 
@@ -206,11 +227,12 @@ def results(_c: Context, json: bool = False) -> None:
 
 
 @door()
-def report(_c: Context) -> None:
+def report(_c: Context, framework: str = "all") -> None:
     """Write build/report.html, report.md and results.json."""
     from pipeline import report as reporting
 
-    print(reporting.report(_build()))
+    build = _build()
+    print(reporting.report(build, _made(build, framework)))
 
 
 @door()
@@ -219,8 +241,9 @@ def demo(_c: Context) -> None:
     from pipeline import devices, measure, results, table
     from pipeline import report as reporting
 
-    build, job = _build(), _job("digits_cnn", "torch", None, None)
-    outcomes = _export(build, job, "all", "all")
+    build = _build()
+    (job,) = _jobs("digits_cnn", "torch", None, None)
+    outcomes = _export(build, [job], "all", "all")
     failed = measure.bench(build, job, devices.find("local"), outcomes, measure.Options())
     print(table.table(results.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {reporting.report(build)}")
@@ -283,9 +306,11 @@ def targets(_c: Context) -> None:
         module = plugins.load("targets", name)
         print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
         for recipe in exporting.recipes(plugins.names("recipes")):
-            reason = module.supports(recipe, "torch")
-            if reason:
-                print(f"{'':12} not {recipe.name}: {reason}")
+            reasons = {name: module.supports(recipe, name) for name in plugins.names("frameworks")}
+            alike = len(set(reasons.values())) == 1
+            for framework, reason in list(reasons.items())[: 1 if alike else None]:
+                if reason:
+                    print(f"{'':12} not {recipe.name}{'' if alike else f' from {framework}'}: {reason}")
 
 
 @door(name="list", default=True)
@@ -412,10 +437,38 @@ def _build() -> Store:
     return Store(Path(os.environ.get("LASTMILE_BUILD", ROOT / "build")))
 
 
-def _job(model: str, framework: str, data: str | None, weights: str | None) -> Job:
+def _jobs(model: str, framework: str, data: str | None, weights: str | None) -> list[Job]:
+    """One job a framework.
+
+    Raises:
+        BadOption: one weights file for several frameworks.
+    """
+    from pipeline import catalog
     from pipeline.train import Job
 
-    return Job(model=model, framework=framework, data=_path(data), weights=_path(weights))
+    names = catalog.find(model).frameworks if framework == "all" else _names("frameworks", framework)
+    if weights and len(names) > 1:
+        raise BadOption(f"--weights are one framework's: say --framework {' or '.join(names)}")
+    for name in names:
+        catalog.find(model).file(name)  # raises where it is not written in this framework
+    return [Job(model=model, framework=name, data=_path(data), weights=_path(weights)) for name in names]
+
+
+def _made(build: Store, framework: str) -> list[tuple[str, str]] | None:
+    """(model, framework) of the checkpoints of these frameworks; None for whatever there is."""
+    if framework == "all":
+        return None
+    wanted = _names("frameworks", framework)
+    return [pair for pair in build.models() if pair[1] in wanted]
+
+
+def _of(job: Job, outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.framework == job.framework]
+
+
+def _print_checkpoint(build: Store, checkpoint: Checkpoint) -> None:
+    folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
+    print(f"{folder}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} test pictures ({checkpoint.origin})")
 
 
 def _name(job: Job) -> str:
@@ -424,14 +477,15 @@ def _name(job: Job) -> str:
     return catalog.find(job.model).spec.name
 
 
-def _export(build: Store, job: Job, target: str, recipe: str, show: bool = False) -> list[Outcome]:
+def _export(build: Store, jobs: list[Job], target: str, recipe: str, show: bool = False) -> list[Outcome]:
     """Exports what is missing; prints the outcomes; raises where one failed, or was named and cannot be."""
     from pipeline import export as exporting
 
     chosen, wanted = _names("targets", target), _names("recipes", recipe)
     if "all" not in (target, recipe):
-        exporting.refuse_unsupported(job.framework, chosen, wanted)
-    outcomes = exporting.export(build, job, chosen, wanted)
+        for job in jobs:
+            exporting.refuse_unsupported(job.framework, chosen, wanted)
+    outcomes = exporting.export_all(build, jobs, chosen, wanted)
     if show:
         for outcome in outcomes:
             print(exporting.line(outcome))
@@ -549,7 +603,22 @@ def _run_or_exit(module: str, *words: str) -> None:
 
 
 namespace = Collection(
-    train, export, push, bench, results, report, demo, clean, models, recipes, targets, doctor, tensorboard, lint, test
+    train,
+    convert,
+    export,
+    push,
+    bench,
+    results,
+    report,
+    demo,
+    clean,
+    models,
+    recipes,
+    targets,
+    doctor,
+    tensorboard,
+    lint,
+    test,
 )
 namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
 namespace.add_collection(Collection("data", data_download))

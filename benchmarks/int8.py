@@ -1,9 +1,10 @@
 """Our int8 beside each converter's own default int8: size, latency and accuracy drop, in one run.
 
-    .venv/bin/python benchmarks/int8.py --model resnet8 --data PATH
+    .venv/bin/python benchmarks/int8.py --model resnet8 --data PATH [--framework keras]
 
 Theirs: ai-edge-quantizer's static_wi8_ai8 on our float .tflite, onnxruntime's quantize_static on our float .onnx, with
-the same calibration samples. Files take turns, so that a change in the machine's load meets all of them.
+the same calibration samples. From Keras it is TensorFlow's own float .tflite that ai-edge-quantizer quantizes, the
+whole other way. Files take turns, so that a change in the machine's load meets all of them.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=catalog.DEFAULT)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--framework", default="torch")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    job = train.Job(model=options.model, data=options.data)
+    job = train.Job(model=options.model, framework=options.framework, data=options.data)
     outcomes = export(build, job, ["tflite", "executorch", "onnx"], ["fp32", "int8"])
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
@@ -44,6 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         samples = calibration(checkpoint)
+        theirs = tensorflow_lite(build, job, scratch) if options.framework == "keras" else paths["tflite", "fp32"]
         files = {
             "fp32 tflite": (paths["tflite", "fp32"], "NHWC"),
             "fp32 executorch": (paths["executorch", "fp32"], "NCHW"),
@@ -51,7 +54,7 @@ def main() -> int:
             "int8 tflite": (paths["tflite", "int8"], "NHWC"),
             "int8 executorch": (paths["executorch", "int8"], "NCHW"),
             "int8 onnx": (paths["onnx", "int8"], "NCHW"),
-            "ai-edge-quantizer's default": (their_tflite(paths["tflite", "fp32"], samples, scratch), "NHWC"),
+            "ai-edge-quantizer's default": (their_tflite(theirs, samples, scratch), "NHWC"),
             "onnxruntime's default": (their_onnx(paths["onnx", "fp32"], samples, scratch), "NCHW"),
         }
         images = push.evaluation(build, checkpoint)
@@ -72,9 +75,21 @@ def main() -> int:
         "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "executorch", "onnxruntime", "torch"
     )
     _common.keep(
-        f"int8_{options.model.split(':')[0]}", {"files": figures, "samples": checkpoint.samples, "tools": tools}
+        f"int8_{options.model.split(':')[0]}" + ("_keras" if options.framework == "keras" else ""),
+        {"files": figures, "samples": checkpoint.samples, "tools": tools},
     )
     return 0 if holds else 1
+
+
+def tensorflow_lite(build: Store, job: train.Job, scratch: Path) -> Path:
+    """The float .tflite that TensorFlow's own converter makes of our SavedModel."""
+    plugins.import_order()
+    import tensorflow as tf
+
+    (outcome,) = export(build, job, ["savedmodel"], ["fp32"])
+    out = scratch / "tensorflow.tflite"
+    out.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(outcome.path / "1")).convert())
+    return out
 
 
 def calibration(checkpoint: Any) -> Any:

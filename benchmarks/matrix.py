@@ -1,6 +1,6 @@
 """The whole matrix of one model in one command, against the same exports one by one in fresh processes.
 
-    .venv/bin/python benchmarks/matrix.py [--model NAME] [--data PATH]
+    .venv/bin/python benchmarks/matrix.py [--model NAME] [--data PATH] [--framework all]
 
 One by one is how it is done with the converters' own tutorials: each process loads the weights, traces the model,
 quantizes it where the recipe is static, and converts. Ours checks every file besides. Bound: at most 0.6 of the time.
@@ -20,7 +20,7 @@ from pathlib import Path
 import _common
 
 from pipeline import catalog, plugins, train
-from pipeline.export import export, recipes
+from pipeline.export import export_all, recipes
 from pipeline.store import Store
 
 
@@ -28,22 +28,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=catalog.DEFAULT)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--one", metavar="TARGET:RECIPE", help="be one of the fresh processes")
+    parser.add_argument("--framework", default="torch", help="one, or all")
+    parser.add_argument("--one", metavar="FRAMEWORK:TARGET:RECIPE", help="be one of the fresh processes")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    job = train.Job(model=options.model, data=options.data)
+    names = catalog.find(options.model).frameworks if options.framework == "all" else [options.framework]
+    jobs = [train.Job(model=options.model, framework=name, data=options.data) for name in names]
     if options.one:
-        one(build, job, *options.one.split(":"))
+        name, target, recipe = options.one.split(":")
+        one(build, train.Job(model=options.model, framework=name, data=options.data), target, recipe)
         return 0
-    checkpoint = train.train(build, job)
+    checkpoints = [train.train(build, job) for job in jobs]
     with tempfile.TemporaryDirectory() as folder:
         fresh = Store(Path(folder) / "build")
-        name, framework = checkpoint.spec.name, checkpoint.framework
-        shutil.copytree(build.checkpoint(name, framework), fresh.checkpoint(name, framework))
+        for checkpoint in checkpoints:
+            name, framework = checkpoint.spec.name, checkpoint.framework
+            shutil.copytree(build.checkpoint(name, framework), fresh.checkpoint(name, framework))
         started = time.perf_counter()
-        outcomes = export(fresh, job, plugins.names("targets"), plugins.names("recipes"))
+        outcomes = export_all(fresh, jobs, plugins.names("targets"), plugins.names("recipes"))
         together = time.perf_counter() - started
-    cells = [(o.target, o.recipe) for o in outcomes if o.status == "ok"]
+    cells = [(o.framework, o.target, o.recipe) for o in outcomes if o.status == "ok"]
     each = {cell: alone(*cell) for cell in cells}
     apart = sum(each.values())
     ratio = together / apart
@@ -53,17 +57,22 @@ def main() -> int:
         ["ratio", f"{ratio:.2f}"],
     ]))  # fmt: skip
     holds = _common.verdict("one command takes at most 0.6 of one by one", ratio <= 0.6)
-    seconds = {f"{target} {recipe}": value for (target, recipe), value in each.items()}
-    _common.keep(f"matrix_{name}", {"together_s": together, "one_by_one_s": seconds, "ratio": ratio})
+    seconds = {" ".join(cell): value for cell, value in each.items()}
+    _common.keep(
+        f"matrix_{name}" + ("" if names == ["torch"] else f"_{options.framework}"),
+        {"together_s": together, "one_by_one_s": seconds, "ratio": ratio},
+    )
     return 0 if holds else 1
 
 
-def alone(target: str, recipe: str) -> float:
+def alone(framework: str, target: str, recipe: str) -> float:
     """Seconds of one export in a process of its own."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, *sys.argv, "--one", f"{target}:{recipe}"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, *sys.argv, "--one", f"{framework}:{target}:{recipe}"], check=True, capture_output=True
+    )
     seconds = time.perf_counter() - started
-    print(f"{target} {recipe}: {seconds:.1f} s", file=sys.stderr)
+    print(f"{framework} {target} {recipe}: {seconds:.1f} s", file=sys.stderr)
     return seconds
 
 
@@ -76,11 +85,12 @@ def one(build: Store, job: train.Job, target: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         captured, quantized = Path(folder) / "float", Path(folder) / "static"
         weights = build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights
-        framework.capture(train.model_of(checkpoint, job), weights, captured)
+        model = train.model_of(checkpoint, job)
+        framework.capture(model, weights, captured)
         if recipe.static:
             images = train.test_split(checkpoint, "train").images(range(recipe.calibration))
             framework.quantize(captured, checkpoint.spec.inputs[0].value_range, images, quantized)
-        source = framework.source(captured, quantized if recipe.static else None)
+        source = framework.source(model, weights, captured, quantized if recipe.static else None)
         module = plugins.load("targets", target)
         module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{module.SUFFIX}")
 

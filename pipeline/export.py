@@ -25,6 +25,8 @@ from pipeline.progress import say
 from pipeline.store import Store
 
 MANIFEST, FAILURE, LOG = "artifact.json", "failure.json", "export.log"
+Work = tuple[train.Job, str]
+"""What a target's process is to make: a job's model under a recipe."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Outcome:
     path: Path | None = None
     log: Path | None = None
     fresh: bool = False
+    framework: str = "torch"
 
 
 def recipes(names: Sequence[str]) -> list[Recipe]:
@@ -53,31 +56,53 @@ def recipes(names: Sequence[str]) -> list[Recipe]:
 
 
 def export(build: Store, job: train.Job, targets: Sequence[str], names: Sequence[str]) -> list[Outcome]:
-    """Makes what is missing of targets × recipes, and what those need before it.
+    """Makes what is missing of targets × recipes, and what those need before it; see `export_all`."""
+    return export_all(build, [job], targets, names)
+
+
+def export_all(build: Store, jobs: Sequence[train.Job], targets: Sequence[str], names: Sequence[str]) -> list[Outcome]:
+    """Makes what is missing of jobs × targets × recipes: a target's process serves every framework.
+
+    Args:
+        jobs: one a framework.
 
     Returns:
         One outcome a cell, in the order asked for; a failed cell does not keep others from being made.
     """
-    done = current(build, job, targets, names)
-    if done is not None:
-        return done
-    with store.lock(build, f"export of {job.model}"):
-        checkpoint = train.train(build, job)
-        model = train.model_of(checkpoint, job)
+    done = [current(build, job, targets, names) for job in jobs]
+    if None not in done:
+        return [outcome for outcomes in done for outcome in outcomes or []]
+    with store.lock(build, f"export of {jobs[0].model}"):
         wanted = recipes(names)
-        todo = {
-            target: [r.name for r in wanted if _ready(build, checkpoint, r, target) is None
-                     and plugins.load("targets", target).supports(r, job.framework) is None]
-            for target in targets
-        }  # fmt: skip
-        needed = {name for names in todo.values() for name in names}
-        if needed:
-            quantizing.quantize(build, model, checkpoint, None)
-        for recipe in wanted:
-            if recipe.static and recipe.name in needed:
-                quantizing.quantize(build, model, checkpoint, recipe)
-        made = _run_workers(build, job, {target: names for target, names in todo.items() if names})
-        return [_outcome(build, checkpoint, r, t, made) for r in wanted for t in targets]
+        todo: dict[str, list[Work]] = {}
+        for job in jobs:
+            for target, recipe in _prepared(build, job, targets, wanted):
+                todo.setdefault(target, []).append((job, recipe))
+        made = _run_workers(build, todo)
+        outcomes = []
+        for job in jobs:
+            checkpoint = _checkpoint(build, job)
+            outcomes += [_outcome(build, checkpoint, r, t, made) for r in wanted for t in targets]
+        return outcomes
+
+
+def _prepared(build: Store, job: train.Job, targets: Sequence[str], wanted: Sequence[Recipe]) -> list[tuple[str, str]]:
+    """(target, recipe) of what is missing of a job, whose checkpoint and graphs are then there."""
+    checkpoint = train.train(build, job)
+    model = train.model_of(checkpoint, job)
+    todo = [
+        (target, recipe)
+        for target in targets
+        for recipe in wanted
+        if _ready(build, checkpoint, recipe, target) is None
+        and plugins.load("targets", target).supports(recipe, job.framework) is None
+    ]
+    if todo:
+        quantizing.quantize(build, model, checkpoint, None)
+    for recipe in wanted:
+        if recipe.static and recipe in [needed for _, needed in todo]:
+            quantizing.quantize(build, model, checkpoint, recipe)
+    return [(target, recipe.name) for target, recipe in todo]
 
 
 def current(build: Store, job: train.Job, targets: Sequence[str], names: Sequence[str]) -> list[Outcome] | None:
@@ -145,30 +170,44 @@ def _ready(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) ->
     return artifact
 
 
-def _outcome(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, made: set[tuple[str, str]]) -> Outcome:
+def _outcome(
+    build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, made: set[tuple[str, str, str]]
+) -> Outcome:
     module = plugins.load("targets", target)
     reason = module.supports(recipe, checkpoint.framework)
     if reason:
-        return Outcome(recipe.name, target, "unsupported", reason)
+        return Outcome(recipe.name, target, "unsupported", reason, framework=checkpoint.framework)
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
     artifact = _ready(build, checkpoint, recipe, target)
     if artifact is not None:
-        fresh = (recipe.name, target) in made
-        return Outcome(recipe.name, target, "ok", None, artifact, folder / artifact.file, folder / LOG, fresh)
+        fresh = (checkpoint.framework, recipe.name, target) in made
+        return Outcome(
+            recipe.name,
+            target,
+            "ok",
+            None,
+            artifact,
+            folder / artifact.file,
+            folder / LOG,
+            fresh,
+            framework=checkpoint.framework,
+        )
     failure = store.read_or_say(Failure, folder / FAILURE)
     if failure is None or failure.key != key(checkpoint, recipe, target):
-        return Outcome(recipe.name, target, "failed", "not made", log=folder / LOG)
-    return Outcome(recipe.name, target, failure.status, failure.reason, log=folder / LOG)
+        return Outcome(recipe.name, target, "failed", "not made", log=folder / LOG, framework=checkpoint.framework)
+    return Outcome(
+        recipe.name, target, failure.status, failure.reason, log=folder / LOG, framework=checkpoint.framework
+    )
 
 
 # -- the processes -----------------------------------------------------------------------------------------------------
 
 
-def _run_workers(build: Store, job: train.Job, todo: dict[str, list[str]]) -> set[tuple[str, str]]:
+def _run_workers(build: Store, todo: dict[str, list[Work]]) -> set[tuple[str, str, str]]:
     """One process a target, as many at once as there are cores.
 
     Returns:
-        (recipe, target) of what was made.
+        (framework, recipe, target) of what was made.
     """
     if not todo:
         return set()
@@ -177,7 +216,7 @@ def _run_workers(build: Store, job: train.Job, todo: dict[str, list[str]]) -> se
     with ThreadPoolExecutor(cores) as pool:
         threads = max(1, cores // len(todo))
         stop = Event()
-        running = [pool.submit(_run_worker, build, job, target, names, threads, stop) for target, names in todo.items()]
+        running = [pool.submit(_run_worker, build, target, work, threads, stop) for target, work in todo.items()]
         try:
             return {cell for future in running for cell in future.result()}
         except BaseException:
@@ -188,21 +227,23 @@ def _run_workers(build: Store, job: train.Job, todo: dict[str, list[str]]) -> se
             raise
 
 
-def _run_worker(
-    build: Store, job: train.Job, target: str, names: list[str], threads: int, stop: Event
-) -> set[tuple[str, str]]:
-    """Works through a target's recipes; a process that dies costs one recipe, and the next goes on after it.
+def _run_worker(build: Store, target: str, work: list[Work], threads: int, stop: Event) -> set[tuple[str, str, str]]:
+    """Works through a target's recipes; a process that dies costs one of them, and the next goes on after it.
 
     Args:
         stop: is set when another worker or the user ended it all.
 
     Returns:
-        (recipe, target) of what was made.
+        (framework, recipe, target) of what was made.
 
     Raises:
         DiskFull: a worker found no space.
     """
-    left, made = list(names), set()
+    left, made = list(work), set()
+    several = len({job.framework for job, _ in work}) > 1
+
+    def named(job: train.Job, recipe: str) -> str:
+        return f"{target} {recipe}" + (f" ({job.framework})" if several else "")
 
     def each(line: str) -> None:
         try:
@@ -211,34 +252,40 @@ def _run_worker(
             raise Broken(f"the {target} exporter said {line!r}") from None
         if event.get("disk_full"):
             raise DiskFull(event["disk_full"])
-        left.remove(event["recipe"])
+        job, recipe = left.pop(0)  # it works in this order
         if event["status"] == "ok":
-            made.add((event["recipe"], target))
-        say(f"  {target} {event['recipe']}: {event['says']}")
+            made.add((job.framework, recipe, target))
+        say(f"  {named(job, recipe)}: {event['says']}")
 
     while left and not stop.is_set():
-        request = json.dumps({"build": str(build.root), "job": _plain(job), "target": target, "recipes": left})
-        argv = [sys.executable, "-m", "pipeline.worker", request]
+        request = {"build": str(build.root), "target": target, "work": [[_plain(job), recipe] for job, recipe in left]}
+        argv = [sys.executable, "-m", "pipeline.worker", json.dumps(request)]
         # A fixed hash seed: converters iterate over sets, and the same export should be the same file.
         done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0"})
         if stop.is_set():
             break  # ended by us: nothing is known of what it was at
         if left and done.code != 0:
-            recipe = left.pop(0)  # the one at work when the process died
+            job, recipe = left.pop(0)  # the one at work when the process died
             _died(build, job, recipe, target, done)
-            say(f"  {target} {recipe}: failed: {done.reason}")
+            say(f"  {named(job, recipe)}: failed: {done.reason}")
         elif left:
-            raise Broken(f"the {target} exporter ended without {', '.join(left)}")
+            raise Broken(f"the {target} exporter ended without {', '.join(recipe for _, recipe in left)}")
     return made
 
 
 def _died(build: Store, job: train.Job, recipe: str, target: str, done: proc.Done) -> None:
     """Keeps how a process died where its result would be."""
-    checkpoint = train.ready(build, job)
-    assert checkpoint is not None  # it was there when the worker began
+    checkpoint = _checkpoint(build, job)
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe, target)
     (which,) = recipes([recipe])
     store.write(folder / FAILURE, Failure("failed", done.reason, LOG, key(checkpoint, which, target)))
+
+
+def _checkpoint(build: Store, job: train.Job) -> Checkpoint:
+    """What was there when this export began; its lock is held."""
+    checkpoint = train.ready(build, job)
+    assert checkpoint is not None
+    return checkpoint
 
 
 def _plain(job: train.Job) -> dict[str, Any]:

@@ -70,3 +70,11 @@ def code(folder: str, name: str) -> str:
 
     files = [HERE / folder / f"{name}.py", *sorted((HERE / folder).glob("_[!_]*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def import_order() -> None:
+    """Imports triton before anything can import tensorflow: the other way round ends the process by a signal."""
+    from importlib.util import find_spec
+
+    if find_spec("triton"):
+        import triton  # noqa: F401

@@ -10,16 +10,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import catalog, plugins, store
 from pipeline.core import SCHEMA, Calibration, Checkpoint, Recipe, to_json
+from pipeline.errors import ParityFailed
 from pipeline.progress import logged, say
 from pipeline.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
 SAMPLES = 128
 """Evaluation samples that every exported file is compared on."""
+LEAST_SNR_DB = 40.0
+"""Between the captured graph and the framework, whose float arithmetic on a GPU has a 10-bit mantissa."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,10 @@ def quantize(build: Store, model: catalog.Model, checkpoint: Checkpoint, recipe:
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
             value_range = checkpoint.spec.inputs[0].value_range or (0.0, 255.0)
             framework.quantize(captured, value_range, images, folder)
-        np.savez(folder / REFERENCE, samples=samples, output_0=framework.evaluate(folder, samples))
+        answers = framework.evaluate(folder, samples)
+        if recipe is None:
+            _check(build, checkpoint, answers)
+        np.savez(folder / REFERENCE, samples=samples, output_0=answers)
         graph = Graph(
             files={path.name: store.sha256(path) for path in sorted(folder.iterdir())},
             calibration=calibration,
@@ -96,6 +107,24 @@ def quantize(build: Store, model: catalog.Model, checkpoint: Checkpoint, recipe:
     what = f"quantized ({recipe.name}, {calibration.samples} samples)" if recipe and calibration else "captured"
     say(f"{checkpoint.spec.name}: {what} in {graph.seconds:.1f} s")
     return graph
+
+
+def _check(build: Store, checkpoint: Checkpoint, answers: NDArray[np.float32]) -> None:
+    """Compares the captured graph's answers with what the framework itself answered when it evaluated the weights.
+
+    Raises:
+        ParityFailed: they are another model's.
+    """
+    from pipeline import predictions, stats
+
+    folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
+    kept, _ = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
+    parity = stats.parity("framework", [kept[0][: len(answers)]], [answers], [None])
+    if parity.snr_db < LEAST_SNR_DB:
+        raise ParityFailed(
+            f"the captured graph does not answer as {checkpoint.framework} does: {parity.snr_db:.1f} dB where a right "
+            f"one has {LEAST_SNR_DB:g} dB or more"
+        )
 
 
 def key(checkpoint: Checkpoint, recipe: Recipe | None) -> str:

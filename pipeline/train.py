@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,22 @@ def train(build: Store, job: Job) -> Checkpoint:
     checkpoint = ready(build, job)
     if checkpoint is not None:
         return checkpoint
+    if job.weights is not None and not job.weights.exists():
+        raise BadOption(f"--weights {job.weights}: no such file")
+    return make(build, job, _adopt if job.weights else _fit)
+
+
+def make(build: Store, job: Job, how: How) -> Checkpoint:
+    """A checkpoint of the weights that `how` comes by, evaluated on the test split."""
     model = _model(job)
     framework = plugins.load("frameworks", job.framework)
-    if job.weights is not None and not job.weights.is_file():
-        raise BadOption(f"--weights {job.weights}: no such file")
     dataset = plugins.load("datasets", model.spec.dataset)
     data = _data(build, job)
     model = catalog.fitted(model, dataset.classes(data))
     test = dataset.load(data, "test", model.spec.preprocessing)
     if len(test) == 0:
         raise BadData(f"{data}: its test split has no pictures")
-    home = build.home(model.spec.name, job.framework)
-    new = (_adopt if job.weights else _fit)(model, job, home, data)
+    new = how(model, job, build.home(model.spec.name, job.framework), data)
     final = build.checkpoint(model.spec.name, job.framework)
     with store.atomic(final) as folder:
         folder.mkdir()
@@ -153,8 +158,11 @@ def _data(build: Store, job: Job) -> Path | None:
     model = _model(job)
     if plugins.load("datasets", model.spec.dataset).EMBEDDED:
         return None
-    last = store.read_or_say(Checkpoint, build.checkpoint(model.spec.name, job.framework) / MANIFEST)
-    return Path(last.data) if last is not None and last.data else None
+    for framework in dict.fromkeys([job.framework, *model.frameworks]):
+        last = store.read_or_say(Checkpoint, build.checkpoint(model.spec.name, framework) / MANIFEST)
+        if last is not None and last.data:
+            return Path(last.data)
+    return None
 
 
 def _settings(model: catalog.Model, job: Job) -> Settings:
@@ -203,7 +211,7 @@ def _key(model: catalog.Model, job: Job, splits: dict[str, Split]) -> str:
 
 
 @dataclass(frozen=True)
-class _New:
+class New:
     """Weights that are to become a checkpoint.
 
     Attributes:
@@ -217,7 +225,11 @@ class _New:
     key: str
 
 
-def _fit(model: catalog.Model, job: Job, home: Path, data: Path | None) -> _New:
+How = Callable[[catalog.Model, Job, Path, Path | None], New]
+"""Makes weights of a model for a job, in the model's home in build/ from the dataset at a path."""
+
+
+def _fit(model: catalog.Model, job: Job, home: Path, data: Path | None) -> New:
     """Trains; see `Framework.train`."""
     framework = plugins.load("frameworks", job.framework)
     dataset = plugins.load("datasets", model.spec.dataset)
@@ -226,10 +238,10 @@ def _fit(model: catalog.Model, job: Job, home: Path, data: Path | None) -> _New:
     say(f"training {model.spec.name} ({job.framework}) on {len(splits['train'])} pictures of {model.spec.dataset}")
     facts = framework.train(model, splits, settings, home, key)
     facts |= {"settings": _chosen(settings), "train_sha256": splits["train"].sha256}
-    return _New(home / "training" / framework.WEIGHTS, "trained", facts, key)
+    return New(home / "training" / framework.WEIGHTS, "trained", facts, key)
 
 
-def _adopt(model: catalog.Model, job: Job, home: Path, data: Path | None) -> _New:
+def _adopt(model: catalog.Model, job: Job, home: Path, data: Path | None) -> New:
     """Takes a user's weights in; see `Framework.adopt`."""
     assert job.weights is not None  # that is why this is called
     framework = plugins.load("frameworks", job.framework)
@@ -242,10 +254,10 @@ def _adopt(model: catalog.Model, job: Job, home: Path, data: Path | None) -> _Ne
         store.remove(path.parent)
         raise
     key = store.digest([model.source(job.framework), source])
-    return _New(path, str(job.weights.resolve()), {"source_sha256": source}, key)
+    return New(path, str(job.weights.resolve()), {"source_sha256": source}, key)
 
 
-def _evaluated(model: catalog.Model, job: Job, folder: Path, new: _New, test: Split) -> Checkpoint:
+def _evaluated(model: catalog.Model, job: Job, folder: Path, new: New, test: Split) -> Checkpoint:
     """Runs the weights in `folder` over the test split and writes every sample's outputs beside them."""
     import numpy as np
 

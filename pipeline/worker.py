@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline import plugins, store, train
 from pipeline import quantize as quantizing
+from pipeline.catalog import Model
 from pipeline.core import Artifact, Checkpoint, Failure, Recipe
 from pipeline.errors import DiskFull, PipelineError, Unsupported
 from pipeline.export import FAILURE, LOG, MANIFEST, checked, key, recipes
@@ -25,27 +25,29 @@ from pipeline.targets import Target
 
 
 def main(request: dict[str, Any]) -> None:
-    """Works through one target's recipes."""
+    """Works through one target's recipes, of one model in one or several frameworks, in the order of the request."""
     build = Store(Path(request["build"]))
-    job = _job(request["job"])
-    checkpoint = train.ready(build, job)
-    assert checkpoint is not None  # the caller made it and holds the lock
-    _import_order()
-    for recipe in recipes(request["recipes"]):
+    plugins.import_order()
+    for fields, name in request["work"]:
+        job = _job(fields)
+        checkpoint = train.ready(build, job)
+        assert checkpoint is not None  # the caller made it and holds the lock
+        model = train.model_of(checkpoint, job)
+        (recipe,) = recipes([name])
         try:
-            event = _one(build, checkpoint, recipe, request["target"])
+            event = _one(build, model, checkpoint, recipe, request["target"])
         except DiskFull as error:
             event = {"disk_full": str(error)}
         print(json.dumps(event), flush=True)
 
 
-def _one(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) -> dict[str, Any]:
+def _one(build: Store, model: Model, checkpoint: Checkpoint, recipe: Recipe, target: str) -> dict[str, Any]:
     """Exports and checks one recipe; what came of it, for the line on the terminal."""
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with logged(folder / LOG):
-            artifact = _export(build, checkpoint, recipe, target, folder)
+            artifact = _export(build, model, checkpoint, recipe, target)
     except DiskFull:
         raise
     except Exception as error:  # a converter may raise anything, and the other cells must go on
@@ -61,7 +63,7 @@ def _one(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) -> d
     return {"recipe": recipe.name, "status": "ok", "says": says}
 
 
-def _export(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, folder: Path) -> Artifact:
+def _export(build: Store, model: Model, checkpoint: Checkpoint, recipe: Recipe, target: str) -> Artifact:
     """The file, then its check, then its manifest."""
     started = time.perf_counter()
     module = plugins.load("targets", target)
@@ -70,13 +72,15 @@ def _export(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, f
     quantized = build.graphs(name, framework, recipe.name) if recipe.static else None
     graph = quantizing.ready(build, checkpoint, recipe if recipe.static else None)
     assert graph is not None  # made before this process was started
+    folder = build.cell(name, framework, recipe.name, target)
+    weights = build.checkpoint(name, framework) / checkpoint.weights
     path = folder / f"model{module.SUFFIX}"
     with store.atomic(path) as temporary:
-        source = plugins.load("frameworks", framework).source(captured, quantized)
+        source = plugins.load("frameworks", framework).source(model, weights, captured, quantized)
         made = module.export(source, checkpoint.spec, recipe, temporary)
     seconds = time.perf_counter() - started
     parity = None
-    if module.UNCHECKED is None:
+    if module.UNCHECKED is None or hasattr(module, "answers"):
         parity = check(path, cast(Target, module), recipe, quantized or captured)
     artifact = Artifact(
         model=name,
@@ -108,12 +112,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if isinstance(error, PipelineError) else f"{type(error).__name__}: {text}"[:300]
-
-
-def _import_order() -> None:
-    """Imports triton before anything can import tensorflow: the other way round ends the process by a signal."""
-    if find_spec("triton"):
-        import triton  # noqa: F401
 
 
 def _job(fields: dict[str, Any]) -> train.Job:

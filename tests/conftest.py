@@ -42,8 +42,18 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
     Look, don't touch: a test that changes files takes `copied`.
     """
-    build = Store(tmp_path_factory.mktemp("matrix") / "build")
-    command = [sys.executable, "-m", "tests.make_matrix", str(build.root)]
+    return _matrix(tmp_path_factory, "torch")
+
+
+@pytest.fixture(scope="session")
+def keras_matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The same as `matrix`, of the same model in Keras, elsewhere."""
+    return _matrix(tmp_path_factory, "keras")
+
+
+def _matrix(tmp_path_factory: pytest.TempPathFactory, framework: str) -> Store:
+    build = Store(tmp_path_factory.mktemp(f"matrix-{framework}") / "build")
+    command = [sys.executable, "-m", "tests.make_matrix", str(build.root), framework]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return build
@@ -83,12 +93,15 @@ def copied(matrix: Store, tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def imported() -> None:
-    """Imports PyTorch and what quantizes with it: what the code of others warns of while imported is not ours."""
-    from pipeline.worker import _import_order
+    """Imports PyTorch, what quantizes with it, and Keras: what others' code warns of while imported is not ours."""
+    from pipeline.plugins import import_order
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _import_order()
+        import_order()
+        from pipeline.frameworks.keras import _on_tensorflow
+
+        _on_tensorflow()
         import lightning_fabric  # noqa: F401
         import litert_torch.quantize.pt2e_quantizer  # noqa: F401
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401

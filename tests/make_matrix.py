@@ -1,8 +1,9 @@
-"""Makes the shared store of the tests: `python -m tests.make_matrix FOLDER`, in a process of its own as a user's is."""
+"""Makes a store for the tests: `python -m tests.make_matrix FOLDER FRAMEWORK`, a process of its own as a user's is."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import devices, export, measure, plugins
@@ -15,12 +16,12 @@ JOB = Job(model=str(TINY), accelerator="cpu")
 QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0)
 
 
-def main(root: Path) -> None:
+def main(root: Path, framework: str) -> None:
     """Exports the tiny model to every target under every recipe, and measures here what runs here."""
-    build = Store(root)
-    outcomes = export.export(build, JOB, plugins.names("targets"), plugins.names("recipes"))
-    measure.bench(build, JOB, devices.find("local"), outcomes, QUICK)
+    build, job = Store(root), replace(JOB, framework=framework)
+    outcomes = export.export(build, job, plugins.names("targets"), plugins.names("recipes"))
+    measure.bench(build, job, devices.find("local"), outcomes, QUICK)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -481,9 +481,12 @@ def install(package: str, extra: str) -> str:
     return f"{package} is not installed; install it with: pip install '.[{extra}]'"
 
 
-def test_training_without_its_extra_names_the_install_line(tmp_path: Path, without: str) -> None:
-    done = inv(tmp_path / "build", "train", PYTHONPATH=without, ABSENT="torch")
-    assert done.complaint == install("torch", "torch")
+@pytest.mark.parametrize(("package", "framework"), [("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras")])
+def test_training_without_its_extra_names_the_install_line(
+    package: str, framework: str, tmp_path: Path, without: str
+) -> None:
+    done = inv(tmp_path / "build", "train", "--framework", framework, PYTHONPATH=without, ABSENT=package)
+    assert done.complaint == install(package, framework)
     assert tree(tmp_path / "build") == {}
 
 
@@ -526,6 +529,25 @@ def test_a_runtime_that_is_missing_names_the_install_line(copied: Store, tiny: P
         copied.root, "bench", "--model", tiny, "--target", "onnx", *quick, PYTHONPATH=without, ABSENT="onnxruntime"
     )
     assert "onnxruntime" in done.complaint and "install" in done.complaint
+
+
+def test_weights_of_the_other_framework_name_the_command_that_carries_them_over(tmp_path: Path) -> None:
+    for framework, other, suffix in (("torch", "keras", ".keras"), ("keras", "torch", ".safetensors")):
+        (tmp_path / f"mine{suffix}").write_bytes(b"")
+        words = ("train", "--framework", framework, "--weights", tmp_path / f"mine{suffix}")
+        said = inv(tmp_path / "build", *words).complaint
+        assert said.endswith(f"adopt them with --framework {other}, then inv convert --from {other} --to {framework}")
+        assert tree(tmp_path / "build") == {}
+
+
+def test_one_weights_file_for_all_frameworks_is_refused(tmp_path: Path) -> None:
+    said = inv(tmp_path / "build", "export", "--framework", "all", "--weights", "mine.keras").only
+    assert said == "--weights are one framework's: say --framework keras or torch"
+
+
+def test_one_framework_is_not_converted_into_itself(tmp_path: Path) -> None:
+    said = inv(tmp_path / "build", "convert", "--from", "keras", "--to", "keras").only
+    assert said == "--from and --to are both keras: name two of keras, torch"
 
 
 # -- what the system refuses -------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def test_a_model_is_found_by_name_and_by_its_folders_path(name: str) -> None:
 
 def test_a_folder_elsewhere_is_a_model(tiny: Path) -> None:
     model = catalog.find(str(tiny))
-    assert (model.folder, model.spec.name, model.frameworks) == (tiny, "tiny", ["torch"])
+    assert (model.folder, model.spec.name, model.frameworks) == (tiny, "tiny", ["keras", "torch"])
     assert callable(model.code("torch").build)
     assert catalog.describe(model).startswith("The smallest network")
 
@@ -135,5 +135,5 @@ def test_what_is_no_model_folder_is_refused_with_what_would_be_one(tmp_path: Pat
 
 
 def test_a_framework_that_a_model_is_not_written_in_is_named(tiny: Path) -> None:
-    with pytest.raises(BadModel, match=r"^model tiny has no keras\.py in .*: it needs build\(spec\) there"):
-        catalog.find(str(tiny)).code("keras")
+    with pytest.raises(BadModel, match=r"^model tiny has no jax\.py in .*: it needs build\(spec\) there"):
+        catalog.find(str(tiny)).code("jax")

@@ -44,7 +44,23 @@ def torch_losses(model: Model, steps: int) -> list[float]:
     return losses
 
 
-LOSSES: dict[str, Callable[[Model, int], list[float]]] = {"torch": torch_losses}
+def keras_losses(model: Model, steps: int) -> list[float]:
+    """The same in Keras."""
+    import keras
+
+    from pipeline.frameworks import _keras, _keras_fit
+
+    keras.utils.set_random_seed(0)
+    net = _keras_fit.deployable(_keras.network(model), model.spec.preprocessing)
+    split = making.split(model.spec, 16)
+    images = split.images(range(16)).astype(np.float32)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(optimizer=keras.optimizers.AdamW(1e-3), loss=loss, jit_compile=False)
+    assert net(images).shape == (16, model.spec.classes)
+    return [float(net.train_on_batch(images, split.labels)) for _ in range(steps)]
+
+
+LOSSES: dict[str, Callable[[Model, int], list[float]]] = {"torch": torch_losses, "keras": keras_losses}
 BUILT = [(name, framework) for name in catalog.names() for framework in find(name).frameworks if framework in LOSSES]
 
 

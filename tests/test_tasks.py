@@ -135,8 +135,11 @@ def test_targets_shows_every_recipe_that_one_cannot_do_with_the_reason(tmp_path:
     for target in plugins.names("targets"):
         module = plugins.load("targets", target)
         for name in plugins.names("recipes"):
-            reason = module.supports(plugins.load("recipes", name).RECIPE, "torch")
-            assert (f"{'':12} not {name}: {reason}" in lines) or reason is None
+            recipe = plugins.load("recipes", name).RECIPE
+            for framework in plugins.names("frameworks"):
+                reason = module.supports(recipe, framework)
+                said = {f"{'':12} not {name}: {reason}", f"{'':12} not {name} from {framework}: {reason}"} & set(lines)
+                assert len(said) == (0 if reason is None else 1)
 
 
 def test_devices_lists_devices_toml_and_who_answers(tmp_path: Path) -> None:

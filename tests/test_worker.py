@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_coremltools_and_litert_torch_can_both_be_imported_after_what_the_worker_imports_first() -> None:
     """tensorflow before triton ends a process by a signal, and coremltools imports tensorflow where it is installed."""
-    code = "from pipeline.worker import _import_order\n_import_order()\nimport torch, coremltools, litert_torch, sys\n"
+    code = "from pipeline.plugins import import_order\nimport_order()\nimport torch, coremltools, litert_torch, sys\n"
     code += "print('tensorflow' in sys.modules, 'triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -43,7 +43,8 @@ def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next
     checkpoint = train.ready(copied, job)
     assert checkpoint is not None
     spoil_reference(folder)
-    request = {"build": str(copied.root), "job": _plain(job), "target": "onnx", "recipes": ["int8", "fp32"]}
+    work = [[_plain(job), "int8"], [_plain(job), "fp32"]]
+    request = {"build": str(copied.root), "target": "onnx", "work": work}
     command = [sys.executable, "-m", "pipeline.worker", json.dumps(request)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

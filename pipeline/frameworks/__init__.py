@@ -79,6 +79,17 @@ class Framework(Protocol):
     def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
         """Float outputs (N, classes) for a whole split."""
 
+    def unpack(self, model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
+        """A checkpoint's tensors in the form in which frameworks exchange them: by "<layer>.<tensor>" with PyTorch's
+        tensor names and axes, and the dots in a layer's name as _ ("features_0_1.running_mean")."""
+
+    def pack(self, model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) -> None:
+        """Writes such tensors as a weights file of this framework.
+
+        Raises:
+            BadModel: the twins have other layers, or of other shapes.
+        """
+
     def capture(self, model: Model, weights: Path, folder: Path) -> None:
         """Writes the float graph into `folder`."""
 
@@ -93,5 +104,5 @@ class Framework(Protocol):
     def step(self, folder: Path) -> float | None:
         """The output's quantization step in the graph in `folder`; None for a float graph."""
 
-    def source(self, captured: Path, quantized: Path | None) -> Source:
-        """The graphs in these folders, for a target."""
+    def source(self, model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:
+        """The graphs in these folders, for a target, and the model they were captured from."""

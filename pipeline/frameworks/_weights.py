@@ -38,6 +38,10 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise BadWeights(f"{path} is not a whole safetensors file: {first_line(error)}") from error
+    if path.suffix == ".keras":
+        raise BadWeights(
+            f"{path}: weights of Keras: adopt them with --framework keras, then inv convert --from keras --to torch"
+        )
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise BadWeights(
             f"{path}: weights are a .safetensors file, or a .pt file that torch.save wrote of a state_dict"

@@ -27,13 +27,16 @@ from pipeline.results import Row
 from pipeline.store import Store
 
 
-def report(build: Store) -> Path:
+def report(build: Store, models: Sequence[tuple[str, str]] | None = None) -> Path:
     """Writes report.html, report.md and results.json into the build folder; returns the page's path.
+
+    Args:
+        models: (model, framework) pairs; by default those that have a checkpoint.
 
     Raises:
         DiskFull: no space is left.
     """
-    found = results.rows(build)
+    found = results.rows(build, models)
     sections = _sections(found, equalities(found))
     page = build.root / "report.html"
     _write(build.root / "results.json", json.dumps([to_json(row.cell) for row in found], indent=1) + "\n")

@@ -6,11 +6,15 @@ only inside `export`, which runs in a process of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core import ModelSpec, Port, Recipe
+
+PROGRAMS = ("keras", "torch")
+"""Frameworks whose models come as torch.export programs."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +23,18 @@ class Source:
 
     Attributes:
         framework: whose program it is.
-        program: the float model with a static batch of 1. From PyTorch a torch.export.ExportedProgram, image inputs
-            NCHW float32 with raw values.
+        program: the float model with a static batch of 1, a torch.export.ExportedProgram: image inputs NCHW
+            float32 with raw values.
         quantized: for a static recipe the calibrated graph of the same form, whose weights are stored as int8.
         unfolded: the same with float weights that the graph quantizes, which litert-torch wants.
+        saved_model: writes the float model as a TensorFlow SavedModel; None where the framework cannot.
     """
 
     framework: str
     program: Any
     quantized: Any = None
     unfolded: Any = None
+    saved_model: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class Exported:
 
 class Target(Protocol):
     """The verbs of a module in this folder.
+
+    One whose files no edge-bench runtime runs, but this machine can, has one more: answers(path, samples), the outputs
+    for samples (N, height, width, channels), which are then compared as the others' are.
 
     Attributes:
         SUFFIX: of the file, with the dot.
@@ -77,3 +86,12 @@ class Target(Protocol):
             Unsupported: the converter cannot do this model under this recipe.
             MissingExtra: the converter is not installed.
         """
+
+
+def only_programs(framework: str) -> str | None:
+    """The reason why a target that converts torch programs cannot do this framework's models; None where it can."""
+    if framework in PROGRAMS:
+        return None
+    return (
+        f"it converts torch.export programs, which come from {' and '.join(PROGRAMS)} models, not from {framework} ones"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe, Tensor
 from pipeline.plugins import extra
-from pipeline.targets import Exported, Source
+from pipeline.targets import Exported, Source, only_programs
 
 SUFFIX = ".mlpackage"
 RUNTIME: str | None = None
@@ -21,17 +21,17 @@ SUMMARY = "Core ML: iPhone, iPad, Mac"
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """All but dynamic int8, from PyTorch."""
+    """All but dynamic int8."""
     if recipe.activations == "int8_dynamic":
         return "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
-    return None if framework == "torch" else f"{framework} models do not go to Core ML yet: only torch ones do"
+    return only_programs(framework)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
     """Converts and saves the .mlpackage folder; see `Target.export`."""
-    # coremltools imports tensorflow where it is installed, and a program of PyTorch's has no use for it: without it
+    # coremltools imports tensorflow where it is installed, and a torch program has no use for it: without it
     # the import is 4 s shorter, and triton cannot come after tensorflow (which ends the process by a signal).
-    if source.framework == "torch" and "tensorflow" not in sys.modules:
+    if "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
     with extra(EXTRA):
         import coremltools  # noqa: F401

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.plugins import extra
-from pipeline.targets import Exported, Source
+from pipeline.targets import Exported, Source, only_programs
 from pipeline.targets._pt2e import quantize_weights
 
 SUFFIX = ".pte"
@@ -34,8 +34,8 @@ _FLOAT_DEPTHWISE = (
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Every recipe from PyTorch; a program from another framework has to come through torch.export first."""
-    return None if framework == "torch" else f"{framework} models do not go to ExecuTorch yet: only torch ones do"
+    """Every recipe."""
+    return only_programs(framework)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:

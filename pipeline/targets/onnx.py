@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.plugins import extra
-from pipeline.targets import Exported, Source
+from pipeline.targets import Exported, Source, only_programs
 from pipeline.targets._pt2e import quantize_weights
 
 SUFFIX = ".onnx"
@@ -20,8 +20,8 @@ SUMMARY = "ONNX for onnxruntime: servers, desktops, phones, boards"
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Every recipe from PyTorch."""
-    return None if framework == "torch" else f"{framework} models do not go to ONNX yet: only torch ones do"
+    """Every recipe."""
+    return only_programs(framework)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.plugins import extra
-from pipeline.targets import Exported, Source
+from pipeline.targets import Exported, Source, only_programs
 
 SUFFIX = ".tflite"
 RUNTIME: str | None = "litert"
@@ -20,8 +20,8 @@ SUMMARY = "LiteRT (TensorFlow Lite): Android, boards, microcontroller-class CPUs
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Every recipe from PyTorch; the Keras way is another converter's."""
-    return None if framework == "torch" else f"{framework} models do not go to TFLite yet: only torch ones do"
+    """Every recipe."""
+    return only_programs(framework)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.frameworks import torch as framework
 from pipeline.store import Store
 
 pytestmark = pytest.mark.usefixtures("imported")
 
 
 def graph(matrix: Store, name: str) -> Any:
-    return framework._load(matrix.graphs("tiny", "torch", "int8") / name).module()
+    from pipeline.frameworks import _graphs
+
+    return _graphs.load(matrix.graphs("tiny", "torch", "int8") / name).module()
 
 
 def layers(module: Any) -> list[tuple[Any, Any, Any]]:
@@ -31,7 +32,7 @@ def tensor(module: Any, node: Any) -> Any:
     return _constants._attribute(module, node).detach().double()
 
 
-@pytest.mark.parametrize("name", [framework.FOLDED, framework.UNFOLDED])
+@pytest.mark.parametrize("name", ["quantized.pt2", "unfolded.pt2"])
 def test_every_bias_is_a_whole_number_of_its_accumulators_steps(name: str, matrix: Store) -> None:
     module = graph(matrix, name)
     largest = []
@@ -44,7 +45,7 @@ def test_every_bias_is_a_whole_number_of_its_accumulators_steps(name: str, matri
 
 
 def test_the_float_weights_for_litert_torch_are_the_int8_ones_of_everybody_else(matrix: Store) -> None:
-    folded, unfolded = graph(matrix, framework.FOLDED), graph(matrix, framework.UNFOLDED)
+    folded, unfolded = graph(matrix, "quantized.pt2"), graph(matrix, "unfolded.pt2")
     for (_, ours, _), (_, theirs, _) in zip(layers(folded), layers(unfolded), strict=True):
         scale = tensor(folded, ours.args[1])
         shaped = scale.reshape(-1, *[1] * (tensor(folded, ours.args[0]).dim() - 1))
@@ -60,12 +61,12 @@ def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float,
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from pipeline.core import Preprocessing
-    from pipeline.frameworks import _constants
+    from pipeline.frameworks import _constants, _graphs
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.normalize = framework._normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
+            self.normalize = _graphs.normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
             self.last = torch.nn.Conv2d(1, 1, 1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:

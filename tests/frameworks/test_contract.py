@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline import catalog, plugins, store
-from pipeline.errors import BadOption, BadWeights
+from pipeline.errors import BadModel, BadOption, BadWeights
 from pipeline.frameworks import Framework, Settings
 from pipeline.store import Store
 from tests.frameworks import making
@@ -30,6 +30,18 @@ KEY = "k" * 64
 def framework(request: pytest.FixtureRequest) -> Framework:
     found: Framework = plugins.load("frameworks", request.param)
     return found
+
+
+@pytest.fixture
+def made(framework: Framework, request: pytest.FixtureRequest) -> Store:
+    """A store with the framework's checkpoint and graphs of the tiny model."""
+    found: Store = request.getfixturevalue({"torch": "matrix"}.get(named(framework), f"{named(framework)}_matrix"))
+    return found
+
+
+def named(framework: Framework) -> str:
+    name: str = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
+    return name
 
 
 def data() -> dict[str, object]:
@@ -84,7 +96,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_bits(
     how: signal.Signals, framework: Framework, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, _ = train(framework, tmp_path / "whole")
-    name = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
+    name = named(framework)
     command = [sys.executable, "-c", INTERRUPTED, name, str(tmp_path / "cut")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -123,12 +135,11 @@ def test_an_accelerator_that_is_not_there_is_refused(framework: Framework, tmp_p
 
 
 def weights_of(build: Store, framework: Framework) -> Path:
-    name = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
-    return build.checkpoint("tiny", name) / framework.WEIGHTS
+    return build.checkpoint("tiny", named(framework)) / framework.WEIGHTS
 
 
-def test_its_own_weights_are_adopted_to_the_bit(framework: Framework, matrix: Store, tmp_path: Path) -> None:
-    weights = weights_of(matrix, framework)
+def test_its_own_weights_are_adopted_to_the_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
+    weights = weights_of(made, framework)
     framework.adopt(MODEL, weights, tmp_path / framework.WEIGHTS)
     pictures = making.split(MODEL.spec, 30)
     expected = framework.predict(MODEL, weights, pictures, "cpu")
@@ -137,9 +148,9 @@ def test_its_own_weights_are_adopted_to_the_bit(framework: Framework, matrix: St
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_weights_that_were_cut_off_are_refused_by_name(
-    share: float, framework: Framework, matrix: Store, tmp_path: Path
+    share: float, framework: Framework, made: Store, tmp_path: Path
 ) -> None:
-    whole = weights_of(matrix, framework)
+    whole = weights_of(made, framework)
     part = tmp_path / f"part{whole.suffix}"
     part.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
     with pytest.raises(BadWeights) as caught:
@@ -154,13 +165,33 @@ def test_weights_in_a_file_of_another_kind_are_refused(framework: Framework, tmp
         framework.adopt(MODEL, tmp_path / "weights.txt", tmp_path / "out")
 
 
+def test_tensors_go_out_and_come_back_to_the_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
+    weights = weights_of(made, framework)
+    tensors = framework.unpack(MODEL, weights)
+    assert tensors["features_0.weight"].shape == (8, 1, 3, 3) and tensors["classifier.weight"].shape == (10, 128)
+    framework.pack(MODEL, tensors, tmp_path / framework.WEIGHTS)
+    again = framework.unpack(MODEL, tmp_path / framework.WEIGHTS)
+    assert again.keys() == tensors.keys()
+    assert all((again[name] == tensors[name]).all() for name in tensors)
+
+
+def test_tensors_of_another_network_are_refused_by_name(framework: Framework, made: Store, tmp_path: Path) -> None:
+    tensors = framework.unpack(MODEL, weights_of(made, framework))
+    wrong = {**tensors, "classifier.weight": tensors["classifier.weight"][:, :7]}
+    with pytest.raises(BadModel, match=r"classifier.+(other)"):
+        framework.pack(MODEL, wrong, tmp_path / framework.WEIGHTS)
+    with pytest.raises(BadModel, match=r"extra\.bias is in one of them only"):
+        framework.pack(MODEL, {**tensors, "extra.bias": tensors["classifier.bias"]}, tmp_path / framework.WEIGHTS)
+    assert not (tmp_path / framework.WEIGHTS).exists()
+
+
 # -- graphs ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_captured_graph_answers_as_the_model_for_any_batch(
-    framework: Framework, matrix: Store, tmp_path: Path
+    framework: Framework, made: Store, tmp_path: Path
 ) -> None:
-    weights = weights_of(matrix, framework)
+    weights = weights_of(made, framework)
     framework.capture(MODEL, weights, tmp_path)
     assert framework.step(tmp_path) is None
     for count in (1, 3, 70):
@@ -172,10 +203,9 @@ def test_the_captured_graph_answers_as_the_model_for_any_batch(
 
 
 def test_the_quantized_graph_answers_nearly_as_the_float_one_in_whole_steps(
-    framework: Framework, matrix: Store, tmp_path: Path
+    framework: Framework, made: Store, tmp_path: Path
 ) -> None:
-    name = framework.__name__.rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
-    captured = matrix.graphs("tiny", name)
+    captured = made.graphs("tiny", named(framework))
     pictures = making.split(MODEL.spec, 64).images(range(64))
     before = store.sha256(captured)
     framework.quantize(captured, (0.0, 255.0), pictures, tmp_path)
@@ -186,6 +216,6 @@ def test_the_quantized_graph_answers_nearly_as_the_float_one_in_whole_steps(
     np.testing.assert_allclose(answers / np.float32(step), np.round(answers / np.float32(step)), atol=1e-3)
     error = ((answers - expected) ** 2).sum() / (expected**2).sum()
     assert -10 * np.log10(error) > 20
-    source = framework.source(captured, tmp_path)
-    assert source.framework == name and source.quantized is not None
-    assert framework.source(captured, None).quantized is None
+    source = framework.source(MODEL, weights_of(made, framework), captured, tmp_path)
+    assert source.framework == named(framework) and source.quantized is not None
+    assert framework.source(MODEL, weights_of(made, framework), captured, None).quantized is None

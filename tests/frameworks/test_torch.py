@@ -191,7 +191,9 @@ def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_las
 def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
     import torch
 
-    layer = framework._normalization(Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    from pipeline.frameworks import _graphs
+
+    layer = _graphs.normalization(Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     pixels = torch.randint(0, 256, (2, 3, 8, 8)).float()
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     torch.testing.assert_close(layer(pixels), (pixels - mean[:, None, None]) / std[:, None, None])
@@ -200,10 +202,12 @@ def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
 
 @pytest.mark.parametrize("brightest", [200, 254, 255])
 def test_the_inputs_scale_is_its_ranges_whatever_calibration_saw(brightest: int, matrix: Store, tmp_path: Path) -> None:
+    from pipeline.frameworks import _graphs
+
     images = np.random.default_rng(0).integers(0, brightest + 1, (40, 8, 8, 1), np.uint8)
     framework.quantize(matrix.graphs("tiny", "torch"), (0.0, 255.0), images, tmp_path)
-    for name in (framework.FOLDED, framework.UNFOLDED):
-        nodes = framework._load(tmp_path / name).graph.nodes
+    for name in (_graphs.FOLDED, _graphs.UNFOLDED):
+        nodes = _graphs.load(tmp_path / name).graph.nodes
         first = next(node for node in nodes if "quantize_per_tensor" in str(node.target))
         assert [float(first.args[1]), int(first.args[2])] == [1.0, -128]
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.plugins import import_order
 from pipeline.store import Store
-from pipeline.worker import _import_order
 
 
 def graph(folder: Path) -> dict[str, Any]:
@@ -64,17 +64,17 @@ def coreml(path: Path) -> dict[str, Any]:
     }
 
 
-def main(root: Path) -> None:
+def main(root: Path, framework: str) -> None:
     """Looks at every cell of the tiny model that can be looked at."""
-    _import_order()
+    import_order()
     build = Store(root)
-    found: dict[str, Any] = {"graph": graph(build.graphs("tiny", "torch", "int8"))}
+    found: dict[str, Any] = {"graph": graph(build.graphs("tiny", framework, "int8"))}
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
     for target, look in (("onnx", onnx), ("coreml", coreml)):
-        for path in sorted(build.home("tiny", "torch").glob(f"*/{target}/model.*")):
+        for path in sorted(build.home("tiny", framework).glob(f"*/{target}/model.*")):
             found[f"{target} {path.parents[1].name}"] = look(path)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from pipeline.store import Store
 from pipeline.train import Job
 
 ROOT = Path(__file__).parents[2]
+FRAMEWORKS = plugins.names("frameworks")
 TARGETS, RECIPES = plugins.names("targets"), plugins.names("recipes")
-LAYOUTS = {"tflite": "NHWC", "executorch": "NCHW", "onnx": "NCHW", "coreml": "image"}
+LAYOUTS = {"tflite": "NHWC", "savedmodel": "NHWC", "executorch": "NCHW", "onnx": "NCHW", "coreml": "image"}
 SHAPES = {"NHWC": (1, 8, 8, 1), "NCHW": (1, 1, 8, 8), "image": (1, 1, 8, 8)}
 
 
@@ -30,34 +33,54 @@ def recipe_of(name: str) -> Recipe:
     return found
 
 
-def reason(target: str, recipe: str) -> str | None:
-    found: str | None = plugins.load("targets", target).supports(recipe_of(recipe), "torch")
+def reason(framework: str, target: str, recipe: str) -> str | None:
+    found: str | None = plugins.load("targets", target).supports(recipe_of(recipe), framework)
     return found
 
 
-CELLS = [(target, recipe) for target, recipe in product(TARGETS, RECIPES) if reason(target, recipe) is None]
-RUNNING = [(target, recipe) for target, recipe in CELLS if plugins.load("targets", target).UNCHECKED is None]
+Cell = tuple[str, str, str]
+CELLS = [cell for cell in product(FRAMEWORKS, TARGETS, RECIPES) if reason(*cell) is None]
+RUNNING = [cell for cell in CELLS if plugins.load("targets", cell[1]).UNCHECKED is None]
+COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(plugins.load("targets", cell[1]), "answers")]
 
 
-def artifact_of(build: Store, target: str, recipe: str) -> tuple[Artifact, Path]:
-    folder = build.cell("tiny", "torch", recipe, target)
+@pytest.fixture(scope="session")
+def stores(request: pytest.FixtureRequest) -> Callable[[str], Store]:
+    """The store in which a framework's tiny model went everywhere."""
+
+    def store_of(framework: str) -> Store:
+        found: Store = request.getfixturevalue({"torch": "matrix"}.get(framework, f"{framework}_matrix"))
+        return found
+
+    return store_of
+
+
+@pytest.fixture
+def build(cell: Cell, stores: Callable[[str], Store]) -> Store:
+    return stores(cell[0])
+
+
+def artifact_of(build: Store, framework: str, target: str, recipe: str) -> tuple[Artifact, Path]:
+    folder = build.cell("tiny", framework, recipe, target)
     artifact = store.read(Artifact, folder / "artifact.json")
     assert artifact is not None, (folder / "failure.json").read_text()
     return artifact, folder / artifact.file
 
 
 @pytest.fixture(scope="session")
-def inside(matrix: Store) -> dict[str, Any]:
+def inside(stores: Callable[[str], Store]) -> dict[str, Any]:
     """What tests.targets.look finds."""
-    command = [sys.executable, "-m", "tests.targets.look", str(matrix.root)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = {}
+    for framework in FRAMEWORKS:
+        command = [sys.executable, "-m", "tests.targets.look", str(stores(framework).root), framework]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found[framework] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def predictions(build: Store, target: str, recipe: str) -> np.ndarray:
-    with np.load(build.cell("tiny", "torch", recipe, target) / "local" / "predictions.npz") as kept:
+def predictions(build: Store, framework: str, target: str, recipe: str) -> np.ndarray:
+    with np.load(build.cell("tiny", framework, recipe, target) / "local" / "predictions.npz") as kept:
         outputs: np.ndarray = kept["output_0"]
         return outputs
 
@@ -65,20 +88,27 @@ def predictions(build: Store, target: str, recipe: str) -> np.ndarray:
 # -- the matrix --------------------------------------------------------------------------------------------------------
 
 
-def test_every_cell_is_made_or_has_a_reason(matrix: Store, job: Job) -> None:
-    outcomes = export.current(matrix, job, TARGETS, RECIPES)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_every_cell_is_made_or_has_a_reason(framework: str, stores: Callable[[str], Store], job: Job) -> None:
+    outcomes = export.current(stores(framework), replace(job, framework=framework), TARGETS, RECIPES)
     assert outcomes is not None
     assert [(o.target, o.recipe) for o in outcomes] == [(t, r) for r in RECIPES for t in TARGETS]
     for outcome in outcomes:
-        expected = reason(outcome.target, outcome.recipe)
+        expected = reason(framework, outcome.target, outcome.recipe)
         assert (outcome.status, outcome.reason) == (("ok", None) if expected is None else ("unsupported", expected))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_reasons_are_one_line_and_fp32_is_always_done(target: str) -> None:
-    assert reason(target, "fp32") is None
-    for recipe in RECIPES:
-        assert re.fullmatch(r".{10,200}", reason(target, recipe) or "no reason needed")
+    assert None in [reason(framework, target, "fp32") for framework in FRAMEWORKS]
+    for framework, recipe in product(FRAMEWORKS, RECIPES):
+        assert re.fullmatch(r".{10,200}", reason(framework, target, recipe) or "no reason needed")
+
+
+def test_keras_goes_wherever_pytorch_goes() -> None:
+    for target, recipe in product(TARGETS, RECIPES):
+        if reason("torch", target, recipe) is None:
+            assert reason("keras", target, recipe) is None
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -88,11 +118,12 @@ def test_a_framework_it_does_not_know_is_refused_with_its_name(target: str) -> N
     assert "caffe" in plugins.load("targets", target).supports(recipe_of("fp32"), "caffe")
 
 
-@pytest.mark.parametrize(("target", "recipe"), CELLS)
-def test_the_manifest_is_complete(target: str, recipe: str, matrix: Store) -> None:
-    artifact, path = artifact_of(matrix, target, recipe)
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_the_manifest_is_complete(cell: Cell, build: Store) -> None:
+    framework, target, recipe = cell
+    artifact, path = artifact_of(build, *cell)
     module = plugins.load("targets", target)
-    assert (artifact.model, artifact.framework) == ("tiny", "torch")
+    assert (artifact.model, artifact.framework) == ("tiny", framework)
     assert (artifact.target, artifact.recipe) == (target, recipe)
     assert path.suffix == module.SUFFIX
     assert artifact.sha256 == store.sha256(path)
@@ -100,7 +131,7 @@ def test_the_manifest_is_complete(target: str, recipe: str, matrix: Store) -> No
     assert artifact.tools == plugins.versions(module.TOOLS)
     assert artifact.spec.labels == tuple("0123456789")
     assert artifact.seconds > 0
-    assert (artifact.parity is None) == (artifact.unchecked is not None)
+    assert (artifact.parity is not None) == (cell in COMPARED)
     assert artifact.unchecked == module.UNCHECKED
     assert all(note and "\n" not in note for note in artifact.notes)
     assert (path.parent / "export.log").is_file()
@@ -109,10 +140,10 @@ def test_the_manifest_is_complete(target: str, recipe: str, matrix: Store) -> No
     )
 
 
-@pytest.mark.parametrize(("target", "recipe"), CELLS)
-def test_who_quantized_it_and_on_what_is_told(target: str, recipe: str, matrix: Store) -> None:
-    artifact, _ = artifact_of(matrix, target, recipe)
-    wanted = recipe_of(recipe)
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_who_quantized_it_and_on_what_is_told(cell: Cell, build: Store) -> None:
+    artifact, _ = artifact_of(build, *cell)
+    wanted = recipe_of(cell[2])
     if wanted.static:
         assert artifact.quantized_by == "graph"
         assert artifact.calibration is not None
@@ -127,20 +158,20 @@ def test_who_quantized_it_and_on_what_is_told(target: str, recipe: str, matrix: 
             assert artifact.quantized_by is None
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_all_targets_share_one_calibration(target: str, matrix: Store) -> None:
-    mine, _ = artifact_of(matrix, target, "int8")
-    first, _ = artifact_of(matrix, TARGETS[0], "int8")
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[2] == "int8"], ids="-".join)
+def test_all_targets_share_one_calibration(cell: Cell, build: Store, matrix: Store) -> None:
+    mine, _ = artifact_of(build, *cell)
+    first, _ = artifact_of(matrix, "torch", TARGETS[0], "int8")
     assert mine.calibration == first.calibration
 
 
-@pytest.mark.parametrize(("target", "recipe"), CELLS)
-def test_inputs_and_outputs_lie_as_the_runtimes_users_expect(target: str, recipe: str, matrix: Store) -> None:
-    artifact, _ = artifact_of(matrix, target, recipe)
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_inputs_and_outputs_lie_as_the_runtimes_users_expect(cell: Cell, build: Store) -> None:
+    artifact, _ = artifact_of(build, *cell)
     (image,), (logits,) = artifact.inputs, artifact.outputs
     assert (image.name, logits.name) == ("image", "logits")
-    assert image.layout == LAYOUTS[target]
-    assert image.shape == SHAPES[LAYOUTS[target]]
+    assert image.layout == LAYOUTS[cell[1]]
+    assert image.shape == SHAPES[LAYOUTS[cell[1]]]
     assert logits.shape == (1, 10)
     assert logits.layout is None
     for port in (image, logits):
@@ -150,38 +181,45 @@ def test_inputs_and_outputs_lie_as_the_runtimes_users_expect(target: str, recipe
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("target", "recipe"), CELLS)
-def test_the_file_is_of_its_format(target: str, recipe: str, matrix: Store, inside: dict[str, Any]) -> None:
-    _, path = artifact_of(matrix, target, recipe)
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_the_file_is_of_its_format(cell: Cell, build: Store, inside: dict[str, Any]) -> None:
+    framework, target, recipe = cell
+    _, path = artifact_of(build, *cell)
     if target == "coreml":
         manifest = json.loads((path / "Manifest.json").read_text())
         roots = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]
         assert (path / "Data" / roots["path"]).is_file()
         assert sorted(p.name for p in path.iterdir()) == ["Data", "Manifest.json"]
-        assert inside[f"coreml {recipe}"]["operators"]
+        assert inside[framework][f"coreml {recipe}"]["operators"]
     elif target == "onnx":  # look.py had onnx check it
-        assert inside[f"onnx {recipe}"]["inputs"] == ["image"]
-        assert inside[f"onnx {recipe}"]["remarks"] == 0
+        assert inside[framework][f"onnx {recipe}"]["inputs"] == ["image"]
+        assert inside[framework][f"onnx {recipe}"]["remarks"] == 0
+    elif target == "savedmodel":
+        assert sorted(p.name for p in (path / "1").iterdir()) == ["assets", "saved_model.pb", "variables"]
     else:
         assert path.read_bytes()[4:8] == {"tflite": b"TFL3", "executorch": b"ET12"}[target]
 
 
-def test_pixels_enter_a_static_tflite_file_exactly(matrix: Store) -> None:
-    artifact, _ = artifact_of(matrix, "tflite", "int8")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_pixels_enter_a_static_tflite_file_exactly(framework: str, stores: Callable[[str], Store]) -> None:
+    artifact, _ = artifact_of(stores(framework), framework, "tflite", "int8")
     assert (artifact.inputs[0].dtype, artifact.inputs[0].scale, artifact.inputs[0].zero_point) == ("int8", 1.0, -128)
     assert artifact.outputs[0].dtype == "int8"
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("target", ["onnx", "coreml"])
-def test_a_static_file_has_the_graphs_scales_and_no_others(target: str, inside: dict[str, Any]) -> None:
-    assert inside[f"{target} int8"]["scales"] == pytest.approx(inside["graph"]["scales"], rel=1e-6)
-    assert 1.0 in inside["graph"]["scales"]
+def test_a_static_file_has_the_graphs_scales_and_no_others(target: str, framework: str, inside: dict[str, Any]) -> None:
+    scales = inside[framework]["graph"]["scales"]
+    assert inside[framework][f"{target} int8"]["scales"] == pytest.approx(scales, rel=1e-6)
+    assert 1.0 in scales
 
 
-def test_an_onnx_file_is_quantized_in_the_way_its_recipe_says(inside: dict[str, Any]) -> None:
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_onnx_file_is_quantized_in_the_way_its_recipe_says(framework: str, inside: dict[str, Any]) -> None:
     def has(recipe: str) -> set[str]:
         quantizing = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-        return quantizing & set(inside[f"onnx {recipe}"]["operators"])
+        return quantizing & set(inside[framework][f"onnx {recipe}"]["operators"])
 
     assert has("fp32") == has("fp16") == set()
     assert has("int8") == {"QuantizeLinear", "DequantizeLinear"}
@@ -189,36 +227,43 @@ def test_an_onnx_file_is_quantized_in_the_way_its_recipe_says(inside: dict[str, 
     assert has("int8_weight_only") == {"DequantizeLinear"}
 
 
-def test_a_core_ml_program_is_quantized_in_the_way_its_recipe_says(inside: dict[str, Any]) -> None:
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_core_ml_program_is_quantized_in_the_way_its_recipe_says(framework: str, inside: dict[str, Any]) -> None:
     def has(recipe: str) -> set[str]:
-        return {name for name in inside[f"coreml {recipe}"]["operators"] if "quantize" in name}
+        return {name for name in inside[framework][f"coreml {recipe}"]["operators"] if "quantize" in name}
 
     assert has("fp32") == has("fp16") == set()
     assert {"quantize", "dequantize"} <= has("int8")
     assert has("int8_weight_only") == {"constexpr_affine_dequantize"}
 
 
-def weights_bytes(build: Store, target: str, recipe: str) -> int:
+def weights_bytes(build: Store, framework: str, target: str, recipe: str) -> int:
     """Size of what holds the weights: the file, and of a Core ML package, whose program's text is larger than this tiny
     model's weights, the part with them."""
-    _, path = artifact_of(build, target, recipe)
+    _, path = artifact_of(build, framework, target, recipe)
     return store.size(path / "Data/com.apple.CoreML/weights") if target == "coreml" else store.size(path)
 
 
-@pytest.mark.parametrize(("target", "recipe"), [cell for cell in CELLS if recipe_of(cell[1]).weights == "int8"])
-def test_int8_is_smaller_than_float(target: str, recipe: str, matrix: Store) -> None:
-    assert weights_bytes(matrix, target, recipe) < weights_bytes(matrix, target, "fp32")
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if recipe_of(cell[2]).weights == "int8"], ids="-".join)
+def test_int8_is_smaller_than_float(cell: Cell, build: Store) -> None:
+    assert weights_bytes(build, *cell) < weights_bytes(build, *cell[:2], "fp32")
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] == "keras" and cell in RUNNING], ids="-".join)
+def test_a_file_from_keras_is_no_larger_than_one_from_pytorch(cell: Cell, build: Store, matrix: Store) -> None:
+    """The graph that Keras leaves is as clean: no layer in pieces, no tensor that nothing takes."""
+    assert weights_bytes(build, *cell) <= 1.02 * weights_bytes(matrix, "torch", *cell[1:])
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("target", "recipe"), RUNNING)
-def test_it_answers_as_the_graph_it_was_made_from(target: str, recipe: str, matrix: Store) -> None:
-    artifact, _ = artifact_of(matrix, target, recipe)
+@pytest.mark.parametrize("cell", COMPARED, ids="-".join)
+def test_it_answers_as_the_graph_it_was_made_from(cell: Cell, build: Store) -> None:
+    artifact, _ = artifact_of(build, *cell)
     parity = artifact.parity
     assert parity is not None
-    wanted = recipe_of(recipe)
+    wanted = recipe_of(cell[2])
     assert parity.samples == 128
     assert parity.against == ("quantized graph" if wanted.static else "float model")
     assert parity.snr_db >= LEAST_SNR_DB[wanted.weights]
@@ -231,20 +276,24 @@ def test_it_answers_as_the_graph_it_was_made_from(target: str, recipe: str, matr
         assert parity.max_steps is None
 
 
-@pytest.mark.parametrize("target", [target for target, recipe in RUNNING if recipe == "fp32"])
-def test_float_is_the_frameworks_float_on_every_evaluation_picture(target: str, matrix: Store) -> None:
-    with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
+@pytest.mark.parametrize("cell", [cell for cell in RUNNING if cell[2] == "fp32"], ids="-".join)
+def test_float_is_the_frameworks_float_on_every_evaluation_picture(cell: Cell, build: Store) -> None:
+    with np.load(build.checkpoint("tiny", cell[0]) / "predictions.npz") as kept:
         expected = kept["output_0"]
-    answers = predictions(matrix, target, "fp32")
+    answers = predictions(build, *cell)
     assert answers.shape == expected.shape == (504, 10)
     np.testing.assert_allclose(answers, expected, atol=1e-4)
     assert (answers.argmax(1) == expected.argmax(1)).all()
 
 
-def test_the_same_static_graph_gives_the_same_bits_in_tflite_and_executorch(matrix: Store) -> None:
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_same_static_graph_gives_the_same_bits_in_tflite_and_executorch(
+    framework: str, stores: Callable[[str], Store]
+) -> None:
     """On most pictures: a tie may be rounded either way, and then one step is the whole difference."""
-    answers = {target: predictions(matrix, target, "int8") for target in ("tflite", "executorch", "onnx")}
-    step = artifact_of(matrix, "tflite", "int8")[0].outputs[0].scale
+    build = stores(framework)
+    answers = {target: predictions(build, framework, target, "int8") for target in ("tflite", "executorch", "onnx")}
+    step = artifact_of(build, framework, "tflite", "int8")[0].outputs[0].scale
     assert step is not None
     for other in ("executorch", "onnx"):
         same = (answers["tflite"] == answers[other]).all(axis=1)
@@ -256,17 +305,19 @@ def test_the_same_static_graph_gives_the_same_bits_in_tflite_and_executorch(matr
 
 AGAIN = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from pipeline import export, plugins
 from pipeline.store import Store
 from tests.make_matrix import JOB
-export.export(Store(Path(sys.argv[1])), JOB, plugins.names("targets"), plugins.names("recipes"))
+jobs = [replace(JOB, framework=name) for name in plugins.names("frameworks")]
+export.export_all(Store(Path(sys.argv[1])), jobs, plugins.names("targets"), plugins.names("recipes"))
 """
 
 
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Trained and exported once more, elsewhere."""
+    """Trained and exported once more, elsewhere, all frameworks in one command."""
     build = Store(tmp_path_factory.mktemp("second") / "elsewhere")
     command = [sys.executable, "-c", AGAIN, str(build.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -274,10 +325,10 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build
 
 
-@pytest.mark.parametrize(("target", "recipe"), CELLS)
-def test_the_same_export_elsewhere_gives_the_same_bytes(target: str, recipe: str, matrix: Store, second: Store) -> None:
-    first, _ = artifact_of(matrix, target, recipe)
-    again, _ = artifact_of(second, target, recipe)
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_the_same_export_elsewhere_gives_the_same_bytes(cell: Cell, build: Store, second: Store) -> None:
+    first, _ = artifact_of(build, *cell)
+    again, _ = artifact_of(second, *cell)
     assert again.weights_sha256 == first.weights_sha256
     assert again.sha256 == first.sha256
     assert again.key == first.key

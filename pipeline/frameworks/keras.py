@@ -1,0 +1,168 @@
+"""Keras 3: training on TensorFlow; capture on PyTorch, in a process of its own, and from there as PyTorch's models."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import errors, proc
+from pipeline.catalog import Model
+from pipeline.core import to_json
+from pipeline.datasets import Split
+from pipeline.errors import BadModel, MissingExtra, StageFailed
+from pipeline.frameworks import Settings
+from pipeline.plugins import extra, import_order
+from pipeline.progress import logged
+from pipeline.targets import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+WEIGHTS = "model.keras"
+TOOLS: tuple[str, ...] = ("keras", "tensorflow", "torch", "torchao", "litert-torch")
+EXTRA = "keras"
+SUMMARY = "Keras 3: trained on TensorFlow, captured on PyTorch"
+
+
+def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
+    """See `Framework.train`."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras_fit
+
+    return _keras_fit.fit(model, data, settings, home, key)
+
+
+def adopt(model: Model, weights: Path, out: Path) -> None:
+    """See `Framework.adopt`: a .keras file, of which nothing is run."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras
+
+    _keras.save(_keras.adopted(model, weights), out)
+
+
+def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
+    """See `Framework.predict`."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras, _keras_fit
+
+    return _keras_fit.predict(_keras.loaded(model, weights), model.spec.preprocessing, split, accelerator)
+
+
+def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
+    """See `Framework.unpack`."""
+    _on_tensorflow()
+    import numpy as np
+
+    from pipeline.frameworks import _keras
+
+    net = _keras.loaded(model, weights)
+    depthwise = _keras.depthwise_layers(net)
+    return {
+        name: _keras.exchanged(np.asarray(variable), name.rpartition(".")[0] in depthwise)
+        for name, variable in _keras.variables(net).items()
+    }
+
+
+def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) -> None:
+    """See `Framework.pack`."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras
+
+    net = _keras.network(model)
+    variables = _keras.variables(net)
+    wrong = sorted(variables.keys() ^ tensors.keys())
+    if wrong:
+        raise BadModel(f"{model.spec.name}'s twins differ: {', '.join(wrong[:3])} is in one of them only")
+    depthwise = _keras.depthwise_layers(net)
+    for name, variable in variables.items():
+        _keras.assign(variable, tensors[name], name.rpartition(".")[0] in depthwise)
+    _keras.save(net, out)
+
+
+def capture(model: Model, weights: Path, folder: Path) -> None:
+    """See `Framework.capture`: in a process of its own, because Keras takes one backend a process."""
+    for package, name in (("keras", EXTRA), ("torch", "torch")):
+        if find_spec(package) is None:
+            raise MissingExtra(package, name)
+    request = {
+        "model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights), "folder": str(folder)
+    }  # fmt: skip
+    argv = [sys.executable, "-m", "pipeline.frameworks._capture", json.dumps(request)]
+    done = proc.run(argv, env={"PYTHONHASHSEED": "0"})
+    sys.stderr.write(done.err)  # into graphs.log
+    if done.code != 0:
+        raise StageFailed(f"Keras on PyTorch ended while capturing {model.spec.name}: {done.reason}")
+    if done.out.strip():
+        said = json.loads(done.out.splitlines()[-1])
+        raise getattr(errors, said["error"])(said["says"])
+
+
+def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
+    """See `Framework.quantize`."""
+    _with_graphs()
+    from pipeline.frameworks import _graphs
+
+    _graphs.quantize(captured, value_range, images, folder)
+
+
+def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """See `Framework.evaluate`."""
+    _with_graphs()
+    from pipeline.frameworks import _graphs
+
+    return _graphs.evaluate(folder, images)
+
+
+def step(folder: Path) -> float | None:
+    """See `Framework.step`."""
+    _with_graphs()
+    from pipeline.frameworks import _graphs
+
+    return _graphs.step(folder)
+
+
+def source(model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:
+    """See `Framework.source`."""
+    _with_graphs()
+    from pipeline.frameworks import _graphs
+
+    found = _graphs.source("keras", captured, quantized)
+    return replace(found, saved_model=partial(_saved_model, model, weights))
+
+
+def _saved_model(model: Model, weights: Path, out: Path) -> None:
+    """The model behind its normalisation as a SavedModel: raw pixels (N, height, width, channels) to logits."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras, _keras_fit
+
+    _keras_fit.saved_model(_keras.loaded(model, weights), model.spec, out)
+
+
+def _on_tensorflow() -> None:
+    """Imports Keras on TensorFlow, quietly.
+
+    Raises:
+        MissingExtra: one of them is not installed.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import_order()
+    with extra(EXTRA), logged(Path(os.devnull)):  # it greets from below Python, at every import
+        import keras
+        import tensorflow  # noqa: F401
+    assert keras.backend.backend() == "tensorflow"  # one backend a process, and in ours it is this one
+
+
+def _with_graphs() -> None:
+    """Imports PyTorch, which holds the graphs."""
+    import_order()
+    with extra("torch"):
+        import torch  # noqa: F401

@@ -1,0 +1,63 @@
+"""TensorFlow SavedModel, with the signature that TensorFlow Serving calls. From Keras, in float."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.errors import Unsupported
+from pipeline.plugins import extra
+from pipeline.targets import Exported, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SUFFIX = ".savedmodel"
+RUNTIME: str | None = None
+UNCHECKED: str | None = "not measured: no runtime for phones and boards reads a SavedModel"
+LAYOUT = "NHWC"
+TOOLS: tuple[str, ...] = ("tensorflow", "keras")
+EXTRA = "keras"
+SUMMARY = "TensorFlow SavedModel: TensorFlow Serving, from Keras"
+
+VERSION = "1"
+"""TensorFlow Serving looks for folders with numbers for names and serves the largest."""
+
+
+def supports(recipe: Recipe, framework: str) -> str | None:
+    """Float from Keras alone."""
+    if framework != "keras":
+        return (
+            f"a SavedModel holds TensorFlow's operations, and {framework} models have none; inv convert to keras first"
+        )
+    if recipe.weights != "float32":
+        return "a SavedModel keeps the float variables; quantized files for TensorFlow's runtimes are tflite's"
+    return None
+
+
+def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
+    """Writes the folder <out>/1 that TensorFlow Serving loads from <out>; see `Target.export`."""
+    if source.saved_model is None:
+        raise Unsupported(f"{source.framework} writes no SavedModel")
+    source.saved_model(out / VERSION)
+    (out / VERSION / "fingerprint.pb").unlink(missing_ok=True)  # holds a random number; loaders do without it
+    image = spec.inputs[0]
+    return Exported(
+        inputs=(Port(image.name, (1, *image.shape), "float32", LAYOUT),),
+        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        notes=("takes any batch size; the signature is serving_default",),
+    )
+
+
+def answers(path: Path, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """What the signature says to `samples` (N, height, width, channels), by TensorFlow here."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with extra(EXTRA):
+        import tensorflow as tf
+    served = tf.saved_model.load(str(path / VERSION)).signatures["serving_default"]
+    (name,) = served.structured_input_signature[1]
+    outputs = served(**{name: tf.constant(samples, tf.float32)})
+    return [outputs[key].numpy() for key in sorted(outputs)]

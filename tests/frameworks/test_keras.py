@@ -1,0 +1,376 @@
+"""What is Keras's own: .keras files, what they may not hold, and graphs as clean as PyTorch's."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import catalog
+from pipeline.catalog import Model
+from pipeline.errors import BadModel, BadWeights, Broken
+from pipeline.frameworks import Settings
+from pipeline.frameworks import keras as framework
+from tests.frameworks import making
+
+pytestmark = pytest.mark.usefixtures("imported")
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "models" / "tiny"
+MODEL = catalog.find(str(TINY))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The tiny model with statistics in its batch normalisation, as its owner would save it."""
+    return saved(MODEL, tmp_path / "mine.keras")
+
+
+def saved(model: Model, path: Path) -> Path:
+    import keras
+
+    from pipeline.frameworks import _keras
+
+    keras.utils.set_random_seed(3)
+    net = _keras.network(model)
+    for variable in net.weights:
+        if "moving" in variable.path:
+            variable.assign(np.random.default_rng(0).uniform(0.5, 1.5, variable.shape))
+    net.save(path)
+    return path
+
+
+def refusal(path: Path, model: Model = MODEL) -> str:
+    out = path.with_name("adopted.keras")
+    with pytest.raises(BadWeights) as caught:
+        framework.adopt(model, path, out)
+    assert not out.exists()
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def edited(path: Path, member: str, content: bytes) -> Path:
+    """The same .keras file with another member."""
+    new = path.with_name(f"edited-{path.name}")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(new, "w") as archive:
+        for name in old.namelist():
+            archive.writestr(name, content if name == member else old.read(name))
+    return new
+
+
+def custom(folder: Path, code: str) -> Model:
+    """The tiny model under another name and with other code."""
+    folder.mkdir()
+    text = (TINY / "__init__.py").read_text().replace('name="tiny"', 'name="custom"')
+    (folder / "__init__.py").write_text(text)
+    (folder / "keras.py").write_text(code)
+    return catalog.find(str(folder))
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_network_gives_the_same_file(weights: Path, tmp_path: Path) -> None:
+    for name in ("a.keras", "b.keras"):
+        framework.adopt(MODEL, weights, tmp_path / name)
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+
+
+def test_what_is_kept_opens_with_keras_alone_in_safe_mode(weights: Path, tmp_path: Path) -> None:
+    import keras
+
+    framework.adopt(MODEL, weights, tmp_path / "kept.keras")
+    again = keras.saving.load_model(tmp_path / "kept.keras", safe_mode=True)
+    first = keras.saving.load_model(weights, safe_mode=True)
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(first.weights, again.weights, strict=True))
+
+
+def test_weights_of_a_compiled_model_are_adopted_without_its_optimizer(weights: Path, tmp_path: Path) -> None:
+    import keras
+
+    net = keras.saving.load_model(weights)
+    net.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    net.train_on_batch(np.zeros((2, 8, 8, 1), np.float32), np.zeros(2))
+    net.save(tmp_path / "compiled.keras")
+    framework.adopt(MODEL, tmp_path / "compiled.keras", tmp_path / "out.keras")
+    answers = keras.saving.load_model(tmp_path / "out.keras").get_weights()
+    assert all((a == b).all() for a, b in zip(answers, net.get_weights(), strict=True))
+
+
+def test_a_lambda_layer_is_refused_and_nothing_has_run(weights: Path, tmp_path: Path) -> None:
+    import keras
+
+    net = keras.saving.load_model(weights)
+    ran, name = tmp_path / "ran", str(tmp_path / "ran")
+    with_code = keras.Sequential([net, keras.layers.Lambda(lambda x: (Path(name).touch(), x)[1], output_shape=(10,))])
+    with_code.save(tmp_path / "lambda.keras")
+    ran.unlink(missing_ok=True)  # saving built the model
+    message = refusal(tmp_path / "lambda.keras")
+    assert "describes code and was not loaded (Lambda of keras.layers" in message
+    assert "@keras.saving.register_keras_serializable()" in message and f"{TINY}/keras.py" in message
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("entry", [
+    {"module": "os", "class_name": "system", "config": "touch ran", "registered_name": None},
+    {"module": "builtins", "class_name": "function", "config": "exec", "registered_name": "function"},
+    {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp"}, "registered_name": None},
+    {"class_name": "__lambda__", "config": {"value": "4wEAAAA="}},
+    {"module": None, "class_name": "Mine", "config": {}, "registered_name": "Custom>Mine"},
+])  # fmt: skip
+def test_whatever_else_describes_code_is_refused_by_name(entry: dict[str, Any], weights: Path) -> None:
+    with zipfile.ZipFile(weights) as archive:
+        config = json.loads(archive.read("config.json"))
+    config["config"]["layers"][1]["config"]["activation"] = entry
+    message = refusal(edited(weights, "config.json", json.dumps(config).encode()))
+    assert "describes code and was not loaded" in message and entry["class_name"] in message
+
+
+REGISTERED = """
+import keras
+from keras import layers
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scaled(layers.Layer):
+    def build(self, shape):
+        self.gain = self.add_weight(name="gain", shape=(shape[-1],), initializer="ones")
+
+    def call(self, x):
+        return x * self.gain
+
+
+def build(spec):
+    image = keras.Input(spec.inputs[0].shape)
+    x = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(Scaled()(image))
+    x = layers.MaxPooling2D()(layers.BatchNormalization()(x))
+    return keras.Model(image, layers.Dense(spec.classes)(layers.Flatten()(x)))
+"""
+
+
+def test_a_class_that_is_registered_in_the_model_folder_is_welcome(tmp_path: Path) -> None:
+    model = custom(tmp_path / "custom", REGISTERED)
+    path = saved(model, tmp_path / "mine.keras")
+    framework.adopt(model, path, tmp_path / "out.keras")
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json").replace(b"tests>Scaled", b"others>Scaled")
+    assert "describes code and was not loaded (Scaled" in refusal(edited(path, "config.json", config), model)
+
+
+def test_files_of_pytorch_and_of_keras_2_are_told_what_to_do(weights: Path, tmp_path: Path) -> None:
+    for name in ("mine.safetensors", "mine.pt"):
+        (tmp_path / name).write_bytes(b"")
+        assert refusal(tmp_path / name).endswith("then inv convert --from torch --to keras")
+    (tmp_path / "mine.h5").write_bytes(b"")
+    (tmp_path / "legacy").mkdir()
+    (tmp_path / "legacy" / "saved_model.pb").write_bytes(b"")
+    older = edited(weights, "metadata.json", b'{"keras_version": "2.15.0"}')
+    for path in (tmp_path / "mine.h5", tmp_path / "legacy", older):
+        assert "Keras 2" in refusal(path) and "model.save('model.keras')" in refusal(path)
+
+
+def test_wrong_shapes_missing_and_foreign_variables_are_named(weights: Path, tmp_path: Path) -> None:
+    import h5py
+
+    with zipfile.ZipFile(weights) as archive:
+        content = archive.read("model.weights.h5")
+    buffer = io.BytesIO(content)
+    with h5py.File(buffer, "r+") as file:
+        del file["layers/dense/vars/0"], file["layers/conv2d/vars/0"]
+        file["layers/dense/vars/0"] = np.zeros((7, 10), np.float32)
+        file["layers/extra/vars/0"] = np.zeros(3, np.float32)
+    path = edited(weights, "model.weights.h5", buffer.getvalue())
+    assert refusal(path) == (
+        f"{path} does not fit the model: layers/conv2d/vars/0 is missing; layers/dense/vars/0 is 7×10 where the model "
+        "has 128×10; layers/extra/vars/0 is not the model's"
+    )
+
+
+def test_variables_that_lie_in_another_file_are_not_read(weights: Path, tmp_path: Path) -> None:
+    import h5py
+
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(4 * 10))
+    with zipfile.ZipFile(weights) as archive:
+        content = archive.read("model.weights.h5")
+    for how in ("external", "link"):
+        buffer = io.BytesIO(content)
+        with h5py.File(buffer, "r+") as file:
+            group = file["layers/dense/vars"]
+            del group["1"]
+            if how == "external":
+                group.create_dataset("1", (10,), np.float32, external=[(str(secret), 0, 40)])
+            else:
+                group["1"] = h5py.ExternalLink(str(secret), "/bias")
+        message = refusal(edited(weights, "model.weights.h5", buffer.getvalue()))
+        assert "lies in another file" in message or "points elsewhere" in message
+
+
+def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> None:
+    data = {"train": making.split(MODEL.spec, 16), "validation": making.split(MODEL.spec, 8)}
+    settings = Settings(1, 16, 1e-2, 0, "cpu")
+    framework.train(MODEL, data, settings, tmp_path, "key")
+    path = tmp_path / "training" / "state.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(Broken, match=r"cannot be read .*; train afresh with --no-resume"):
+        framework.train(MODEL, data, settings, tmp_path, "key")
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("def build(spec):\n    return 3\n", "must return a keras.Model, not int"),
+        ("def build():\n    return 3\n", r"build\(spec\) failed"),
+        (
+            "import keras\ndef build(spec):\n    image = keras.Input((9, 9, 1))\n    return keras.Model(image, image)",
+            r"one input of shape \(None, 8, 8, 1\), not \[\(None, 9, 9, 1\)\]",
+        ),
+        (
+            "import keras\nclass Mine(keras.Model):\n    def __init__(self, of): super().__init__()\n"
+            "def build(spec): return Mine(spec)\n",
+            "not a class of its own",
+        ),
+    ],
+)
+def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, tmp_path: Path) -> None:
+    from pipeline.frameworks import _keras
+
+    with pytest.raises(BadModel, match=complaint):
+        _keras.network(custom(tmp_path / "custom", body))
+
+
+# -- augmentation ------------------------------------------------------------------------------------------------------
+
+
+def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
+    import tensorflow as tf
+
+    from pipeline.frameworks import _keras_fit
+
+    images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    for names, ways in ((("flip",), 2), (("shift1",), 9)):
+        seen = _keras_fit.augmented(tf.constant(images), names, tf.constant([0, 0], tf.int64)).numpy()
+        again = _keras_fit.augmented(tf.constant(images), names, tf.constant([0, 0], tf.int64)).numpy()
+        assert (seen == again).all()
+        found = set()
+        for i, image in enumerate(seen):
+            may = {"no": images[i], "yes": images[i, :, ::-1]} if ways == 2 else {
+                f"{y}{x}": padded[i, y : y + 6, x : x + 6] for y in range(3) for x in range(3)
+            }  # fmt: skip
+            found.add(next(name for name, picture in may.items() if (picture == image).all()))
+        assert len(found) == ways
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def operators(folder: Path) -> list[str]:
+    from pipeline.frameworks import _graphs
+
+    nodes = _graphs.load(folder / _graphs.FLOAT).graph.nodes
+    return [str(node.target).split(".")[1] for node in nodes if node.op == "call_function"]
+
+
+def captured(model: Model, weights: Path, tmp_path: Path) -> list[str]:
+    """Captures, compares the answers with TensorFlow's, and gives the graph's operators."""
+    framework.capture(model, weights, tmp_path / "graphs")
+    pictures = making.split(model.spec, 5)
+    expected = framework.predict(model, weights, pictures, "cpu")
+    answers = framework.evaluate(tmp_path / "graphs", pictures.images(range(5)))
+    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
+    return operators(tmp_path / "graphs")
+
+
+def test_batch_normalisation_biases_and_padding_are_inside_the_layers(weights: Path, tmp_path: Path) -> None:
+    operations = [name for name in captured(MODEL, weights, tmp_path) if name not in ("sym_size", "flatten")]
+    assert operations == ["conv2d", "conv2d", "relu", "conv2d", "relu", "linear"]
+
+
+def test_a_layer_of_ones_own_and_uneven_padding_are_captured_right(tmp_path: Path) -> None:
+    model = custom(tmp_path / "custom", REGISTERED)
+    operations = captured(model, saved(model, tmp_path / "mine.keras"), tmp_path)
+    assert operations.count("conv2d") == 2 and "max_pool2d" in operations and "linear" in operations
+
+
+SUBCLASSED = """
+import keras
+from keras import layers
+
+
+class Mine(keras.Model):
+    def __init__(self, classes, **options):
+        super().__init__(**options)
+        self.classes = classes
+        self.convolution = layers.Conv2D(4, 3, activation="relu")
+        self.pool = layers.GlobalAveragePooling2D()
+        self.last = layers.Dense(classes)
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes}
+
+    def call(self, x):
+        return self.last(self.pool(self.convolution(x)))
+
+
+def build(spec):
+    image = keras.Input(spec.inputs[0].shape)
+    return keras.Model(image, Mine(spec.classes)(image))
+"""
+
+
+def test_a_subclassed_model_inside_is_captured_with_its_own_order_of_axes(tmp_path: Path) -> None:
+    model = custom(tmp_path / "custom", SUBCLASSED)
+    assert "conv2d" in captured(model, saved(model, tmp_path / "mine.keras"), tmp_path)
+
+
+WITHOUT = """
+import json, sys
+from pipeline.frameworks import _capture
+_capture.main(json.loads(sys.argv[1]))
+print(sys.modules.get("tensorflow"), "torch" in sys.modules)
+"""
+
+
+def test_capturing_imports_no_tensorflow(weights: Path, tmp_path: Path) -> None:
+    from pipeline.core import to_json
+
+    request = {"model": str(TINY), "spec": to_json(MODEL.spec), "weights": str(weights), "folder": str(tmp_path / "g")}
+    command = [sys.executable, "-c", WITHOUT, json.dumps(request)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "None True"
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+from tests.frameworks.test_keras import MODEL, Settings, framework, making
+data = {"train": making.split(MODEL.spec, 16), "validation": making.split(MODEL.spec, 8)}
+framework.train(MODEL, data, Settings(1, 16, 1e-2, 0, "cpu"), Path(sys.argv[1]), "key")
+print("tensorflow" in sys.modules, "torch" in sys.modules)
+"""
+
+
+def test_training_imports_no_pytorch(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TRAINING, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "True False"
+    assert [line for line in done.stderr.splitlines() if not line.startswith("epoch ")] == []
+
+
+def test_a_folder_of_ones_own_needs_no_torch_py(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("torch.py", "__pycache__"))
+    text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="mine"')
+    (folder / "__init__.py").write_text(text)
+    assert catalog.find(str(folder)).frameworks == ["keras"]
