@@ -90,7 +90,8 @@ def test_outputs_come_back(
     model, pictures = files
     kind.push(build, device, files)
     out = tmp_path / "out put.npz"
-    words = ["predict", model, "--inputs", pictures, "--layout", "NCHW", "--start", "3", "--count", "5", "--out", out]
+    words = ["predict", model, "--runtime", runtime, "--inputs", pictures, "--layout", "NCHW"]
+    words += ["--start", "3", "--count", "5", "--out", out]
     done = kind.call(build, device, runtime, words, 600)
     assert done.code == 0, done.err
     assert json.loads(done.out)["predictions_sha256"] == store.sha256(out)
@@ -105,7 +106,7 @@ def test_what_is_wrong_is_said_with_our_own_name_of_the_file(
     broken.write_bytes(b"no model")
     kind.setup(build, device, runtime)
     kind.push(build, device, [broken])
-    done = kind.call(build, device, runtime, ["run", broken], 600)
+    done = kind.call(build, device, runtime, ["run", broken, "--runtime", runtime], 600)
     assert (done.code, done.out) == (2, "")
     assert done.reason.startswith(f"edge-bench: {broken}: ")
 
@@ -116,7 +117,7 @@ def test_a_call_that_takes_too_long_is_ended(
     kind.setup(build, device, runtime)
     model, pictures = files
     kind.push(build, device, files)
-    words = ["run", model, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
+    words = ["run", model, "--runtime", runtime, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
     done = kind.call(build, device, runtime, words, 3)
     assert done.timed_out
     assert done.reason == "no end after 3 s"

@@ -161,6 +161,7 @@ def test_a_connection_cut_in_a_push_leaves_no_half_file(desk: Desk, board: Board
     for path, size in ((small, 1000), (large, LARGE)):
         path.write_bytes(np.random.default_rng(size).bytes(size))
     arrives = f"find {there} -name '.tmp-*' -size +1M"
+    board.run(f"rm -f {there}/*.bin")  # other tests' files
 
     def power() -> None:
         until(lambda: board.run(arrives) != "")
