@@ -46,6 +46,10 @@ HELP = {
     "lr": "peak learning rate",
     "seed": "of initial weights, order and augmentation",
     "resume": "go on where an interrupted training with the same settings ended (--no-resume: afresh)",
+    "devices": "GPUs, or processes on the CPU, that train together on this machine",
+    "num_nodes": "machines that train together; run the same command on each",
+    "node_rank": "which of them this is, from 0; machine 0 keeps the checkpoint",
+    "main_address": "HOST or HOST:PORT of machine 0, where they meet",
     "threads": "threads of the runtime: 1, or 1,2,4, or all (1 to all cores of the device)",
     "check": "a file of recorded counts (benchmarks/instructions.json): fail where one grew by more than 2 %",
     "record": "write the counts of this bench into such a file, beside those that are there",
@@ -99,21 +103,30 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def train(
     _c: Context, model: str = "digits_cnn", framework: str = "torch", data: str | None = None,
     weights: str | None = None, accelerator: str = "auto", epochs: str | None = None, batch_size: str | None = None,
-    lr: str | None = None, seed: str | None = None, resume: bool = True,
+    lr: str | None = None, seed: str | None = None, resume: bool = True, devices: str = "1", num_nodes: str = "1",
+    node_rank: str = "0", main_address: str | None = None,
 ) -> None:  # fmt: skip
-    """Train a model (or adopt --weights), unless the checkpoint is up to date."""
+    """Train a model (or adopt --weights), unless the checkpoint is up to date; on several devices or machines."""
     from dataclasses import replace
 
     from pipeline import store
     from pipeline import train as training
 
-    numbers = {
+    choices: dict[str, Any] = {
         "epochs": _number("epochs", epochs, int), "batch_size": _number("batch-size", batch_size, int),
-        "lr": _number("lr", lr, float), "seed": _number("seed", seed, int),
+        "lr": _number("lr", lr, float), "seed": _number("seed", seed, int), "accelerator": accelerator,
+        "resume": resume, "devices": _whole("devices", devices), "num_nodes": _whole("num-nodes", num_nodes),
+        "node_rank": _whole("node-rank", node_rank), "main_address": main_address,
     }  # fmt: skip
     build = _build()
     for plain in _jobs(model, framework, data, weights):
-        job = replace(plain, **numbers, accelerator=accelerator, resume=resume)
+        job = replace(plain, **choices)
+        if training.follows(job):
+            training.take_part(build, job)
+            if job.node_rank > 0:
+                host = (main_address or "").partition(":")[0]
+                print(f"took part as machine {job.node_rank} of {job.num_nodes}; the checkpoint is on {host}")
+            continue
         checkpoint = training.ready(build, job)
         if checkpoint is None:
             with store.lock(build, f"training of {model}"):

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from pipeline import plugins, proc, store, train
 from pipeline import quantize as quantizing
@@ -258,7 +257,7 @@ def _run_worker(build: Store, target: str, work: list[Work], threads: int, stop:
         say(f"  {named(job, recipe)}: {event['says']}")
 
     while left and not stop.is_set():
-        request = {"build": str(build.root), "target": target, "work": [[_plain(job), recipe] for job, recipe in left]}
+        request = {"target": target, "work": [[train.plain(build, job), recipe] for job, recipe in left]}
         argv = [sys.executable, "-m", "pipeline.worker", json.dumps(request)]
         # A fixed hash seed: converters iterate over sets, and the same export should be the same file.
         done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0"})
@@ -286,10 +285,6 @@ def _checkpoint(build: Store, job: train.Job) -> Checkpoint:
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
     return checkpoint
-
-
-def _plain(job: train.Job) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(job).items()}
 
 
 def line(outcome: Outcome) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +14,8 @@ from typing import Any
 from pipeline import catalog, plugins, store
 from pipeline.core import Checkpoint, to_json
 from pipeline.datasets import Split
-from pipeline.errors import BadData, BadOption, Broken
-from pipeline.frameworks import Settings
+from pipeline.errors import BadData, BadModel, BadOption, Broken
+from pipeline.frameworks import Group, Settings
 from pipeline.progress import say
 from pipeline.store import Store
 
@@ -25,6 +28,10 @@ class Job:
     """What a command asks of the training stage; None where it leaves the choice.
 
     A choice left open accepts whatever checkpoint is there, and is the model's default where there is none.
+
+    Attributes:
+        devices, num_nodes, node_rank, main_address: the group that trains; see `frameworks.Group`.
+        member: this process is one of that group, and not the one that starts them.
     """
 
     model: str = catalog.DEFAULT
@@ -37,6 +44,23 @@ class Job:
     seed: int | None = None
     accelerator: str = "auto"
     resume: bool = True
+    devices: int = 1
+    num_nodes: int = 1
+    node_rank: int = 0
+    main_address: str | None = None
+    member: bool = False
+
+
+def plain(build: Store, job: Job) -> dict[str, Any]:
+    """A job on a build folder as JSON takes it, for a process of ours."""
+    return {"build": str(build.root), **{name: str(v) if isinstance(v, Path) else v for name, v in vars(job).items()}}
+
+
+def planned(request: dict[str, Any]) -> tuple[Store, Job]:
+    """What `plain` was given."""
+    fields = {name: value for name, value in request.items() if name != "build"}
+    paths = {name: Path(fields[name]) if fields[name] else None for name in ("data", "weights")}
+    return Store(Path(request["build"])), Job(**{**fields, **paths})
 
 
 def ready(build: Store, job: Job) -> Checkpoint | None:
@@ -85,17 +109,38 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     test = dataset.load(data, "test", model.spec.preprocessing)
     if len(test) == 0:
         raise BadData(f"{data}: its test split has no pictures")
-    new = how(model, job, build.home(model.spec.name, job.framework), data)
+    home = build.home(model.spec.name, job.framework)
+    new = how(model, job, home, data)
     final = build.checkpoint(model.spec.name, job.framework)
     with store.atomic(final) as folder:
         folder.mkdir()
         (folder / framework.WEIGHTS).write_bytes(new.path.read_bytes())
         checkpoint = replace(_evaluated(model, job, folder, new, test), data=str(data) if data else None)
         store.write(folder / MANIFEST, checkpoint)
+        _show(model, checkpoint, folder, home / "tensorboard" / new.key[:12], test)
         _keep(final)
     store.remove(new.path.parent)
     say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} pictures never trained on")
     return checkpoint
+
+
+def follows(job: Job) -> bool:
+    """Whether another process finishes what this one takes part in: one with a rank above 0 under torchrun, or on
+    another machine than the first."""
+    return int(os.environ["RANK"]) > 0 if _under_torchrun() else job.node_rank > 0
+
+
+def take_part(build: Store, job: Job) -> None:
+    """This process's share of a training that another finishes; it writes to build/ only as process 0 of its group.
+
+    Raises:
+        PipelineError: as `train`.
+    """
+    model = _model(job)
+    _settings(model, job)
+    data = _data(build, job)
+    model = catalog.fitted(model, plugins.load("datasets", model.spec.dataset).classes(data))
+    _trained(model, job, build.home(model.spec.name, job.framework), data)
 
 
 def model_of(checkpoint: Checkpoint, job: Job) -> catalog.Model:
@@ -183,6 +228,7 @@ def _settings(model: catalog.Model, job: Job) -> Settings:
         seed=choose(job.seed, 0),
         accelerator=job.accelerator,
         resume=job.resume,
+        group=_group(job),
     )
     if settings.epochs < 1 or settings.batch_size < 1 or not 0 < settings.lr < math.inf:
         raise BadOption("--epochs, --batch-size and --lr must be more than 0")
@@ -192,12 +238,51 @@ def _settings(model: catalog.Model, job: Job) -> Settings:
         raise BadOption("--weights takes the place of training: leave --epochs, --batch-size, --lr and --seed out")
     if settings.accelerator not in ("auto", "cpu", "cuda"):
         raise BadOption(f"--accelerator {settings.accelerator!r}: one of auto, cpu, cuda")
+    if settings.batch_size % settings.group.size:
+        raise BadOption(
+            f"--batch-size {settings.batch_size} is that of all {settings.group.size} processes together: it must be a "
+            f"multiple of {settings.group.size}"
+        )
     return settings
 
 
+def _group(job: Job) -> Group:
+    """The processes that the command line asks for, or that torchrun has started.
+
+    Raises:
+        BadOption: there can be no such group.
+    """
+    if min(job.devices, job.num_nodes) < 1:
+        raise BadOption("--devices and --num-nodes must be more than 0")
+    asked = (job.devices, job.num_nodes, job.node_rank, job.main_address)
+    if job.member:
+        return Group(*asked[:3])
+    if _under_torchrun():
+        if asked != (1, 1, 0, None):
+            raise BadOption("torchrun says how many processes there are: leave --devices and --num-nodes out")
+        here, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        return Group(here, world // here, int(os.environ["GROUP_RANK"]))
+    if not 0 <= job.node_rank < job.num_nodes:
+        raise BadOption(f"--node-rank {job.node_rank}: from 0 to --num-nodes - 1, which is {job.num_nodes - 1}")
+    host, _, port = (job.main_address or "").partition(":")
+    if (job.num_nodes > 1) != bool(host) or (port and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
+        raise BadOption(
+            f"--num-nodes {job.num_nodes} with --main-address {job.main_address or '(none)'}: several machines, and "
+            f"only they, meet at HOST or HOST:PORT of the one with --node-rank 0"
+        )
+    if job.weights and job.devices * job.num_nodes > 1:
+        raise BadOption("--weights takes the place of training: leave --devices and --num-nodes out")
+    return Group(*asked[:3], job.main_address or "")
+
+
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _chosen(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what comes out."""
-    return {name: value for name, value in to_json(settings).items() if name not in ("resume", "accelerator")}
+    """The settings that decide what comes out. How many processes there are does not, but for rounding."""
+    how = ("resume", "accelerator", "group")
+    return {name: value for name, value in to_json(settings).items() if name not in how}
 
 
 def _key(model: catalog.Model, job: Job, splits: dict[str, Split]) -> str:
@@ -230,15 +315,27 @@ How = Callable[[catalog.Model, Job, Path, Path | None], New]
 
 
 def _fit(model: catalog.Model, job: Job, home: Path, data: Path | None) -> New:
-    """Trains; see `Framework.train`."""
+    """Weights from training."""
+    facts, key = _trained(model, job, home, data)
+    return New(home / "training" / plugins.load("frameworks", job.framework).WEIGHTS, "trained", facts, key)
+
+
+def _trained(model: catalog.Model, job: Job, home: Path, data: Path | None) -> tuple[dict[str, Any], str]:
+    """Trains, or takes part in it; see `Framework.train`. Facts and key."""
     framework = plugins.load("frameworks", job.framework)
     dataset = plugins.load("datasets", model.spec.dataset)
     splits = {name: dataset.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
     key, settings = _key(model, job, splits), _settings(model, job)
-    say(f"training {model.spec.name} ({job.framework}) on {len(splits['train'])} pictures of {model.spec.dataset}")
+    if not (job.member or _under_torchrun()):
+        request = json.dumps(plain(Store(home.parent), replace(job, data=data, member=True)))
+        command = (sys.executable, "-m", "pipeline.trainer", request)
+        settings = replace(settings, group=replace(settings.group, command=command))
+    if not job.member and not follows(job):
+        by = f", {settings.group.size} processes" if settings.group.size > 1 else ""
+        pictures = f"{len(splits['train'])} pictures of {model.spec.dataset}"
+        say(f"training {model.spec.name} ({job.framework}) on {pictures}{by}")
     facts = framework.train(model, splits, settings, home, key)
-    facts |= {"settings": _chosen(settings), "train_sha256": splits["train"].sha256}
-    return New(home / "training" / framework.WEIGHTS, "trained", facts, key)
+    return facts | {"settings": _chosen(settings), "train_sha256": splits["train"].sha256}, key
 
 
 def _adopt(model: catalog.Model, job: Job, home: Path, data: Path | None) -> New:
@@ -280,6 +377,49 @@ def _evaluated(model: catalog.Model, job: Job, folder: Path, new: New, test: Spl
         key=new.key,
         tools=plugins.versions(framework.TOOLS),
     )
+
+
+def _show(model: catalog.Model, checkpoint: Checkpoint, folder: Path, run: Path, test: Split) -> None:
+    """Gives TensorBoard what there is to see of finished weights, which are in `folder`."""
+    import numpy as np
+
+    from pipeline.events import PROJECTED, Events
+
+    framework = plugins.load("frameworks", checkpoint.framework)
+    weights, names, facts = folder / checkpoint.weights, checkpoint.spec.labels, checkpoint.facts
+    with np.load(folder / checkpoint.predictions) as kept:
+        outputs = kept["output_0"]
+    step = facts.get("steps", 0)
+    with plugins.extra(framework.EXTRA), Events(run, step) as events:
+        events.scalars({"accuracy/test": checkpoint.accuracy}, step)
+        events.hyperparameters(_hyperparameters(checkpoint), f"{checkpoint.framework}-{checkpoint.key[:12]}")
+        events.mistakes(outputs, test.labels, names, test.read, step)
+        images = test.images(range(min(PROJECTED, len(test))))
+        answers = outputs.argmax(1)[: len(images)]
+        columns = {
+            "label": [names[i] for i in test.labels[: len(images)]],
+            "answer": [names[i] for i in answers],
+            "right": ["yes" if right else "no" for right in answers == test.labels[: len(images)]],
+        }
+        events.projector(framework.features(model, weights, images), columns, list(images))
+        try:
+            events.graph(framework.graph(model, weights))
+        except BadModel as error:
+            say(f"TensorBoard shows no graph: {error}")
+
+
+def _hyperparameters(checkpoint: Checkpoint) -> dict[str, bool | float | str]:
+    training = checkpoint.spec.training
+    chosen: dict[str, bool | float | str] = {
+        "model": checkpoint.spec.name,
+        "framework": checkpoint.framework,
+        "weight_decay": training.weight_decay,
+        "label_smoothing": training.label_smoothing,
+        "augment": ",".join(training.augment) or "none",
+        "origin": "trained" if checkpoint.origin == "trained" else Path(checkpoint.origin).name,
+    }
+    facts = {name: checkpoint.facts[name] for name in ("device", "devices", "nodes") if name in checkpoint.facts}
+    return chosen | facts | dict(checkpoint.facts.get("settings", {}))
 
 
 def _keep(final: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any, cast
 
 from pipeline import plugins, store, train
@@ -26,10 +25,9 @@ from pipeline.targets import Target
 
 def main(request: dict[str, Any]) -> None:
     """Works through one target's recipes, of one model in one or several frameworks, in the order of the request."""
-    build = Store(Path(request["build"]))
     plugins.import_order()
     for fields, name in request["work"]:
-        job = _job(fields)
+        build, job = train.planned(fields)
         checkpoint = train.ready(build, job)
         assert checkpoint is not None  # the caller made it and holds the lock
         model = train.model_of(checkpoint, job)
@@ -112,11 +110,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if isinstance(error, PipelineError) else f"{type(error).__name__}: {text}"[:300]
-
-
-def _job(fields: dict[str, Any]) -> train.Job:
-    paths = {name: Path(fields[name]) if fields[name] else None for name in ("data", "weights")}
-    return train.Job(**{**fields, **paths})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS = (
     ("core", "errors"),
-    ("plugins", "proc", "progress", "store", "stats", "system"),
+    ("plugins", "proc", "progress", "store", "events", "stats", "system"),
     ("catalog", "emulate", "runner"),
     ("datasets", "recipes", "targets", "devices"),
     ("frameworks",),

@@ -16,6 +16,7 @@ from pipeline.datasets import Split
 from pipeline.errors import BadOption
 from pipeline.store import Store
 from pipeline.train import Job
+from tests.runs import Run
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("imported")
@@ -59,6 +60,25 @@ def test_no_test_picture_was_trained_on_and_the_splits_are_apart(matrix: Store) 
 
     assert not pictures(splits["train"]) & pictures(splits["test"])
     assert not pictures(splits["validation"]) & pictures(splits["test"])
+
+
+def test_tensorboard_shows_how_it_was_trained_and_what_it_gets_wrong(matrix: Store) -> None:
+    found = checkpoint_of(matrix)
+    run = Run(matrix.home("tiny", "torch") / "tensorboard" / found.key[:12])
+    steps = [step for step, _ in run.scalars("loss/train")]
+    assert steps == [19, 38] and found.facts["steps"] == steps[-1]
+    assert [value for _, value in run.scalars("loss/train")] == pytest.approx(found.facts["losses"])
+    assert max(value for _, value in run.scalars("accuracy/validation")) == pytest.approx(found.facts["best_accuracy"])
+    assert run.scalars("lr")[-1][1] == pytest.approx(0, abs=1e-4)
+    assert run.scalars("accuracy/test") == [(steps[-1], pytest.approx(found.accuracy))]
+    assert run.tensor("weights/classifier.weight")[:, 2].sum() == 10 * 8 * 4 * 4
+    with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
+        answers, labels = kept["output_0"].argmax(1), kept["labels"]
+    wrong = {f"mistaken/{i:05}: {labels[i]} taken for {answers[i]}" for i in np.flatnonzero(answers != labels)}
+    assert run.pictures().keys() <= wrong and len(run.pictures()) == min(24, len(wrong)) > 0
+    assert run.embedding().sprite.image_path and len((run.folder / "features.tsv").read_text().splitlines()) == 504
+    assert run.hyperparameters() | {"model": "tiny", "framework": "torch", "epochs": 2} == run.hyperparameters()
+    assert run.ended() and run.nodes()
 
 
 # -- what is there and what is asked for -------------------------------------------------------------------------------

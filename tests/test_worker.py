@@ -12,7 +12,7 @@ from pipeline.core import Failure
 from pipeline.errors import StageFailed, Unsupported
 from pipeline.store import Store, read
 from pipeline.train import Job
-from pipeline.worker import _job, _reason
+from pipeline.worker import _reason
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,24 +27,20 @@ def test_coremltools_and_litert_torch_can_both_be_imported_after_what_the_worker
 
 
 def test_a_job_survives_its_way_to_the_worker() -> None:
-    from pipeline.export import _plain
-
-    for job in (Job(), Job("m", "torch", Path("data"), Path("w.pt"), 3, 4, 0.5, 7, "cpu", False)):
-        assert _job(json.loads(json.dumps(_plain(job)))) == job
+    for job in (Job(), Job("m", "torch", Path("data"), Path("w.pt"), 3, 4, 0.5, 7, "cpu", False, 2, 3, 1, "here")):
+        assert train.planned(json.loads(json.dumps(train.plain(Store(Path("b")), job)))) == (Store(Path("b")), job)
 
 
 def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next_goes_on(
     copied: Store, job: Job
 ) -> None:
     """The graph's kept answers are made another graph's: the file is right, but not what it is compared with."""
-    from pipeline.export import _plain
-
     folder = copied.graphs("tiny", "torch", "int8")
     checkpoint = train.ready(copied, job)
     assert checkpoint is not None
     spoil_reference(folder)
-    work = [[_plain(job), "int8"], [_plain(job), "fp32"]]
-    request = {"build": str(copied.root), "target": "onnx", "work": work}
+    work = [[train.plain(copied, job), "int8"], [train.plain(copied, job), "fp32"]]
+    request = {"target": "onnx", "work": work}
     command = [sys.executable, "-m", "pipeline.worker", json.dumps(request)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -21,15 +21,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The processes that train together; the machines of a group are alike.
+
+    Attributes:
+        devices: processes on each machine, one a GPU or one a share of the CPU's cores.
+        nodes, node_rank: how many machines, and which of them this is.
+        address: "host" or "host:port" of machine 0, where they meet; empty with one machine.
+        command: a process's argv, for a framework that needs one a device; empty in such a process itself.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    node_rank: int = 0
+    address: str = ""
+    command: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Processes in all."""
+        return self.devices * self.nodes
+
+
+@dataclass(frozen=True)
 class Settings:
     """How to train.
 
     Attributes:
+        batch_size: samples a step, those of all processes together.
         accelerator: "auto" (a GPU where there is one), "cpu" or "cuda".
         lr: peak learning rate.
         seed: of initial weights, order of samples and augmentation: the same seed on the same machine gives the same
             weights, interrupted or not.
         resume: go on from where an interrupted training with the same settings ended.
+        group: who trains. It decides how fast, not what comes out, so it is in no key.
     """
 
     epochs: int
@@ -38,6 +63,7 @@ class Settings:
     seed: int
     accelerator: str = "auto"
     resume: bool = True
+    group: Group = Group()
 
 
 class Framework(Protocol):
@@ -60,13 +86,16 @@ class Framework(Protocol):
     ) -> dict[str, Any]:
         """Trains and leaves the best epoch's weights as `home`/training/<WEIGHTS>.
 
+        In a group this is called in every process, and on every machine by the process that starts them; the first
+        machine's alone write to `home`.
+
         Args:
             data: splits "train" and "validation".
             home: the model's folder in build/; the state to resume from and TensorBoard scalars go there too.
             key: what is trained; a state of another key is not resumed.
 
         Returns:
-            The training's facts.
+            The training's facts; nothing on another machine than the first.
         """
 
     def adopt(self, model: Model, weights: Path, out: Path) -> None:
@@ -78,6 +107,16 @@ class Framework(Protocol):
 
     def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
         """Float outputs (N, classes) for a whole split."""
+
+    def features(self, model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the last layer with weights sees, float32 (N, D), for images (N, height, width, channels)."""
+
+    def graph(self, model: Model, weights: Path) -> bytes:
+        """The network as a serialized GraphDef, for people to look at in TensorBoard.
+
+        Raises:
+            BadModel: the framework cannot follow the model's code.
+        """
 
     def unpack(self, model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
         """A checkpoint's tensors in the form in which frameworks exchange them: by "<layer>.<tensor>" with PyTorch's

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.scalar.metadata import create_summary_metadata
 
 from pipeline import store
 from pipeline.catalog import Model
 from pipeline.core import ModelSpec, Preprocessing
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken, StageFailed
+from pipeline.events import Events
 from pipeline.frameworks import Settings, _keras
 from pipeline.progress import bar, logged, say
 
@@ -150,6 +150,20 @@ def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accele
         return _outputs(deployable(net, preprocessing), Pictures(split, "evaluation"))
 
 
+def features(net: keras.Model, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """See `Framework.features`."""
+    last = next(layer for layer in reversed(net.layers) if layer.weights)
+    inner = deployable(keras.Model(net.inputs, last.input), preprocessing)
+    found = inner.predict(images.astype(np.float32), batch_size=64, verbose=0)
+    return np.asarray(found, np.float32).reshape(len(images), -1)
+
+
+def graph(net: keras.Model) -> bytes:
+    """See `Framework.graph`."""
+    traced = tf.function(net).get_concrete_function(tf.TensorSpec(net.inputs[0].shape, tf.float32))
+    return bytes(traced.graph.as_graph_def().SerializeToString())
+
+
 def _outputs(model: keras.Model, pictures: Pictures) -> NDArray[np.float32]:
     return np.asarray(model.predict(pictures.batches(256).map(_images), verbose=0), np.float32)
 
@@ -194,6 +208,10 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
     After every epoch the whole state is kept, so an interrupted training goes on with the next epoch. Order and
     augmentation of an epoch depend on seed and epoch alone: interrupted or not, the result is the same.
     """
+    if settings.group.size > 1:
+        raise BadOption(
+            "--devices and --num-nodes: Keras trains on one device here; PyTorch (--framework torch) on many"
+        )
     place = device(settings.accelerator)
     keras.config.set_dtype_policy("mixed_bfloat16" if place.startswith("GPU") else "float32")
     try:
@@ -215,12 +233,12 @@ def _fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path
     network.compile(optimizer=optimizer, loss=loss, jit_compile=False, steps_per_execution=min(steps, 16))
     optimizer.build(network.trainable_variables)
     kept = [*network.variables, *optimizer.variables]
-    facts: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0}
+    facts: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0, "losses": []}
     if settings.resume and _resume(folder, key, kept, facts):
         say(f"resuming after epoch {facts['epoch']} of {settings.epochs}")
     else:
         store.remove(folder)
-    with _scalars(home / "tensorboard" / key[:12]) as scalars:
+    with Events(home / "tensorboard" / key[:12], facts["epoch"] * steps) as events:
         for epoch in range(facts["epoch"], settings.epochs):
             started = time.perf_counter()
             batches = _epoch(trainset, settings, epoch, training.augment, model.spec.classes)
@@ -231,6 +249,7 @@ def _fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path
             reached = float((_outputs(network, validation).argmax(1) == labels).mean())
             facts["epoch"] = epoch + 1
             facts["seconds"] += time.perf_counter() - started
+            facts["losses"].append(mean_loss)
             if not math.isfinite(mean_loss):
                 raise StageFailed(
                     f"the loss is {mean_loss} in epoch {epoch + 1}: try a smaller --lr than {settings.lr:g}"
@@ -240,16 +259,16 @@ def _fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path
                 _save(folder / "best.npz", net.variables, {})
             _save(folder / "state.npz", kept, facts | {"key": key})
             done = (epoch + 1) * steps
-            scalars("loss/train", mean_loss, done)
-            scalars("accuracy/validation", reached, done)
-            scalars("lr", float(schedule(done)), done)
+            events.scalars({"loss/train": mean_loss, "accuracy/validation": reached, "lr": float(schedule(done))}, done)
+            events.histograms({_neutral(each.path): np.asarray(each) for each in net.trainable_variables}, done)
             say(f"epoch {epoch + 1}/{settings.epochs}: loss {mean_loss:.4f}, validation accuracy {reached:.4f}")
     keras.config.set_dtype_policy("float32")
     best = _keras.network(model)
     _load(folder / "best.npz", best.variables)
     _keras.save(best, folder / "model.keras")
     rate = settings.epochs * len(trainset) / facts["seconds"]
-    return facts | {"samples_per_second": round(rate, 1)}
+    done = settings.epochs * steps
+    return facts | {"samples_per_second": round(rate, 1), "steps": done, "devices": 1, "nodes": 1}
 
 
 def _seeded(model: Model, seed: int) -> keras.Model:
@@ -303,18 +322,10 @@ def _resume(folder: Path, key: str, variables: Sequence[Any], facts: dict[str, A
     return True
 
 
-@contextlib.contextmanager
-def _scalars(folder: Path) -> Iterator[Any]:
-    """Writes (tag, value, step) for TensorBoard, without loading TensorBoard itself."""
-    writer = tf.summary.create_file_writer(str(folder))
-
-    def write(tag: str, value: float, step: int) -> None:
-        with writer.as_default():
-            metadata = create_summary_metadata(display_name=None, description=None)
-            tf.summary.write(tag, tf.constant(value, tf.float32), step, metadata)
-
-    yield write
-    writer.close()
+def _neutral(path: str) -> str:
+    """A variable's name as PyTorch's twin has it in TensorBoard, where PyTorch has such a thing."""
+    layer, leaf = path.split("/")[-2:]
+    return f"{layer}.{_keras.LEAVES.get(leaf, leaf)}"
 
 
 def _name(place: str) -> str:

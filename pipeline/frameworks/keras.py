@@ -56,6 +56,22 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
     return _keras_fit.predict(_keras.loaded(model, weights), model.spec.preprocessing, split, accelerator)
 
 
+def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """See `Framework.features`."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras, _keras_fit
+
+    return _keras_fit.features(_keras.loaded(model, weights), model.spec.preprocessing, images)
+
+
+def graph(model: Model, weights: Path) -> bytes:
+    """See `Framework.graph`: what tf.function traces."""
+    _on_tensorflow()
+    from pipeline.frameworks import _keras, _keras_fit
+
+    return _keras_fit.graph(_keras.loaded(model, weights))
+
+
 def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
     """See `Framework.unpack`."""
     _on_tensorflow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ TOOLS: tuple[str, ...] = ("torch", "torchao", "litert-torch", "lightning-fabric"
 EXTRA = "torch"
 SUMMARY = "PyTorch 2, torch.export and pt2e quantization"
 
+FACTS = "facts.json"
+"""What the processes of a training leave for the one that started them."""
+
 COUNTER = ".num_batches_tracked"
 """A tensor of batch normalisation that decides nothing."""
 
@@ -32,15 +36,20 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     with extra(EXTRA):
         import torch
 
-        from pipeline.frameworks import _fit, _weights
-
+        from pipeline.frameworks import _ddp, _fit, _weights
+    folder, group = home / "training", settings.group
+    _fit.accelerator(settings.accelerator, group.devices)  # refused before anything is started
+    if group.size > 1 and group.command:
+        _ddp.launch(group)  # every process comes here again, without a command
+        return dict(json.loads((folder / FACTS).read_text())) if group.node_rank == 0 else {}
     torch.manual_seed(settings.seed)  # of the initial weights
     facts = _fit.fit(network(model), model.spec.training, data, settings, home, key)
-    best = torch.load(home / "training" / "best.ckpt", map_location="cpu", weights_only=True)
-    _weights.save(
-        {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")},
-        home / "training" / WEIGHTS,
-    )
+    if _ddp.leave() > 0:
+        return {}
+    best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
+    state = {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")}
+    _weights.save(state, folder / WEIGHTS)
+    (folder / FACTS).write_text(json.dumps(facts))
     return facts
 
 
@@ -63,11 +72,59 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
 
         from pipeline.frameworks import _fit
 
-    device = _fit.fabric(accelerator).device
+    device = torch.device(_fit.accelerator(accelerator))
     net = loaded(model, weights).to(device)
     with torch.no_grad():
         batches = _fit.Pictures(split, "evaluation").loader(256)
         return np.concatenate([net(images.to(device).float().contiguous()).cpu().numpy() for images, _ in batches])
+
+
+def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """See `Framework.features`."""
+    with extra(EXTRA):
+        import numpy as np
+        import torch
+
+    net, seen = loaded(model, weights), {}
+    layers = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+
+    def look(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen["last"] = inputs[0].flatten(1).numpy()
+
+    for layer in layers:
+        layer.register_forward_pre_hook(look)
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(images), 64):
+            net(torch.from_numpy(images[start : start + 64]).permute(0, 3, 1, 2).float())
+            found.append(seen["last"])
+    return np.concatenate(found)
+
+
+def graph(model: Model, weights: Path) -> bytes:
+    """See `Framework.graph`: what TorchScript's tracer sees."""
+    with extra(EXTRA):
+        import warnings
+
+        import torch
+
+        from pipeline.frameworks import _weights
+    from pipeline.events import without_tensorflow
+
+    without_tensorflow()
+    from torch.utils.tensorboard._pytorch_graph import graph as trace  # SummaryWriter.add_graph, without its file
+
+    height, width, channels = model.spec.inputs[0].shape
+    try:
+        seen = torch.rand(1, channels, height, width) * 255
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of torch.jit.trace, which is PyTorch's own choice here
+            definition, _ = trace(loaded(model, weights), seen)  # type: ignore[no-untyped-call]
+    except Exception as error:  # the tracer raises what the model's code raises
+        raise BadModel(f"{model.spec.name} cannot be traced: {_weights.first_line(error)}") from error
+    return bytes(definition.SerializeToString())
 
 
 def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:

@@ -13,9 +13,11 @@ import pytest
 
 from pipeline import catalog, plugins, store
 from pipeline.errors import BadModel, BadOption, BadWeights
+from pipeline.events import Events
 from pipeline.frameworks import Framework, Settings
 from pipeline.store import Store
 from tests.frameworks import making
+from tests.runs import Run
 
 pytestmark = pytest.mark.usefixtures("imported")
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,24 @@ def test_one_seed_gives_one_result_and_another_another(framework: Framework, tmp
     other, _ = train(framework, tmp_path / "other", Settings(3, 16, 1e-2, 8, "cpu"))
     assert first == again
     assert first != other
+
+
+def test_features_are_what_the_last_layer_sees_and_tell_classes_apart(framework: Framework, tmp_path: Path) -> None:
+    train(framework, tmp_path, Settings(12, 16, 2e-2, 0, "cpu"))
+    split = making.split(MODEL.spec, 40, 2)
+    features = framework.features(MODEL, tmp_path / "training" / framework.WEIGHTS, split.images(range(40)))
+    assert features.dtype == np.float32 and features.shape == (40, 8 * 4 * 4)
+    centres = np.stack([features[split.labels == label].mean(0) for label in range(10)])
+    nearest = ((features[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+    assert (nearest == split.labels).mean() > 0.5
+
+
+def test_the_graph_is_one_that_tensorboard_reads(framework: Framework, tmp_path: Path) -> None:
+    train(framework, tmp_path)
+    definition = framework.graph(MODEL, tmp_path / "training" / framework.WEIGHTS)
+    with Events(tmp_path / "run") as events:
+        events.graph(definition)
+    assert any("conv" in name.lower() for name in Run(tmp_path / "run").nodes())
 
 
 INTERRUPTED = """
