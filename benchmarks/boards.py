@@ -37,7 +37,7 @@ MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 500}
 PARTS = ("cells", "repeat", "weights", "costs")
 COUNTS = Path(__file__).parent / "instructions.json"
 REPEATS = 0.001
-TRIPS, BYTES = 4, 30_000
+TRIPS, BYTES = 4, 40_000
 """What docs/raspberry-pi.md says of a bench whose files are there."""
 
 
@@ -235,11 +235,12 @@ def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str
         for target in TARGETS:
             runtime = devices.runtime(device, target)
             for name in ("set-up from nothing", "second set-up"):
-                figures[f"{name}, {runtime}"] = _cost(other, device, lambda r=runtime: kind.setup(other, device, r))
+                what = f"{name}, {runtime}"
+                figures[what] = _cost(what, device, lambda r=runtime: kind.setup(other, device, r))
         for name in ("push of 20 MB", "second push"):
-            figures[name] = _cost(other, device, lambda: kind.push(other, device, [file]))
+            figures[name] = _cost(name, device, lambda: kind.push(other, device, [file]))
         for name in ("bench", "bench whose files are there"):
-            figures[name] = _cost(other, device, lambda: _bench(other, device, outcomes))
+            figures[name] = _cost(name, device, lambda: _bench(other, device, outcomes))
         kind.clean(other, device)
     rows = [
         [name, f"{one['seconds']:.1f}", one["trips"], f"{one['sent_bytes']:,}", f"{one['received_bytes']:,}"]
@@ -247,16 +248,17 @@ def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str
     ]
     print(_common.table(["what", "seconds", "round trips", "bytes sent", "received"], rows))
     last, push = figures["bench whose files are there"], figures["second push"]
-    both = last["sent_bytes"] + last["received_bytes"]
     good = _common.verdict(
         f"a bench whose files are there: {TRIPS} round trips ({last['trips']})", last["trips"] == TRIPS
     )
-    good &= _common.verdict(f"… and less than {BYTES:,} bytes without its outputs ({both:,})", both < BYTES)
+    good &= _common.verdict(
+        f"… and sends less than {BYTES:,} bytes ({last['sent_bytes']:,})", last["sent_bytes"] < BYTES
+    )
     good &= _common.verdict(f"a second push sends no file ({push['sent_bytes']:,} bytes)", push["sent_bytes"] < 10_000)
     return figures, good
 
 
-def _cost(build: Store, device: Device, act: Callable[[], object]) -> dict[str, Any]:
+def _cost(what: str, device: Device, act: Callable[[], object]) -> dict[str, Any]:
     """As a command of its own: with a connection that is new."""
     _ssh.close_all()
     plugins.load("devices", device.kind)._READY.clear()
@@ -264,6 +266,7 @@ def _cost(build: Store, device: Device, act: Callable[[], object]) -> dict[str, 
     act()
     seconds = time.perf_counter() - began
     (link,) = _ssh.LINKS.values()
+    print(f"{what}: {seconds:.1f} s, {vars(link.traffic)}", file=sys.stderr)
     return {"seconds": seconds, **vars(link.traffic)}
 
 
