@@ -236,11 +236,11 @@ def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str
             runtime = devices.runtime(device, target)
             for name in ("set-up from nothing", "second set-up"):
                 what = f"{name}, {runtime}"
-                figures[what] = _cost(what, device, lambda r=runtime: kind.setup(other, device, r))
+                figures[what] = _cost(what, lambda r=runtime: kind.setup(other, device, r))
         for name in ("push of 20 MB", "second push"):
-            figures[name] = _cost(name, device, lambda: kind.push(other, device, [file]))
+            figures[name] = _cost(name, lambda: kind.push(other, device, [file]))
         for name in ("bench", "bench whose files are there"):
-            figures[name] = _cost(name, device, lambda: _bench(other, device, outcomes))
+            figures[name] = _cost(name, lambda: _bench(other, device, outcomes))
         kind.clean(other, device)
     rows = [
         [name, f"{one['seconds']:.1f}", one["trips"], f"{one['sent_bytes']:,}", f"{one['received_bytes']:,}"]
@@ -258,10 +258,9 @@ def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str
     return figures, good
 
 
-def _cost(what: str, device: Device, act: Callable[[], object]) -> dict[str, Any]:
+def _cost(what: str, act: Callable[[], object]) -> dict[str, Any]:
     """As a command of its own: with a connection that is new."""
     _ssh.close_all()
-    plugins.load("devices", device.kind)._READY.clear()
     began = time.perf_counter()
     act()
     seconds = time.perf_counter() - began
