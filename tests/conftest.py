@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,8 @@ from tests.boards import Board
 from tests.make_matrix import JOB, ROOT, TINY
 
 os.environ.pop("LASTMILE_BUILD", None)
+# Where a shell started the tests in the background, Ctrl-C is ignored, also by all that they start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("LASTMILE_DEVICES", None)
 
 
