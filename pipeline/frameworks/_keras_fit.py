@@ -132,16 +132,16 @@ def deployable(net: keras.Model, preprocessing: Preprocessing) -> keras.Model:
 
 
 def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
-    """Writes `net` behind its normalisation as a SavedModel whose signature takes and gives the spec's names."""
+    """Writes `net` behind its normalisation as a SavedModel whose signature takes and gives the spec's names.
+
+    Not by keras.export: it holds variables in a set, and so writes them in another order each time.
+    """
     model = deployable(net, spec.preprocessing)
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default",
-        lambda image: {spec.outputs[0].name: model(image, training=False)},
-        [tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32, spec.inputs[0].name)],
-    )
-    archive.write_out(str(out), verbose=False)
+    image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32, spec.inputs[0].name)
+    module = tf.Module()
+    module.kept = [variable.value for variable in model.variables]
+    module.serve = tf.function(lambda image: {spec.outputs[0].name: model(image, training=False)}, [image])
+    tf.saved_model.save(module, str(out), {"serving_default": module.serve})
 
 
 def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accelerator: str) -> NDArray[np.float32]:
