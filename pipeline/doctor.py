@@ -19,6 +19,9 @@ ROOT = Path(__file__).parent.parent
 FREE_BYTES = 2 << 30
 """A run of every model's matrix and its environments stays below this."""
 
+MADE_WHEN_USED = {"tflite_runtime": "in an environment of its own", "executorch_runner": "a program of ours"}
+"""Runtimes that no installation brings."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -76,8 +79,8 @@ def _runtimes() -> Iterator[Check]:
         name = runtime["name"]
         if runtime["available"]:
             yield Check(f"runtime {name}", str(runtime["version"]))
-        elif name == "tflite_runtime":
-            yield Check(f"runtime {name}", "in an environment of its own, made when it is first used")
+        elif name in MADE_WHEN_USED:
+            yield Check(f"runtime {name}", f"{MADE_WHEN_USED[name]}, made when it is first used")
         else:
             yield Check(f"runtime {name}", str(runtime["reason"]), str(runtime["install"]))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import devices, doctor
+from pipeline import devices, doctor, system
 from pipeline.store import Store
 
 
@@ -22,10 +22,12 @@ def test_nothing_that_is_needed_is_missing_here(checks: list[doctor.Check]) -> N
 
 def test_every_package_runtime_device_and_tool_is_looked_at(checks: list[doctor.Check]) -> None:
     found = {check.name for check in checks}
-    wanted = {"python", "disk", "git", "g++", "ssh", "adb", "gpu", "torch", "coremltools", "keras", "invoke"}
-    assert wanted <= found
+    wanted = {"python", "disk", "git", "adb", "gpu", "torch", "coremltools", "keras", "invoke"}
+    assert wanted | set(system.PURPOSES.values()) <= found
     assert {f"device {name}" for name in devices.devices()} <= found
-    assert {f"runtime {name}" for name in ("litert", "executorch", "onnxruntime", "tflite_runtime")} <= found
+    assert {
+        f"runtime {name}" for name in ("litert", "executorch", "executorch_runner", "onnxruntime", "tflite_runtime")
+    } <= found
     assert len(checks) == len(found)
 
 
