@@ -56,11 +56,13 @@ def _packages() -> Iterator[Check]:
     """What each extra of pyproject.toml asks for, beside what is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    seen = set()
     for extra, wanted in groups.items():
         for requirement in wanted:
             name, _, version = requirement.partition("==")
-            if not version:
-                continue  # the extra that is made of the others
+            if not version or requirement in seen:
+                continue  # the extra that is made of the others, or what two extras ask for
+            seen.add(requirement)
             try:
                 found = metadata.version(name)
             except metadata.PackageNotFoundError:
