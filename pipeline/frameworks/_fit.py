@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import os
@@ -337,8 +338,10 @@ def _cosine(steps: int) -> Any:
 
 
 def _save(path: Path, state: Mapping[str, Any]) -> None:
+    whole = io.BytesIO()  # PyTorch's own writing to a path does not say that a disk is full
+    torch.save(dict(state), whole)
     with store.atomic(path) as temporary:
-        torch.save(dict(state), temporary)
+        temporary.write_bytes(whole.getbuffer())
 
 
 def _resumed(folder: Path, key: str | None, state: Mapping[str, Any], facts: dict[str, Any], engine: Fabric) -> bool:
