@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -125,9 +124,12 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
 
 
 def follows(job: Job) -> bool:
-    """Whether another process finishes what this one takes part in: one with a rank above 0 under torchrun, or on
-    another machine than the first."""
-    return int(os.environ["RANK"]) > 0 if _under_torchrun() else job.node_rank > 0
+    """Whether another process finishes what this one takes part in.
+
+    Raises:
+        UnknownName, BadOption: as the command line deserves.
+    """
+    return _group(job).follows
 
 
 def take_part(build: Store, job: Job) -> None:
@@ -247,7 +249,7 @@ def _settings(model: catalog.Model, job: Job) -> Settings:
 
 
 def _group(job: Job) -> Group:
-    """The processes that the command line asks for, or that torchrun has started.
+    """The devices that the command line asks for, or that another launcher has brought together.
 
     Raises:
         BadOption: there can be no such group.
@@ -257,11 +259,13 @@ def _group(job: Job) -> Group:
     asked = (job.devices, job.num_nodes, job.node_rank, job.main_address)
     if job.member:
         return Group(*asked[:3])
-    if _under_torchrun():
-        if asked != (1, 1, 0, None):
-            raise BadOption("torchrun says how many processes there are: leave --devices and --num-nodes out")
-        here, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        return Group(here, world // here, int(os.environ["GROUP_RANK"]))
+    group: Group | None = plugins.load("frameworks", job.framework).joined(job.devices)
+    if group is not None:
+        if asked[1:] != (1, 0, None):
+            raise BadOption(
+                "another launcher says which machines there are: leave --num-nodes, --node-rank and --main-address out"
+            )
+        return group
     if not 0 <= job.node_rank < job.num_nodes:
         raise BadOption(f"--node-rank {job.node_rank}: from 0 to --num-nodes - 1, which is {job.num_nodes - 1}")
     host, _, port = (job.main_address or "").partition(":")
@@ -273,10 +277,6 @@ def _group(job: Job) -> Group:
     if job.weights and job.devices * job.num_nodes > 1:
         raise BadOption("--weights takes the place of training: leave --devices and --num-nodes out")
     return Group(*asked[:3], job.main_address or "")
-
-
-def _under_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _chosen(settings: Settings) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def _trained(model: catalog.Model, job: Job, home: Path, data: Path | None) -> t
     dataset = plugins.load("datasets", model.spec.dataset)
     splits = {name: dataset.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
     key, settings = _key(model, job, splits), _settings(model, job)
-    if not (job.member or _under_torchrun()):
+    if not job.member and settings.group.rank is None:
         request = json.dumps(plain(Store(home.parent), replace(job, data=data, member=True)))
         command = (sys.executable, "-m", "pipeline.trainer", request)
         settings = replace(settings, group=replace(settings.group, command=command))

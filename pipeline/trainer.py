@@ -1,6 +1,6 @@
 """One of the processes that train together: `python -m pipeline.trainer REQUEST`, started by a framework's launcher.
 
-What it raises goes into the file that PyTorch's launcher names, from which `inv train` makes one line.
+What it raises goes into the file that the launcher names, PyTorch's or ours, from which `inv train` makes one line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _leave(*_: object) -> None:
 
 
 def _record(error: BaseException) -> None:
-    """Writes an error as PyTorch's launcher reads it, with its kind, and its time to less than a second."""
+    """Writes an error as the launcher reads it, with its kind, and its time to less than a second."""
     now = time.time()
     said = " ".join(str(error).split())
     content = {

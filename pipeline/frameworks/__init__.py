@@ -25,10 +25,12 @@ class Group:
     """The processes that train together; the machines of a group are alike.
 
     Attributes:
-        devices: processes on each machine, one a GPU or one a share of the CPU's cores.
+        devices: how many of each machine's take part: GPUs, or shares of the CPU's cores.
         nodes, node_rank: how many machines, and which of them this is.
         address: "host" or "host:port" of machine 0, where they meet; empty with one machine.
-        command: a process's argv, for a framework that needs one a device; empty in such a process itself.
+        command: argv of a process that takes part, for a framework that needs one a device or a machine; empty in such
+            a process itself.
+        rank: this process's, where another launcher has started it and every other one that takes part.
     """
 
     devices: int = 1
@@ -36,11 +38,17 @@ class Group:
     node_rank: int = 0
     address: str = ""
     command: tuple[str, ...] = ()
+    rank: int | None = None
 
     @property
     def size(self) -> int:
-        """Processes in all."""
+        """Devices in all."""
         return self.devices * self.nodes
+
+    @property
+    def follows(self) -> bool:
+        """Whether another process finishes what this one takes part in."""
+        return (self.node_rank if self.rank is None else self.rank) > 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,17 @@ class Framework(Protocol):
     TOOLS: tuple[str, ...]
     EXTRA: str
     SUMMARY: str
+
+    def joined(self, devices: int) -> Group | None:
+        """The group that another launcher has put this process into, and its environment variables tell; None where
+        there is none.
+
+        Args:
+            devices: what the command says of each machine's; 1 where it says nothing.
+
+        Raises:
+            BadOption: they tell of none that can be.
+        """
 
     def train(
         self, model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
-import os
 import signal
 import tempfile
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -21,56 +18,14 @@ from torch import nn
 from torch.distributed._functional_collectives import all_reduce  # the one with gradients
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipeline import errors
-from pipeline.errors import PipelineError, StageFailed
-from pipeline.frameworks import Group
-
-PORT = 29500
-"""Where the machines of a training meet unless the address says otherwise; torchrun's own."""
-
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a process that got SIGTERM and cleaned up."""
+from pipeline.frameworks import Group, _group
+from pipeline.frameworks._group import End
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that the launcher takes, and keeps."""
-
-JOIN_SECONDS = 600
-"""How long a machine waits for the others."""
-
-
-# -- parts of a batch --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """A process's part of whatever all processes share.
-
-    Attributes:
-        rank, world: which of how many processes this is.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    def of(self, count: int) -> slice:
-        """Its part of a batch of `count`: neighbours, as many as the others have or one more or less.
-
-        Never nothing, since not every network takes an empty batch: where there are fewer samples than processes it is
-        one that another process has too, and `weight` is 0.
-        """
-        start, end = self._ends(count)
-        return slice(start, end) if end > start else slice(0, 1)
-
-    def weight(self, count: int) -> float:
-        """What the mean loss over its part is worth, so that the mean over all processes is that over the batch."""
-        start, end = self._ends(count)
-        return (end - start) * self.world / count
-
-    def _ends(self, count: int) -> tuple[int, int]:
-        return count * self.rank // self.world, count * (self.rank + 1) // self.world
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------------------
@@ -150,15 +105,12 @@ def launch(group: Group) -> None:
             program, *words = group.command
             elastic_launch(_config(group, folder), program)(*words)
     except ChildFailedError as error:
-        raise _cause(error.failures, group) from error
+        failures = {rank: End(failure.exitcode, failure.error_file_data) for rank, failure in error.failures.items()}
+        raise _group.cause(failures, group.size) from error
     except SignalException as error:
         stopped = error.sigval
     except dist.DistError as error:
-        raise StageFailed(
-            f"the machines of this training did not meet at {_endpoint(group)} within {JOIN_SECONDS // 60} minutes: "
-            f"run the same command on all {group.nodes}, each with its own --node-rank; a machine where the checkpoint "
-            f"is up to date does not come"
-        ) from error
+        raise _group.not_met(group) from error
     else:
         return
     finally:
@@ -184,52 +136,11 @@ def _config(group: Group, folder: str) -> LaunchConfig:
         nproc_per_node=group.devices,
         run_id="lastmile",
         rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="localhost:0" if alone else _endpoint(group),
-        rdzv_configs={} if alone else {"rank": group.node_rank, "timeout": JOIN_SECONDS},
+        rdzv_endpoint="localhost:0" if alone else _group.endpoint(group),
+        rdzv_configs={} if alone else {"rank": group.node_rank, "timeout": _group.JOIN_SECONDS},
         local_addr="localhost" if alone else None,
         signals_to_handle=",".join(number.name for number in HANDLED),
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=folder),
         shutdown_timeout=10,
     )
-
-
-def _endpoint(group: Group) -> str:
-    return group.address if ":" in group.address else f"{group.address}:{PORT}"
-
-
-def _cause(failures: dict[int, ProcessFailure], group: Group) -> PipelineError:
-    """The failure that the others follow from: of a process that was killed, else the earliest.
-
-    A process whose neighbour goes away fails as well, or gets SIGTERM from the launcher, within the second to which the
-    launcher's own times are true.
-    """
-
-    def order(rank: int) -> tuple[bool, float]:
-        code = failures[rank].exitcode
-        return code >= 0 or code == -signal.SIGTERM, failures[rank].error_file_data.get("at", math.inf)
-
-    rank = min(failures, key=order)
-    failure = failures[rank]
-    who = f"training process {rank} (of {group.size}, from 0)"
-    if failure.exitcode < 0 or failure.exitcode == TERMINATED:
-        by = failure.signal_name() if failure.exitcode < 0 else "SIGTERM"
-        return StageFailed(
-            f"{who} was ended by {by}, and the others with it; the same command goes on after the last whole epoch"
-        )
-    said = failure.error_file_data.get("message")
-    if not isinstance(said, dict):
-        return StageFailed(f"{who} ended with exit code {failure.exitcode} and said nothing")
-    kind = getattr(errors, str(failure.error_file_data.get("kind")), None)
-    if isinstance(kind, type) and issubclass(kind, PipelineError):
-        raised = PipelineError.__new__(kind)  # an UnknownName is made of other things than its text
-        raised.args = (said["message"],)
-        return raised
-    failed = StageFailed(f"{who} failed: {failure.error_file_data.get('kind')}: {said['message']}")
-    failed.__cause__ = RuntimeError(said["extraInfo"]["py_callstack"])  # what --debug shows
-    return failed
-
-
-def threads(group: Group) -> int:
-    """A process's share of this machine's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // group.devices)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,11 @@ VALUES = frozenset({
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def network(model: Model) -> keras.Model:
+def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nullcontext) -> keras.Model:
     """The untrained network: normalised (N, height, width, channels) to logits.
+
+    Args:
+        scope: what its variables are made in, as a strategy's scope.
 
     Raises:
         BadModel: build(spec) fails, or returns no Keras model for such pictures.
@@ -46,7 +50,8 @@ def network(model: Model) -> keras.Model:
     keras.utils.clear_session()  # layers without a name get the same one in every process
     file = f"{model.folder}/keras.py"
     try:
-        net = model.code("keras").build(model.spec)
+        with scope():
+            net = model.code("keras").build(model.spec)
     except TypeError as error:
         raise BadModel(f"{file}: build(spec) failed: {error}") from error
     if not isinstance(net, keras.Model):

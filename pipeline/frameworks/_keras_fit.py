@@ -1,14 +1,9 @@
-"""Training in Keras on TensorFlow: model.fit, an epoch at a time, with the recipe of the PyTorch loop."""
+"""Training in Keras on TensorFlow, on one device or under a strategy for many: the same loop serves all."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
-import os
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,104 +15,93 @@ from pipeline import store
 from pipeline.catalog import Model
 from pipeline.core import ModelSpec, Preprocessing
 from pipeline.datasets import Split
-from pipeline.errors import BadOption, Broken, StageFailed
-from pipeline.events import Events
-from pipeline.frameworks import Settings, _keras
-from pipeline.progress import bar, logged, say
+from pipeline.errors import Broken
+from pipeline.frameworks import Settings, _distribute, _keras, _loop
+from pipeline.frameworks._group import Part
+from pipeline.progress import bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IN_MEMORY = 1 << 30
-"""Splits of up to this many bytes of pixels are decoded once and kept; larger ones in every epoch."""
+CHUNK = 16
+"""Steps that TensorFlow takes without coming back to Python."""
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
 class Pictures:
-    """A split as tf.data batches of uint8 (n, height, width, channels) with their labels."""
+    """A split for tf.data: uint8 (n, height, width, channels) with int64 labels."""
 
-    def __init__(self, split: Split, what: str) -> None:
+    def __init__(self, split: Split, what: str | None) -> None:
         self.split = split
         self.shape = split.read(0).shape
-        small = split.read(0).nbytes * len(split) <= IN_MEMORY
-        self.pixels = tf.constant(_decoded(split, what)) if small else None
+        pixels = _loop.decoded(split, what)
+        self.pixels = None if pixels is None else tf.constant(pixels)
+        self.labels = tf.constant(split.labels)
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def batches(self, batch_size: int, order: NDArray[np.int64] | None = None) -> tf.data.Dataset:
-        """(images, labels) in this order, or in the split's."""
-        order = np.arange(len(self)) if order is None else order
-        indices = tf.data.Dataset.from_tensor_slices((order, self.split.labels[order])).batch(batch_size)
-        return indices.map(lambda which, labels: (self._read(which), labels), tf.data.AUTOTUNE)
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """Float images in the split's order."""
+        indices = tf.data.Dataset.range(len(self)).batch(batch_size)
+        return indices.map(lambda which: tf.cast(self.read(which), tf.float32), tf.data.AUTOTUNE)
 
-    def _read(self, which: tf.Tensor) -> tf.Tensor:
+    def parts(self, order: NDArray[np.int64], batch_size: int, parts: Sequence[Part]) -> tf.data.Dataset:
+        """(which pictures, their weight in the mean, their place) of these parts of each batch, one after another; a
+        place is the batch's number, its size, and the part's start and end in it, int64 (4,)."""
+        places, weights = [], []
+        for number in range(-(-len(order) // batch_size)):
+            count = min(batch_size, len(order) - number * batch_size)
+            for part in parts:
+                mine = part.of(count)
+                places.append((number, count, mine.start, mine.stop))
+                weights.append(part.weight(count))
+        rows = tf.data.Dataset.from_tensor_slices((np.array(places, np.int64), np.array(weights, np.float32)))
+        ordered = tf.constant(order)
+
+        def found(place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            start = place[0] * batch_size
+            return ordered[start + place[2] : start + place[3]], weight, place
+
+        return rows.map(found)
+
+    def read(self, which: tf.Tensor) -> tf.Tensor:
+        """The pictures of these numbers."""
         if self.pixels is not None:
             return tf.gather(self.pixels, which)
         images = tf.numpy_function(self.split.images, [which], tf.uint8, stateful=False)
         return tf.ensure_shape(images, (None, *self.shape))
 
 
-def _decoded(split: Split, what: str) -> NDArray[np.uint8]:
-    """All pictures of a split, decoded on all cores (PIL works without the GIL)."""
-    pixels = np.empty((len(split), *split.read(0).shape), np.uint8)
-
-    def decode(i: int) -> None:
-        pixels[i] = split.read(i)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in bar(pool.map(decode, range(len(split))), f"reading {what}", len(split), "picture"):
-            pass
-    return pixels
-
-
-def augmented(images: tf.Tensor, names: Sequence[str], seed: tf.Tensor) -> tf.Tensor:
-    """A batch of images (n, height, width, channels), each flipped and shifted at random as `names` say.
+def augmented(images: tf.Tensor, names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """Images (n, height, width, channels) of a batch, each flipped and shifted at random as `names` say.
 
     Args:
         seed: int64 (2,): the same seed, the same batch.
+        place: int64 (3,): the images are of a batch of so many, for all of which is drawn, from here to there.
     """
     shape = tf.shape(images)
-    count, height, width = shape[0], shape[1], shape[2]
+    height, width = shape[1], shape[2]
+    whole, start, end = place[0], place[1], place[2]
     for name in names:
         seed += 1
-        if name == "flip":
-            flip = tf.random.stateless_uniform([count], seed) < 0.5
+        reach = _loop.reach(name)
+        if reach is None:
+            flip = (tf.random.stateless_uniform([whole], seed) < 0.5)[start:end]
             images = tf.where(flip[:, None, None, None], tf.reverse(images, [2]), images)
-        elif name.startswith("shift"):
-            reach = int(name.removeprefix("shift"))
+        else:
             padded = tf.pad(images, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "REFLECT")
-            by = tf.random.stateless_uniform([2, count, 1], seed, 0, 2 * reach + 1, tf.int32)
+            by = tf.random.stateless_uniform([2, whole, 1], seed, 0, 2 * reach + 1, tf.int32)[:, start:end]
             rows, columns = by[0] + tf.range(height), by[1] + tf.range(width)
             # One row of every picture, or one column, is chosen for each place: whole rows are what gather copies.
             images = tf.gather(padded, rows, batch_dims=1)
             images = tf.transpose(tf.gather(tf.transpose(images, (0, 2, 1, 3)), columns, batch_dims=1), (0, 2, 1, 3))
-        else:
-            raise BadOption(f"unknown augmentation {name!r} (known: flip, shift1, shift4 …)")
     return images
 
 
-# -- the machine -------------------------------------------------------------------------------------------------------
-
-
-def device(accelerator: str) -> str:
-    """ "GPU:0" or "CPU:0", for tf.device.
-
-    Raises:
-        BadOption: "cuda" is asked for and there is none.
-    """
-    with logged(Path(os.devnull)):  # where there is no driver, that is written from below Python
-        gpus = tf.config.list_physical_devices("GPU") if accelerator != "cpu" else []
-    if accelerator == "cuda" and not gpus:
-        raise BadOption(
-            "--accelerator cuda: TensorFlow sees no GPU here; use cpu, or auto, which takes one where it is"
-        )
-    for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # it was initialised before, by us
-            tf.config.experimental.set_memory_growth(gpu, True)  # else it takes all that there is
-    return "GPU:0" if gpus else "CPU:0"
+# -- finished networks -------------------------------------------------------------------------------------------------
 
 
 def deployable(net: keras.Model, preprocessing: Preprocessing) -> keras.Model:
@@ -146,8 +130,9 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 
 def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accelerator: str) -> NDArray[np.float32]:
     """Float outputs (N, classes) for a whole split."""
-    with tf.device(device(accelerator)):
-        return _outputs(deployable(net, preprocessing), Pictures(split, "evaluation"))
+    with tf.device(_distribute.device(accelerator)):
+        pictures = Pictures(split, "evaluation")
+        return np.asarray(deployable(net, preprocessing).predict(pictures.batches(256), verbose=0), np.float32)
 
 
 def features(net: keras.Model, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -164,162 +149,202 @@ def graph(net: keras.Model) -> bytes:
     return bytes(traced.graph.as_graph_def().SerializeToString())
 
 
-def _outputs(model: keras.Model, pictures: Pictures) -> NDArray[np.float32]:
-    return np.asarray(model.predict(pictures.batches(256).map(_images), verbose=0), np.float32)
-
-
-def _images(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-    return tf.cast(images, tf.float32)
-
-
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-class Cosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
-    """Up to its peak over a tenth of the steps, down to nothing on a cosine."""
+class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
+    """The learning rate of every step, by `_loop.rate`."""
 
     def __init__(self, peak: float, steps: int) -> None:
-        self.peak, self.warmup, self.rest = peak, max(1, steps // 10), max(1, steps - max(1, steps // 10))
+        self.rates = tf.constant([peak * _loop.rate(step, steps) for step in range(steps)], tf.float32)
 
     def __call__(self, step: Any) -> Any:
-        step = tf.cast(step, tf.float32)
-        fall = 0.5 * (1 + tf.cos(math.pi * (step - self.warmup) / self.rest))
-        return self.peak * tf.where(step < self.warmup, (step + 1) / self.warmup, fall)
-
-
-class Progress(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """A bar on a terminal, a batch at a time."""
-
-    def __init__(self, what: str, steps: int) -> None:
-        super().__init__()
-        self.ticks = iter(bar(range(steps), what, steps, "batch"))
-        self.seen = 0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Keras may say one in several batches."""
-        for _ in range(self.seen, batch + 1):
-            next(self.ticks, None)
-        self.seen = batch + 1
+        return tf.gather(self.rates, tf.cast(step, tf.int64))
 
 
 def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
     """Trains and leaves the best epoch's network as home/training/model.keras; see `Framework.train`.
 
     After every epoch the whole state is kept, so an interrupted training goes on with the next epoch. Order and
-    augmentation of an epoch depend on seed and epoch alone: interrupted or not, the result is the same.
+    augmentation of an epoch depend on seed and epoch alone: interrupted or not, by one process or by many, the result
+    is the same. Of many processes the first alone writes and speaks.
+
+    Raises:
+        BadData: another machine of the group has other data, code or settings than the first.
+        StageFailed: the loss is no number any more, or the connection to another machine broke.
+
+    Returns:
+        The facts of `_loop.follow`, and the device.
     """
-    if settings.group.size > 1:
-        raise BadOption(
-            "--devices and --num-nodes: Keras trains on one device here; PyTorch (--framework torch) on many"
-        )
-    place = device(settings.accelerator)
-    keras.config.set_dtype_policy("mixed_bfloat16" if place.startswith("GPU") else "float32")
+    group = settings.group
+    kind = _distribute.device(settings.accelerator, group)
+    strategy = _distribute.strategy(group, kind)
+    keras.config.set_dtype_policy("mixed_bfloat16" if kind == "GPU" else "float32")
+    first, folder = group.node_rank == 0, home / "training"
     try:
-        with tf.device(place):
-            return _fit(model, data, settings, home, key) | {"device": _name(place)}
+        with _distribute.connected(group):
+            if group.nodes > 1:
+                _loop.agree(key, _distribute.text_from_first(strategy, key), group.node_rank)
+            pictures = {name: Pictures(data[name], name if first else None) for name in ("train", "validation")}
+            loop = _Loop(strategy, model, settings, pictures, folder, key)
+            facts = _loop.fresh() | loop.resumed()
+            run = home / "tensorboard" / key[:12] if first else None
+            facts = _loop.follow(loop, facts, settings, len(pictures["train"]), run)
+            if group.nodes > 1:
+                _distribute.text_from_first(strategy, "end")  # nobody leaves before all have ended their last step
     finally:
         keras.config.set_dtype_policy("float32")
+    if first:
+        best = _keras.network(model)
+        _load(folder / "best.npz", best.variables)
+        _keras.save(best, folder / "model.keras")
+    return facts | {"device": _name(kind)}
 
 
-def _fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
-    training, folder = model.spec.training, home / "training"
-    trainset, validation = Pictures(data["train"], "train"), Pictures(data["validation"], "validation")
-    steps = math.ceil(len(trainset) / settings.batch_size)
-    net = _seeded(model, settings.seed)
-    network = deployable(net, model.spec.preprocessing)
-    schedule = Cosine(settings.lr, settings.epochs * steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=training.weight_decay, epsilon=1e-8)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
-    network.compile(optimizer=optimizer, loss=loss, jit_compile=False, steps_per_execution=min(steps, 16))
-    optimizer.build(network.trainable_variables)
-    kept = [*network.variables, *optimizer.variables]
-    facts: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0, "losses": []}
-    if settings.resume and _resume(folder, key, kept, facts):
-        say(f"resuming after epoch {facts['epoch']} of {settings.epochs}")
-    else:
-        store.remove(folder)
-    with Events(home / "tensorboard" / key[:12], facts["epoch"] * steps) as events:
-        for epoch in range(facts["epoch"], settings.epochs):
-            started = time.perf_counter()
-            batches = _epoch(trainset, settings, epoch, training.augment, model.spec.classes)
-            watched = Progress(f"epoch {epoch + 1}/{settings.epochs}", steps)
-            history = network.fit(batches, shuffle=False, verbose=0, callbacks=[watched]).history
-            mean_loss = float(history["loss"][0])
-            labels = data["validation"].labels
-            reached = float((_outputs(network, validation).argmax(1) == labels).mean())
-            facts["epoch"] = epoch + 1
-            facts["seconds"] += time.perf_counter() - started
-            facts["losses"].append(mean_loss)
-            if not math.isfinite(mean_loss):
-                raise StageFailed(
-                    f"the loss is {mean_loss} in epoch {epoch + 1}: try a smaller --lr than {settings.lr:g}"
-                )
-            if reached >= facts["best_accuracy"]:  # of equals the later: its learning rate was lower
-                facts |= {"best_epoch": epoch + 1, "best_accuracy": reached}
-                _save(folder / "best.npz", net.variables, {})
-            _save(folder / "state.npz", kept, facts | {"key": key})
-            done = (epoch + 1) * steps
-            events.scalars({"loss/train": mean_loss, "accuracy/validation": reached, "lr": float(schedule(done))}, done)
-            events.histograms({_neutral(each.path): np.asarray(each) for each in net.trainable_variables}, done)
-            say(f"epoch {epoch + 1}/{settings.epochs}: loss {mean_loss:.4f}, validation accuracy {reached:.4f}")
-    keras.config.set_dtype_policy("float32")
-    best = _keras.network(model)
-    _load(folder / "best.npz", best.variables)
-    _keras.save(best, folder / "model.keras")
-    rate = settings.epochs * len(trainset) / facts["seconds"]
-    done = settings.epochs * steps
-    return facts | {"samples_per_second": round(rate, 1), "steps": done, "devices": 1, "nodes": 1}
+class _Loop:
+    """See `_loop.Loop`. Not by model.fit, which cannot run under MultiWorkerMirroredStrategy (Keras issue 20585), and
+    under MirroredStrategy not several steps at a time."""
 
+    def __init__(
+        self, strategy: tf.distribute.Strategy, model: Model, settings: Settings, pictures: Mapping[str, Pictures],
+        folder: Path, key: str,
+    ) -> None:  # fmt: skip
+        self.strategy, self.settings, self.pictures, self.folder, self.key = strategy, settings, pictures, folder, key
+        self.training, self.classes = model.spec.training, model.spec.classes
+        self.steps = _loop.steps(len(pictures["train"]), settings)
+        keras.utils.set_random_seed(settings.seed)
+        self.net = _keras.network(model, strategy.scope)
+        if settings.group.size > 1:
+            _distribute.synchronize(self.net)
+        with strategy.scope():
+            self.network = deployable(self.net, model.spec.preprocessing)
+            rates = Rates(settings.lr, settings.epochs * self.steps)
+            self.optimizer = keras.optimizers.AdamW(rates, weight_decay=self.training.weight_decay, epsilon=1e-8)
+            self.optimizer.build(self.network.trainable_variables)
+        self.loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=self.training.label_smoothing, reduction=None
+        )
+        self.state = [*self.network.variables, *self.optimizer.variables]
+        self.trained, self.seen_right = tf.function(self._steps), tf.function(self._right)
 
-def _seeded(model: Model, seed: int) -> keras.Model:
-    keras.utils.set_random_seed(seed)
-    return _keras.network(model)
+    def epoch(self, epoch: int) -> float:
+        """See `_loop.Loop`."""
+        trainset, settings = self.pictures["train"], self.settings
+        seed = _loop.seed(settings, epoch)
+        order = np.random.default_rng(seed).permutation(len(trainset))
 
+        def seen(which: tf.Tensor, weight: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            draws = tf.stack([tf.constant(seed, tf.int64), place[0] * 16])
+            images = augmented(trainset.read(which), self.training.augment, draws, place[1:])
+            return tf.cast(images, tf.float32), tf.one_hot(tf.gather(trainset.labels, which), self.classes), weight
 
-def _epoch(pictures: Pictures, settings: Settings, epoch: int, augment: Sequence[str], classes: int) -> tf.data.Dataset:
-    """An epoch's batches: float images as they are seen, one-hot labels."""
-    seed = settings.seed * 1_000_003 + epoch
-    order = np.random.default_rng(seed).permutation(len(pictures))
+        mine = trainset.parts(order, settings.batch_size, _distribute.parts(settings.group))
+        batches = self._given(mine.map(seen, tf.data.AUTOTUNE))
+        chunks: Iterable[int] = range(0, self.steps, CHUNK)
+        if settings.group.node_rank == 0:
+            name, count = f"epoch {epoch + 1}/{settings.epochs}", -(-self.steps // CHUNK)
+            chunks = bar(chunks, name, count, f"{CHUNK} batches")
+        total = 0.0
+        for start in chunks:
+            total += float(self.trained(batches, tf.constant(min(CHUNK, self.steps - start))))
+        return total / self.steps
 
-    def seen(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = batch
-        images = augmented(images, augment, tf.stack([tf.constant(seed, tf.int64), step * 16]))
-        return tf.cast(images, tf.float32), tf.one_hot(labels, classes)
+    def accuracy(self) -> float:
+        """See `_loop.Loop`; each device looks at its part."""
+        validation, size = self.pictures["validation"], 256 * self.settings.group.size
+        mine = validation.parts(np.arange(len(validation)), size, _distribute.parts(self.settings.group))
 
-    batches = pictures.batches(settings.batch_size, order).enumerate()
-    return batches.map(seen, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        def seen(which: tf.Tensor, weight: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return tf.cast(validation.read(which), tf.float32), tf.gather(validation.labels, which), weight
+
+        batches = self._given(mine.map(seen, tf.data.AUTOTUNE))
+        right = self.seen_right(batches, tf.constant(-(-len(validation) // size)))
+        return int(right) / len(validation)
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """See `_loop.Loop`."""
+        return {_neutral(variable.path): variable.numpy() for variable in self.net.trainable_variables}
+
+    def keep(self, facts: Mapping[str, Any], best: bool) -> None:
+        """See `_loop.Loop`."""
+        if best:
+            _save(self.folder / "best.npz", self.net.variables, {})
+        _save(self.folder / "state.npz", self.state, {**facts, "key": self.key})
+
+    def resumed(self) -> dict[str, Any]:
+        """Goes on from the kept state of the same training, in all processes; its facts. Nothing where there is none,
+        and the folder is empty then."""
+        first, many = self.settings.group.node_rank == 0, self.settings.group.nodes > 1
+        found = _resume(self.folder, self.key, self.state) if first and self.settings.resume else {}
+        if first and not found:
+            store.remove(self.folder)
+        if many:
+            found = json.loads(_distribute.text_from_first(self.strategy, json.dumps(found)))
+        if many and found:
+            for variable in self.state:
+                variable.assign(_distribute.from_first(self.strategy, variable.numpy()))
+        return dict(found)
+
+    def _given(self, batches: tf.data.Dataset) -> Any:
+        """These elements, one a device of this machine."""
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: batches.prefetch(tf.data.AUTOTUNE)))
+
+    def _steps(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
+        """So many steps of training; the sum of their losses."""
+        total = tf.constant(0.0)
+        for _ in tf.range(count):
+            total += self.strategy.reduce("SUM", self.strategy.run(self._step, next(batches)), axis=None)
+        return total
+
+    def _step(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        """A device's part of a step; its part of the batch's mean loss."""
+        world = self.settings.group.size
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.loss(labels, self.network(images, training=True))) * weight / world
+            loss += sum(self.network.losses) / world
+        variables = self.network.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    def _right(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
+        """In so many batches, the pictures whose largest logit is their label's."""
+        total = tf.constant(0, tf.int64)
+        for _ in tf.range(count):
+            total += self.strategy.reduce("SUM", self.strategy.run(self._seen_right, next(batches)), axis=None)
+        return total
+
+    def _seen_right(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        right = tf.equal(tf.argmax(self.network(images, training=False), 1), labels)
+        return tf.reduce_sum(tf.cast(tf.logical_and(right, weight > 0), tf.int64))
 
 
 def _save(path: Path, variables: Sequence[Any], facts: Mapping[str, Any]) -> None:
     with store.atomic(path) as temporary, temporary.open("wb") as file:
-        arrays: dict[str, Any] = {str(i): np.asarray(variable) for i, variable in enumerate(variables)}
+        arrays: dict[str, Any] = {str(i): variable.numpy() for i, variable in enumerate(variables)}
         np.savez(file, facts=np.array(json.dumps(dict(facts))), **arrays)
 
 
-def _load(path: Path, variables: Sequence[Any]) -> dict[str, Any]:
-    """Assigns what `_save` kept; its facts."""
+def _load(path: Path, variables: Sequence[Any]) -> None:
+    """Assigns what `_save` kept."""
     with np.load(path, allow_pickle=False) as kept:
         for i, variable in enumerate(variables):
             variable.assign(kept[str(i)])
-        facts: dict[str, Any] = json.loads(str(kept["facts"]))
-        return facts
 
 
-def _resume(folder: Path, key: str, variables: Sequence[Any], facts: dict[str, Any]) -> bool:
-    """Puts the kept state of the same training into `variables` and `facts`; False where there is none."""
+def _resume(folder: Path, key: str, variables: Sequence[Any]) -> dict[str, Any]:
+    """Puts the kept state of the same training into `variables`; its facts, nothing where there is none."""
     path = folder / "state.npz"
     if not path.is_file() or not (folder / "best.npz").is_file():
-        return False
+        return {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            found = json.loads(str(kept["facts"]))
+            found: dict[str, Any] = json.loads(str(kept["facts"]))
         if found.pop("key") != key:
-            return False
+            return {}
         _load(path, variables)
     except Exception as error:
         raise Broken(f"{path} cannot be read ({error}); train afresh with --no-resume") from error
-    facts.update(found)
-    return True
+    return found
 
 
 def _neutral(path: str) -> str:
@@ -328,8 +353,8 @@ def _neutral(path: str) -> str:
     return f"{layer}.{_keras.LEAVES.get(leaf, leaf)}"
 
 
-def _name(place: str) -> str:
-    if place.startswith("CPU"):
+def _name(kind: str) -> str:
+    if kind == "CPU":
         return "cpu"
     details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
     return str(details.get("device_name", "gpu"))

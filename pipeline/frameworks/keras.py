@@ -16,8 +16,8 @@ from pipeline import errors, proc
 from pipeline.catalog import Model
 from pipeline.core import to_json
 from pipeline.datasets import Split
-from pipeline.errors import BadModel, MissingExtra, StageFailed
-from pipeline.frameworks import Settings
+from pipeline.errors import BadModel, BadOption, MissingExtra, StageFailed
+from pipeline.frameworks import Group, Settings
 from pipeline.plugins import extra, import_order
 from pipeline.progress import logged
 from pipeline.targets import Source
@@ -32,12 +32,37 @@ EXTRA = "keras"
 SUMMARY = "Keras 3: trained on TensorFlow, captured on PyTorch"
 
 
+def joined(devices: int) -> Group | None:
+    """See `Framework.joined`: one of the workers in TF_CONFIG, as Kubernetes and others set it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise BadOption("torchrun starts processes of PyTorch; those of TensorFlow are named in TF_CONFIG")
+    if "TF_CONFIG" not in os.environ:
+        return None
+    try:
+        told = json.loads(os.environ["TF_CONFIG"])
+        jobs, task = dict(told["cluster"]), told["task"]
+        nodes, index = sum(map(len, jobs.values())), int(task["index"])
+        rank = index + (task["type"] == "worker") * len(jobs.get("chief", ()))
+        known = jobs.keys() <= {"chief", "worker"} and task["type"] in jobs and 0 <= rank < nodes
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadOption(f"TF_CONFIG does not say {{cluster, task: {{type, index}}}}: {error!r}") from error
+    if not known:
+        raise BadOption("TF_CONFIG: a training is of workers, with a chief or without, and this process is one of them")
+    return Group(devices, nodes, rank)
+
+
 def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
     """See `Framework.train`."""
     _on_tensorflow()
-    from pipeline.frameworks import _keras_fit
+    from pipeline.frameworks import _distribute, _keras_fit, _loop
 
-    return _keras_fit.fit(model, data, settings, home, key)
+    folder, group = home / "training", settings.group
+    _distribute.device(settings.accelerator, group)  # refused before anything is started
+    if group.size > 1 and group.command:
+        _distribute.launch(group)  # its process comes here again, without a command
+        return _loop.left(folder, group)
+    facts = _keras_fit.fit(model, data, settings, home, key)
+    return {} if group.follows else _loop.leave(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:

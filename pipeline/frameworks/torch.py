@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.catalog import Model
 from pipeline.datasets import Split
-from pipeline.errors import BadModel
-from pipeline.frameworks import Settings
+from pipeline.errors import BadModel, BadOption
+from pipeline.frameworks import Group, Settings
 from pipeline.plugins import extra
 from pipeline.targets import Source
 
@@ -24,11 +24,19 @@ TOOLS: tuple[str, ...] = ("torch", "torchao", "litert-torch", "lightning-fabric"
 EXTRA = "torch"
 SUMMARY = "PyTorch 2, torch.export and pt2e quantization"
 
-FACTS = "facts.json"
-"""What the processes of a training leave for the one that started them."""
-
 COUNTER = ".num_batches_tracked"
 """A tensor of batch normalisation that decides nothing."""
+
+
+def joined(devices: int) -> Group | None:
+    """See `Framework.joined`: torchrun's processes, each for itself."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    if devices != 1:
+        raise BadOption("torchrun says how many processes there are: leave --devices and --num-nodes out")
+    names = ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "GROUP_RANK", "RANK")
+    here, world, node_rank, rank = (int(os.environ[name]) for name in names)
+    return Group(here, world // here, node_rank, rank=rank)
 
 
 def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
@@ -36,12 +44,12 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     with extra(EXTRA):
         import torch
 
-        from pipeline.frameworks import _ddp, _fit, _weights
+        from pipeline.frameworks import _ddp, _fit, _loop, _weights
     folder, group = home / "training", settings.group
     _fit.accelerator(settings.accelerator, group.devices)  # refused before anything is started
     if group.size > 1 and group.command:
         _ddp.launch(group)  # every process comes here again, without a command
-        return dict(json.loads((folder / FACTS).read_text())) if group.node_rank == 0 else {}
+        return _loop.left(folder, group)
     torch.manual_seed(settings.seed)  # of the initial weights
     facts = _fit.fit(network(model), model.spec.training, data, settings, home, key)
     if _ddp.leave() > 0:
@@ -49,8 +57,7 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
     state = {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")}
     _weights.save(state, folder / WEIGHTS)
-    (folder / FACTS).write_text(json.dumps(facts))
-    return facts
+    return _loop.leave(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:
