@@ -121,11 +121,12 @@ def train(
     build = _build()
     for plain in _jobs(model, framework, data, weights):
         job = replace(plain, **choices)
-        if training.follows(job):
+        group = training.group(job)
+        if group.follows:
             training.take_part(build, job)
-            if job.node_rank > 0:
-                host = (main_address or "").partition(":")[0]
-                print(f"took part as machine {job.node_rank} of {job.num_nodes}; the checkpoint is on {host}")
+            if group.rank is None:
+                host = group.address.partition(":")[0] or "machine 0"
+                print(f"took part as machine {group.node_rank} of {group.nodes}; the checkpoint is on {host}")
             continue
         checkpoint = training.ready(build, job)
         if checkpoint is None:

@@ -123,13 +123,35 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     return checkpoint
 
 
-def follows(job: Job) -> bool:
-    """Whether another process finishes what this one takes part in.
+def group(job: Job) -> Group:
+    """The devices that the command line asks for, or that another launcher has brought together.
 
     Raises:
-        UnknownName, BadOption: as the command line deserves.
+        UnknownName, BadOption: there can be no such group.
     """
-    return _group(job).follows
+    if min(job.devices, job.num_nodes) < 1:
+        raise BadOption("--devices and --num-nodes must be more than 0")
+    asked = (job.devices, job.num_nodes, job.node_rank, job.main_address)
+    if job.member:
+        return Group(*asked[:3])
+    joined: Group | None = plugins.load("frameworks", job.framework).joined(job.devices)
+    if joined is not None:
+        if asked[1:] != (1, 0, None):
+            raise BadOption(
+                "another launcher says which machines there are: leave --num-nodes, --node-rank and --main-address out"
+            )
+        return joined
+    if not 0 <= job.node_rank < job.num_nodes:
+        raise BadOption(f"--node-rank {job.node_rank}: from 0 to --num-nodes - 1, which is {job.num_nodes - 1}")
+    host, _, port = (job.main_address or "").partition(":")
+    if (job.num_nodes > 1) != bool(host) or (port and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
+        raise BadOption(
+            f"--num-nodes {job.num_nodes} with --main-address {job.main_address or '(none)'}: several machines, and "
+            f"only they, meet at HOST or HOST:PORT of the one with --node-rank 0"
+        )
+    if job.weights and job.devices * job.num_nodes > 1:
+        raise BadOption("--weights takes the place of training: leave --devices and --num-nodes out")
+    return Group(*asked[:3], job.main_address or "")
 
 
 def take_part(build: Store, job: Job) -> None:
@@ -230,7 +252,7 @@ def _settings(model: catalog.Model, job: Job) -> Settings:
         seed=choose(job.seed, 0),
         accelerator=job.accelerator,
         resume=job.resume,
-        group=_group(job),
+        group=group(job),
     )
     if settings.epochs < 1 or settings.batch_size < 1 or not 0 < settings.lr < math.inf:
         raise BadOption("--epochs, --batch-size and --lr must be more than 0")
@@ -242,41 +264,10 @@ def _settings(model: catalog.Model, job: Job) -> Settings:
         raise BadOption(f"--accelerator {settings.accelerator!r}: one of auto, cpu, cuda")
     if settings.batch_size % settings.group.size:
         raise BadOption(
-            f"--batch-size {settings.batch_size} is that of all {settings.group.size} processes together: it must be a "
+            f"--batch-size {settings.batch_size} is that of all {settings.group.size} devices together: it must be a "
             f"multiple of {settings.group.size}"
         )
     return settings
-
-
-def _group(job: Job) -> Group:
-    """The devices that the command line asks for, or that another launcher has brought together.
-
-    Raises:
-        BadOption: there can be no such group.
-    """
-    if min(job.devices, job.num_nodes) < 1:
-        raise BadOption("--devices and --num-nodes must be more than 0")
-    asked = (job.devices, job.num_nodes, job.node_rank, job.main_address)
-    if job.member:
-        return Group(*asked[:3])
-    group: Group | None = plugins.load("frameworks", job.framework).joined(job.devices)
-    if group is not None:
-        if asked[1:] != (1, 0, None):
-            raise BadOption(
-                "another launcher says which machines there are: leave --num-nodes, --node-rank and --main-address out"
-            )
-        return group
-    if not 0 <= job.node_rank < job.num_nodes:
-        raise BadOption(f"--node-rank {job.node_rank}: from 0 to --num-nodes - 1, which is {job.num_nodes - 1}")
-    host, _, port = (job.main_address or "").partition(":")
-    if (job.num_nodes > 1) != bool(host) or (port and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
-        raise BadOption(
-            f"--num-nodes {job.num_nodes} with --main-address {job.main_address or '(none)'}: several machines, and "
-            f"only they, meet at HOST or HOST:PORT of the one with --node-rank 0"
-        )
-    if job.weights and job.devices * job.num_nodes > 1:
-        raise BadOption("--weights takes the place of training: leave --devices and --num-nodes out")
-    return Group(*asked[:3], job.main_address or "")
 
 
 def _chosen(settings: Settings) -> dict[str, Any]:
@@ -327,11 +318,13 @@ def _trained(model: catalog.Model, job: Job, home: Path, data: Path | None) -> t
     splits = {name: dataset.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
     key, settings = _key(model, job, splits), _settings(model, job)
     if not job.member and settings.group.rank is None:
-        request = json.dumps(plain(Store(home.parent), replace(job, data=data, member=True)))
+        of = settings.group
+        part = replace(job, data=data, member=True, devices=of.devices, num_nodes=of.nodes, node_rank=of.node_rank)
+        request = json.dumps(plain(Store(home.parent), part))
         command = (sys.executable, "-m", "pipeline.trainer", request)
         settings = replace(settings, group=replace(settings.group, command=command))
-    if not job.member and not follows(job):
-        by = f", {settings.group.size} processes" if settings.group.size > 1 else ""
+    if not job.member and not settings.group.follows:
+        by = f", {settings.group.size} devices" if settings.group.size > 1 else ""
         pictures = f"{len(splits['train'])} pictures of {model.spec.dataset}"
         say(f"training {model.spec.name} ({job.framework}) on {pictures}{by}")
     facts = framework.train(model, splits, settings, home, key)

@@ -24,7 +24,7 @@ def main(request: dict[str, Any]) -> None:
     import_order()
     import torch
 
-    from pipeline.frameworks import _graphs, _keras, _planar, _tidy
+    from pipeline.frameworks import _deployable, _graphs, _keras, _planar, _tidy
 
     model = Model(Path(request["model"]), from_json(ModelSpec, request["spec"]))
     model.code(
@@ -44,7 +44,7 @@ def main(request: dict[str, Any]) -> None:
             logits: torch.Tensor = self.layers(image, training=False)
             return logits
 
-    program = _graphs.traced(_graphs.Deployable(Inference(), model.spec.preprocessing).eval(), model.spec)
+    program = _graphs.traced(_deployable.Deployable(Inference(), model.spec.preprocessing).eval(), model.spec)
     folder = Path(request["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     _graphs.keep(_graphs.traced(_tidy.tidy(program), model.spec), folder / _graphs.FLOAT)

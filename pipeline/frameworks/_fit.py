@@ -155,14 +155,14 @@ def fit(
     _loop.agree(key, engine.broadcast(key), engine.global_rank)
     engine.seed_everything(settings.seed, verbose=False)
     pictures = {name: Pictures(data[name], name if first else None, group.devices) for name in ("train", "validation")}
-    loop = _prepared(engine, network, training, settings, pictures, _State(home / "training", key))
+    loop = prepared(engine, network, training, settings, pictures, State(home / "training", key))
     facts = _loop.fresh() | _resumed(loop)
     run = home / "tensorboard" / key[:12] if first else None
     return _loop.follow(loop, facts, settings, len(pictures["train"]), run) | {"device": _device(engine)}
 
 
 @dataclass(frozen=True)
-class _State:
+class State:
     """Where the state of a training of this key is kept."""
 
     folder: Path
@@ -180,7 +180,7 @@ class _Loop:
     pictures: Mapping[str, Pictures]
     settings: Settings
     training: Training
-    state: _State
+    state: State
 
     @property
     def steps(self) -> int:
@@ -248,9 +248,9 @@ class _Loop:
         return {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
 
 
-def _prepared(
+def prepared(
     engine: Fabric, network: nn.Module, training: Training, settings: Settings, pictures: Mapping[str, Pictures],
-    state: _State,
+    state: State,
 ) -> _Loop:  # fmt: skip
     """The network on its device and in its group, with its optimizer and learning rates."""
     if settings.group.size > 1:

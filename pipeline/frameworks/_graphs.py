@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
-from pipeline.core import ModelSpec, Preprocessing
+from pipeline.core import ModelSpec
 from pipeline.errors import BadModel
 from pipeline.frameworks import _constants
 from pipeline.plugins import extra
@@ -23,36 +23,6 @@ if TYPE_CHECKING:
 FLOAT, FOLDED, UNFOLDED = "float.pt2", "quantized.pt2", "unfolded.pt2"
 """Files in a graphs folder. A quantized graph exists twice: its weights stored as int8, for everybody; and as float
 weights that the graph quantizes, for litert-torch."""
-
-
-class Deployable(torch.nn.Module):
-    """What is trained, exported and measured: a network behind its normalisation, which is the graph's first operation.
-
-    Takes raw pixels (N, channels, height, width), returns logits (N, classes).
-    """
-
-    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.normalize = normalization(preprocessing)
-        self.net = net
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.net(self.normalize(image))
-        return logits
-
-
-def normalization(preprocessing: Preprocessing) -> torch.nn.Module:
-    """(x - mean) / std as a depthwise 1×1 convolution that is not trained.
-
-    As a multiplication and a subtraction, quantizers would give the two constants coarse scales of their own; as a
-    convolution they get a scale per channel and a 32-bit bias, and int8 pixels stay as exact as they came.
-    """
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    channels = len(mean)
-    layer = torch.nn.Conv2d(channels, channels, 1, groups=channels)
-    layer.weight.data = (1 / std).reshape(channels, 1, 1, 1)
-    layer.bias.data = -mean / std  # type: ignore[union-attr]
-    return layer.requires_grad_(False)
 
 
 def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:

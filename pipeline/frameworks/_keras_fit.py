@@ -186,7 +186,7 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
             if group.nodes > 1:
                 _loop.agree(key, _distribute.text_from_first(strategy, key), group.node_rank)
             pictures = {name: Pictures(data[name], name if first else None) for name in ("train", "validation")}
-            loop = _Loop(strategy, model, settings, pictures, folder, key)
+            loop = Loop(strategy, model, settings, pictures, folder, key)
             facts = _loop.fresh() | loop.resumed()
             run = home / "tensorboard" / key[:12] if first else None
             facts = _loop.follow(loop, facts, settings, len(pictures["train"]), run)
@@ -201,7 +201,7 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
     return facts | {"device": _name(kind)}
 
 
-class _Loop:
+class Loop:
     """See `_loop.Loop`. Not by model.fit, which cannot run under MultiWorkerMirroredStrategy (Keras issue 20585), and
     under MirroredStrategy not several steps at a time."""
 

@@ -209,7 +209,7 @@ def network(model: Model) -> torch.nn.Module:
     """
     import torch
 
-    from pipeline.frameworks import _graphs
+    from pipeline.frameworks import _deployable
 
     try:
         net = model.code("torch").build(model.spec)
@@ -218,7 +218,7 @@ def network(model: Model) -> torch.nn.Module:
     if not isinstance(net, torch.nn.Module):
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
 
-    return _graphs.Deployable(net, model.spec.preprocessing)
+    return _deployable.Deployable(net, model.spec.preprocessing)
 
 
 def loaded(model: Model, weights: Path) -> torch.nn.Module:

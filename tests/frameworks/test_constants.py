@@ -61,12 +61,12 @@ def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float,
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from pipeline.core import Preprocessing
-    from pipeline.frameworks import _constants, _graphs
+    from pipeline.frameworks import _constants, _deployable
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.normalize = _graphs.normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
+            self.normalize = _deployable.normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
             self.last = torch.nn.Conv2d(1, 1, 1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -257,9 +257,12 @@ def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
 
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    whole, seed = tf.constant([64, 0, 64], tf.int64), tf.constant([0, 0], tf.int64)
     for names, ways in ((("flip",), 2), (("shift1",), 9)):
-        seen = _keras_fit.augmented(tf.constant(images), names, tf.constant([0, 0], tf.int64)).numpy()
-        again = _keras_fit.augmented(tf.constant(images), names, tf.constant([0, 0], tf.int64)).numpy()
+        seen = _keras_fit.augmented(tf.constant(images), names, seed, whole).numpy()
+        again = _keras_fit.augmented(tf.constant(images), names, seed, whole).numpy()
+        part = _keras_fit.augmented(tf.constant(images[10:30]), names, seed, tf.constant([64, 10, 30], tf.int64))
+        assert (part.numpy() == seen[10:30]).all()
         assert (seen == again).all()
         found = set()
         for i, image in enumerate(seen):
