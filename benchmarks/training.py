@@ -140,7 +140,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return ours.epoch, bare
 

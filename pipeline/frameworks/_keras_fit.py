@@ -48,31 +48,31 @@ class Pictures:
         indices = tf.data.Dataset.range(len(self)).batch(batch_size)
         return indices.map(lambda which: tf.cast(self.read(which), tf.float32), tf.data.AUTOTUNE)
 
-    def parts(self, order: NDArray[np.int64], batch_size: int, parts: Sequence[Part]) -> tf.data.Dataset:
-        """(which pictures, their weight in the mean, their place) of these parts of each batch, one after another; a
-        place is the batch's number, its size, and the part's start and end in it, int64 (4,)."""
-        places, weights = [], []
-        for number in range(-(-len(order) // batch_size)):
-            count = min(batch_size, len(order) - number * batch_size)
-            for part in parts:
-                mine = part.of(count)
-                places.append((number, count, mine.start, mine.stop))
-                weights.append(part.weight(count))
-        rows = tf.data.Dataset.from_tensor_slices((np.array(places, np.int64), np.array(weights, np.float32)))
-        ordered = tf.constant(order)
-
-        def found(place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            start = place[0] * batch_size
-            return ordered[start + place[2] : start + place[3]], weight, place
-
-        return rows.map(found)
-
     def read(self, which: tf.Tensor) -> tf.Tensor:
         """The pictures of these numbers."""
         if self.pixels is not None:
             return tf.gather(self.pixels, which)
         images = tf.numpy_function(self.split.images, [which], tf.uint8, stateful=False)
         return tf.ensure_shape(images, (None, *self.shape))
+
+
+def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> tf.data.Dataset:
+    """These parts of each batch of `order`, one after another: (numbers of pictures, padded, int64; place; weight).
+
+    A place is int64 (5,): the batch's number and size, the part's start and end in it, and the seed. All is in the
+    elements, so that what is made of them need not be traced anew in every epoch.
+    """
+    places, weights, numbers = [], [], []
+    for number in range(-(-len(order) // batch_size)):
+        batch = order[number * batch_size : (number + 1) * batch_size]
+        for part in parts:
+            mine = part.of(len(batch))
+            places.append((number, len(batch), mine.start, mine.stop, seed))
+            weights.append(part.weight(len(batch)))
+            numbers.append(np.resize(batch[mine], -(-batch_size // part.world)))
+    return tf.data.Dataset.from_tensor_slices((
+        np.array(numbers, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
+    ))  # fmt: skip
 
 
 def augmented(images: tf.Tensor, names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
@@ -225,21 +225,15 @@ class Loop:
             from_logits=True, label_smoothing=self.training.label_smoothing, reduction=None
         )
         self.state = [*self.network.variables, *self.optimizer.variables]
+        self.augmented, self.plain = tf.function(self._augmented), tf.function(self._plain)
         self.trained, self.seen_right = tf.function(self._steps), tf.function(self._right)
 
     def epoch(self, epoch: int) -> float:
         """See `_loop.Loop`."""
-        trainset, settings = self.pictures["train"], self.settings
-        seed = _loop.seed(settings, epoch)
-        order = np.random.default_rng(seed).permutation(len(trainset))
-
-        def seen(which: tf.Tensor, weight: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            draws = tf.stack([tf.constant(seed, tf.int64), place[0] * 16])
-            images = augmented(trainset.read(which), self.training.augment, draws, place[1:])
-            return tf.cast(images, tf.float32), tf.one_hot(tf.gather(trainset.labels, which), self.classes), weight
-
-        mine = trainset.parts(order, settings.batch_size, _distribute.parts(settings.group))
-        batches = self._given(mine.map(seen, tf.data.AUTOTUNE))
+        settings, seed = self.settings, _loop.seed(self.settings, epoch)
+        order = np.random.default_rng(seed).permutation(len(self.pictures["train"]))
+        mine = parts_of(order, settings.batch_size, _distribute.parts(settings.group), seed)
+        batches = self._given(mine.map(self.augmented, tf.data.AUTOTUNE))
         chunks: Iterable[int] = range(0, self.steps, CHUNK)
         if settings.group.node_rank == 0:
             name, count = f"epoch {epoch + 1}/{settings.epochs}", -(-self.steps // CHUNK)
@@ -252,12 +246,8 @@ class Loop:
     def accuracy(self) -> float:
         """See `_loop.Loop`; each device looks at its part."""
         validation, size = self.pictures["validation"], 256 * self.settings.group.size
-        mine = validation.parts(np.arange(len(validation)), size, _distribute.parts(self.settings.group))
-
-        def seen(which: tf.Tensor, weight: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return tf.cast(validation.read(which), tf.float32), tf.gather(validation.labels, which), weight
-
-        batches = self._given(mine.map(seen, tf.data.AUTOTUNE))
+        mine = parts_of(np.arange(len(validation)), size, _distribute.parts(self.settings.group))
+        batches = self._given(mine.map(self.plain, tf.data.AUTOTUNE))
         right = self.seen_right(batches, tf.constant(-(-len(validation) // size)))
         return int(right) / len(validation)
 
@@ -285,9 +275,24 @@ class Loop:
                 variable.assign(_distribute.from_first(self.strategy, variable.numpy()))
         return dict(found)
 
+    def _augmented(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Float images of a part as they are seen in training, one-hot labels, the part's weight."""
+        trainset, which = self.pictures["train"], numbers[: place[3] - place[2]]
+        draws = tf.stack([place[4], place[0] * 16])
+        images = augmented(trainset.read(which), self.training.augment, draws, place[1:4])
+        return tf.cast(images, tf.float32), tf.one_hot(tf.gather(trainset.labels, which), self.classes), weight
+
+    def _plain(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Float images of a part, labels, the part's weight."""
+        validation, which = self.pictures["validation"], numbers[: place[3] - place[2]]
+        return tf.cast(validation.read(which), tf.float32), tf.gather(validation.labels, which), weight
+
     def _given(self, batches: tf.data.Dataset) -> Any:
         """These elements, one a device of this machine."""
-        return iter(self.strategy.distribute_datasets_from_function(lambda _: batches.prefetch(tf.data.AUTOTUNE)))
+        batches = batches.prefetch(tf.data.AUTOTUNE)
+        if self.settings.group.size == 1:
+            return iter(batches)  # as the other way round, and sooner
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: batches))
 
     def _steps(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
         """So many steps of training; the sum of their losses."""

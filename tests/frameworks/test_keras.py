@@ -16,6 +16,7 @@ import pytest
 
 from pipeline import catalog
 from pipeline.catalog import Model
+from pipeline.core import to_json
 from pipeline.errors import BadModel, BadWeights, Broken
 from pipeline.frameworks import Settings
 from pipeline.frameworks import keras as framework
@@ -27,10 +28,15 @@ TINY = ROOT / "tests" / "models" / "tiny"
 MODEL = catalog.find(str(TINY))
 
 
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(MODEL, tmp_path_factory.mktemp("mine") / "mine.keras")
+
+
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
+def weights(mine: Path, tmp_path: Path) -> Path:
     """The tiny model with statistics in its batch normalisation, as its owner would save it."""
-    return saved(MODEL, tmp_path / "mine.keras")
+    return Path(shutil.copy(mine, tmp_path))
 
 
 def saved(model: Model, path: Path) -> Path:
@@ -283,27 +289,6 @@ def operators(folder: Path) -> list[str]:
     return [str(node.target).split(".")[1] for node in nodes if node.op == "call_function"]
 
 
-def captured(model: Model, weights: Path, tmp_path: Path) -> list[str]:
-    """Captures, compares the answers with TensorFlow's, and gives the graph's operators."""
-    framework.capture(model, weights, tmp_path / "graphs")
-    pictures = making.split(model.spec, 5)
-    expected = framework.predict(model, weights, pictures, "cpu")
-    answers = framework.evaluate(tmp_path / "graphs", pictures.images(range(5)))
-    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
-    return operators(tmp_path / "graphs")
-
-
-def test_batch_normalisation_biases_and_padding_are_inside_the_layers(weights: Path, tmp_path: Path) -> None:
-    operations = [name for name in captured(MODEL, weights, tmp_path) if name not in ("sym_size", "flatten")]
-    assert operations == ["conv2d", "conv2d", "relu", "conv2d", "relu", "linear"]
-
-
-def test_a_layer_of_ones_own_and_uneven_padding_are_captured_right(tmp_path: Path) -> None:
-    model = custom(tmp_path / "custom", REGISTERED)
-    operations = captured(model, saved(model, tmp_path / "mine.keras"), tmp_path)
-    assert operations.count("conv2d") == 2 and "max_pool2d" in operations and "linear" in operations
-
-
 SUBCLASSED = """
 import keras
 from keras import layers
@@ -329,28 +314,52 @@ def build(spec):
     return keras.Model(image, Mine(spec.classes)(image))
 """
 
-
-def test_a_subclassed_model_inside_is_captured_with_its_own_order_of_axes(tmp_path: Path) -> None:
-    model = custom(tmp_path / "custom", SUBCLASSED)
-    assert "conv2d" in captured(model, saved(model, tmp_path / "mine.keras"), tmp_path)
-
-
-WITHOUT = """
+CAPTURING = """
 import json, sys
 from pipeline.frameworks import _capture
-_capture.main(json.loads(sys.argv[1]))
+for request in json.loads(sys.argv[1]):
+    _capture.main(request)
 print(sys.modules.get("tensorflow"), "torch" in sys.modules)
 """
 
 
-def test_capturing_imports_no_tensorflow(weights: Path, tmp_path: Path) -> None:
-    from pipeline.core import to_json
-
-    request = {"model": str(TINY), "spec": to_json(MODEL.spec), "weights": str(weights), "folder": str(tmp_path / "g")}
-    command = [sys.executable, "-c", WITHOUT, json.dumps(request)]
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The operators of models' graphs, captured in one process without TensorFlow; they answer as in it."""
+    folder = tmp_path_factory.mktemp("captures")
+    models = {
+        "tiny": MODEL, "layer": custom(folder / "layer", REGISTERED), "subclassed": custom(folder / "sub", SUBCLASSED)
+    }  # fmt: skip
+    weights = {name: saved(model, folder / f"{name}.keras") for name, model in models.items()}
+    requests = [
+        {"model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights[name]),
+         "folder": str(folder / "graphs" / name)}
+        for name, model in models.items()
+    ]  # fmt: skip
+    command = [sys.executable, "-c", CAPTURING, json.dumps(requests)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "None True"
+    assert done.stdout.splitlines()[-1] == "None True", "PyTorch was imported, and TensorFlow was not"
+    for name, model in models.items():
+        pictures = making.split(model.spec, 5)
+        expected = framework.predict(model, weights[name], pictures, "cpu")
+        answers = framework.evaluate(folder / "graphs" / name, pictures.images(range(5)))
+        np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
+    return {name: operators(folder / "graphs" / name) for name in models}
+
+
+def test_batch_normalisation_biases_and_padding_are_inside_the_layers(captures: dict[str, list[str]]) -> None:
+    operations = [name for name in captures["tiny"] if name not in ("sym_size", "flatten")]
+    assert operations == ["conv2d", "conv2d", "relu", "conv2d", "relu", "linear"]
+
+
+def test_a_layer_of_ones_own_and_uneven_padding_are_captured_right(captures: dict[str, list[str]]) -> None:
+    operations = captures["layer"]
+    assert operations.count("conv2d") == 2 and "max_pool2d" in operations and "linear" in operations
+
+
+def test_a_subclassed_model_inside_is_captured_with_its_own_order_of_axes(captures: dict[str, list[str]]) -> None:
+    assert "conv2d" in captures["subclassed"]
 
 
 TRAINING = """
