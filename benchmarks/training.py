@@ -4,9 +4,9 @@ optimizer, augmentation and batch, the pictures in memory.
     .venv/bin/python benchmarks/training.py [--model NAME] [--pictures N] [--rounds N]
 
 Ours and the bare loop train in one process, a short epoch each in turn, and each goes first as often; a round's ratio
-is of two neighbours, so that a machine that has other things to do slows both. The interval is that of the median of the
-rounds' ratios, exact for any distribution (order statistics). Ratios of the process's CPU time say the same where the
-wall clock is another's. What ours does after an epoch, evaluating and keeping its state, is not in it.
+is of two neighbours, so that a machine that has other things to do slows both. The interval is that of the median of
+the rounds' ratios, exact for any distribution (order statistics). Ratios of the process's CPU time say the same where
+the wall clock is another's. What ours does after an epoch, evaluating and keeping its state, is not in it.
 Bound: at least 0.9 of the bare loop's pictures a second.
 """
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline import catalog
 from pipeline.catalog import Model
 from pipeline.core import to_json
-from pipeline.errors import BadModel, BadWeights, Broken
+from pipeline.errors import BadModel, BadOption, BadWeights, Broken
 from pipeline.frameworks import Settings
 from pipeline.frameworks import keras as framework
 from tests.frameworks import making
@@ -251,6 +251,36 @@ def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, t
 
     with pytest.raises(BadModel, match=complaint):
         _keras.network(custom(tmp_path / "custom", body))
+
+
+# -- TF_CONFIG ---------------------------------------------------------------------------------------------------------
+
+
+def told(task: str, index: object, **jobs: list[str]) -> str:
+    return json.dumps({"cluster": jobs, "task": {"type": task, "index": index}})
+
+
+def test_tf_config_says_which_of_how_many_machines_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert framework.joined(1) is None
+    for config, nodes, rank in (
+        (told("worker", 1, worker=["a:1", "b:1"]), 2, 1),
+        (told("chief", 0, chief=["a:1"], worker=["b:1", "c:1"]), 3, 0),
+        (told("worker", 1, chief=["a:1"], worker=["b:1", "c:1"]), 3, 2),
+    ):
+        monkeypatch.setenv("TF_CONFIG", config)
+        group = framework.joined(4)
+        assert group is not None
+        assert (group.devices, group.nodes, group.node_rank, group.follows) == (4, nodes, rank, rank > 0)
+
+
+@pytest.mark.parametrize("config", [
+    "", "{}", '{"cluster": 3, "task": {}}', told("worker", "x", worker=["a:1"]), told("worker", 1, worker=["a:1"]),
+    told("worker", -1, worker=["a:1"]), told("ps", 0, worker=["a:1"], ps=["b:1"]), told("evaluator", 0, worker=["a:1"]),
+])  # fmt: skip
+def test_a_tf_config_that_makes_no_sense_is_refused_in_one_line(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(BadOption, match=r"^TF_CONFIG[^\n]+$"):
+        framework.joined(1)
 
 
 # -- augmentation ------------------------------------------------------------------------------------------------------
