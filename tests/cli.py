@@ -105,6 +105,9 @@ class Running:
         done = self.ended()
         assert (done.code, done.err.splitlines()[-1]) == (130, INTERRUPTED), done
         assert "Traceback" not in done.out + done.err
+        until = time.monotonic() + 1  # a kill is sent at once and done by the kernel a moment later
+        while processes(self.build) and time.monotonic() < until:
+            time.sleep(0.01)
         assert processes(self.build) == []
         assert unfinished(self.build) == []
         return done

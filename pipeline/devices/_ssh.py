@@ -447,4 +447,5 @@ def _file(device: Device, key: str) -> str:
 
 
 def _started(words: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(words, start_new_session=True, **streams)
+    with proc.unbroken():
+        return subprocess.Popen(words, start_new_session=True, **streams)
