@@ -438,7 +438,8 @@ def test(_c: Context, match: str | None = None) -> None:
         system.install()
     except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
         say(f"{error}")
-    _run_or_exit("pytest", *(["-k", match] if match else []))
+    # Two processes: the emulated board's tests keep one busy. --dist: see pytest_collection_modifyitems.
+    _run_or_exit("pytest", *(["-k", match] if match else ["--numprocesses", "2", "--dist", "loadgroup"]))
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------
