@@ -187,9 +187,9 @@ def bench(
     from dataclasses import replace
 
     from pipeline import budget, devices, measure, results, table
-    from pipeline import threads as threading
+    from pipeline import threads as numbers_of_threads
 
-    there, numbers = devices.find(device), threading.wanted(threads)
+    there, numbers = devices.find(device), numbers_of_threads.wanted(threads)
     options = measure.Options(
         min(numbers, default=1), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
         _real("time-limit", time_limit), again or bool(check or record), _number("samples", samples, int),
@@ -199,7 +199,7 @@ def bench(
     jobs = _jobs(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
     build = _build()
-    numbers = threading.on(build, there, _names("targets", target), numbers)
+    numbers = numbers_of_threads.on(build, there, _names("targets", target), numbers)
     outcomes = _export(build, jobs, target, recipe)
     failed = [
         lost
@@ -319,7 +319,7 @@ def targets(_c: Context) -> None:
         module = plugins.load("targets", name)
         print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
         for recipe in exporting.recipes(plugins.names("recipes")):
-            reasons = {name: module.supports(recipe, name) for name in plugins.names("frameworks")}
+            reasons = {framework: module.supports(recipe, framework) for framework in plugins.names("frameworks")}
             alike = len(set(reasons.values())) == 1
             for framework, reason in list(reasons.items())[: 1 if alike else None]:
                 if reason:
