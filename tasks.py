@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -74,6 +75,7 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def wrap(body: Callable[..., Any]) -> Any:
         @functools.wraps(body)
         def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+            signal.signal(signal.SIGTERM, _terminate)
             try:
                 body(*args, **kwargs)
             except PipelineError as error:
@@ -84,8 +86,9 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 if debug:
                     raise
                 raise Exit(f"error: {_of_the_system(error)}", code=2) from error
-            except KeyboardInterrupt:
-                raise Exit("interrupted; the next run goes on from here", code=130) from None
+            except KeyboardInterrupt as error:
+                code = 128 + (error.args[0] if error.args else signal.SIGINT)
+                raise Exit("interrupted; the next run goes on from here", code=code) from None
 
         signature = inspect.signature(body)
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
@@ -94,6 +97,11 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return task(help=known, auto_shortflags=False, **options)(opened)
 
     return wrap
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    """SIGTERM, as `timeout` and CI send it, ends a command as Ctrl-C does: with all that it started."""
+    raise KeyboardInterrupt(number)
 
 
 # -- the flow ----------------------------------------------------------------------------------------------------------

@@ -123,18 +123,26 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: raised inside Popen, it would lose a process that has just begun."""
+    """Ctrl-C and SIGTERM wait for the end of the block: inside Popen they would lose a process that has just begun."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python raises it in the main thread only
+        yield  # Python handles signals in the main thread only
         return
     came: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append((number, frame)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-    if came and callable(handler):
-        handler(*came[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        handler = handlers[signal.Signals(came[0][0])]
+        if callable(handler):
+            handler(*came[0])
+        elif handler == signal.SIG_DFL:
+            signal.raise_signal(came[0][0])
 
 
 def _start(
