@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline import emulate, store
 from pipeline.core import Device
-from pipeline.devices import _bundle, _ssh
+from pipeline.devices import _bundle, _session, _ssh
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
 from pipeline.proc import Done
 from pipeline.progress import bar, say
@@ -156,7 +156,7 @@ def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: fl
         value = _request(device, verb, timeout, outs)
     except TimeoutError:
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
-    except _ssh.Refused as error:
+    except _session.Refused as error:
         if error.kind == "gone":
             _ssh.link(device).end()  # what else is gone is asked anew
         raise
@@ -203,7 +203,7 @@ def _send(device: Device, verb: Mapping[str, Any], files: Sequence[tuple[Path, i
     with _mending(device):
         try:
             link.request({**_common(device), **verb}, _bytes(device, files))
-        except _ssh.Refused:
+        except _session.Refused:
             link.end()  # it may not have read all of it
             raise
 
@@ -218,10 +218,10 @@ def _mending(device: Device) -> Iterator[None]:
     }
     try:
         yield
-    except _ssh.Refused as error:
+    except _session.Refused as error:
         if error.kind not in mends:
             raise
-        raise _ssh.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
+        raise _session.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
 
 
 def _common(device: Device) -> dict[str, Any]:
