@@ -238,6 +238,23 @@ def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: St
         ssh.push(wheels, device, [random_file(tmp_path / "large.bin", 250_000)])
 
 
+def test_a_refused_push_keeps_the_board(own_board: Board, wheels: Store, tmp_path: Path) -> None:
+    device = own_board.device(space_bytes=5_000_000)
+    small, large = random_file(tmp_path / "small.bin", 1000), random_file(tmp_path / "large.bin", 3_000_000)
+    with ssh.alone(wheels, device):
+        link = _ssh.link(device)
+        session, before = link.begin(), link.traffic.sent_bytes
+        with pytest.raises(StageFailed, match="space_bytes = 5000000 is less than"):
+            ssh.push(wheels, device, [large, random_file(tmp_path / "other.bin", 3_000_000)])
+        assert link.traffic.sent_bytes - before < 1000  # nothing is sent in vain
+        verb = {"verb": "put", "files": [("x.bin", 3_000_000, "another hash"), ("y.bin", 1000, store.sha256(small))]}
+        with pytest.raises(StageFailed, match="what arrived is not what was sent; run the same command again"):
+            ssh._send(device, verb, [(large, 3_000_000), (small, 1000)], 3_001_000, [])
+        assert ssh.push(wheels, device, [small, large])[1] == 3_001_000
+        assert link.session is session
+    assert len(list((own_board.home / "files").iterdir())) == 2
+
+
 def test_cleaning_touches_nothing_but_its_own(own_board: Board, wheels: Store, tmp_path: Path) -> None:
     own_board.home.mkdir()
     (own_board.home / "a person's").write_text("kept")
@@ -369,7 +386,7 @@ def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: St
         shutil.rmtree(ready.home / "runtimes")
         with pytest.raises(StageFailed, match="run the same command again: it is sent anew"):
             ssh.call(wheels, device, "onnxruntime", ["facts"], 60)
-    assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
+        assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
 
 
 def test_a_wrong_option_is_an_error_not_a_guess(loopback: Board, wheels: Store) -> None:
