@@ -461,7 +461,7 @@ def answer(asked: Request) -> None:
 def refuse(asked: Request, kind: str, why: str) -> None:
     """Says why, and reads past what is still on its way, so that this session keeps the board for what comes next."""
     reply({"refused": kind, "why": why})
-    rest = Arriving(asked, asked.get("bytes", 0))
+    rest = Arriving(asked, asked.setdefault("bytes", 0))
     with contextlib.suppress(Refused):  # the connection is gone
         while rest.read():
             pass
