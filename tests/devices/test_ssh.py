@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -224,6 +225,13 @@ def test_the_archive_of_a_runtime_is_the_same_bytes_each_time(wheels: Store, tmp
     os.utime(content / "a folder" / "x.py", (1, 1))
     _bundle._pack(content, tmp_path / "two.tar.gz")
     assert store.sha256(tmp_path / "one.tar.gz") == store.sha256(tmp_path / "two.tar.gz")
+
+
+def test_an_archive_has_no_tests_of_packages(loopback: Board, wheels: Store) -> None:
+    board = _bundle.Board.of(ssh._request(loopback.device(), {"verb": "ask"}))
+    with tarfile.open(_bundle.make(wheels, board, "onnxruntime")[1]) as archive:
+        folders = {part for name in archive.getnames() for part in Path(name).parts[:-1]}
+    assert {"numpy", "edge_bench"} <= folders and "tests" not in folders
 
 
 def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: Store, tmp_path: Path) -> None:
