@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from pipeline.errors import NeedsTool
 
@@ -119,6 +119,12 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
                 RUNNING.discard(process)
         err.seek(0)
         return Done(words, code, "", err.read(), time.perf_counter() - started)
+
+
+def started(words: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
+    """A program in a process group of its own, left to the caller to end."""
+    with unbroken():
+        return subprocess.Popen(words, start_new_session=True, **streams)
 
 
 @contextmanager
