@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -74,6 +75,7 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def wrap(body: Callable[..., Any]) -> Any:
         @functools.wraps(body)
         def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+            signal.signal(signal.SIGTERM, _terminate)
             try:
                 body(*args, **kwargs)
             except PipelineError as error:
@@ -84,8 +86,9 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 if debug:
                     raise
                 raise Exit(f"error: {_of_the_system(error)}", code=2) from error
-            except KeyboardInterrupt:
-                raise Exit("interrupted; the next run goes on from here", code=130) from None
+            except KeyboardInterrupt as error:
+                code = 128 + (error.args[0] if error.args else signal.SIGINT)
+                raise Exit("interrupted; the next run goes on from here", code=code) from None
 
         signature = inspect.signature(body)
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
@@ -94,6 +97,11 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return task(help=known, auto_shortflags=False, **options)(opened)
 
     return wrap
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    """SIGTERM, as `timeout` and CI send it, ends a command as Ctrl-C does: with all that it started."""
+    raise KeyboardInterrupt(number)
 
 
 # -- the flow ----------------------------------------------------------------------------------------------------------
@@ -188,9 +196,9 @@ def bench(
     from dataclasses import replace
 
     from pipeline import budget, devices, measure, results, table
-    from pipeline import threads as threading
+    from pipeline import threads as numbers_of_threads
 
-    there, numbers = devices.find(device), threading.wanted(threads)
+    there, numbers = devices.find(device), numbers_of_threads.wanted(threads)
     options = measure.Options(
         min(numbers, default=1), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
         _real("time-limit", time_limit), again or bool(check or record), _number("samples", samples, int),
@@ -200,7 +208,7 @@ def bench(
     jobs = _jobs(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
     build = _build()
-    numbers = threading.on(build, there, _names("targets", target), numbers)
+    numbers = numbers_of_threads.on(build, there, _names("targets", target), numbers)
     outcomes = _export(build, jobs, target, recipe)
     failed = [
         lost
@@ -320,7 +328,7 @@ def targets(_c: Context) -> None:
         module = plugins.load("targets", name)
         print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
         for recipe in exporting.recipes(plugins.names("recipes")):
-            reasons = {name: module.supports(recipe, name) for name in plugins.names("frameworks")}
+            reasons = {framework: module.supports(recipe, framework) for framework in plugins.names("frameworks")}
             alike = len(set(reasons.values())) == 1
             for framework, reason in list(reasons.items())[: 1 if alike else None]:
                 if reason:
@@ -439,7 +447,8 @@ def test(_c: Context, match: str | None = None) -> None:
         system.install()
     except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
         say(f"{error}")
-    _run_or_exit("pytest", *(["-k", match] if match else []))
+    # Two processes: the emulated board's tests keep one busy. --dist: see pytest_collection_modifyitems.
+    _run_or_exit("pytest", *(["-k", match] if match else ["--numprocesses", "2", "--dist", "loadgroup"]))
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """An emulated Raspberry Pi: every recipe and runtime there beside the host, and what set-up, push and bench cost.
 
     .venv/bin/python benchmarks/boards.py --board pi4 --data cifar10.zip [--only cells,repeat,weights,costs]
+                                                  [--models resnet8] [--recipes fp32,int8] [--samples 50]
 
 The board's clock counts instructions, so counts are the same on every machine; wall times are of this one. What is
 measured already is not measured again, so an interrupted run goes on. Counts go to benchmarks/instructions.json too.
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from pipeline.store import Store
 TARGETS = ("tflite", "onnx", "executorch")
 MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 500}
 """Samples evaluated on the board, and on the host beside it; None for the whole test split."""
+Jobs = Mapping[train.Job, int | None]
+"""What is trained and exported, and how many samples of it are evaluated."""
 PARTS = ("cells", "repeat", "weights", "costs")
 COUNTS = Path(__file__).parent / "instructions.json"
 REPEATS = 0.001
@@ -47,13 +50,15 @@ def main() -> int:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--recipes", default=",".join(plugins.names("recipes")))
     parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
+    parser.add_argument("--samples", type=int, help="evaluated samples, where those of MODELS would take too long")
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
     emulate.boot(build, options.board)
-    jobs = [
-        train.Job(model=name, data=options.data if name == "resnet8" else None) for name in options.models.split(",")
-    ]
+    jobs = {
+        train.Job(model=name, data=options.data if name == "resnet8" else None): options.samples or MODELS[name]
+        for name in options.models.split(",")
+    }
     path = _common.RESULTS / f"boards_{options.board}.json"
     figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     figures.pop("machine", None)
@@ -69,11 +74,11 @@ def main() -> int:
 # -- every recipe and runtime ------------------------------------------------------------------------------------------
 
 
-def cells(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def cells(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Size, instructions, memory and accuracy of every cell, beside the host's outputs on the same samples."""
     figures: dict[str, Any] = {}
-    for job in jobs:
-        options = measure.Options(samples=MODELS[job.model])
+    for job, samples in jobs.items():
+        options = measure.Options(samples=samples)
         outcomes = export(build, job, list(TARGETS), recipes)
         for device in (devices.find("local"), *_devices(board)):
             for error in measure.bench(build, job, device, outcomes, options):
@@ -140,16 +145,16 @@ def _table(found: Sequence[dict[str, Any]]) -> str:
 # -- what a count depends on -------------------------------------------------------------------------------------------
 
 
-def repeat(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Every recorded count beside that after another boot."""
     emulate.stop(build, board)
     emulate.boot(build, board)
     recorded = {count.name: count.instructions for count in budget.read(COUNTS).counts}
     figures: dict[str, Any] = {}
     good = True
-    for job in jobs:
+    for job, samples in jobs.items():
         outcomes = export(build, job, list(TARGETS), recipes)
-        images = _images(build, job, MODELS[job.model])
+        images = _images(build, job, samples)
         changes = {}
         for device in _devices(board):
             for artifact, path in pushing.runnable(outcomes, device):
@@ -166,7 +171,7 @@ def repeat(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[st
     return figures, good
 
 
-def weights(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def weights(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """digits_cnn's counts beside those of another training (another seed) and of other pictures."""
     device = devices.find(f"{board}-emulated")
     figures: dict[str, Any] = {}
@@ -221,7 +226,7 @@ def _shares(changes: dict[str, tuple[int, int, float]]) -> list[float]:
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def costs(build: Store, board: str, jobs: Sequence[train.Job], recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Wall seconds, round trips and bytes of set-up, push and bench, in a folder on the board that is new."""
     device = devices.find(f"{board}-emulated")
     device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})

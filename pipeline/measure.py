@@ -18,10 +18,9 @@ from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
 from pipeline.export import FAILURE, Outcome
 from pipeline.progress import say
 from pipeline.store import Store
+from pipeline.threads import place
 
 MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
-THREADS = "threads-"
-"""Where a folder with more than one thread's measurement begins its name, within its device's."""
 THE_WAY_THERE = (
     "address", "port", "identity", "known_hosts", "config", "folder", "space_bytes", "chunk_samples", "cool_down_c",
 )  # fmt: skip
@@ -125,8 +124,7 @@ def kept(outcomes: Sequence[Outcome], device: Device, threads: int) -> list[Meas
 
 def home(path: Path, device: Device, threads: int) -> Path:
     """Where the measurement of the file at `path` is kept: each number of threads has a place of its own."""
-    folder = path.parent / device.name
-    return folder if threads == 1 else folder / f"{THREADS}{threads}"
+    return place(path.parent / device.name, threads)
 
 
 def ready(folder: Path, artifact: Artifact, device: Device, options: Options) -> bool:

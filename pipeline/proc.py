@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, Any
 
 from pipeline.errors import NeedsTool
 
@@ -73,17 +76,20 @@ def run(
     """
     words = tuple(str(word) for word in argv)
     started = time.perf_counter()
-    process = _start(words, subprocess.PIPE, env, cwd, own_group)
-    timed_out = False
+    process, timed_out = None, False
     try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-        end(process)
-        out, err = process.communicate()
+        with unbroken():
+            process = _start(words, subprocess.PIPE, env, cwd, own_group)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            end(process)
+            out, err = process.communicate()
     except BaseException:
-        end(process)
-        process.wait()
+        if process is not None:
+            end(process)
+            process.wait()
         raise
     return Done(words, process.returncode, out, err, time.perf_counter() - started, timed_out)
 
@@ -92,20 +98,57 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
     """Runs a program and calls `each` with every line of its standard output as it comes; the rest is as for `run`."""
     words = tuple(str(word) for word in argv)
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+", errors="replace") as err, _start(words, err, env) as process:
-        RUNNING.add(process)
+    with tempfile.TemporaryFile("w+", errors="replace") as err:
+        process = None
         try:
+            with unbroken():
+                process = _start(words, err, env)
+                RUNNING.add(process)
             assert process.stdout is not None
-            for line in process.stdout:
-                each(line)
+            with process.stdout as lines:
+                for line in lines:
+                    each(line)
             code = process.wait()
         except BaseException:
-            end(process)
+            if process is not None:
+                end(process)
+                process.wait()
             raise
         finally:
-            RUNNING.discard(process)
+            if process is not None:
+                RUNNING.discard(process)
         err.seek(0)
         return Done(words, code, "", err.read(), time.perf_counter() - started)
+
+
+def started(words: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
+    """A program in a process group of its own, left to the caller to end."""
+    with unbroken():
+        return subprocess.Popen(words, start_new_session=True, **streams)
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: inside Popen they would lose a process that has just begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread only
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append((number, frame)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        handler = handlers[signal.Signals(came[0][0])]
+        if callable(handler):
+            handler(*came[0])
+        elif handler == signal.SIG_DFL:
+            signal.raise_signal(came[0][0])
 
 
 def _start(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import caveats, part, plugins, predictions, stats, steps, store, words
+from pipeline import caveats, part, plugins, predictions, stats, steps, store, threads, words
 from pipeline.core import Artifact, Cell, Checkpoint, Failure, Measurement, Recipe, safe_file_name
 from pipeline.errors import Broken, PipelineError
 from pipeline.store import Store
@@ -139,8 +139,8 @@ def _of_target(build: Store, reference: _Reference, cell: Cell) -> Iterator[Row]
     cell = replace(cell, size_bytes=artifact.size_bytes, parity=artifact.parity, unchecked=artifact.unchecked)
     homes = {path.parent for name in ("measurement.json", "failure.json") for path in folder.glob(f"*/**/{name}")}
     found = [
-        _with_failure(home, _measured(home, artifact, reference, replace(cell, device=device, threads=threads)))
-        for home, device, threads in sorted((home, *_place(home.relative_to(folder))) for home in homes)
+        _with_failure(home, _measured(home, artifact, reference, replace(cell, device=device, threads=number)))
+        for home, device, number in sorted((home, *threads.placed(home.relative_to(folder))) for home in homes)
     ]
     hosts = [row for row in found if row.home and row.measurement and steps.is_host(row.measurement)]
     for row in found:
@@ -148,13 +148,6 @@ def _of_target(build: Store, reference: _Reference, cell: Cell) -> Iterator[Row]
         yield _through_host(row, hosts, reference) if foreign else row
     if not homes:
         yield Row(_not_measured(reference, cell), reference.checkpoint, artifact)
-
-
-def _place(home: Path) -> tuple[str, int]:
-    """Device and number of threads of a measurement's folder, as `measure.home` names it."""
-    device, *more = home.parts
-    number = more[0].removeprefix("threads-") if more else "1"
-    return device, int(number) if number.isdecimal() else 0
 
 
 def _artifact(folder: Path, reference: _Reference, cell: Cell) -> Artifact | str | None:

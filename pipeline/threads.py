@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline import devices, plugins, store
 from pipeline.core import Device
@@ -11,6 +12,8 @@ from pipeline.errors import BadOption, StageFailed
 from pipeline.store import Store
 
 ASK_SECONDS = 300.0
+FOLDER = "threads-"
+"""Where a folder with more than one thread's measurement begins its name, within its device's."""
 
 
 def wanted(text: str) -> tuple[int, ...]:
@@ -46,6 +49,22 @@ def on(build: Store, device: Device, targets: Sequence[str], numbers: Sequence[i
             f"--threads {most}: {device.name} has {cores} core{'s'[: cores - 1]}; --threads all is what it can do"
         )
     return tuple(numbers) or tuple(range(1, cores + 1))
+
+
+def place(device: Path, number: int) -> Path:
+    """The folder of a measurement with so many threads: the device's own for one, one within it for more."""
+    return device if number == 1 else device / f"{FOLDER}{number}"
+
+
+def placed(home: Path) -> tuple[str, int]:
+    """Device and number of threads of such a folder; 0 where its name is no number's.
+
+    Args:
+        home: relative to the artifact's folder.
+    """
+    device, *more = home.parts
+    number = more[0].removeprefix(FOLDER) if more else "1"
+    return device, int(number) if number.isdecimal() else 0
 
 
 def _cores(build: Store, device: Device, targets: Sequence[str]) -> int:

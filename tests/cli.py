@@ -99,12 +99,19 @@ class Running:
         out, err = self.process.communicate()
         return Done(self.process.returncode, out, "\n".join([*self.said, *err.splitlines()]))
 
-    def interrupted(self) -> Done:
-        """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupted(self, by: signal.Signals = signal.SIGINT) -> Done:
+        """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written.
+
+        Args:
+            by: SIGTERM goes to `inv` alone, as `timeout` sends it.
+        """
+        (os.killpg if by is signal.SIGINT else os.kill)(self.process.pid, by)
         done = self.ended()
-        assert (done.code, done.err.splitlines()[-1]) == (130, INTERRUPTED), done
+        assert (done.code, done.err.splitlines()[-1]) == (128 + by, INTERRUPTED), done
         assert "Traceback" not in done.out + done.err
+        until = time.monotonic() + 1  # a kill is sent at once and done by the kernel a moment later
+        while processes(self.build) and time.monotonic() < until:
+            time.sleep(0.01)
         assert processes(self.build) == []
         assert unfinished(self.build) == []
         return done

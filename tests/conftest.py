@@ -22,9 +22,18 @@ from tests.boards import Board
 from tests.make_matrix import JOB, ROOT, TINY
 
 os.environ.pop("LASTMILE_BUILD", None)
+os.environ.pop("LASTMILE_DEVICES", None)
 # Where a shell started the tests in the background, Ctrl-C is ignored, also by all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.pop("LASTMILE_DEVICES", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shares the tests out where several processes run them: a file to a process, and all of the one board to one."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            group = "board" if "board" in getattr(item, "fixturenames", ()) else str(item.path.relative_to(ROOT))
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +64,20 @@ def keras_matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def _matrix(tmp_path_factory: pytest.TempPathFactory, framework: str) -> Store:
-    build = Store(tmp_path_factory.mktemp(f"matrix-{framework}") / "build")
-    command = [sys.executable, "-m", "tests.make_matrix", str(build.root), framework]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return build
+    """This process's own; where several run tests, a copy of what the first made."""
+    own = tmp_path_factory.mktemp(f"matrix-{framework}") / "build"
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    made = tmp_path_factory.getbasetemp().parent / f"matrix-{framework}" / "build" if several else own
+    made.parent.mkdir(exist_ok=True)
+    with (made.parent / "one").open("w") as one_makes_it:
+        fcntl.flock(one_makes_it, fcntl.LOCK_EX)
+        if not made.exists():
+            command = [sys.executable, "-m", "tests.make_matrix", str(made), framework]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    if several:
+        shutil.copytree(made, own)
+    return Store(own)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,12 +74,15 @@ def test_an_export_that_was_interrupted_goes_on_with_what_is_missing(copied: Sto
     assert inv(copied.root, *words).err == ""
 
 
-def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(copied: Store, tiny: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(
+    by: signal.Signals, copied: Store, tiny: Path
+) -> None:
     targets = ("executorch", "onnx", "tflite")
     words = ("bench", "--model", tiny, "--target", ",".join(targets), "--min-runs", "4", "--min-seconds", "0.5")
     running = Running(copied.root, *words)
     running.until_said("  executorch fp32: p50")
-    running.interrupted()
+    running.interrupted(by)
     before = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
     again = inv(copied.root, *words)
     assert again.code == 0, again.err

@@ -126,6 +126,15 @@ def test_an_interrupt_ends_the_program_and_what_it_started(verb: str, tmp_path: 
     wait_until_ended(pids)
 
 
+def test_an_interrupt_while_a_program_starts_comes_when_it_is_known_who_is_to_be_ended() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), proc.unbroken():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("started")
+    assert done == ["started"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_what_threads_watch_can_be_ended_from_outside() -> None:
     pids: list[int] = []
     said = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,14 @@ def test_one_thread_asks_the_device_nothing(matrix: Store) -> None:
 def test_a_device_that_runs_none_of_the_targets_is_said(matrix: Store) -> None:
     with pytest.raises(BadOption, match="local runs none of coreml"):
         threads.on(matrix, LOCAL, ["coreml"], ())
+
+
+@pytest.mark.parametrize(("number", "folder"), [(1, "pi4"), (4, "pi4/threads-4")])
+def test_more_than_one_thread_has_a_folder_of_its_own_which_says_how_many(number: int, folder: str) -> None:
+    assert threads.place(Path("pi4"), number) == Path(folder)
+    assert threads.placed(Path(folder)) == ("pi4", number)
+
+
+@pytest.mark.parametrize("folder", ["pi4/threads-two", "pi4/more"])
+def test_a_folder_of_another_name_is_no_number_of_threads(folder: str) -> None:
+    assert threads.placed(Path(folder)) == ("pi4", 0)

@@ -123,16 +123,21 @@ def have(asked: Request) -> Request:
     return {"missing": missing, "folder": str(folder)}
 
 
+def room(asked: Request) -> Request:
+    """Makes room for what is about to be sent, so that nothing is sent in vain."""
+    make_room(asked, asked["needed"], asked["wanted"])
+    return {}
+
+
 def put(asked: Request) -> Request:
     """Takes files, each whole and as its hash says or not at all."""
     folder = home(asked) / "files"
     folder.mkdir(parents=True, exist_ok=True)
-    make_room(asked, sum(size for _, size, _ in asked["files"]), [name for name, _, _ in asked["files"]])
     for name, size, digest in asked["files"]:
         temporary = folder / (TEMPORARY + name)
         try:
             with temporary.open("wb") as file:
-                arriving = Arriving(size)
+                arriving = Arriving(asked, size)
                 shutil.copyfileobj(arriving, file, PIECE)
                 file.flush()
                 os.fsync(file.fileno())
@@ -147,9 +152,8 @@ def unpack(asked: Request) -> Request:
     """Takes a runtime: a .tar.gz that becomes one folder, whole or not at all."""
     folder = home(asked) / "runtimes"
     folder.mkdir(parents=True, exist_ok=True)
-    make_room(asked, asked["unpacked_bytes"], [asked["name"]])
     temporary = folder / (TEMPORARY + asked["name"])
-    arriving = Arriving(asked["size"])
+    arriving = Arriving(asked, asked["bytes"])
     try:
         with tarfile.open(fileobj=arriving, mode="r|gz") as archive:  # type: ignore[call-overload]
             safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -215,6 +219,7 @@ VERBS: dict[str, Callable[[Request], Request]] = {
     "ask": ask,
     "hold": hold,
     "have": have,
+    "room": room,
     "put": put,
     "unpack": unpack,
     "cool": cool,
@@ -395,15 +400,16 @@ def sha256(path: Path) -> str:
 
 
 class Arriving:
-    """The next `size` bytes of standard input as a file, hashed on the way."""
+    """The next `size` of a request's bytes as a file, hashed on the way."""
 
-    def __init__(self, size: int) -> None:
-        self.left, self.digest = size, hashlib.sha256()
+    def __init__(self, asked: Request, size: int) -> None:
+        self.asked, self.left, self.digest = asked, size, hashlib.sha256()
 
     def read(self, size: int = PIECE) -> bytes:
         piece = sys.stdin.buffer.read(min(size, self.left))
         if not piece and self.left:
             raise Refused("cut", "the connection ended before the file did")
+        self.asked["bytes"] -= len(piece)
         self.left -= len(piece)
         self.digest.update(piece)
         return piece
@@ -436,31 +442,37 @@ def beat() -> None:
                 sys.stdout.buffer.flush()
 
 
-def answer(asked: Request) -> bool:
-    """Answers a request. Returns whether another may follow: not where bytes of this one may still be on their way."""
+def answer(asked: Request) -> None:
+    """Answers a request."""
     try:
         if asked["verb"] == "call":
             call(asked)
         else:
             reply(VERBS[asked["verb"]](asked))
     except Refused as error:
-        reply({"refused": error.kind, "why": str(error)})
+        refuse(asked, error.kind, str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
-        reply({"refused": kind, "why": f"{error.filename or 'the disk'}: {error.strerror}"})
-    else:
-        return True
-    return asked["verb"] not in ("put", "unpack")
+        refuse(asked, kind, f"{error.filename or 'the disk'}: {error.strerror}")
+
+
+def refuse(asked: Request, kind: str, why: str) -> None:
+    """Says why, and reads past what is still on its way, so that this session keeps the board for what comes next."""
+    reply({"refused": kind, "why": why})
+    rest = Arriving(asked, asked.setdefault("bytes", 0))
+    with contextlib.suppress(Refused):  # the connection is gone
+        while rest.read():
+            pass
 
 
 def main() -> None:
     """Answers requests, one after another, until the other side has no more."""
     threading.Thread(target=beat, daemon=True).start()
     for line in iter(sys.stdin.buffer.readline, b""):
-        if line.strip() and not answer(json.loads(line.decode())):
-            break
+        if line.strip():
+            answer(json.loads(line.decode()))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ GLIBC = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 """The second numbers of the glibc versions that uv has a platform for. Source: uv pip install --help."""
 OLDEST_PYTHON = (3, 9)
 INSTALL_SECONDS = 900
+LEFT_OUT = ("tests",)
+"""Folders of packages that no board needs: half of numpy's files, which a board takes longest to unpack."""
 WORKS = "Raspberry Pi OS 12 of 64 bits works"
 
 
@@ -114,7 +116,9 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
     native = [runner.build(build, board.machine)] if runtime in NATIVE else []
     source = EDGE_BENCH / "src"
     parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _sources(source)]
-    key = store.digest([runtime, wanted, parts, board.platform(), board.python, [path.name for path in native]])
+    key = store.digest([
+        runtime, wanted, parts, board.platform(), board.python, [path.name for path in native], LEFT_OUT,
+    ])  # fmt: skip
     folder = build.root / "environments" / f"{runtime}-{board.machine}-{key[:16]}"
     made = store.read_or_say(Bundle, folder / "bundle.json")
     if made is not None and store.size(folder / made.file) == made.size_bytes:
@@ -162,6 +166,9 @@ def _install(board: Board, wanted: list[str], folder: Path) -> None:
             f"no wheels of {', '.join(wanted)} could be had for Python {version} on {board.platform()}; {WORKS}, with "
             f"Python 3.11. uv says: {told[-300:] if told else done.reason}"
         )
+    for path in sorted(path for name in LEFT_OUT for path in folder.rglob(name)):
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 def _compile(board: Board, folder: Path) -> None:

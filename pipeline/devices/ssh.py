@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline import emulate, store
 from pipeline.core import Device
-from pipeline.devices import _bundle, _ssh
+from pipeline.devices import _bundle, _session, _ssh
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
 from pipeline.proc import Done
 from pipeline.progress import bar, say
@@ -87,16 +87,13 @@ def setup(build: Store, device: Device, runtime: str) -> None:
             raise StageFailed(f"{device.name}: {error}") from error
         if bundle.sha256 not in board.runtimes:
             say(f"sending {runtime} to {device.name} ({bundle.size_bytes / 1e6:.0f} MB)")
-            verb = {
-                "verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256, "size": bundle.size_bytes,
-                "unpacked_bytes": bundle.unpacked_bytes,
-            }  # fmt: skip
-            _send(device, verb, [(path, bundle.size_bytes)])
+            verb = {"verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256}
+            _send(device, verb, [(path, bundle.size_bytes)], bundle.unpacked_bytes, [bundle.sha256])
         link.runtimes[runtime] = bundle.sha256
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
-    """See `DeviceKind.push`: one round trip asks what is missing, and one brings that."""
+    """See `DeviceKind.push`: one round trip asks what is missing, and two bring that."""
     with alone(build, device):
         device = _there(build, device)
         names = {path: _name(path) for path in files}
@@ -104,10 +101,11 @@ def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path
         asked = {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]}
         told = _request(device, asked)
         missing = [(name, wanted[name], store.size(wanted[name])) for name in told["missing"]]
+        sent = sum(size for _, _, size in missing)
         if missing:
             verb = {"verb": "put", "files": [(name, size, Path(name).stem) for name, _, size in missing]}
-            _send(device, verb, [(path, size) for _, path, size in missing])
-    return {path: f"{told['folder']}/{name}" for path, name in names.items()}, sum(size for _, _, size in missing)
+            _send(device, verb, [(path, size) for _, path, size in missing], sent, [name for name, _, _ in missing])
+    return {path: f"{told['folder']}/{name}" for path, name in names.items()}, sent
 
 
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
@@ -127,8 +125,9 @@ def clean(build: Store, device: Device) -> int:
     """See `DeviceKind.clean`."""
     with alone(build, device):
         device = _there(build, device)
-        _ssh.link(device).runtimes.clear()
-        return int(_request(device, {"verb": "clean"})["freed_bytes"])
+        freed = int(_request(device, {"verb": "clean"})["freed_bytes"])
+        _look_again(device)
+    return freed
 
 
 def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
@@ -156,9 +155,9 @@ def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: fl
         value = _request(device, verb, timeout, outs)
     except TimeoutError:
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
-    except _ssh.Refused as error:
+    except _session.Refused as error:
         if error.kind == "gone":
-            _ssh.link(device).end()  # what else is gone is asked anew
+            _look_again(device)
         raise
     if value["timed_out"]:
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
@@ -197,15 +196,27 @@ def _request(
         return _ssh.link(device).request({**_common(device), **verb}, (), timeout, outs)
 
 
-def _send(device: Device, verb: Mapping[str, Any], files: Sequence[tuple[Path, int]]) -> None:
-    """A request with files."""
+def _look_again(device: Device) -> None:
+    """Asks anew which runtimes are there."""
     link = _ssh.link(device)
+    link.runtimes.clear()
+    link.said = _request(device, {"verb": "ask"}, ASK_SECONDS)
+
+
+def _send(
+    device: Device, verb: Mapping[str, Any], files: Sequence[tuple[Path, int]], needed: int, wanted: Sequence[str]
+) -> None:
+    """A request with files.
+
+    Args:
+        files: with their sizes.
+        needed: bytes that they will take there.
+        wanted: names of what must not go to make room for them.
+    """
+    _request(device, {"verb": "room", "needed": needed, "wanted": wanted})
     with _mending(device):
-        try:
-            link.request({**_common(device), **verb}, _bytes(device, files))
-        except _ssh.Refused:
-            link.end()  # it may not have read all of it
-            raise
+        size = sum(size for _, size in files)
+        _ssh.link(device).request({**_common(device), **verb, "bytes": size}, _bytes(device, files))
 
 
 @contextlib.contextmanager
@@ -218,10 +229,10 @@ def _mending(device: Device) -> Iterator[None]:
     }
     try:
         yield
-    except _ssh.Refused as error:
+    except _session.Refused as error:
         if error.kind not in mends:
             raise
-        raise _ssh.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
+        raise _session.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
 
 
 def _common(device: Device) -> dict[str, Any]:

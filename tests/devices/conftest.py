@@ -61,7 +61,7 @@ class Place:
     target: str = "onnx"
 
 
-@pytest.fixture(params=[*plugins.names("devices"), EMULATED])
+@pytest.fixture(params=[*plugins.names("devices"), pytest.param(EMULATED, marks=pytest.mark.xdist_group("board"))])
 def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
     """A device of every kind."""
     kind = request.param

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 from pipeline.core import Device
 
 SSHD = "/usr/sbin/sshd"
+ENDED = (FileNotFoundError, ProcessLookupError)
+"""What is said of a process that ended while it was looked at: its /proc is gone, or may not be read any more."""
 CONFIG = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -99,8 +102,9 @@ class Board:
     def cut(self) -> None:
         """Ends every connection, as a pulled cable does; what ran in them is left to notice by itself."""
         for pid in self.sessions():
-            if Path(f"/proc/{pid}/comm").exists() and Path(f"/proc/{pid}/comm").read_text().strip() == "sshd":
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(*ENDED):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "sshd":
+                    os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         self.cut()
@@ -112,8 +116,9 @@ def below(pid: int) -> list[int]:
     """A process and all that it started."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += below(int(child))
+        with contextlib.suppress(*ENDED):
+            for child in task.read_text().split():
+                found += below(int(child))
     return found
 
 

@@ -6,11 +6,14 @@ The board is booted anew where its power is cut, and then believes that it is 20
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import emulate, store
+from pipeline import emulate, export, measure, store
 from pipeline.core import Measurement
 from pipeline.devices import _ssh, ssh
-from pipeline.errors import Unreachable
+from pipeline.errors import StageFailed, Unreachable
 from pipeline.store import Store
+from pipeline.train import Job
 from tests.boards import Board
 from tests.cli import Done, Running, inv
 
@@ -150,6 +154,32 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
     assert sorted(path.name for path in desk.folder().iterdir()) == ["measurement.json", "predictions.npz"]
 
 
+def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(
+    desk: Desk, board: Board, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says that the connection is gone, as where a cable is pulled or a machine hangs."""
+    monkeypatch.setattr(_ssh, "ALIVE", ("-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=3"))
+    chunks, build = desk.folder() / "chunks", Store(desk.build)
+    device = replace(EMULATED_DEVICE, options={**EMULATED_DEVICE.options, "chunk_samples": CHUNK})
+    outcomes = export.export(build, job, ["executorch"], ["fp32"])
+    options = measure.Options(min_runs=3, min_seconds=0)
+    (desk.folder() / "measurement.json").unlink()
+    failed: list[StageFailed] = []
+    bench = threading.Thread(target=lambda: failed.extend(measure.bench(build, job, device, outcomes, options)))
+    bench.start()
+    until((chunks / "0.json").exists)
+    os.kill(board.pid, signal.SIGSTOP)
+    try:
+        bench.join()
+    finally:
+        os.kill(board.pid, signal.SIGCONT)
+        _ssh.close_all()
+    assert list(map(str, failed)) == [LOST]
+    done = desk.inv(*desk.bench())
+    assert done.code == 0, done.err
+    assert "1 of 3 chunks of samples are there; going on with the others" in done.err
+
+
 def load(folder: Path) -> Any:
     with np.load(folder / "predictions.npz") as kept:
         return kept["output_0"]
@@ -216,17 +246,22 @@ def test_a_model_that_never_returns_is_ended_there_too(desk: Desk, board: Board)
     assert store.sha256(desk.folder()) == whole
 
 
-def test_edge_bench_killed_as_by_the_out_of_memory_killer_is_said(desk: Desk, board: Board) -> None:
+HOG = """python3 -c 'all = []
+while True: all.append(b"x" * (1 << 24))'"""
+
+
+def test_where_memory_runs_out_edge_bench_goes_first_and_that_is_said(desk: Desk, board: Board) -> None:
     running = desk.running(*desk.words("bench"), "--min-seconds", "1000000")
     until(lambda: busy(board))
-    adjusted = board.root("cat /proc/$(pgrep -f '[e]dge_bench')/oom_score_adj")
-    board.root("pkill -9 -f '[e]dge_bench'")
+    running_there = board.run("pgrep -f '[e]dge_bench'").split()
+    board.root(f"{HOG}; true")  # takes what there is; the kernel ends edge-bench first, and then this
     assert running.ended().complaint == (
         "executorch fp32 on pi4-emulated: ended by SIGKILL after: killed on the board, as the system does when memory "
         "runs out: free some there and run again"
     )
     (desk.folder() / "failure.json").unlink()
-    assert adjusted == "1000\n"  # the kernel takes it first, and leaves the session that tells of it
+    killed = re.findall(r"Out of memory: Killed process (\d+) ", board.root("dmesg"))
+    assert killed[:1] == running_there  # and not the session that tells of it
 
 
 # -- what is there is wrong --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -226,6 +227,13 @@ def test_the_archive_of_a_runtime_is_the_same_bytes_each_time(wheels: Store, tmp
     assert store.sha256(tmp_path / "one.tar.gz") == store.sha256(tmp_path / "two.tar.gz")
 
 
+def test_an_archive_has_no_tests_of_packages(loopback: Board, wheels: Store) -> None:
+    board = _bundle.Board.of(ssh._request(loopback.device(), {"verb": "ask"}))
+    with tarfile.open(_bundle.make(wheels, board, "onnxruntime")[1]) as archive:
+        folders = {part for name in archive.getnames() for part in Path(name).parts[:-1]}
+    assert {"numpy", "edge_bench"} <= folders and "tests" not in folders
+
+
 def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: Store, tmp_path: Path) -> None:
     device = own_board.device(space_bytes=250_000)
     one, two, three = (random_file(tmp_path / f"{n}.bin", 100_000) for n in range(3))
@@ -236,6 +244,23 @@ def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: St
     assert (places[one].exists(), places[two].exists()) == (True, False)
     with pytest.raises(StageFailed, match="space_bytes = 250000 is less than"):
         ssh.push(wheels, device, [random_file(tmp_path / "large.bin", 250_000)])
+
+
+def test_a_refused_push_keeps_the_board(own_board: Board, wheels: Store, tmp_path: Path) -> None:
+    device = own_board.device(space_bytes=5_000_000)
+    small, large = random_file(tmp_path / "small.bin", 1000), random_file(tmp_path / "large.bin", 3_000_000)
+    with ssh.alone(wheels, device):
+        link = _ssh.link(device)
+        session, before = link.begin(), link.traffic.sent_bytes
+        with pytest.raises(StageFailed, match="space_bytes = 5000000 is less than"):
+            ssh.push(wheels, device, [large, random_file(tmp_path / "other.bin", 3_000_000)])
+        assert link.traffic.sent_bytes - before < 1000  # nothing is sent in vain
+        verb = {"verb": "put", "files": [("x.bin", 3_000_000, "another hash"), ("y.bin", 1000, store.sha256(small))]}
+        with pytest.raises(StageFailed, match="what arrived is not what was sent; run the same command again"):
+            ssh._send(device, verb, [(large, 3_000_000), (small, 1000)], 3_001_000, [])
+        assert ssh.push(wheels, device, [small, large])[1] == 3_001_000
+        assert link.session is session
+    assert len(list((own_board.home / "files").iterdir())) == 2
 
 
 def test_cleaning_touches_nothing_but_its_own(own_board: Board, wheels: Store, tmp_path: Path) -> None:
@@ -369,7 +394,7 @@ def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: St
         shutil.rmtree(ready.home / "runtimes")
         with pytest.raises(StageFailed, match="run the same command again: it is sent anew"):
             ssh.call(wheels, device, "onnxruntime", ["facts"], 60)
-    assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
+        assert ssh.call(wheels, device, "onnxruntime", ["facts"], 60).code == 0
 
 
 def test_a_wrong_option_is_an_error_not_a_guess(loopback: Board, wheels: Store) -> None:

@@ -62,7 +62,11 @@ def tflite_runtime_python() -> str:
 @pytest.fixture(scope="session")
 def runner() -> Path:
     """The C++ runner for this machine, built by its own compiler; made when its source changes, kept."""
-    return build_runner.build(Store(ROOT / "build"), platform.machine())
+    build = Store(ROOT / "build")
+    build.root.mkdir(exist_ok=True)
+    with (build.root / ".runner").open("w") as one_makes_it:
+        fcntl.flock(one_makes_it, fcntl.LOCK_EX)
+        return build_runner.build(build, platform.machine())
 
 
 @pytest.fixture(params=runtimes.names())
