@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline import proc
 from pipeline.errors import BadOption, StageFailed
 from pipeline.frameworks import Group, _group, _meeting
 from pipeline.frameworks._group import End, Part
@@ -151,16 +152,19 @@ def launch(group: Group) -> None:
 @contextlib.contextmanager
 def _running(command: tuple[str, ...], variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is gone afterwards."""
-    process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL)
+    process = None
     try:
+        with proc.unbroken():
+            process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL)
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:  # TensorFlow waits for another machine, below Python
-            process.kill()
-            process.wait()
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:  # TensorFlow waits for another machine, below Python
+                process.kill()
+                process.wait()
 
 
 @contextlib.contextmanager
