@@ -37,8 +37,9 @@ class Pictures:
         self.split = split
         self.shape = split.read(0).shape
         pixels = _loop.decoded(split, what)
-        self.pixels = None if pixels is None else tf.constant(pixels)
-        self.labels = tf.constant(split.labels)
+        with tf.device("CPU:0"):  # where tf.data works
+            self.pixels = None if pixels is None else tf.constant(pixels)
+            self.labels = tf.constant(split.labels)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -46,7 +47,7 @@ class Pictures:
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Float images in the split's order."""
         indices = tf.data.Dataset.range(len(self)).batch(batch_size)
-        return indices.map(lambda which: tf.cast(self.read(which), tf.float32), tf.data.AUTOTUNE)
+        return indices.map(self.read, tf.data.AUTOTUNE).map(_floats)
 
     def read(self, which: tf.Tensor) -> tf.Tensor:
         """The pictures of these numbers."""
@@ -54,6 +55,10 @@ class Pictures:
             return tf.gather(self.pixels, which)
         images = tf.numpy_function(self.split.images, [which], tf.uint8, stateful=False)
         return tf.ensure_shape(images, (None, *self.shape))
+
+
+def _floats(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32)
 
 
 def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> tf.data.Dataset:
