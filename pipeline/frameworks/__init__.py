@@ -27,7 +27,7 @@ class Group:
     Attributes:
         devices: how many of each machine's take part: GPUs, or shares of the CPU's cores.
         nodes, node_rank: how many machines, and which of them this is.
-        address: "host" or "host:port" of machine 0, where they meet; empty with one machine.
+        address: "host" or "host:port" of machine 0, where they meet; empty with one machine, or another launcher.
         command: argv of a process that takes part, for a framework that needs one a device or a machine; empty in such
             a process itself.
         rank: this process's, where another launcher has started it and every other one that takes part.
@@ -56,7 +56,7 @@ class Settings:
     """How to train.
 
     Attributes:
-        batch_size: samples a step, those of all processes together.
+        batch_size: samples a step, those of all devices together.
         accelerator: "auto" (a GPU where there is one), "cpu" or "cuda".
         lr: peak learning rate.
         seed: of initial weights, order of samples and augmentation: the same seed on the same machine gives the same
