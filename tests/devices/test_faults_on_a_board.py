@@ -163,7 +163,7 @@ def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(
     device = replace(EMULATED_DEVICE, options={**EMULATED_DEVICE.options, "chunk_samples": CHUNK})
     outcomes = export.export(build, job, ["executorch"], ["fp32"])
     options = measure.Options(min_runs=3, min_seconds=0)
-    (desk.folder() / "measurement.json").unlink()
+    (desk.folder() / "measurement.json").unlink(missing_ok=True)
     failed: list[StageFailed] = []
     bench = threading.Thread(target=lambda: failed.extend(measure.bench(build, job, device, outcomes, options)))
     bench.start()
