@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -167,7 +168,9 @@ def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(
     failed: list[StageFailed] = []
     bench = threading.Thread(target=lambda: failed.extend(measure.bench(build, job, device, outcomes, options)))
     bench.start()
-    until((chunks / "0.json").exists)
+    while not (chunks / "0.json").exists():
+        assert bench.is_alive(), failed
+        time.sleep(0.005)
     os.kill(board.pid, signal.SIGSTOP)
     try:
         bench.join()
