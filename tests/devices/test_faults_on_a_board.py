@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,11 +164,13 @@ def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(
     device = replace(EMULATED_DEVICE, options={**EMULATED_DEVICE.options, "chunk_samples": CHUNK})
     outcomes = export.export(build, job, ["executorch"], ["fp32"])
     options = measure.Options(min_runs=3, min_seconds=0)
-    (desk.folder() / "measurement.json").unlink()
+    (desk.folder() / "measurement.json").unlink(missing_ok=True)
     failed: list[StageFailed] = []
     bench = threading.Thread(target=lambda: failed.extend(measure.bench(build, job, device, outcomes, options)))
     bench.start()
-    until((chunks / "0.json").exists)
+    while not (chunks / "0.json").exists():
+        assert bench.is_alive(), failed
+        time.sleep(0.005)
     os.kill(board.pid, signal.SIGSTOP)
     try:
         bench.join()
