@@ -254,7 +254,8 @@ def report(_c: Context, framework: str = "all") -> None:
 @door()
 def frameworks(
     _c: Context, model: str = "digits_cnn", parts: str = "all", data: str | None = None, accelerator: str = "auto",
-    rounds: str = "5", epochs: str | None = None, accuracy: str | None = None, again: bool = False,
+    target: str = "all", recipe: str = "all", rounds: str = "5", epochs: str | None = None,
+    accuracy: str | None = None, again: bool = False,
 ) -> None:  # fmt: skip
     """Compare PyTorch with TensorFlow on a model, measured in turn; write a report with a verdict for every row."""
     from dataclasses import replace
@@ -263,8 +264,9 @@ def frameworks(
 
     share = _number("accuracy", accuracy, float)
     options = compare.Options(
-        _whole("rounds", rounds), _number("epochs", epochs, int), None if share is None else share / 100, again
-    )
+        tuple(_names("targets", target)), tuple(_names("recipes", recipe)), _whole("rounds", rounds),
+        _number("epochs", epochs, int), None if share is None else share / 100, again,
+    )  # fmt: skip
     names = comparisons.parts() if parts == "all" else _names("comparisons", parts)
     jobs = {job.framework: replace(job, accelerator=accelerator) for job in _jobs(model, "torch,keras", data, None)}
     print(compare.compare(_build(), jobs, names, options))

@@ -42,12 +42,15 @@ class Options:
     """How to compare.
 
     Attributes:
+        targets, recipes: what is exported.
         rounds: how often each figure is measured in each framework.
         epochs: of trainings; None for the model's own number.
         accuracy: the share whose time is taken; None for the highest that all reach.
         again: measure also what is up to date.
     """
 
+    targets: tuple[str, ...]
+    recipes: tuple[str, ...]
     rounds: int = 5
     epochs: int | None = None
     accuracy: float | None = None
@@ -77,7 +80,7 @@ def compare(build: Store, jobs: Mapping[str, Job], names: Sequence[str], options
     for package, extra in PACKAGES:
         if find_spec(package) is None:
             raise MissingExtra(package, extra)
-    run = Run(build, jobs, options.rounds, options.epochs, options.accuracy, Path())
+    run = Run(build, jobs, options.targets, options.recipes, options.rounds, options.epochs, options.accuracy, Path())
     machine, home = _machine(), build.home(run.model.spec.name, "frameworks")
     parts = [_part(run, name, home, machine, options.again) for name in names]
     _write(home / "report.json", json.dumps({"model": run.model.spec.name, "parts": list(map(_judged, parts))}) + "\n")

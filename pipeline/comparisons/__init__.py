@@ -126,11 +126,14 @@ class Run:
         epochs: of every training that is measured; None for the model's own number.
         accuracy: the share whose time is taken; None for the highest whole percent that every training reached.
         jobs: by framework: whose checkpoints are looked at and exported.
+        targets, recipes: what is exported.
         scratch: a folder for what is not kept; it exists while a part is measured.
     """
 
     build: Store
     jobs: Mapping[str, Job]
+    targets: tuple[str, ...]
+    recipes: tuple[str, ...]
     rounds: int
     epochs: int | None
     accuracy: float | None

@@ -61,8 +61,8 @@ def exported(run: Run, cells: Collection[Cell]) -> dict[Cell, Samples]:
     """Seconds of each export: one process a target, in which the frameworks take turns."""
     build = _copied(run)
     found: dict[Cell, Samples] = {}
-    for target in plugins.names("targets"):
-        pairs = [(recipe, name) for recipe in plugins.names("recipes") for name in FRAMEWORKS]
+    for target in run.targets:
+        pairs = [(recipe, name) for recipe in run.recipes for name in FRAMEWORKS]
         wanted = [(name, recipe, target) for recipe, name in pairs if (name, recipe, target) in cells]
         if wanted:
             found |= _worked(run, build, target, _plan(wanted, run.rounds))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline import devices, export, plugins, predictions, results, stats
+from pipeline import devices, export, predictions, results, stats
 from pipeline import measure as measuring
 from pipeline.comparisons import EXACT, FRAMEWORKS, MEASURED, PAIRED, Found, Row, Run, Side
 from pipeline.comparisons._files import Cell, Samples, benched, captured, exported
@@ -28,7 +28,7 @@ def prepare(run: Run) -> object:
     device, jobs = devices.find(DEVICE), list(run.jobs.values())
     for name in FRAMEWORKS:
         run.make(name)
-    outcomes = export.export_all(run.build, jobs, plugins.names("targets"), plugins.names("recipes"))
+    outcomes = export.export_all(run.build, jobs, run.targets, run.recipes)
     for job in jobs:
         own = [outcome for outcome in outcomes if outcome.framework == job.framework]
         measuring.bench(run.build, job, device, own, measuring.Options())  # what fails is kept, and is a cell
@@ -66,6 +66,7 @@ def _cells(run: Run) -> dict[Cell, results.Row]:
     return {
         (row.cell.framework, row.cell.recipe, row.cell.target): row
         for row in results.rows(run.build, pairs)
+        if row.cell.target in run.targets and row.cell.recipe in run.recipes
         if row.cell.device in (None, DEVICE) and row.cell.threads in (None, 1)
     }
 
