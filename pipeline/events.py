@@ -178,7 +178,7 @@ class Tag:
 
 
 def tags(folder: Path) -> dict[str, Tag]:
-    """Every tag of the run in a folder, by name. The graph is the tag "graph", its plug-in "graphs"."""
+    """Every tag of the run in a folder, by name; the graph has one of TensorBoard's own."""
     without_tensorflow()
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util.tensor_util import make_ndarray
@@ -189,8 +189,6 @@ def tags(folder: Path) -> dict[str, Tag]:
         for event in EventFileLoader(str(path)).Load():
             began = event.wall_time if began is None else began
             values = list(event.summary.value)
-            if event.graph_def:
-                found["graph"] = Tag("graph", "graphs", ((event.wall_time - began, 0.0),))
             for value in values:
                 plugin = value.metadata.plugin_data.plugin_name or found[value.tag].plugin
                 number = float(make_ndarray(value.tensor)) if plugin == "scalars" else 0.0

@@ -19,6 +19,7 @@ MANY = 6
 QUOTED = "verbatim"
 """A table with this word in its title is of messages."""
 METHOD = (
+    "TensorFlow is used under Keras 3, as this project's models and training are written.",
     "Each figure of both frameworks was measured in one run on one machine. The two take turns, A B, B A, A B …, so "
     "that whatever else the machine does is met by both. A PyTorch process has not imported TensorFlow, nor the "
     "other way round.",

@@ -144,13 +144,17 @@ def classes(rows: Sequence[Row], labels: Sequence[str], shown: Sequence[int], te
 
 
 def ratios(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """A line for each row: the ratio with its interval, on a logarithmic axis."""
+    """A line for each row: the ratio with its interval, on a logarithmic axis; very wide intervals leave it."""
     figure = _intervals(rows)
-    bounds = [bound for _, found in rows for bound in (*(found.interval or ()), 1.0)]
-    low, high = log10(min(bounds)), log10(max(bounds))
+    values = [1.0, *(found.ratio for _, found in rows if found.ratio)]
+    bounds = [*values, *(bound for _, found in rows for bound in found.interval or ())]
+    low = log10(max(min(bounds), min(values) / MOST_ROOM))
+    high = log10(min(max(bounds), max(values) * MOST_ROOM))
     room = max(0.06 * (high - low), 0.02)
     span = [low - room, high + room]
-    figure.update_xaxes(type="log", range=span, tickvals=_ticks(*span), title="TensorFlow / PyTorch")
+    figure.update_xaxes(
+        type="log", range=span, tickvals=_ticks(*span), tickformat="~g", tickangle=0, title="TensorFlow / PyTorch"
+    )
     figure.add_vline(x=1, line_width=1, line_dash="dot", line_color=SOFT)
     return figure
 
@@ -162,6 +166,9 @@ def shifts(rows: Sequence[tuple[str, Verdict]]) -> Any:
     figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT)
     return figure
 
+
+MOST_ROOM = 10.0
+"""A chart of ratios ends so many times beyond its outermost points: an interval of two rounds may span decades."""
 
 SIDES = {"torch": (COLORS[1], "square"), "keras": (COLORS[0], "circle")}
 """How a framework is drawn."""
