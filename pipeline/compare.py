@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import plugins, proc, store
+from pipeline import plugins, proc, store, train
 from pipeline.comparisons import FRAMEWORKS, Comparison, Part, Run
 from pipeline.core import to_json
 from pipeline.errors import BadOption, MissingExtra, StageFailed
@@ -80,6 +80,8 @@ def compare(build: Store, jobs: Mapping[str, Job], names: Sequence[str], options
     for package, extra in PACKAGES:
         if find_spec(package) is None:
             raise MissingExtra(package, extra)
+    for job in jobs.values():
+        train.ready(build, job)  # says what is wrong with the command
     run = Run(build, jobs, options.targets, options.recipes, options.rounds, options.epochs, options.accuracy, Path())
     machine, home = _machine(), build.home(run.model.spec.name, "frameworks")
     parts = [_part(run, name, home, machine, options.again) for name in names]

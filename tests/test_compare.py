@@ -16,7 +16,6 @@ from pipeline import compare, comparisons, plugins
 from pipeline.comparisons import FRAMEWORKS, Comparison, Part, graphs
 from pipeline.core import from_json
 from pipeline.store import Store
-from pipeline.train import Job
 from tests.cli import inv
 from tests.make_matrix import JOB, TINY
 
@@ -202,8 +201,3 @@ def test_a_model_without_a_twin_is_refused(tmp_path: Path) -> None:
     (alone / "keras.py").unlink()
     done = inv(tmp_path / "build", "frameworks", "--model", alone)
     assert "model tiny has no keras.py" in done.only
-
-
-def test_a_job_is_of_one_framework_each() -> None:
-    assert {name: job.framework for name, job in JOBS.items()} == {"torch": "torch", "keras": "keras"}
-    assert all(isinstance(job, Job) for job in JOBS.values())

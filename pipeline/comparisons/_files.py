@@ -36,7 +36,7 @@ def captured(run: Run) -> list[Row]:
     """Times of what every export needs first."""
     import numpy as np
 
-    (recipe,) = [recipe for recipe in export.recipes(plugins.names("recipes")) if recipe.static]
+    recipe = next(recipe for recipe in export.recipes(plugins.names("recipes")) if recipe.static)
     split = train.test_split(run.checkpoint("torch"), "train")
     images = run.scratch / "calibration.npy"
     np.save(images, split.images(range(min(recipe.calibration, len(split)))))
