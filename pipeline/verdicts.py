@@ -10,14 +10,12 @@ from math import nan
 from statistics import median
 
 from pipeline import stats
-from pipeline.comparisons import FRAMEWORKS, PAIRED, Row, Side
+from pipeline.comparisons import EXACT, FRAMEWORKS, PAIRED, Row, Side
 
 UNRESOLVED = "no difference we can resolve"
 SAME = "the same"
 NOBODY = "neither"
 DIFFERENT = "they differ"
-FEWEST_ROUNDS = 2
-"""With fewer a figure has no interval."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,10 @@ def verdict(row: Row) -> Verdict:
     if row.kind == PAIRED:
         shift, interval = stats.paired_shift(row.differences)
         return _of(row, (torch, keras), shift, interval, 0.0)
-    if row.kind != "measured":
+    if row.kind == EXACT:
         return _exact(row, torch, keras)
+    if min(*_rounds(row.torch), *_rounds(row.keras)) <= 0:  # an accuracy of 0 has no ratio
+        return Verdict(torch, keras, None, None, None, UNRESOLVED)
     ratio, bounds = stats.paired_ratio(_rounds(row.torch), _rounds(row.keras))
     return _of(row, (torch, keras), ratio, bounds, 1.0)
 

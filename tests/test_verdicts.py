@@ -49,6 +49,11 @@ def test_one_round_has_no_interval_and_resolves_nothing() -> None:
     assert (found.ratio, found.interval, found.words) == (pytest.approx(9), None, "no difference we can resolve")
 
 
+def test_a_figure_of_0_has_no_ratio_and_resolves_nothing() -> None:
+    found = verdict(row(MEASURED, side(0, 1), side(5, 6), "higher"))
+    assert (found.torch, found.ratio, found.words) == (0.5, None, "no difference we can resolve")
+
+
 def test_counts_are_exact_and_differ_or_do_not() -> None:
     assert verdict(row(EXACT, side(29), side(25))).words == "TensorFlow"
     assert verdict(row(EXACT, side(29), side(29))).words == "the same"

@@ -81,7 +81,7 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         For each: `says`, verbatim, empty where nothing is said; `layer`, the names under which it may be named; `when`.
     """
     found: dict[str, Any] = {}
-    for mode in ("eager", "compiled"):
+    for mode in request["modes"]:
         for case in ("shape", "nan", "nan, looked for"):
             keras.utils.set_random_seed(0)
             name = _second(_keras.network(model))

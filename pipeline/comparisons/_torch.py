@@ -78,7 +78,7 @@ def _reason(error: Exception) -> str:
 def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     """See `_keras.mistakes`."""
     found: dict[str, Any] = {}
-    for mode in ("eager", "compiled"):
+    for mode in request["modes"]:
         for case in ("shape", "nan", "nan, looked for"):
             torch._dynamo.reset()
             torch.manual_seed(0)

@@ -36,7 +36,7 @@ def prepare(run: Run) -> object:
 
 def measure(run: Run) -> Found:
     """See `Comparison.measure`."""
-    turns = take(run, "mistakes", "mistakes", lambda *_: {}, rounds=1)
+    turns = take(run, "mistakes", "mistakes", lambda *_: {"modes": MODES}, rounds=1)
     keys = [(case, mode) for case in CASES for mode in MODES]
     rows = [
         *(_row(turns, key, "Is anything said", lambda one: bool(one["says"])) for key in keys),

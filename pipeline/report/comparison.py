@@ -98,7 +98,8 @@ def _largest(part: Part, judged: Iterable[tuple[Row, Verdict]]) -> list[str]:
 def _part(part: Part) -> Section:
     module = plugins.load("comparisons", part.name)
     tables = [(title, list(rows)) for title, rows in groupby(part.rows, key=lambda row: row.table)]
-    small = [row for _, rows in tables for row in rows if 0 < len(_compared(rows)) < MANY and row in _compared(rows)]
+    compared = [_compared(rows) for _, rows in tables]
+    small = [row for rows in compared if len(rows) < MANY for row in rows]
     blocks = [*_curves(part)]
     if small:
         chart = figures.html(figures.ratios(_bars(small, long=True)), f"{part.name}-ratios")
