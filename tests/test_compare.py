@@ -131,7 +131,7 @@ def test_both_put_the_same_into_tensorboard_and_a_graph_of_their_own(parts: dict
 
 def test_files_of_both_stand_side_by_side(parts: dict[str, Part]) -> None:
     deployment = parts["deployment"]
-    assert figures(deployment, "What can be made", "files that are ok") == (2, 2)
+    assert figures(deployment, "What can be made", "files that can be made") == (2, 2)
     for table in ("Export, s", "Latency, p50, ms", "Peak memory, MB", "Size of the file, kB"):
         torch, keras = figures(deployment, table, "int8 on tflite")
         assert torch > 0 and keras > 0

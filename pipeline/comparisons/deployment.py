@@ -98,7 +98,7 @@ def _statuses(found: Mapping[Cell, results.Row], names: list[tuple[str, str]]) -
         name: sum(row.cell.status == "ok" for (own, *_), row in found.items() if own == name) for name in FRAMEWORKS
     }
     whole = {name: Side(((float(counts[name]),),)) for name in FRAMEWORKS}
-    yield Row(table, "files that are ok", "files", "higher", EXACT, whole)
+    yield Row(table, "files that can be made", "files", "higher", EXACT, whole)
     for recipe, target in names:
         sides = {name: _made(found[name, recipe, target]) for name in FRAMEWORKS}
         yield Row(table, f"{recipe} on {target}", "ok or not", "higher", EXACT, sides)
