@@ -59,6 +59,9 @@ HELP = {
     "min_seconds": "… and for at least so long",
     "time_limit": "seconds after which a measurement is given up",
     "again": "measure also what is up to date",
+    "parts": "writing, graphs, training, debugging, visualisation, deployment, with commas between, or all",
+    "rounds": "how often each figure is measured in each framework, in turn",
+    "accuracy": "the percentage of the validation split whose time is taken; by default the highest that all reach",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
     "board": "pi4 or pi5",
@@ -255,6 +258,27 @@ def report(_c: Context, framework: str = "all") -> None:
 
     build = _build()
     print(reporting.report(build, _made(build, framework)))
+
+
+@door()
+def frameworks(
+    _c: Context, model: str = "digits_cnn", parts: str = "all", data: str | None = None, accelerator: str = "auto",
+    target: str = "all", recipe: str = "all", rounds: str = "5", epochs: str | None = None,
+    accuracy: str | None = None, again: bool = False,
+) -> None:  # fmt: skip
+    """Compare PyTorch with TensorFlow on a model, measured in turn; write a report with a verdict for every row."""
+    from dataclasses import replace
+
+    from pipeline import compare, comparisons
+
+    share = _number("accuracy", accuracy, float)
+    options = compare.Options(
+        tuple(_names("targets", target)), tuple(_names("recipes", recipe)), _whole("rounds", rounds),
+        _number("epochs", epochs, int), None if share is None else share / 100, again,
+    )  # fmt: skip
+    names = comparisons.parts() if parts == "all" else _names("comparisons", parts)
+    jobs = {job.framework: replace(job, accelerator=accelerator) for job in _jobs(model, "torch,keras", data, None)}
+    print(compare.compare(_build(), jobs, names, options))
 
 
 @door()
@@ -633,6 +657,7 @@ namespace = Collection(
     bench,
     results,
     report,
+    frameworks,
     demo,
     clean,
     models,

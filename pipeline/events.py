@@ -18,6 +18,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,55 @@ class Events:
 
     def _add(self, summary: Any, step: int) -> None:
         self._writer.add_event(self._event(summary=summary, step=step, wall_time=time.time()))
+
+
+# -- read back ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What a run has under one tag, by the plug-in of TensorBoard that shows it.
+
+    Attributes:
+        points: [seconds since the run began, the scalar's value]; of other kinds the values are 0.
+    """
+
+    name: str
+    plugin: str
+    points: tuple[tuple[float, float], ...]
+
+
+def tags(folder: Path) -> dict[str, Tag]:
+    """Every tag of the run in a folder, by name; the graph has one of TensorBoard's own."""
+    without_tensorflow()
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.util.tensor_util import make_ndarray
+
+    found: dict[str, Tag] = {}
+    began: float | None = None
+    for path in sorted(folder.glob("events.*")):
+        for event in EventFileLoader(str(path)).Load():
+            began = event.wall_time if began is None else began
+            values = list(event.summary.value)
+            for value in values:
+                plugin = value.metadata.plugin_data.plugin_name or found[value.tag].plugin
+                number = float(make_ndarray(value.tensor)) if plugin == "scalars" else 0.0
+                before = found[value.tag].points if value.tag in found else ()
+                found[value.tag] = Tag(value.tag, plugin, (*before, (event.wall_time - began, number)))
+    return found
+
+
+def graph_nodes(folder: Path) -> list[str]:
+    """Names of the nodes of the graph in a run's folder; none where it has no graph."""
+    without_tensorflow()
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+    for path in sorted(folder.glob("events.*")):
+        for event in EventFileLoader(str(path)).Load():
+            if event.graph_def:
+                return [node.name for node in GraphDef.FromString(event.graph_def).node]
+    return []
 
 
 def without_tensorflow() -> None:

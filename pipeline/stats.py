@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import Latency, Parity
@@ -90,12 +90,60 @@ def paired_drop(
     pairs = list(zip(reference_correct, correct, strict=True))
     lost = sum(1 for before, after in pairs if before and not after)
     gained = sum(1 for before, after in pairs if after and not before)
-    n = len(pairs)
-    p_lost, p_gained = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
-    centre = p_lost - p_gained
-    half = NormalDist().inv_cdf(0.975) * math.sqrt((p_lost + p_gained - centre**2) / (n + 2))
-    interval = (100 * max(-1.0, centre - half), 100 * min(1.0, centre + half))
-    return 100 * (lost - gained) / n, interval
+    drop, (low, high) = paired_shift([(1, lost), (-1, gained), (0, len(pairs) - lost - gained)])
+    return drop, (max(-100.0, low), min(100.0, high))
+
+
+def paired_shift(differences: Sequence[tuple[int, int]]) -> tuple[float, tuple[float, float]]:
+    """Mean difference of paired samples in points, with its 95 % interval.
+
+    Args:
+        differences: (difference of one sample, a whole number; how many samples have it).
+
+    Returns:
+        As `paired_drop`, which this is for differences of -1, 0 and 1.
+
+    Raises:
+        ValueError: there are no samples.
+
+    Source: as `paired_drop`: one sample is added on each side of 0, so that n samples without a difference do not show
+        that there is none; the interval is Wald's for a mean.
+    """
+    n = sum(count for _, count in differences)
+    if not n:
+        raise ValueError("paired samples: there are none")
+    total = sum(value * count for value, count in differences)
+    squares = sum(value**2 * count for value, count in differences) + 2
+    centre = total / (n + 2)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((squares / (n + 2) - centre**2) / (n + 2))
+    return 100 * total / n, (100 * (centre - half), 100 * (centre + half))
+
+
+def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Geometric mean of second / first over pairs, with its 95 % interval.
+
+    Args:
+        first, second: positive figures of the same rounds, in the same order.
+
+    Returns:
+        The ratio, and the interval by Student's t on the logarithms; None with fewer than two pairs.
+
+    Raises:
+        ValueError: the lengths differ, there are none, or one is not positive.
+
+    Source: Fleming and Wallace, "How not to lie with statistics", CACM 29(3), 1986, for the geometric mean of ratios.
+    """
+    if len(first) != len(second) or not first or min(*first, *second) <= 0:
+        raise ValueError(f"paired ratios: {len(first)} beside {len(second)}, all to be more than 0")
+    logs = [math.log(b / a) for a, b in zip(first, second, strict=True)]
+    mean = sum(logs) / len(logs)
+    if len(logs) < 2:
+        return math.exp(mean), None
+    from scipy.stats import t
+
+    error = stdev(logs) / math.sqrt(len(logs))
+    half = float(t.ppf(0.975, len(logs) - 1)) * error
+    return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
 
 
 def is_resolved(interval: tuple[float, float]) -> bool:

@@ -58,7 +58,7 @@ def _one(build: Store, model: Model, checkpoint: Checkpoint, recipe: Recipe, tar
         return {"recipe": recipe.name, "status": status, "says": f"{status}: {reason}"}
     store.remove(folder / FAILURE)
     says = f"{artifact.size_bytes:,} bytes in {artifact.seconds:.1f} s, {checked(artifact)}"
-    return {"recipe": recipe.name, "status": "ok", "says": says}
+    return {"recipe": recipe.name, "status": "ok", "says": says, "seconds": artifact.seconds}
 
 
 def _export(build: Store, model: Model, checkpoint: Checkpoint, recipe: Recipe, target: str) -> Artifact:

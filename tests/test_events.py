@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.events import BUCKETS, MISTAKES, THUMBNAIL, Events
+from pipeline.events import BUCKETS, MISTAKES, THUMBNAIL, Events, graph_nodes, tags, without_tensorflow
 from tests.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,29 @@ def test_scalars_are_read_back_with_their_steps(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     assert run.scalars("loss/train") == [(10, 2.5), (20, 1.5)]
     assert run.scalars("lr") == [(10, 0.25)]
+
+
+def test_what_was_written_is_read_back_by_tag_with_its_plugin_and_its_seconds(tmp_path: Path) -> None:
+    without_tensorflow()
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.node_def_pb2 import NodeDef
+
+    with Events(tmp_path) as events:
+        events.scalars({"loss/train": 2.5}, 10)
+        events.histograms({"layer.weight": np.ones(3, np.float32)}, 10)
+        events.scalars({"loss/train": 1.5}, 20)
+        events.graph(GraphDef(node=[NodeDef(name="a"), NodeDef(name="b")]).SerializeToString())
+    found = tags(tmp_path)
+    assert {name: tag.plugin for name, tag in found.items()} == {
+        "loss/train": "scalars", "weights/layer.weight": "histograms", "__run_graph__": "graphs",
+    }  # fmt: skip
+    curve = found["loss/train"].points
+    assert [value for _, value in curve] == [2.5, 1.5] and 0 <= curve[0][0] <= curve[1][0]
+    assert graph_nodes(tmp_path) == ["a", "b"]
+
+
+def test_a_folder_without_events_has_no_tags(tmp_path: Path) -> None:
+    assert tags(tmp_path) == {} and graph_nodes(tmp_path) == []
 
 
 def test_a_resumed_run_goes_on_with_the_old_one_and_says_from_where(tmp_path: Path) -> None:

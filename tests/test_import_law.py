@@ -26,7 +26,7 @@ ROOMS = (
 """Who may import whom: a module imports from rooms to the left of its own, and from its own as long as no circle
 comes of it. What stands in pipeline/ under no name of this table is a stage, or helps one."""
 
-FOLDERS = ("datasets", "recipes", "targets", "devices", "frameworks")
+FOLDERS = ("datasets", "recipes", "targets", "devices", "frameworks", "comparisons")
 FRAMEWORKS = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}}
 
 

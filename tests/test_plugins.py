@@ -18,6 +18,7 @@ FOLDERS = {
     "datasets": "Dataset",
     "recipes": "RecipeModule",
     "devices": "DeviceKind",
+    "comparisons": "Comparison",
 }
 """Folder → its Protocol."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from pipeline import stats
 from pipeline.core import to_json
@@ -104,6 +105,35 @@ def test_everything_lost_stays_within_100_points() -> None:
 def test_arrays_do_as_well_as_lists() -> None:
     before, after = paired(80, 9, 2, 9)
     assert stats.paired_drop(np.array(before), np.array(after)) == stats.paired_drop(before, after)
+
+
+def test_a_shift_is_the_mean_of_differences_of_any_size() -> None:
+    shift, (low, high) = stats.paired_shift([(-2, 1), (0, 95), (1, 4)])
+    assert shift == 2.0
+    deviation = math.sqrt((1 * 4 + 4 + 2) / 102 - (2 / 102) ** 2)
+    half = 100 * norm.ppf(0.975) * deviation / math.sqrt(102)
+    assert (low, high) == pytest.approx((100 * 2 / 102 - half, 100 * 2 / 102 + half))
+
+
+def test_a_ratio_is_paired_and_geometric_and_its_interval_is_students() -> None:
+    ratio, interval = stats.paired_ratio([1, 2, 4], [2, 4, 16])
+    assert ratio == pytest.approx(2 ** (4 / 3))
+    half = student.ppf(0.975, 2) * math.log(2) / 3  # the standard error of logarithms ln 2, ln 2 and 2 ln 2
+    assert interval == pytest.approx((ratio * math.exp(-half), ratio * math.exp(half)))
+    assert stats.paired_ratio([1], [3]) == (pytest.approx(3), None)
+
+
+@pytest.mark.parametrize(("first", "second"), [([1.0], [1.0, 2.0]), ([], []), ([1.0, 0.0], [1.0, 1.0])])
+def test_ratios_that_do_not_pair_or_have_no_logarithm_are_refused(first: list[float], second: list[float]) -> None:
+    with pytest.raises(ValueError, match="paired ratios"):
+        stats.paired_ratio(first, second)
+
+
+def test_the_interval_of_a_ratio_covers_the_truth_about_95_times_of_100() -> None:
+    random = np.random.default_rng(0)
+    logs = random.normal(0.3, 0.2, (2000, 5))
+    intervals = [stats.paired_ratio([1.0] * 5, np.exp(each).tolist())[1] or (0, 0) for each in logs]
+    assert 0.935 < np.mean([low < math.exp(0.3) < high for low, high in intervals]) < 0.965
 
 
 @pytest.mark.parametrize(("before", "after"), [([True], [True, False]), ([], [])])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 TEMPLATE = Path(__file__).with_name("template.html")
+TITLE = "Measured models"
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Block:
-    """Sentences as a list, a chart (HTML) or a table, under a heading of its own or none, with a caption beneath."""
+    """Sentences as a list, a text as it is, a chart (HTML) or a table, under a heading of its own or none, with a
+    caption beneath."""
 
     title: str = ""
     points: tuple[str, ...] = ()
+    code: str = ""
     chart: str = ""
     table: Table | None = None
     caption: str = ""
@@ -66,7 +70,7 @@ def only(block: Block) -> tuple[Block, ...]:
     return (block,) if block.points or (block.table and block.table.lines) else ()
 
 
-def web_page(sections: Sequence[Section]) -> str:
+def web_page(sections: Sequence[Section], title: str = TITLE) -> str:
     """The sections as one HTML page that fetches nothing: plotly.js, where a chart needs it, is inside."""
     import jinja2
     from plotly.offline import get_plotlyjs
@@ -76,12 +80,12 @@ def web_page(sections: Sequence[Section]) -> str:
     )
     charts = any(block.chart for section in sections for block in section.blocks)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(sections=sections, plotlyjs=get_plotlyjs() if charts else "")
+    return template.render(sections=sections, title=title, plotlyjs=get_plotlyjs() if charts else "")
 
 
-def markdown(sections: Sequence[Section]) -> str:
+def markdown(sections: Sequence[Section], title: str = TITLE) -> str:
     """The sections as GitHub Markdown; the charts stay in the page, their numbers are in the tables."""
-    parts = ["# Measured models", "The charts are in report.html; every number of theirs is in these tables."]
+    parts = [f"# {_plain(title)}", "The charts are in report.html; every number of theirs is in these tables."]
     for section in sections:
         parts += [f"## {section.title}", _plain(section.text)]
         parts += [part for block in section.blocks for part in _block(block)] or [_plain(section.nothing)]
@@ -94,9 +98,17 @@ def _block(block: Block) -> list[str]:
     return [
         f"### {_plain(block.title)}" if block.title else "",
         "\n".join(f"- {_plain(point)}" for point in block.points),
+        _fenced(block.code) if block.code else "",
         _table(block.table) if block.table else "",
         _plain(block.caption),
     ]
+
+
+def _fenced(text: str) -> str:
+    """A text as it is, in a fence longer than any that it holds."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _table(table: Table) -> str:

@@ -1,0 +1,110 @@
+"""Processes that each have one framework, and the turns that they take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import proc, store
+from pipeline.comparisons import FRAMEWORKS, MEASURED, Row, Run, Side
+from pipeline.core import to_json
+from pipeline.errors import DiskFull
+from pipeline.progress import say
+
+TIME_LIMIT = 3600.0
+"""Seconds after which a process is given up."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What came of several rounds in both frameworks.
+
+    Attributes:
+        found: what each round gave, by framework.
+        reasons: why a framework gave nothing, which is a result too.
+        loaded: heavy packages that the processes had imported.
+    """
+
+    found: Mapping[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in FRAMEWORKS})
+    reasons: dict[str, str] = field(default_factory=dict)
+    loaded: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def side(self, framework: str, *keys: str) -> Side:
+        """The samples under these keys; a {"reason": …} on the way there is why there are none."""
+        if framework in self.reasons:
+            return Side(reason=self.reasons[framework])
+        samples = []
+        for found in self.found[framework]:
+            value: Any = found
+            for key in keys:
+                if "reason" in value:
+                    return Side(reason=value["reason"])
+                value = value[key]
+            samples.append(tuple(map(_short, value if isinstance(value, list) else [value])))
+        return Side(tuple(samples))
+
+    def row(self, table: str, what: str, unit: str, better: str, keys: Mapping[str, tuple[str, ...]]) -> Row:
+        """A measured row of the samples under each framework's keys."""
+        return Row(table, what, unit, better, MEASURED, {name: self.side(name, *keys[name]) for name in FRAMEWORKS})
+
+
+def order(rounds: int) -> Iterator[tuple[int, str]]:
+    """(round, framework): A B, B A, A B …, so that a machine that gets slower is slower for both."""
+    for number in range(rounds):
+        pair = tuple(FRAMEWORKS) if number % 2 == 0 else tuple(FRAMEWORKS)[::-1]
+        yield from ((number, framework) for framework in pair)
+
+
+def take(run: Run, what: str, verb: str, ask: Callable[[str, int], Mapping[str, Any]], rounds: int = 0) -> Turns:
+    """Runs a verb of `_probe.verb` in each framework in turn, each time in a new process.
+
+    A framework that refuses, or whose process fails, gives its reason and is not asked again.
+
+    Args:
+        ask: the request of a framework in a round.
+        rounds: 0 for the run's.
+    """
+    turns = Turns()
+    for number, framework in order(rounds or run.rounds):
+        if framework not in turns.reasons:
+            say(f"  {what}, round {number + 1}: {FRAMEWORKS[framework]}")
+            _once(turns, run, framework, {**ask(framework, number), "verb": verb})
+    return turns
+
+
+def _once(turns: Turns, run: Run, framework: str, request: Mapping[str, Any]) -> None:
+    """One process of one framework; what it found is added to `turns`."""
+    out, caches = run.scratch / "found.json", run.scratch / "caches"
+    store.remove(out)
+    store.remove(caches)  # what a compiler kept of an earlier round would make its first step look cheap
+    whole = {
+        "framework": framework, "out": str(out), "scratch": str(run.scratch), "model": str(run.model.folder),
+        "spec": to_json(run.model.spec), **request,
+    }  # fmt: skip
+    env = {"TORCHINDUCTOR_CACHE_DIR": str(caches), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = proc.run([sys.executable, "-m", "pipeline.comparisons._probe", json.dumps(whole)], TIME_LIMIT, env=env)
+    said: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"failed": f"its process: {done.reason}"}
+    if "disk_full" in said:
+        raise DiskFull(said["disk_full"])
+    if "found" not in said:
+        turns.reasons[framework] = said.get("refused") or f"failed: {said['failed']}"
+        say(f"    {FRAMEWORKS[framework]}: {turns.reasons[framework]}")
+        return
+    turns.found[framework].append(said["found"])
+    turns.loaded[framework] = tuple(sorted({*turns.loaded.get(framework, ()), *said["loaded"]}))
+
+
+def together(*turns: Turns) -> dict[str, tuple[str, ...]]:
+    """What the processes of several turns had imported."""
+    return {
+        name: tuple(sorted({package for each in turns for package in each.loaded.get(name, ())}))
+        for name in FRAMEWORKS
+    }  # fmt: skip
+
+
+def _short(value: float) -> float:
+    """Six significant digits: a clock's noise need not be kept."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,31 @@
+"""Turns: who is measured when, and what becomes of one that cannot."""
+
+from __future__ import annotations
+
+from pipeline.comparisons._files import _plan
+from pipeline.comparisons._turns import Turns, order
+
+
+def test_every_round_has_both_and_the_next_goes_the_other_way_round() -> None:
+    assert list(order(3)) == [
+        (0, "torch"), (0, "keras"), (1, "keras"), (1, "torch"), (2, "torch"), (2, "keras"),
+    ]  # fmt: skip
+
+
+def test_samples_are_found_by_their_keys_a_round_each() -> None:
+    turns = Turns({"torch": [{"eager": {"ms": [1.0, 2.0]}}, {"eager": {"ms": [3.0]}}], "keras": []})
+    assert turns.side("torch", "eager", "ms").samples == ((1.0, 2.0), (3.0,))
+
+
+def test_a_reason_on_the_way_or_of_the_whole_process_stands_in_the_samples_place() -> None:
+    turns = Turns({"torch": [{"compiled": {"reason": "no C++ compiler"}}], "keras": []}, {"keras": "no GPU"})
+    assert turns.side("torch", "compiled", "ms").reason == "no C++ compiler"
+    assert turns.side("keras", "eager", "ms").reason == "no GPU"
+
+
+def test_the_first_export_of_each_framework_does_not_count_since_it_imports_the_converter() -> None:
+    both = [("torch", "fp32", "onnx"), ("keras", "fp32", "onnx")]
+    plan = _plan(both, 2)
+    assert [counts for _, counts in plan] == [False, False, True, True, True, True]
+    assert {cell for cell, counts in plan if not counts} == set(both)
+    assert [cell for cell, counts in plan if counts] == [*both, *both[::-1]]
