@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pipeline.catalog import Model
 from pipeline.comparisons._clock import Clock, noise, said
-from pipeline.frameworks import _keras, _keras_fit
+from pipeline.frameworks import _distribute, _keras, _keras_fit
 
 Step = Callable[[tf.Tensor, tf.Tensor], float]
 
@@ -22,7 +22,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     Returns:
         For each way what `Clock.times` gives, and `graphs`: how often Python was traced; or {"reason": …}.
     """
-    place = _keras_fit.device(request["accelerator"])
+    place = _distribute.device(request["accelerator"])
     keras.config.set_dtype_policy("mixed_bfloat16" if place.startswith("GPU") else "float32")
     found: dict[str, Any] = {"device": _keras_fit._name(place)}
     clock = Clock(request)

@@ -22,8 +22,8 @@ class Way:
 
 
 WAYS = (
-    Way("one process on the CPU", "cpu", 1),
-    Way("two processes on the CPU", "cpu", 2),
+    Way("one CPU worker", "cpu", 1),
+    Way("two CPU workers", "cpu", 2),
     Way("one GPU", "cuda", 1),
     Way("two GPUs", "cuda", 2),
 )

@@ -1,4 +1,4 @@
-"""Training: how fast, how soon a given accuracy is there, and in how much memory; by one process, by two, on a GPU."""
+"""Training: how fast, how soon a given accuracy is there, and in how much memory; by one worker, by two, on a GPU."""
 
 from __future__ import annotations
 
