@@ -14,16 +14,16 @@ ORDER = 1
 TITLE = "Writing it"
 ABOUT = (
     "Lines of this project's own code with something on them that is neither a comment nor a docstring. Both are "
-    "formatted by the same tool to the same width. Training is one loop on one device, with data, augmentation, "
-    "resuming and TensorBoard; what only exports is left out, since both go one way there."
+    "formatted by the same tool to the same width. Training is with data, augmentation and resuming; what both share "
+    "(the loop over epochs, TensorBoard) and what only exports, where both go one way, is left out."
 )
 
 HOME = Path(__file__).parent.parent / "frameworks"
-FILES = {
-    "training: data, loop, evaluation": ({"torch": ("_fit.py",), "keras": ("_keras_fit.py",)}),
-    "training by several processes": ({"torch": ("_ddp.py",), "keras": ("_keras_group.py",)}),
-    "weights files: read, checked, carried over": ({"torch": ("_weights.py",), "keras": ("_keras.py",)}),
-    "the plug-in around it": ({"torch": ("torch.py",), "keras": ("keras.py",)}),
+FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "training: data, step, evaluation": {"torch": ("_fit.py", "_deployable.py"), "keras": ("_keras_fit.py",)},
+    "training by several workers": {"torch": ("_ddp.py",), "keras": ("_distribute.py", "_meeting.py")},
+    "weights files: read, checked, carried over": {"torch": ("_weights.py",), "keras": ("_keras.py",)},
+    "the plug-in around it": {"torch": ("torch.py",), "keras": ("keras.py",)},
 }
 """What each framework needs of pipeline/frameworks/ for the same thing."""
 
@@ -37,7 +37,7 @@ SKIPPED = frozenset({
 def prepare(run: Run) -> object:
     """See `Comparison.prepare`: the files themselves are what it is of."""
     return [run.model.file(name).read_text() for name in run.jobs], [
-        path.read_text() for files in FILES.values() for names in files.values() for path in _there(names)
+        path.read_text() for files in FILES.values() for names in files.values() for path in _paths(names)
     ]
 
 
@@ -46,7 +46,7 @@ def measure(run: Run) -> Found:
     network = {name: _side((run.model.file(name),)) for name in run.jobs}
     rows = [_row("the network", network["torch"], network["keras"])]
     for what, files in FILES.items():
-        rows.append(_row(what, *(_side(_there(files[name])) for name in ("torch", "keras"))))
+        rows.append(_row(what, *(_side(_paths(files[name])) for name in ("torch", "keras"))))
     return Found(tuple(rows))
 
 
@@ -67,13 +67,11 @@ def _docstrings(tree: ast.AST) -> Iterator[int]:
             yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
-def _there(names: tuple[str, ...]) -> tuple[Path, ...]:
-    return tuple(HOME / name for name in names if (HOME / name).is_file())
+def _paths(names: tuple[str, ...]) -> tuple[Path, ...]:
+    return tuple(HOME / name for name in names)
 
 
 def _side(paths: tuple[Path, ...]) -> Side:
-    if not paths:
-        return Side(reason="this project has none")
     return Side(((float(sum(code_lines(path.read_text()) for path in paths)),),))
 
 
