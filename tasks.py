@@ -60,7 +60,7 @@ HELP = {
     "again": "measure also what is up to date",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
-    "board": "pi4 or pi5",
+    "board": "pi4, pi5 or phone",
     "stop": "end the board, or all boards where none is named",
     "dataset": "one with an official archive: cifar10",
     "to": "where the archive goes: a folder or file name",
@@ -328,7 +328,7 @@ def targets(_c: Context) -> None:
 
 @door(name="list", default=True)
 def devices_list(_c: Context) -> None:
-    """List the devices of devices.toml, and whether each answers."""
+    """List the devices of devices.toml, and whether each answers; and the phones that adb sees."""
     from pipeline import devices, plugins
 
     build = _build()
@@ -337,11 +337,14 @@ def devices_list(_c: Context) -> None:
         reason = module.answers(build, device)
         emulated = " (emulated)" if device.emulated else ""
         print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
+    for kind in plugins.names("devices"):
+        for line in plugins.load("devices", kind).nearby(build, list(devices.devices().values())):
+            print(f"{'seen':22} {kind:6} {line}")
 
 
 @door(name="emulate")
 def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -> None:
-    """Boot an emulated board, a whole machine that is reached over SSH like a real one; --stop ends it (or all)."""
+    """Start an emulated board or phone, which is reached over SSH or adb like a real one; --stop ends it (or all)."""
     from pipeline import emulate
 
     build = _build()
@@ -350,9 +353,8 @@ def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -
             print(f"{name}: {'stopped' if emulate.stop(build, name) else 'did not run'}")
         return
     if board is None:
-        raise BadOption(f"which board? --board {' or '.join(emulate.BOARDS)}")
-    there = emulate.boot(build, board)
-    print(f"{board}: {there['user']}@{there['address']} port {there['port']}; the device {board}-emulated is ready")
+        raise BadOption(f"which board? --board {', '.join(emulate.BOARDS[:-1])} or {emulate.BOARDS[-1]}")
+    print(f"{board}: {emulate.boot(build, board)}; the device {board}-emulated is ready")
 
 
 @door(name="setup")

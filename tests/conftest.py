@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import emulate, system
+from pipeline import system
+from pipeline.emulate import pi
 from pipeline.errors import NeedsTool
 from pipeline.store import Store
 from pipeline.train import Job
@@ -79,13 +80,13 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     build.root.mkdir(parents=True, exist_ok=True)
     with (build.root / ".tests").open("w") as one_session:
         fcntl.flock(one_session, fcntl.LOCK_EX)
-        emulate.stop(build, "pi4", cut=True)
-        emulate.boot(build, "pi4", emulate.Boot(fresh=True))
+        pi.stop(build, "pi4", cut=True)
+        pi.boot(build, "pi4", pi.Boot(fresh=True))
         try:
             yield Board(build, "pi4", files)
         finally:
-            for name in emulate.BOARDS:
-                emulate.stop(build, name, cut=True)
+            for name in pi.BOARDS:
+                pi.stop(build, name, cut=True)
 
 
 @pytest.fixture
