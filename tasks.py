@@ -58,6 +58,7 @@ HELP = {
     "min_seconds": "… and for at least so long",
     "time_limit": "seconds after which a measurement is given up",
     "again": "measure also what is up to date",
+    "image": "a picture file: JPEG, PNG, BMP, WebP or GIF",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
     "board": "pi4, pi5 or phone",
@@ -221,6 +222,31 @@ def bench(
             print(f"{record}: {len(counts)} counts recorded")
         else:
             _hold(budget.compare(counts, recorded, there, wanted))
+
+
+@door()
+def trace(
+    _c: Context, image: str, device: str = "local", model: str = "digits_cnn", target: str = "tflite",
+    recipe: str = "fp32", framework: str = "torch", data: str | None = None, weights: str | None = None,
+) -> None:  # fmt: skip
+    """Follow one picture here and on a device, from its pixels to the outputs: where do they first differ?"""
+    from pipeline import devices
+    from pipeline import push as pushing
+    from pipeline import trace as tracing
+
+    there = devices.find(device)
+    jobs = _jobs(model, framework, data, weights)
+    _refuse_unmeasurable(device, target)
+    build = _build()
+    outcomes = _export(build, jobs, target, recipe)
+    found = [
+        tracing.table(tracing.trace(build, job, there, artifact, path, Path(image).expanduser()), artifact.spec.labels)
+        for job in jobs
+        for artifact, path in pushing.runnable(_of(job, outcomes), there)
+    ]
+    if not found:
+        raise BadOption(f"{device} runs none of {target} {recipe}")
+    print("\n\n".join(found))
 
 
 @door()
@@ -623,6 +649,7 @@ namespace = Collection(
     export,
     push,
     bench,
+    trace,
     results,
     report,
     demo,

@@ -28,6 +28,8 @@ class DeviceKind(Protocol):
     """How many samples one call evaluates; None for all. A device that may go away is asked in pieces."""
     RUNTIMES: Mapping[str, str]
     """Targets whose files another runtime runs there than here, and which."""
+    DECODES: bool
+    """Whether what runs there takes picture files too (`trace MODEL --image FILE`), as an app does."""
     REFUSES: Mapping[str, str]
     """Targets whose files nothing runs there, and why."""
 

@@ -39,7 +39,7 @@ MENDS = {
 NONE = "adb sees no phone: plug one in, and allow USB debugging on it (Settings, Developer options)"
 GONE = re.compile(
     r"device '.*' not found|no devices/emulators found|device offline|device unauthorized|protocol fault|"
-    r"^error: closed|cannot connect to daemon|connection (reset|refused)|failed to get feature set|no response|"
+    r"^error: (closed|device)|cannot connect to daemon|connection (reset|refused)|failed to get feature set|no response|"
     r"^adb: error: (?!.*No space)", re.M | re.I,
 )  # fmt: skip
 """What adb says on standard error where the phone went away, or adb's own server did."""
@@ -156,7 +156,7 @@ class Phone:
             elif word == "held":
                 return rest.split()
         told = process.stderr.read().strip()
-        raise Unreachable(f"{self.name}: {told.splitlines()[-1] if told else LOST}")
+        raise Unreachable(f"{self.name}: {told.splitlines()[-1] if told and not GONE.search(told) else LOST}")
 
     def release(self) -> None:
         """Ends the holding shell, which cleans up; where it does not end by itself, its line is cut."""

@@ -32,6 +32,7 @@ from pipeline.store import Store
 
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"tflite": "litert", "executorch": "executorch"}
+DECODES = True
 REFUSES: Mapping[str, str] = {"onnx": "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"}
 KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",

@@ -20,6 +20,7 @@ from pipeline.store import Store
 EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
 CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
+DECODES = False
 REFUSES: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has (numpy<2)."""

@@ -31,6 +31,7 @@ from pipeline.store import Store
 
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}
+DECODES = False
 REFUSES: Mapping[str, str] = {}
 KEYS = (
     *_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c", "chunk_samples", "clock", "summary", "targets", "runtimes",

@@ -102,15 +102,14 @@ class App:
         if gone:
             return f"{gone[0]} is not there; inv android.build makes it"
         classes = self._compiled(jars, package)
-        offline = self._offline(jars)
         home = self.view / "data" / "user" / "0" / package
         (home / "cache").mkdir(parents=True, exist_ok=True)
         words = [
             package, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-CreateCoredumpOnCrash",
             "-XX:ErrorFile=/data/tombstones/hs_err.log", f"-Djava.io.tmpdir=/data/user/0/{package}/cache",
             f"-Djava.library.path={self.folder / 'native'}", "-Drobolectric.offline=true",
-            f"-Drobolectric.dependency.dir={offline}", "--add-opens=java.base/java.lang=ALL-UNNAMED",
-            "-cp", ":".join(map(str, [classes, self.folder / "app.jar", *jars])), "org.junit.runner.JUnitCore",
+            f"-Drobolectric.dependency.dir={self.folder / 'framework'}", "--add-opens=java.base/java.lang=ALL-UNNAMED",
+            "-cp", ":".join(map(str, [classes, *jars, self.folder / "app.jar"])), "org.junit.runner.JUnitCore",
             "org.lastmile.phone.Phone",
         ]  # fmt: skip
         java = shutil.which("java")
@@ -151,16 +150,6 @@ class App:
                 done = proc.run(words, timeout=300)
                 if done.code != 0:
                     raise RuntimeError(f"javac: {done.err[-2000:]}")
-        return folder
-
-    def _offline(self, jars: list[Path]) -> Path:
-        """The folder in which Robolectric, which is to fetch nothing, finds Android's framework."""
-        found = next(path for path in jars if path.name.startswith("android-all-instrumented-"))
-        folder = self.classes / "android"
-        folder.mkdir(parents=True, exist_ok=True)
-        link = folder / found.name
-        if not link.is_symlink():
-            link.symlink_to(found)
         return folder
 
     # -- talking with it -----------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class Services:
             )
         if old and "-r" not in words:
             return f"INSTALL_FAILED_ALREADY_EXISTS: Attempt to re-install {found.name} without first uninstalling."
-        if found.abis and self.properties["ro.product.cpu.abi"] not in found.abis:
+        if found.abis and not set(self.properties["ro.product.cpu.abilist"].split(",")) & set(found.abis):
             return "INSTALL_FAILED_NO_MATCHING_ABIS: Failed to extract native libraries, res=-113"
         place = self._base(found.name)
         new = place.with_name("new.apk")
