@@ -62,7 +62,7 @@ def decode(content: bytes, where: str, preprocessing: Preprocessing) -> NDArray[
 
 
 def stages(content: bytes, where: str, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """As `decode`, and before it what was decoded: uint8 (height, width, channels), upright and in the spec's colour."""
+    """As `decode`, and before it what was decoded: uint8 (height, width, channels), upright, in the spec's colour."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 

@@ -38,9 +38,8 @@ MENDS = {
 """What adb calls a phone → what that means, and what mends it."""
 NONE = "adb sees no phone: plug one in, and allow USB debugging on it (Settings, Developer options)"
 GONE = re.compile(
-    r"device '.*' not found|no devices/emulators found|device offline|device unauthorized|protocol fault|"
-    r"^error: (closed|device)|cannot connect to daemon|connection (reset|refused)|failed to get feature set|no response|"
-    r"^adb: error: (?!.*No space)", re.M | re.I,
+    r"^error: |^adb: .*(not found|no devices|offline|unauthorized|closed|protocol fault|reset|refused|no response|EOF)"
+    r"|cannot connect to daemon|couldn't read from device", re.M,
 )  # fmt: skip
 """What adb says on standard error where the phone went away, or adb's own server did."""
 LOST = "the connection was lost; run the same command again: what is finished is kept"
