@@ -18,13 +18,17 @@ import java.io.StringWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Paths;
 import java.time.Duration;
+import java.util.HashSet;
 import java.util.Iterator;
+import java.util.Set;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import org.json.JSONObject;
 import org.junit.Test;
 import org.junit.runner.RunWith;
+import org.junit.runners.model.FrameworkMethod;
+import org.junit.runners.model.InitializationError;
 import org.robolectric.Robolectric;
 import org.robolectric.RobolectricTestRunner;
 import org.robolectric.RuntimeEnvironment;
@@ -34,19 +38,21 @@ import org.robolectric.annotation.GraphicsMode;
 import org.robolectric.annotation.LooperMode;
 import org.robolectric.annotation.Implementation;
 import org.robolectric.annotation.Implements;
+import org.robolectric.internal.bytecode.InstrumentationConfiguration;
 import org.robolectric.shadows.ShadowBuild;
 import org.robolectric.shadows.ShadowContextImpl;
 import org.robolectric.shadows.ShadowEnvironment;
 import org.robolectric.shadows.ShadowLog;
 import org.robolectric.shadows.ShadowSystemClock;
 import org.robolectric.shadows.ShadowSystemProperties;
+import org.robolectric.util.ReflectionHelpers;
 
 /**
  * An app's process on the emulated phone. Each line of standard input is a JSON object: {"start": activity, "extras":
  * {...}} or {"thermal": status}. Each gets a line with a leading 0x01 back: empty, or what went wrong. All else that is
  * printed is the log's. It has no test's end: it lives until it is killed, or until the app's code throws.
  */
-@RunWith(RobolectricTestRunner.class)
+@RunWith(Phone.Runner.class)
 @Config(sdk = 34, qualifiers = "w411dp-h891dp-xxhdpi", shadows = Phone.Storage.class)
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
 @LooperMode(LooperMode.Mode.PAUSED)
@@ -125,6 +131,22 @@ public class Phone {
             intent.putExtra(key, extras.getString(key));
         }
         Robolectric.buildActivity(Class.forName(name).asSubclass(Activity.class), intent).setup();
+    }
+
+    /** The app's Kotlin library is R8's work as the app is, and belongs into the sandbox with it: it knows its classes. */
+    public static class Runner extends RobolectricTestRunner {
+        public Runner(Class<?> test) throws InitializationError {
+            super(test);
+        }
+
+        @Override
+        protected InstrumentationConfiguration createClassLoaderConfig(FrameworkMethod method) {
+            InstrumentationConfiguration made = super.createClassLoaderConfig(method);
+            Set<String> outside = new HashSet<>(ReflectionHelpers.<Set<String>>getField(made, "packagesToNotAcquire"));
+            outside.removeIf(name -> name.startsWith("kotlin"));
+            ReflectionHelpers.setField(made, "packagesToNotAcquire", outside);
+            return made;
+        }
     }
 
     /** The app's own folder on the phone's storage; Robolectric's is a temporary one of another name. */

@@ -56,12 +56,13 @@ class App:
 
     Args:
         folder: what `inv android.build` leaves of it for a JVM: app.jar, classpath.txt, resources.apk, …
-        classes: where what hosts it is compiled to.
+        work: a folder for what hosts it, compiled once, and for its process's temporary files.
         view: the root that its process sees.
     """
 
-    def __init__(self, folder: Path, classes: Path, view: Path, properties: Mapping[str, str], log: Log) -> None:
-        self.folder, self.classes, self.view, self.properties, self.log = folder, classes, view, properties, log
+    def __init__(self, folder: Path, work: Path, view: Path, properties: Mapping[str, str], log: Log) -> None:
+        self.folder, self.view, self.properties, self.log = folder, view, properties, log
+        self.classes, self.work = work / "classes", work / "temporary"
         self.process: subprocess.Popen[str] | None = None
         self.package = ""
         self.last_exit = ""
@@ -102,14 +103,14 @@ class App:
         if gone:
             return f"{gone[0]} is not there; inv android.build makes it"
         classes = self._compiled(jars, package)
-        home = self.view / "data" / "user" / "0" / package
-        (home / "cache").mkdir(parents=True, exist_ok=True)
+        store.remove(self.work)  # what Robolectric unpacks is no part of the phone's storage
+        self.work.mkdir()
         words = [
             package, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-CreateCoredumpOnCrash",
-            "-XX:ErrorFile=/data/tombstones/hs_err.log", f"-Djava.io.tmpdir=/data/user/0/{package}/cache",
+            "-XX:ErrorFile=/data/tombstones/hs_err.log", f"-Djava.io.tmpdir={self.work}",
             f"-Djava.library.path={self.folder / 'native'}", "-Drobolectric.offline=true",
             f"-Drobolectric.dependency.dir={self.folder / 'framework'}", "--add-opens=java.base/java.lang=ALL-UNNAMED",
-            "-cp", ":".join(map(str, [classes, *jars, self.folder / "app.jar"])), "org.junit.runner.JUnitCore",
+            "-cp", ":".join(map(str, [classes, self.folder / "app.jar", *jars])), "org.junit.runner.JUnitCore",
             "org.lastmile.phone.Phone",
         ]  # fmt: skip
         java = shutil.which("java")
@@ -120,7 +121,7 @@ class App:
             os.chdir("/")
 
         environment = {
-            "PATH": os.environ.get("PATH", os.defpath), "HOME": f"/data/user/0/{package}", "LC_ALL": "C.UTF-8",
+            "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.work), "LC_ALL": "C.UTF-8",
             "LD_LIBRARY_PATH": str(self.folder / "native"), "PHONE_PROPERTIES": json.dumps(dict(self.properties)),
         }  # fmt: skip
         self.package, self.last_exit = package, ""

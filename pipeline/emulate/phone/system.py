@@ -47,7 +47,7 @@ def main(settings: dict[str, Any]) -> None:
         _reap()
     log = Log()
     properties = {**_properties(root / "system" / "build.prop"), **settings["properties"]}
-    app = App(Path(settings["app"]), home / "classes", view, properties, log)
+    app = App(Path(settings["app"]), home, view, properties, log)
     services = Services(root, app, log, properties)
     with _listening(root / "dev" / "socket") as listener:
         _start_adb(root, home, settings["socket"])
