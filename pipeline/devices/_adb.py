@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import proc, system
@@ -42,6 +42,7 @@ GONE = re.compile(
     r"|cannot connect to daemon|couldn't read from device", re.M,
 )  # fmt: skip
 """What adb says on standard error where the phone went away, or adb's own server did."""
+ENDED = "lastmile ended with "
 LOST = "the connection was lost; run the same command again: what is finished is kept"
 PROPERTIES = (
     "ro.product.manufacturer", "ro.product.model", "ro.soc.manufacturer", "ro.soc.model", "ro.product.cpu.abi",
@@ -111,8 +112,21 @@ class Phone:
         return done
 
     def shell(self, script: str, *words: str, timeout: float | None = ASK_SECONDS) -> Done:
-        """Runs a script of ours in the phone's shell; it sees `words` as $1, $2, …"""
-        return self.adb(["shell", _quoted(script, words)], timeout)
+        """Runs a script of ours in the phone's shell; it sees `words` as $1, $2, …
+
+        Its last line says that it came to its end: where the line is lost, adb itself may say that all is well.
+
+        Raises:
+            Unreachable: it did not come to its end, and not because its time was up.
+        """
+        ending = f"({script}\n)\ncode=$?; echo; echo {ENDED}$code; exit $code"
+        done = self.adb(["shell", _quoted(ending, words)], timeout)
+        out, ended, code = done.out.rpartition(f"\n{ENDED}")
+        if done.timed_out:
+            return done
+        if not ended or not code.strip().isdigit():
+            raise Unreachable(f"{self.name}: {LOST}")
+        return replace(done, code=int(code), out=out)
 
     @contextlib.contextmanager
     def alone(self, script: str, *words: str) -> Iterator[list[str]]:

@@ -143,11 +143,7 @@ def _reap() -> None:
 
 def _start_adb(root: Path, home: Path, client: str) -> None:
     """adbd in the phone's root, and beside it the server that finds it and that clients outside reach."""
-    with (home / "adbd.log").open("wb") as log:
-        subprocess.Popen(
-            [CHROOT, root, "/usr/sbin/adbd"], env=SHELL,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    threading.Thread(target=_keep_adbd, args=(root, home), daemon=True).start()
     _wait_for_port(5555)
     keys = home / "adb-keys"  # adb makes a pair in its user's home, whether it is asked for or not
     keys.mkdir(exist_ok=True)
@@ -156,6 +152,17 @@ def _start_adb(root: Path, home: Path, client: str) -> None:
             ["adb", "-L", f"localfilesystem:{client}", "nodaemon", "server"], env={**os.environ, "HOME": str(keys)},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
+
+
+def _keep_adbd(root: Path, home: Path) -> None:
+    """As Android's init does: one that ended is started again, and adb's server finds it again by itself."""
+    with (home / "adbd.log").open("wb") as log:
+        while True:
+            subprocess.run(
+                [CHROOT, root, "/usr/sbin/adbd"], env=SHELL, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, check=False,
+            )  # fmt: skip
+            time.sleep(0.2)
 
 
 def _wait_for_port(port: int) -> None:
