@@ -40,6 +40,14 @@ TOOLS = (
     Tool("dpkg-deb", "dpkg", ("emulate",)),
     Tool("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu", ("cross",)),
     Tool("g++", "g++", ("native",)),
+    Tool("java", "openjdk-17-jdk-headless", ("android",)),
+    Tool("javac", "openjdk-17-jdk-headless", ("android",)),
+    Tool("keytool", "openjdk-17-jdk-headless", ("android",)),
+    Tool("mvn", "maven", ("android",)),
+    Tool("npm", "npm", ("android",)),
+    Tool("aapt2", "aapt", ("android",)),
+    Tool("zipalign", "zipalign", ("android",)),
+    Tool("apksigner", "apksigner", ("android",)),
     Tool("sshd", "openssh-server", ("tests",), serves=True),
 )
 PURPOSES = {
@@ -47,6 +55,7 @@ PURPOSES = {
     "emulate": "emulated boards",
     "cross": "runners for aarch64",
     "native": "runners for x86-64",
+    "android": "the Android app",
     "tests": "tests of boards",
 }
 """The uses, and how `inv doctor` calls them."""
