@@ -18,11 +18,12 @@ from pathlib import Path
 from pipeline import store, system
 from pipeline.android import code, package, parts
 from pipeline.errors import BadOption
-from pipeline.progress import say
 from pipeline.store import Store
 
 ABIS = ("arm64-v8a", "x86_64")
 ENGINES = ("litert", "executorch")
+TARGETS = ("tflite", "executorch")
+"""Whose files the engines run; the app has a model of each inside."""
 FOLDER, MANIFEST, APK, AAR = "android", "apk.json", "lastmile.apk", "inference.aar"
 
 
@@ -137,7 +138,8 @@ def line(built: Built, where: Path) -> str:
 def _key(models: Sequence[Path], options: Options) -> str:
     here = Path(__file__).parent
     return store.digest([
-        _sources(parts.ROOT), _sources(here), [store.sha256(folder / name) for folder in models for name in package.model(folder)],
+        _sources(parts.ROOT), _sources(here),
+        [store.sha256(folder / name) for folder in models for name in package.model(folder)],
         options.abis, options.engines, options.debug, package.identity(options.key),
     ])  # fmt: skip
 
@@ -146,6 +148,8 @@ def _sources(folder: Path) -> list[tuple[str, str]]:
     """Our own files, which is what git would keep: what an IDE and Gradle leave beside them does not count."""
     found = []
     for home, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in ("build", "__pycache__", "test"))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in ("build", "__pycache__", "test")
+        )
         found += [Path(home) / name for name in sorted(files) if not name.startswith(".")]
     return [(str(path.relative_to(folder)), store.sha256(path)) for path in found]

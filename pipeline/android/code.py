@@ -58,11 +58,13 @@ def inference(steps: Steps) -> Path:
     """The inference library: classes/."""
     sources = sorted((INFERENCE / "src" / "main").rglob("*.kt"))
     path = [sdk(), *jars("app")]
-    return steps.made("inference", [_hashes(sources), parts.CHECKSUMS.read_text()], lambda new: kotlin(sources, path, new / "classes"))
+    return steps.made(
+        "inference", [_hashes(sources), parts.CHECKSUMS.read_text()], lambda new: kotlin(sources, path, new / "classes")
+    )
 
 
 def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -> Path:
-    """The app's manifest and resources, linked, and its models: resources.apk, AndroidManifest.xml, java/ (class R), assets/."""
+    """The app's manifest and resources, linked, and its models: resources.apk, AndroidManifest.xml, java/, assets/."""
     source = APP / "src" / "main"
     names = [folder / name for folder in models for name in package.model(folder)]
 
@@ -77,7 +79,13 @@ def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -
         words += ["--version-code", catalog["version-code"], "--version-name", version]
         _run([*words, *(["--debug-mode"] if debug else []), new / "compiled.zip"])
 
-    inputs = [store.sha256(source / "res"), manifest(version), debug, [store.sha256(name) for name in names], dict(parts.versions())]
+    inputs = [
+        store.sha256(source / "res"),
+        manifest(version),
+        debug,
+        [store.sha256(name) for name in names],
+        dict(parts.versions()),
+    ]
     return steps.made("resources", inputs, make)
 
 
@@ -88,7 +96,9 @@ def manifest(version: str) -> str:
     for name in ("litert", "executorch"):
         text = text.replace("${" + name + "Version}", catalog[name])
     head = f'<manifest package="{catalog["application-id"]}" android:versionCode="{catalog["version-code"]}"'
-    sdks = f'<uses-sdk android:minSdkVersion="{catalog["min-sdk"]}" android:targetSdkVersion="{catalog["target-sdk"]}" />'
+    sdks = (
+        f'<uses-sdk android:minSdkVersion="{catalog["min-sdk"]}" android:targetSdkVersion="{catalog["target-sdk"]}" />'
+    )
     text = text.replace("<manifest", f'{head} android:versionName="{version}"', 1)
     return text.replace("<application", f"{sdks}\n    <application", 1)
 
@@ -123,7 +133,16 @@ def kotlin(sources: Sequence[Path], path: Sequence[Path], into: Path) -> None:
         StageFailed: the compiler's own lines.
     """
     compiler = ":".join(str(jar) for jar in jars("compiler") if not jar.name.startswith("r8-"))
-    words = [*JAVA, "-Xmx1g", "-cp", compiler, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", "-Werror", "-no-stdlib", "-no-reflect"]
+    words = [
+        *JAVA,
+        "-Xmx1g",
+        "-cp",
+        compiler,
+        "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
+        "-Werror",
+        "-no-stdlib",
+        "-no-reflect",
+    ]
     words += ["-jvm-target", parts.versions()["jvm"], "-classpath", ":".join(map(str, path)), "-d", str(into)]
     _run([*words, *map(str, sources)])
 
@@ -146,7 +165,15 @@ def _shrunk(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug
             words += ["--classfile", "--output", new / "out.zip"]
         _run([*words, new / "inference.jar", new / "app.jar", *others])
 
-    inputs = [library.name, ours.name, engines, debug, [rule.read_text() for rule in rules], manifest_classes, parts.CHECKSUMS.read_text()]
+    inputs = [
+        library.name,
+        ours.name,
+        engines,
+        debug,
+        [rule.read_text() for rule in rules],
+        manifest_classes,
+        parts.CHECKSUMS.read_text(),
+    ]
     return steps.made(name, inputs, make)
 
 
@@ -182,9 +209,14 @@ def _hashes(paths: Sequence[Path]) -> list[tuple[str, str]]:
 
 def _run(words: Sequence[str | Path]) -> None:
     done = proc.run(words, timeout=STEP_SECONDS)
-    lines = [text for text in (done.out + done.err).splitlines() if text.strip() and not any(h in text for h in HARMLESS)]
+    lines = [
+        text for text in (done.out + done.err).splitlines() if text.strip() and not any(h in text for h in HARMLESS)
+    ]
     if done.code != 0:
-        tool = next((str(w) for w in words if str(w) in ("aapt2", "javac") or "K2JVM" in str(w) or str(w).endswith(".R8")), words[0])
+        tool = next(
+            (str(w) for w in words if str(w) in ("aapt2", "javac") or "K2JVM" in str(w) or str(w).endswith(".R8")),
+            words[0],
+        )
         for text in lines[-30:]:
             say(f"    {text}")
         told = [text for text in lines if "error" in text.lower()] or lines[-1:] or [done.reason]

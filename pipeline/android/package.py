@@ -138,7 +138,7 @@ def contents(linked: Path, dex: Path, abis: Sequence[str], engines: Sequence[str
 
 
 def write(contents: Mapping[str, bytes], target: Path) -> None:
-    """An APK, not yet signed. What Android maps from it is stored as it is and aligned: libraries to pages, the rest to 4."""
+    """An APK, not yet signed. What Android maps from it is stored and aligned: libraries to pages, the rest to 4."""
     with target.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name in sorted(contents, key=lambda name: (name != "AndroidManifest.xml", name)):
             library = name.startswith("lib/")
@@ -215,8 +215,11 @@ def sign(apk: Path, key: Key) -> None:
     alias = DEBUG_ALIAS if key.store is None else key.alias
     done = proc.run([*words, *(["--ks-key-alias", alias] if alias else []), apk], 300, env={key.variable: password})
     if done.code != 0:
-        raise StageFailed(f"apksigner cannot sign with {path}: {done.err.strip().splitlines()[0] if done.err else done.reason}")
-    for check in (["apksigner", "verify", apk], ["zipalign", "-c", "-p", "4", apk]):
+        raise StageFailed(
+            f"apksigner cannot sign with {path}: {done.err.strip().splitlines()[0] if done.err else done.reason}"
+        )
+    checks: list[list[str | Path]] = [["apksigner", "verify", apk], ["zipalign", "-c", "-p", "4", apk]]
+    for check in checks:
         done = proc.run(check, timeout=300)
         if done.code != 0:
             raise StageFailed(f"{check[0]} refuses the APK: {(done.err or done.out).strip()}")
@@ -247,7 +250,9 @@ def weight(contents: Mapping[str, bytes]) -> dict[str, int]:
     """Bytes by what they are, as they come to a phone: what is deflated in the APK is counted deflated."""
     import zlib
 
-    owner = {one.rsplit("/", 1)[-1]: engine for engine, by in LIBRARIES.items() for m in by.values() for one in m.split()}
+    owner = {
+        one.rsplit("/", 1)[-1]: engine for engine, by in LIBRARIES.items() for m in by.values() for one in m.split()
+    }
     sums: dict[str, int] = {}
     for name, content in contents.items():
         if name.startswith("lib/"):

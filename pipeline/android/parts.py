@@ -1,7 +1,7 @@
 """The parts of others that the app is made of and with, by pinned version and content.
 
-android-app/gradle/libs.versions.toml says which versions, for Gradle and for us; checksums.toml beside it says the SHA-256
-of each file. Maven and npm fetch them by the user's own settings of both, so a company's mirror is used where one is set.
+android-app/gradle/libs.versions.toml says which versions, for Gradle and for us; checksums.toml beside it says the
+SHA-256 of each file. Maven and npm fetch them by the user's own settings, so a company's mirror is used where one is.
 
     ~/.cache/lastmile/parts/<sha256>/<file>      (or below XDG_CACHE_HOME)
 """
@@ -67,7 +67,9 @@ def versions() -> Mapping[str, str]:
 @cache
 def parts(section: str) -> tuple[Part, ...]:
     """The parts of a section of checksums.toml: "app", "sdk", "compiler", "jvm" or "lint"."""
-    return tuple(_part(coordinate, sha256) for coordinate, sha256 in tomllib.loads(CHECKSUMS.read_text())[section].items())
+    return tuple(
+        _part(coordinate, sha256) for coordinate, sha256 in tomllib.loads(CHECKSUMS.read_text())[section].items()
+    )
 
 
 def find(section: str, name: str) -> Part:
@@ -113,7 +115,9 @@ def _cache() -> Path:
 def _keep(part: Part, path: Path) -> None:
     found = store.sha256(path)
     if found != part.sha256:
-        raise Broken(f"{part.file} has SHA-256 {found}, and {CHECKSUMS.name} says {part.sha256}: it is not the pinned file")
+        raise Broken(
+            f"{part.file} has SHA-256 {found}, and {CHECKSUMS.name} says {part.sha256}: it is not the pinned file"
+        )
     with store.atomic(part.path) as temporary:
         temporary.write_bytes(path.read_bytes())
 
@@ -132,7 +136,8 @@ def _from_maven(wanted: Sequence[Part], into: Path) -> None:
         "<groupId>lastmile</groupId><artifactId>parts</artifactId><version>1</version><packaging>pom</packaging>"
         "<build><plugins><plugin><groupId>org.apache.maven.plugins</groupId>"
         f"<artifactId>maven-dependency-plugin</artifactId><version>{COPY.split(':')[2]}</version>"
-        f"<configuration><outputDirectory>{into}</outputDirectory><artifactItems>{items}</artifactItems></configuration>"
+        f"<configuration><outputDirectory>{escape(str(into))}</outputDirectory>"
+        f"<artifactItems>{items}</artifactItems></configuration>"
         "</plugin></plugins></build></project>"
     )
     done = proc.run(["mvn", "--batch-mode", "--quiet", "--file", pom, COPY], timeout=FETCH_SECONDS)
@@ -142,7 +147,7 @@ def _from_maven(wanted: Sequence[Part], into: Path) -> None:
 
 
 def _from_npm(part: Part, into: Path) -> None:
-    words = ["npm", "pack", "--silent", "--pack-destination", into, f"{part.name}@{part.version}"]
+    words: list[str | Path] = ["npm", "pack", "--silent", "--pack-destination", into, f"{part.name}@{part.version}"]
     done = proc.run(words, timeout=FETCH_SECONDS)
     if done.code != 0:
         raise StageFailed(f"npm cannot fetch {part.name} {part.version}: {done.reason}")

@@ -1,9 +1,9 @@
-"""The app for an emulated phone: the classes that R8 leaves, for a JVM, and Android's own native libraries on this libc.
+"""The app for an emulated phone: the classes that R8 leaves, for a JVM, and Android's own libraries on this libc.
 
     build/android/phone/app.jar                 the app, shrunk by the APK's rules
     build/android/phone/resources.apk, AndroidManifest.xml, assets/
     build/android/phone/classpath.txt           jars that go before app.jar on the class path, one a line
-    build/android/phone/native/                 the x86-64 libraries of both runtimes, and the bridge: see bionic/bionic.c
+    build/android/phone/native/                 the x86-64 libraries of both runtimes, and bionic/bionic.c
     build/android/phone/apk.sha256              of the APK that it is the same app as
     build/android/phone/phone.json              what it was made of; written last
 
@@ -73,7 +73,9 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
         linked = code.resources(steps, apk.version, False, models)
         classes = code.classfiles(steps, linked, ENGINES)
         native = libraries(steps)
-        key = store.digest([apk.sha256, linked.name, classes.name, native.name, str(build.root), store.sha256(Path(__file__))])
+        key = store.digest(
+            [apk.sha256, linked.name, classes.name, native.name, str(build.root), store.sha256(Path(__file__))]
+        )
         there = store.read_or_say(Phone, home(build) / "phone.json")
         if there is None or there.key != key:
             with store.atomic(home(build)) as new:
@@ -84,7 +86,7 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
 
 
 def classpath() -> list[Path]:
-    """The jars below the app's: Kotlin's whole library first (Robolectric uses more of it than the app), Robolectric's, Android's."""
+    """The jars beside the app's: Kotlin's whole library first (Robolectric uses more of it than the app)."""
     return [parts.find("app", "kotlin-stdlib").path, *_robolectric(), code.sdk()]
 
 
@@ -109,7 +111,8 @@ def libraries(steps: code.Steps) -> Path:
         flags = ["gcc", "-shared", "-fPIC"]
         _run([*flags, "-O1", "-w", "-o", new / "libbionic.so", BRIDGE, work / "table.c", "-ldl"])
         _run([
-            *flags, "-nostdlib", "-o", new / "libc.so", work / "trampolines.s", f"-Wl,--version-script={work / 'libc.map'}",
+            *flags, "-nostdlib", "-o", new / "libc.so", work / "trampolines.s",
+            f"-Wl,--version-script={work / 'libc.map'}",
             "-Wl,-soname,libc.so", f"-L{new}", "-lbionic", "-Wl,-rpath,$ORIGIN",
         ])  # fmt: skip
         (work / "empty.map").write_text("LIBC { global: *; };\n")
@@ -120,7 +123,9 @@ def libraries(steps: code.Steps) -> Path:
             _run([*flags, "-nostdlib", "-o", new / f"lib{name}.so", work / f"{name}.c", script, soname])
         store.remove(work)
 
-    return steps.made("native", [parts.CHECKSUMS.read_text(), store.sha256(BRIDGE), store.sha256(Path(__file__))], build)
+    return steps.made(
+        "native", [parts.CHECKSUMS.read_text(), store.sha256(BRIDGE), store.sha256(Path(__file__))], build
+    )
 
 
 def _fill(new: Path, linked: Path, classes: Path, native: Path) -> None:
@@ -152,19 +157,34 @@ def _write_bridge(libraries: Sequence[Path], into: Path) -> None:
     names = sorted(name for name in imported - defined - set(STREAMS) - {"__sF"} if not name.startswith("_Z"))
     quoted = ", ".join(f'"{name}"' for name in names)
     (into / "table.c").write_text(
-        f"const int bionic_count = {len(names)};\nvoid *bionic_table[{len(names)}];\nconst char *bionic_names[] = {{{quoted}}};\n"
+        f"const int bionic_count = {len(names)};\nvoid *bionic_table[{len(names)}];\n"
+        f"const char *bionic_names[] = {{{quoted}}};\n"
     )
     lines = [".text"]
     for index, name in enumerate(names):
-        lines += [f".globl {name}", f".type {name},@function", f"{name}: mov bionic_table@GOTPCREL(%rip), %r11", f" jmp *{8 * index}(%r11)"]
+        lines += [
+            f".globl {name}",
+            f".type {name},@function",
+            f"{name}: mov bionic_table@GOTPCREL(%rip), %r11",
+            f" jmp *{8 * index}(%r11)",
+        ]
     lines += [".data"]
     for name, offset in STREAMS.items():
-        lines += [f".globl {name}", f".type {name},@object", f".size {name},8", ".align 8", f"{name}: .quad __sF+{offset}"]
+        lines += [
+            f".globl {name}",
+            f".type {name},@object",
+            f".size {name},8",
+            ".align 8",
+            f"{name}: .quad __sF+{offset}",
+        ]
     lines += ['.section .note.GNU-stack,"",@progbits', ""]
     (into / "trampolines.s").write_text("\n".join(lines))
     # The versions that the libraries ask of libc.so; without them glibc's loader gives up.
     maps = ["LIBC { global: *; };"]
-    maps += [f"{version} {{ global: {'; '.join(sorted(versions[version]))}; }};" for version in sorted(set(versions) - {"LIBC"})]
+    maps += [
+        f"{version} {{ global: {'; '.join(sorted(versions[version]))}; }};"
+        for version in sorted(set(versions) - {"LIBC"})
+    ]
     (into / "libc.map").write_text("\n".join(maps) + "\n")
 
 
