@@ -55,37 +55,45 @@ class NpyRows(private val name: String) {
     ) {
         if (shape != null && shape != rowShape) throw InferenceException("output $name changes shape from $shape to $rowShape")
         shape = rowShape
-        val bytes = ByteBuffer.allocate(4 * row.size).order(ByteOrder.LITTLE_ENDIAN)
-        bytes.asFloatBuffer().put(row)
-        content.write(bytes.array())
+        content.write(littleEndian(row))
     }
 
     /** All rows as a .npy file. */
     fun npy(count: Int): ByteArray {
         val sizes = listOf(count) + shape.orEmpty()
-        val tuple = sizes.joinToString(", ", "(", if (sizes.size == 1) ",)" else ")")
-        val text = "{'descr': '<f4', 'fortran_order': False, 'shape': $tuple, }"
-        val length = (10 + text.length + 1 + 63) / 64 * 64 - 10
-        val header = text.padEnd(length - 1) + "\n"
-        val lengthBytes = byteArrayOf((length and 0xff).toByte(), (length shr 8).toByte())
-        return NPY + lengthBytes + header.toByteArray(Charsets.ISO_8859_1) + content.toByteArray()
-    }
-
-    private companion object {
-        val NPY = "\u0093NUMPY\u0001\u0000".toByteArray(Charsets.ISO_8859_1)
+        return npy("<f4", sizes, content.toByteArray())
     }
 }
 
-/** Outputs as edge-bench writes them: output_0.npy, … of float32 (N, …); dates are fixed, so the same outputs give the same bytes. */
+/** An array as a .npy file: [descr] is numpy's name of the element type, "<f4" or "|u1". */
+fun npy(
+    descr: String,
+    shape: List<Int>,
+    content: ByteArray,
+): ByteArray {
+    val tuple = shape.joinToString(", ", "(", if (shape.size == 1) ",)" else ")")
+    val text = "{'descr': '$descr', 'fortran_order': False, 'shape': $tuple, }"
+    val length = (10 + text.length + 1 + 63) / 64 * 64 - 10
+    val header = text.padEnd(length - 1) + "\n"
+    val lengthBytes = byteArrayOf((length and 0xff).toByte(), (length shr 8).toByte())
+    return "\u0093NUMPY\u0001\u0000".toByteArray(Charsets.ISO_8859_1) + lengthBytes + header.toByteArray(Charsets.ISO_8859_1) + content
+}
+
+/** The bytes of an array of float32 in a .npy file. */
+fun littleEndian(values: FloatArray): ByteArray {
+    val bytes = ByteBuffer.allocate(4 * values.size).order(ByteOrder.LITTLE_ENDIAN)
+    bytes.asFloatBuffer().put(values)
+    return bytes.array()
+}
+
+/** An .npz of these .npy files; dates are fixed, so the same arrays give the same bytes. */
 fun writeNpz(
     file: File,
-    count: Int,
-    outputs: List<NpyRows>,
+    arrays: Map<String, ByteArray>,
 ) = writeWhole(file) { target ->
     val archive = ZipOutputStream(target)
-    outputs.forEachIndexed { index, rows ->
-        val content = rows.npy(count)
-        val entry = ZipEntry("output_$index.npy")
+    for ((name, content) in arrays) {
+        val entry = ZipEntry("$name.npy")
         entry.method = ZipEntry.STORED
         entry.size = content.size.toLong()
         entry.crc = CRC32().also { it.update(content) }.value

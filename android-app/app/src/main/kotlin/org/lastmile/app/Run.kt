@@ -17,6 +17,7 @@ class Run private constructor(
     private val context: Context,
     val id: String,
     private val results: File,
+    private val place: String,
 ) {
     private var told = 0L
 
@@ -47,7 +48,7 @@ class Run private constructor(
     fun refuse(reason: String) = write(failed(reason))
 
     private fun request(): JSONObject {
-        val file = File("$PLACE/runs/$id/request.json")
+        val file = File("$place/runs/$id/request.json")
         if (file.length() > LARGEST_REQUEST) throw InferenceException("$file has ${file.length()} bytes; a request is small")
         val request = JSONObject(file.readText())
         val schema = request.getInt("schema")
@@ -61,7 +62,7 @@ class Run private constructor(
         val files = request.optJSONObject("files") ?: JSONObject()
         for (path in files.keys()) {
             val file = File(path)
-            if (!path.startsWith("$PLACE/files/") || file.canonicalPath != path) throw InferenceException("$path is outside of $PLACE/files")
+            if (!path.startsWith("$place/files/") || file.canonicalPath != path) throw InferenceException("$path is outside of $place/files")
             if (!file.isFile) throw InferenceException("$path is not there; push it again")
             if (sha256(file) != files.getString(path)) throw InferenceException("$path is not what the host sent (sha256 differs); push it again")
         }
@@ -101,14 +102,15 @@ class Run private constructor(
         private const val EVERY_NS = 100_000_000L
         private val ID = Regex("[0-9a-f]{8,64}")
 
-        /** The run of that name, null where this is no name of a run. */
+        /** The run of that name, asked for in [place]; null where this is no name of a run. */
         fun named(
             context: Context,
             id: String?,
+            place: String = PLACE,
         ): Run? {
             if (id == null || !ID.matches(id)) return null
             val files = context.getExternalFilesDir(null) ?: return null
-            return Run(context, id, File(files, "runs/$id"))
+            return Run(context, id, File(files, "runs/$id"), place)
         }
     }
 }

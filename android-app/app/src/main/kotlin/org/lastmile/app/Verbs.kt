@@ -11,6 +11,9 @@ import org.lastmile.inference.Engine
 import org.lastmile.inference.Engines
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.Options
+import org.lastmile.inference.Pictures
+import org.lastmile.inference.Pixels
+import org.lastmile.inference.Preprocessing
 import org.lastmile.inference.Session
 import org.lastmile.inference.TensorInfo
 
@@ -29,14 +32,15 @@ class Verbs(
 ) {
     /** Runs one command, or throws an [InferenceException] that says in one line what is wrong. */
     fun answer(words: List<String>): JSONObject {
-        val verb = words.firstOrNull() ?: throw InferenceException("no command; known: facts, predict, run, runtimes")
+        val verb = words.firstOrNull() ?: throw InferenceException("no command; known: facts, predict, run, runtimes, trace")
         val rest = Words(words.drop(1))
         return when (verb) {
             "run" -> run(rest)
             "predict" -> predict(rest)
+            "trace" -> trace(rest)
             "facts" -> rest.none().let { JSONObject().put("schema", 1).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null)) }
             "runtimes" -> rest.none().let { runtimes() }
-            else -> throw InferenceException("unknown command '$verb'; known: facts, predict, run, runtimes")
+            else -> throw InferenceException("unknown command '$verb'; known: facts, predict, run, runtimes, trace")
         }
     }
 
@@ -138,7 +142,7 @@ class Verbs(
                 }
                 progress(index - start + 1, count)
             }
-            writeNpz(out, count, rows)
+            writeNpz(out, rows.withIndex().associate { (i, one) -> "output_$i" to one.npy(count) })
             return JSONObject()
                 .put("schema", 1)
                 .put("artifact_sha256", job.sha256)
@@ -150,6 +154,38 @@ class Verbs(
                 .put("predictions_sha256", sha256(out))
                 .put("peak_rss_bytes", Facts.memoryBytes("VmHWM"))
                 .put("seconds", (System.nanoTime() - begin) / 1e9)
+                .put("tools", tools(job.engine))
+        }
+    }
+
+    /** One picture, stage by stage: what `inv trace` compares with the host's. */
+    private fun trace(words: Words): JSONObject {
+        val image = input(words.text("--image") ?: throw InferenceException("trace needs --image"))
+        val preprocessing = Preprocessing.read(JSONObject(words.text("--preprocessing") ?: throw InferenceException("trace needs --preprocessing")))
+        val layout = words.text("--layout")
+        val out = output(words.text("--out") ?: throw InferenceException("trace needs --out"))
+        val job = job(words)
+        words.end()
+        val decoded = Pictures.decode(image.readBytes()).converted(preprocessing.color)
+        val fitted = decoded.fitted(preprocessing)
+        job.load().use { session ->
+            val info = session.inputs.single()
+            val buffer = info.buffer()
+            info.fill(fitted.input(layout), buffer)
+            val arrays = linkedMapOf("decoded" to npy(decoded), "resized" to npy(fitted), "input_0" to npy("<f4", info.shape, littleEndian(info.real(buffer))))
+            session.set(listOf(buffer))
+            job.explained("failed while running it") { session.invoke() }
+            session.outputs.zip(session.get()).forEachIndexed { i, (output, content) ->
+                arrays["output_$i"] = npy("<f4", output.shape, littleEndian(output.real(content)))
+            }
+            writeNpz(out, arrays)
+            return JSONObject()
+                .put("schema", 1)
+                .put("artifact_sha256", job.sha256)
+                .put("runtime", runtime(job, session))
+                .put("outputs", JSONArray(session.outputs.map(::described)))
+                .put("trace", out.name)
+                .put("trace_sha256", sha256(out))
                 .put("tools", tools(job.engine))
         }
     }
@@ -248,6 +284,8 @@ private fun described(info: TensorInfo): JSONObject =
         .put("dtype", info.dtype.label)
         .put("scale", info.scale?.toDouble() ?: JSONObject.NULL)
         .put("zero_point", info.zeroPoint ?: JSONObject.NULL)
+
+private fun npy(pixels: Pixels) = npy("|u1", listOf(pixels.height, pixels.width, pixels.channels), pixels.values)
 
 private fun entries(list: List<Entry>) = JSONArray(list.map { JSONArray(listOf(it.loops, it.ns)) })
 
