@@ -9,10 +9,12 @@ import org.junit.runner.RunWith
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.RuntimeEnvironment
 import org.robolectric.annotation.Config
+import org.robolectric.annotation.GraphicsMode
 
 /** The activity that scripts start, on requests that Python wrote; Python then looks at what came back. */
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [34])
+@GraphicsMode(GraphicsMode.Mode.NATIVE)
 class RunTest {
     private val place = System.getProperty("lastmile.place")!!
     private val context = RuntimeEnvironment.getApplication()

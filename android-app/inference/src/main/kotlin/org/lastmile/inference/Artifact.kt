@@ -1,6 +1,7 @@
 package org.lastmile.inference
 
 import java.io.File
+import java.io.IOException
 import org.json.JSONException
 import org.json.JSONObject
 
@@ -74,6 +75,8 @@ data class Artifact(
                     labels = List(labels.length()) { labels.getString(it) },
                     preprocessing = Preprocessing.read(spec.getJSONObject("preprocessing")),
                 )
+            } catch (error: IOException) {
+                throw InferenceException("$manifest cannot be read (${error.message})", error)
             } catch (error: JSONException) {
                 throw InferenceException("$manifest is not an artifact's manifest (${error.message})", error)
             }
