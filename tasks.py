@@ -22,6 +22,7 @@ from pipeline.errors import BadOption, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline import android
     from pipeline.budget import Budget, Comparison
     from pipeline.core import Checkpoint, Device
     from pipeline.export import Outcome
@@ -61,6 +62,13 @@ HELP = {
     "image": "a picture file: JPEG, PNG, BMP, WebP or GIF",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
+    "abi": "processors, with commas between: arm64-v8a, x86_64",
+    "engine": "runtimes in the app, with commas between: litert, executorch",
+    "release": "nothing that a debugger could enter, shrunk (the default)",
+    "keystore": "sign with this Java keystore, its password in LASTMILE_KEYSTORE_PASSWORD; else with the debug key",
+    "key_alias": "the keystore's key, where it has several",
+    "aar": "make the inference library alone, for another app",
+    "phone": "make also what an emulated phone runs",
     "board": "pi4, pi5 or phone",
     "stop": "end the board, or all boards where none is named",
     "dataset": "one with an official archive: cifar10",
@@ -76,7 +84,7 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         @functools.wraps(body)
         def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
             try:
-                body(*args, **kwargs)
+                body(*args, **({**kwargs, "debug": debug} if own else kwargs))
             except PipelineError as error:
                 if debug:
                     raise
@@ -89,8 +97,9 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 raise Exit("interrupted; the next run goes on from here", code=130) from None
 
         signature = inspect.signature(body)
+        own = signature.parameters.get("debug")  # a task for which the word means more
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
-        opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), last])  # type: ignore[attr-defined]
+        opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
         known = {name: HELP[name] for name in opened.__signature__.parameters if name in HELP}  # type: ignore[attr-defined]
         return task(help=known, auto_shortflags=False, **options)(opened)
 
@@ -380,6 +389,8 @@ def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -
         return
     if board is None:
         raise BadOption(f"which board? --board {', '.join(emulate.BOARDS[:-1])} or {emulate.BOARDS[-1]}")
+    if board == emulate.PHONE:
+        _app(build)
     print(f"{board}: {emulate.boot(build, board)}; the device {board}-emulated is ready")
 
 
@@ -407,6 +418,29 @@ def devices_clean(_c: Context, device: str) -> None:
     there = devices.find(device)
     freed = plugins.load("devices", there.kind).clean(_build(), there)
     print(f"{device}: {freed:,} bytes freed")
+
+
+@door(name="build")
+def android_build(
+    _c: Context, abi: str = "arm64-v8a", engine: str = "litert,executorch", debug: bool = False, release: bool = False,
+    keystore: str | None = None, key_alias: str | None = None, aar: bool = False, phone: bool = False,
+) -> None:  # fmt: skip
+    """Build the Android app without an Android SDK: build/android/lastmile.apk; --debug: a debugger may enter it."""
+    from pipeline import android
+    from pipeline.android import package
+
+    if debug and release:
+        raise BadOption("--debug or --release: one of them at a time")
+    if key_alias and not keystore:
+        raise BadOption("--key-alias names a key of --keystore: give that too")
+    key = package.Key(_path(keystore), key_alias) if keystore else package.DEBUG_KEY
+    options = android.Options(_listed_words(abi), _listed_words(engine), debug, key)
+    options.check()
+    build = _build()
+    if aar:
+        print(android.aar(build))
+        return
+    _app(build, options, phone)
 
 
 @door()
@@ -534,6 +568,26 @@ def _export(build: Store, jobs: list[Job], target: str, recipe: str, show: bool 
     return outcomes
 
 
+def _app(build: Store, options: android.Options | None = None, phone: bool = True) -> Path:
+    """Makes the Android app, with a model inside, and what an emulated phone runs; says what it weighs.
+
+    Returns:
+        Where the APK is.
+    """
+    from pipeline import android
+    from pipeline.train import Job
+
+    outcomes = _export(build, [Job(model="digits_cnn", framework="torch")], ",".join(android.TARGETS), "fp32,int8")
+    models = [outcome.path.parent for outcome in outcomes if outcome.path]
+    made = android.build(build, models, options or android.Options())
+    print(android.line(made, android.path(build)))
+    if phone:
+        from pipeline.android import phone as phones
+
+        print(f"{phones.make(build, models, made)}: the same for an emulated phone")
+    return android.path(build)
+
+
 def _budget(device: Device, check: str | None, record: str | None) -> Budget:
     """The recorded counts, read before anything is measured; none where they are not asked for.
 
@@ -590,6 +644,11 @@ def _names(folder: str, text: str) -> list[str]:
     for word in words:
         plugins.load(folder, word)
     return words
+
+
+def _listed_words(text: str) -> tuple[str, ...]:
+    """The words of "a,b", each once."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _path(text: str | None) -> Path | None:
@@ -664,3 +723,4 @@ namespace = Collection(
 )
 namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
 namespace.add_collection(Collection("data", data_download))
+namespace.add_collection(Collection("android", android_build))

@@ -42,12 +42,16 @@ TOOLS = (
     Tool("unshare", "util-linux", ("phone",)),
     Tool("mount", "mount", ("phone",)),
     Tool("ip", "iproute2", ("phone",)),
-    Tool("javac", "openjdk-17-jdk-headless", ("phone",)),
-    Tool("java", "openjdk-17-jre-headless", ("phone",)),
-    Tool("aapt2", "aapt", ("phone",)),
-    Tool("apksigner", "apksigner", ("phone",)),
     Tool("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu", ("cross",)),
     Tool("g++", "g++", ("native",)),
+    Tool("java", "openjdk-17-jdk-headless", ("android", "phone")),
+    Tool("javac", "openjdk-17-jdk-headless", ("android", "phone")),
+    Tool("keytool", "openjdk-17-jdk-headless", ("android",)),
+    Tool("mvn", "maven", ("android",)),
+    Tool("npm", "npm", ("android",)),
+    Tool("aapt2", "aapt", ("android", "phone")),
+    Tool("zipalign", "zipalign", ("android",)),
+    Tool("apksigner", "apksigner", ("android", "phone")),
     Tool("sshd", "openssh-server", ("tests",), serves=True),
 )
 PURPOSES = {
@@ -57,6 +61,7 @@ PURPOSES = {
     "phone": "the emulated phone",
     "cross": "runners for aarch64",
     "native": "runners for x86-64",
+    "android": "the Android app",
     "tests": "tests of boards",
 }
 """The uses, and how `inv doctor` calls them."""

@@ -10,29 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import store
+from pipeline import android
+from pipeline.android import phone as android_phone
 from pipeline.core import Device
 from pipeline.devices import adb
 from pipeline.emulate import phone
-from pipeline.errors import NeedsTool
 from pipeline.store import Store
 
-ROOT = Path(__file__).parent.parent
 DEVICE = Device("phone-emulated", "adb", True, {"board": "phone"})
 
 
 def app(build: Store) -> None:
-    """Puts the app into a store.
+    """Builds the app into a store, with no model in it.
 
     Raises:
-        NeedsTool: it was not built.
+        NeedsTool: a program is missing.
     """
-    made = ROOT / "build" / "android"
-    if not (made / "phone" / "apk.sha256").is_file():
-        raise NeedsTool(f"there is no app in {made}: inv android.build makes it")
-    build.root.mkdir(parents=True, exist_ok=True)
-    store.remove(build.root / "android")
-    (build.root / "android").symlink_to(made)
+    made = android.build(build, [], android.Options(abis=("x86_64",)))
+    android_phone.make(build, [], made)
 
 
 @dataclass(frozen=True)

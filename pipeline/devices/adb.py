@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import store
+from pipeline import android, store
 from pipeline.core import Device
 from pipeline.devices import _adb
 from pipeline.devices._adb import Phone
@@ -471,7 +471,7 @@ def _apk(build: Store) -> Path:
     Raises:
         NeedsTool: it was not built yet.
     """
-    apk = build.root / "android" / "lastmile.apk"
+    apk = android.path(build)
     if not apk.is_file():
         raise NeedsTool(f"there is no app in {apk}: inv android.build makes it")
     return apk

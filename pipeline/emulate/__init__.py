@@ -9,7 +9,9 @@ from pipeline.emulate import phone, pi
 from pipeline.errors import UnknownName
 from pipeline.store import Store
 
-BOARDS = (*pi.BOARDS, phone.BOARD)
+PHONE = phone.BOARD
+"""The one that the app runs on: it has to be built first."""
+BOARDS = (*pi.BOARDS, PHONE)
 
 
 def boot(build: Store, board: str) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,7 @@ class Span:
 
 def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str, Any]:
     """Runs a model over samples, one by one, and writes output_0, output_1, … of shape (N, …) in float32 to `out`; with
-    `keep_input` also input_0: what the runtime was given, in the model's layout, quantized values as they are.
+    `keep_input` also input_0: what the runtime was given, in the model's layout, as real numbers.
 
     Returns:
         What was done, ready for JSON.
@@ -60,8 +60,7 @@ def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
         rows = [stack.enter_context(_Rows(output, out)) for output in loaded.session.outputs]
-        stored = replace(info, scale=None, zero_point=None)
-        given = [stack.enter_context(_Rows(stored, out))] if span.keep_input else []
+        given = [stack.enter_context(_Rows(info, out))] if span.keep_input else []
         for done, index in enumerate(indices, 1):
             sample = samples.get(index, info)
             for row in given:

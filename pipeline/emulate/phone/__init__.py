@@ -40,6 +40,8 @@ NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child")
 TAKEN = ("data", "sdcard")
 """Folders at the root that the app sees the phone's of."""
 ROOT = Path(__file__).parents[3]
+STARTED: list[subprocess.Popen[bytes]] = []
+"""What this process started; kept, since it goes on when its starter ends, and is waited for where that lives longer."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def stop(build: Store) -> bool:
         return False
     os.kill(state["pid"], signal.SIGKILL)  # its first process: the kernel ends all others of the namespace
     processes.wait_for_end(state["pid"], state["started"], STOP_SECONDS)
+    for process in STARTED:
+        process.poll()
     _home(build).joinpath("board.json").unlink(missing_ok=True)
     store.remove(Path(state["socket"]).parent)
     return True
@@ -137,6 +141,7 @@ def _start(build: Store, prefix: list[str], made: image.Image, how: Boot) -> Non
         process = subprocess.Popen(
             words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
+    STARTED.append(process)
     try:
         pid = _wait_for_adb(process, socket, home)
     except BaseException:
