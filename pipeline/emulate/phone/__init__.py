@@ -41,7 +41,7 @@ TAKEN = ("data", "sdcard")
 """Folders at the root that the app sees the phone's of."""
 ROOT = Path(__file__).parents[3]
 STARTED: list[subprocess.Popen[bytes]] = []
-"""What this process started; kept, since it goes on when its starter ends, and is waited for where that lives longer."""
+"""What this process started. It goes on when its starter ends; where that lives longer, it is waited for."""
 
 
 @dataclass(frozen=True)
