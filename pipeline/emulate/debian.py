@@ -91,7 +91,10 @@ def _stanza(text: str) -> dict[str, str] | None:
                 fields[list(fields)[-1]] += "\n" + line  # a value of several lines: a key
             elif value:
                 fields[name.strip()] = value.strip()
-        if _is_main(fields.get("URIs", "").split()[:1], fields.get("Components", "")) and "deb" in fields["Types"]:
+        if (
+            _is_main(fields.get("URIs", "").split()[:1], fields.get("Components", ""))
+            and "deb" in fields.get("Types", "").split()
+        ):
             return {key: fields[key] for key in ("URIs", "Signed-By") if key in fields}
     return None
 

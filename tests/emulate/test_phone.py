@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from pathlib import Path
 
 import pytest
@@ -23,18 +24,13 @@ from tests.phones import DEVICE, Phone
 def test_its_shell_is_androids_and_it_says_that_it_is_emulated(phone: Phone) -> None:
     assert phone.shell("echo $KSH_VERSION").startswith("@(#)MIRBSD KSH")
     assert phone.shell("getprop ro.lastmile.emulated") == "1"
-    assert phone.shell("ls -d /data/local/tmp /sdcard/Android/data").split() == [
-        "/data/local/tmp",
-        "/sdcard/Android/data",
-    ]
+    phone.shell("test -d /data/local/tmp && test -d /sdcard/Android/data")
     assert phone.adb("shell", "exit 7").returncode == 7
 
 
 def test_words_arrive_at_what_answers_for_android(phone: Phone) -> None:
-    odd = "a b'c\"$d;\n.."
-    assert phone.shell('getprop no.such "$(printf \'a b\'; printf "\'")"') == "a b'"
-    done = phone.adb("shell", f"am start -n {adb.PACKAGE}/.No --es run {odd!r}; echo $?")
-    assert "Error type 3" in done.stdout and done.stdout.strip().endswith("1")
+    odd = "a b'c\"$d; `e`\n*.."
+    assert phone.shell(f"getprop no.such {shlex.quote(odd)}") == odd
     assert "does not know it" in phone.adb("shell", "service list").stdout
 
 
@@ -97,7 +93,7 @@ def test_an_unknown_board_lists_the_known(tmp_path: Path) -> None:
 
 def test_another_processor_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(NeedsTool, match="x86-64 libraries, and this machine is aarch64$"):
+    with pytest.raises(NeedsTool, match=r"x86-64 libraries, and this machine is aarch64$"):
         emulated.boot(Store(tmp_path))
 
 
@@ -115,11 +111,9 @@ def test_without_namespaces_that_is_said(tmp_path: Path, monkeypatch: pytest.Mon
 # -- what it is made of ------------------------------------------------------------------------------------------------
 
 DEB822 = "# a mirror\nTypes: deb\nURIs: http://one/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
+SECOND = "\nTypes: deb\nURIs: http://one/debian-security\n"
 SOURCES = {
-    "debian.sources": (
-        DEB822 + "Signed-By: /k.gpg\n\nTypes: deb\nURIs: http://one/debian-security\nSuites: x\n",
-        "/k.gpg",
-    ),
+    "debian.sources": (f"{DEB822}Signed-By: /k.gpg\n{SECOND}", "/k.gpg"),
     "other.list": ("deb [arch=amd64 signed-by=/k.gpg] http://one/debian bookworm main contrib\n", "/k.gpg"),
     "plain.list": ("# deb http://no/debian x main\ndeb http://one/debian bookworm main\n", None),
 }
@@ -129,9 +123,7 @@ SOURCES = {
 def test_packages_come_from_the_hosts_own_archive_for_another_suite(name: str, tmp_path: Path) -> None:
     text, key = SOURCES[name]
     (tmp_path / "sources.list.d").mkdir()
-    (tmp_path / "sources.list.d" / "nodesource.sources").write_text(
-        "Types: deb\nURIs: http://other/x\nComponents: main\n"
-    )
+    (tmp_path / "sources.list.d" / "a.sources").write_text("Types: deb\nURIs: http://other/x\nComponents: main\n")
     (tmp_path / "sources.list.d" / name).write_text(text)
     fields = dict(line.split(": ", 1) for line in debian.sources("trixie", tmp_path).splitlines())
     signed = {"Signed-By": key} if key else {}
