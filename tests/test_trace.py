@@ -117,5 +117,5 @@ def test_a_picture_that_cannot_be_read_is_named(matrix: Store, job: Job, tmp_pat
 def test_a_side_that_keeps_less_is_refused() -> None:
     full = {name: np.zeros((1, 2), np.float32) for name in ("decoded", "resized", "input_0", "output_0", "output_1")}
     less = {name: array for name, array in full.items() if name != "output_1"}
-    with pytest.raises(StageFailed, match="^there kept no output_1$"):
+    with pytest.raises(StageFailed, match=r"^there kept no output_1$"):
         list(trace._differences(Side("here", full), Side("there", less), True))
