@@ -3,6 +3,7 @@
     build/android/lastmile.apk, apk.json       the app, and what it was made of
     build/android/inference.aar                the library in it, for another app
     build/android/phone/                       the same app for an emulated phone: see phone.py
+    build/android/assets/, executorch/          models, and ExecuTorch's library and classes: where Gradle's build looks
     build/android/steps/<step>-<hash>/         what each step made: compiled, linked, shrunk
 
 Both this build and Gradle's read their versions from android-app/gradle/libs.versions.toml.
@@ -102,6 +103,7 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
         linked = code.resources(steps, version, options.debug, models)
         dex = code.dex(steps, linked, options.engines, options.debug)
         contents = package.contents(linked, dex, options.abis, options.engines)
+        package.lay_out(linked, contents, build.root / FOLDER)
         apk.parent.mkdir(parents=True, exist_ok=True)
         with store.atomic(apk) as temporary:
             package.write(contents, temporary)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -132,6 +133,21 @@ def contents(linked: Path, dex: Path, abis: Sequence[str], engines: Sequence[str
     for abi in abis:
         found.update({f"lib/{abi}/{name}": content for name, content in libraries(abi, engines).items()})
     return found
+
+
+def lay_out(linked: Path, contents: Mapping[str, bytes], folder: Path) -> None:
+    """Writes what Gradle's build takes from here: the models, and the parts that no Maven registry has."""
+    with store.atomic(folder / "assets") as new:
+        shutil.copytree(linked / "assets", new)
+    with store.atomic(folder / "executorch") as new:
+        new.mkdir(parents=True)
+        part = parts.find("app", "react-native-executorch")
+        (new / "classes.jar").write_bytes(member(part, CLASSES[part.kind]))
+        for name, content in contents.items():
+            if name.endswith("/libexecutorch.so"):
+                target = new / "jni" / name.removeprefix("lib/")
+                target.parent.mkdir(parents=True)
+                target.write_bytes(content)
 
 
 # -- zips --------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,23 @@ TRACED = "exif6.jpg"
 CONFIG = "com/android/tools/test_config.properties"
 
 
+REFUSED = [
+    ("bad00000001", "is not what the host sent"),
+    ("bad00000002", "is outside of"),
+    ("bad00000003", "is not among the request's files"),
+    ("bad00000004", "plain file name"),
+    ("bad00000005", "schema is 9"),
+    ("bad00000006", "is not a whole number of 1 or more"),
+    ("bad00000007", "unknown word '--;rm'"),
+    ("bad00000008", "it was cut short"),
+    ("bad00000009", "refuses to load it"),
+    ("bad0000000a", "is of another run"),
+    ("bad0000000b", "is not there; push it again"),
+    ("bad0000000c", "not of this form"),
+]
+"""Runs that the app must refuse, and what it says of each."""
+
+
 @dataclass(frozen=True)
 class Ran:
     """What came of the JVM.
@@ -129,6 +146,7 @@ def ask_all(
         if recipe == "fp32":
             bounds = ["--min-runs", "64", "--min-seconds", "0.05", "--warmup-seconds", "0.02"]
             requests.ask(run_name("run", recipe, target), ["run", model, *common, *bounds])
+    _ask_the_impossible(requests, requests.file(build.cell(*home, "fp32", "tflite") / "model.tflite"), inputs, images)
     folder = requests.place / "golden" / "pictures"
     folder.mkdir(parents=True)
     (folder.parent / "preprocessing.json").write_text(json.dumps(to_json(golden.PREPROCESSING)))
@@ -143,6 +161,36 @@ def ask_all(
         requests.ask(run_name("trace", target), words)
 
 
+def _ask_the_impossible(requests: Requests, model: str, inputs: str, images: Path) -> None:
+    """The requests of REFUSED, in its order."""
+    runs = iter(run for run, _ in REFUSED)
+    scratch = requests.place / "scratch"
+    scratch.mkdir()
+    sha256 = Path(model).parent.name
+    run = ["run", model, "--inputs", inputs, "--layout", "NHWC"]
+    requests.ask(next(runs), run, files={model: "0" * 64, inputs: Path(inputs).parent.name})
+    outside = f"{requests.place}/files/../golden/x"
+    requests.ask(next(runs), ["run", outside], files={outside: sha256})
+    requests.ask(next(runs), ["run", "/proc/self/status", "--runtime", "litert"])
+    requests.ask(next(runs), ["predict", *run[1:], "--out", "../../$(x) y.npz"])
+    requests.ask(next(runs), ["facts"], schema=9)
+    requests.ask(next(runs), [*run, "--threads", "0"])
+    requests.ask(next(runs), [*run, "--;rm"])
+    (scratch / "cut.npy").write_bytes(images.read_bytes()[:-100])
+    requests.ask(next(runs), ["run", model, "--inputs", requests.file(scratch / "cut.npy"), "--layout", "NHWC"])
+    (scratch / "broken.pte").write_bytes(b"\x04\0\0\0ET12" + bytes(range(200)))
+    requests.ask(next(runs), ["run", requests.file(scratch / "broken.pte")])
+    requests.ask(next(runs), ["facts"], run="0123456789")
+    gone = f"{requests.place}/files/{'1' * 64}/file.tflite"
+    requests.ask(next(runs), ["run", gone], files={gone: "1" * 64})
+    requests.ask(next(runs), ["facts"], words=None)
+
+
 def run_name(*words: str) -> str:
     """A run's name, which is hexadecimal."""
     return store.digest(words)[:16]
+
+
+def sources() -> list[Path]:
+    """Every file of Kotlin in android-app/."""
+    return sorted(path for name in TESTS for path in (parts.ROOT / name / "src").rglob("*.kt"))

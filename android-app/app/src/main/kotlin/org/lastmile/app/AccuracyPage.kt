@@ -36,7 +36,7 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
 
     override fun measured(
         artifact: Artifact,
-        each: (Double) -> Unit,
+        each: (Double) -> Unit
     ): JSONObject {
         val (samples, labels) = split(artifact.layout == "NCHW")
         val engine = Engines.forFile(artifact.file.name)
@@ -80,7 +80,7 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
     private fun right(
         kept: File,
         width: Int,
-        labels: Samples,
+        labels: Samples
     ): Int {
         val values = ByteBuffer.wrap(kept.readBytes()).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
         return (0 until minOf(labels.count, values.limit() / width)).count { index ->

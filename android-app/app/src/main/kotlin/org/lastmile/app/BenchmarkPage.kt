@@ -47,7 +47,7 @@ abstract class MeasuringPage(protected val activity: Activity, parent: ViewGroup
     /** Measures one artifact, in the worker's thread; [each] takes how far it is. Returns the result, or throws an [InferenceException]. */
     abstract fun measured(
         artifact: Artifact,
-        each: (Double) -> Unit,
+        each: (Double) -> Unit
     ): JSONObject
 
     /** A result as a view. */
@@ -172,7 +172,7 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
 
     override fun measured(
         artifact: Artifact,
-        each: (Double) -> Unit,
+        each: (Double) -> Unit
     ): JSONObject {
         val words = listOf("run", artifact.file.path, "--threads", "${threads.selectedItem}", "--min-runs", "${runs.selectedItem}")
         val verbs = Verbs(activity.applicationContext, activity.filesDir, setOf(artifact.file.path)) { done, of -> each(done.toDouble() / of) }
@@ -193,7 +193,7 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
                 time(result.getDouble("load_ns")),
                 time(result.getDouble("first_run_ns")),
                 "%.1f MB".format(result.getLong("peak_rss_bytes") / 1e6),
-                if (result.optString("throttled") in listOf("0x0", "null")) "" else activity.getString(R.string.heated),
+                if (result.optString("throttled") in listOf("0x0", "null")) "" else activity.getString(R.string.heated)
             )
         val histogram = HistogramView(activity)
         histogram.millis = each.map { it / 1e6 }
@@ -218,7 +218,7 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
         /** By interpolation between the two nearest, as the host's statistics do. */
         fun percentile(
             sorted: List<Double>,
-            share: Double,
+            share: Double
         ): Double {
             val at = share * (sorted.size - 1)
             val low = at.toInt()

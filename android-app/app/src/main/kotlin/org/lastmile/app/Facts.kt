@@ -24,6 +24,9 @@ object Facts {
         return JSONObject()
             .put("board", "${Build.MANUFACTURER} ${Build.MODEL}")
             .put("cpu", soc())
+            .put("soc", soc())
+            .put("android", Build.VERSION.RELEASE)
+            .put("api", Build.VERSION.SDK_INT)
             .put("cores", Runtime.getRuntime().availableProcessors())
             .put("memory_bytes", memory.totalMem)
             .put("os", "Android ${Build.VERSION.RELEASE} (API ${Build.VERSION.SDK_INT})")
@@ -81,7 +84,7 @@ object Facts {
     /** A value of the manifest's meta-data. */
     fun declared(
         context: Context,
-        key: String,
+        key: String
     ): String {
         val info = context.packageManager.getApplicationInfo(context.packageName, PackageManager.GET_META_DATA)
         return info.metaData?.getString(key) ?: "unknown"

@@ -51,7 +51,7 @@ class NpyRows(private val name: String) {
     /** Adds a row of this shape, which must be every row's. */
     fun append(
         row: FloatArray,
-        rowShape: List<Int>,
+        rowShape: List<Int>
     ) {
         if (shape != null && shape != rowShape) throw InferenceException("output $name changes shape from $shape to $rowShape")
         shape = rowShape
@@ -69,7 +69,7 @@ class NpyRows(private val name: String) {
 fun npy(
     descr: String,
     shape: List<Int>,
-    content: ByteArray,
+    content: ByteArray
 ): ByteArray {
     val tuple = shape.joinToString(", ", "(", if (shape.size == 1) ",)" else ")")
     val text = "{'descr': '$descr', 'fortran_order': False, 'shape': $tuple, }"
@@ -89,7 +89,7 @@ fun littleEndian(values: FloatArray): ByteArray {
 /** An .npz of these .npy files; dates are fixed, so the same arrays give the same bytes. */
 fun writeNpz(
     file: File,
-    arrays: Map<String, ByteArray>,
+    arrays: Map<String, ByteArray>
 ) = writeWhole(file) { target ->
     val archive = ZipOutputStream(target)
     for ((name, content) in arrays) {

@@ -55,7 +55,7 @@ class MainActivity : Activity() {
     override fun onActivityResult(
         request: Int,
         result: Int,
-        data: Intent?,
+        data: Intent?
     ) {
         super.onActivityResult(request, result, data)
         if (request == PICK && result == RESULT_OK) (page as? TryPage)?.show(data?.data)

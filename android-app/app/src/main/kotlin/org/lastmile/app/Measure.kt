@@ -1,10 +1,5 @@
 package org.lastmile.app
 
-import java.io.File
-import org.json.JSONArray
-import org.json.JSONObject
-import org.lastmile.inference.InferenceException
-import org.lastmile.inference.Options
 import org.lastmile.inference.Session
 import org.lastmile.inference.TensorInfo
 
@@ -26,7 +21,7 @@ object Measure {
     fun time(
         session: Session,
         effort: Effort,
-        each: (Double) -> Unit = {},
+        each: (Double) -> Unit = {}
     ): Timing {
         val first = entry(session, 1)
         val refills = !keepsInput(session)
@@ -37,7 +32,7 @@ object Measure {
     /** Runs so many times and reads the clock once before and once after. */
     private fun entry(
         session: Session,
-        loops: Int,
+        loops: Int
     ): Entry {
         val begin = System.nanoTime()
         for (i in 0 until loops) session.invoke()
@@ -46,7 +41,7 @@ object Measure {
 
     private fun warmUp(
         session: Session,
-        seconds: Double,
+        seconds: Double
     ): List<Entry> {
         val entries = mutableListOf<Entry>()
         val end = System.nanoTime() + (seconds * 1e9).toLong()
@@ -68,7 +63,7 @@ object Measure {
         session: Session,
         loops: Int,
         effort: Effort,
-        each: (Double) -> Unit,
+        each: (Double) -> Unit
     ): List<Entry> {
         val entries = ArrayList<Entry>(4 * effort.minRuns)
         val begin = System.nanoTime()
@@ -92,10 +87,15 @@ object Measure {
 
     private fun alike(
         one: FloatArray,
-        other: FloatArray,
+        other: FloatArray
     ): Boolean {
         val least = 1e-5f * (one.maxOfOrNull { Math.abs(it) } ?: 0f)
         return one.size == other.size &&
-            one.indices.all { one[it] == other[it] || Math.abs(one[it] - other[it]) <= least + 1e-3f * Math.abs(other[it]) || one[it].isNaN() && other[it].isNaN() }
+            one.indices.all {
+                one[it] == other[it] ||
+                    Math.abs(one[it] - other[it]) <= least + 1e-3f * Math.abs(other[it]) ||
+                    one[it].isNaN() &&
+                    other[it].isNaN()
+            }
     }
 }

@@ -17,7 +17,7 @@ class Run private constructor(
     private val context: Context,
     val id: String,
     private val results: File,
-    private val place: String,
+    private val place: String
 ) {
     private var told = 0L
 
@@ -74,7 +74,7 @@ class Run private constructor(
     private fun answer(
         code: Int,
         out: String,
-        err: String,
+        err: String
     ): JSONObject = JSONObject().put("schema", 1).put("code", code).put("out", out).put("err", err)
 
     private fun write(answer: JSONObject) {
@@ -86,7 +86,7 @@ class Run private constructor(
     /** A line now and then: at the end, and otherwise no more than one in a tenth of a second. */
     private fun progress(
         done: Int,
-        of: Int,
+        of: Int
     ) {
         val now = System.nanoTime()
         if (done < of && now - told < EVERY_NS) return
@@ -106,7 +106,7 @@ class Run private constructor(
         fun named(
             context: Context,
             id: String?,
-            place: String = PLACE,
+            place: String = PLACE
         ): Run? {
             if (id == null || !ID.matches(id)) return null
             val files = context.getExternalFilesDir(null) ?: return null

@@ -33,7 +33,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
     private val sides =
         listOf(
             Side(view.findViewById(R.id.first_model), view.findViewById(R.id.first_bars), view.findViewById(R.id.first_times)),
-            Side(view.findViewById(R.id.second_model), view.findViewById(R.id.second_bars), view.findViewById(R.id.second_times)),
+            Side(view.findViewById(R.id.second_model), view.findViewById(R.id.second_bars), view.findViewById(R.id.second_times))
         )
     private val loaded = HashMap<Artifact, Classifier>() // of the worker's thread
     private val worker = Executors.newSingleThreadExecutor()
@@ -52,7 +52,15 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         sides.forEachIndexed { i, side ->
             side.models.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, titles)
             val before = titles.indexOf(state.getString("model_$i"))
-            side.models.setSelection(if (before >= 0) before else if (i == 0) 0 else maxOf(0, second))
+            side.models.setSelection(
+                if (before >= 0) {
+                    before
+                } else if (i == 0) {
+                    0
+                } else {
+                    maxOf(0, second)
+                }
+            )
             side.models.onItemSelectedListener = Selected { answer() }
         }
         val strokes = state.getFloatArray("points")
@@ -127,7 +135,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
 
     private fun answered(
         artifact: Artifact,
-        pixels: Pixels,
+        pixels: Pixels
     ): Result<Answer> =
         try {
             Result.success(loaded.getOrPut(artifact) { Classifier(artifact) }.classify(pixels))
@@ -143,7 +151,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
                 best.size < 2 -> ""
                 best[0] == best[1] -> activity.getString(R.string.agree, best[0])
                 else -> activity.getString(R.string.disagree, best[0], best[1])
-            },
+            }
         )
     }
 
@@ -153,7 +161,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
 
     private fun unpacked(
         points: FloatArray,
-        lengths: IntArray,
+        lengths: IntArray
     ): List<List<Float>> {
         var at = 0
         return lengths.map { length -> points.slice(at until at + length).also { at += length } }
@@ -163,7 +171,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
     private class Side(val models: Spinner, val bars: BarsView, val times: TextView) {
         fun show(
             answer: Answer?,
-            error: Throwable?,
+            error: Throwable?
         ) {
             bars.scores = answer?.scores.orEmpty()
             times.text =
@@ -187,7 +195,7 @@ class Selected(private val chosen: () -> Unit) : AdapterView.OnItemSelectedListe
         parent: AdapterView<*>?,
         view: View?,
         position: Int,
-        id: Long,
+        id: Long
     ) = chosen()
 
     override fun onNothingSelected(parent: AdapterView<*>?) = chosen()

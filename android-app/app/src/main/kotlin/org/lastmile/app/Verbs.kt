@@ -2,7 +2,6 @@ package org.lastmile.app
 
 import android.content.Context
 import java.io.File
-import java.io.IOException
 import java.time.Instant
 import java.time.temporal.ChronoUnit
 import org.json.JSONArray
@@ -28,7 +27,7 @@ class Verbs(
     private val context: Context,
     private val results: File,
     private val allowed: Set<String>,
-    private val progress: (Int, Int) -> Unit,
+    private val progress: (Int, Int) -> Unit
 ) {
     /** Runs one command, or throws an [InferenceException] that says in one line what is wrong. */
     fun answer(words: List<String>): JSONObject {
@@ -38,7 +37,9 @@ class Verbs(
             "run" -> run(rest)
             "predict" -> predict(rest)
             "trace" -> trace(rest)
-            "facts" -> rest.none().let { JSONObject().put("schema", 1).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null)) }
+            "facts" -> rest.none().let {
+                JSONObject().put("schema", 1).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null))
+            }
             "runtimes" -> rest.none().let { runtimes() }
             else -> throw InferenceException("unknown command '$verb'; known: facts, predict, run, runtimes, trace")
         }
@@ -103,7 +104,7 @@ class Verbs(
 
     private fun timed(
         job: Job,
-        effort: Effort,
+        effort: Effort
     ): Triple<Timing, JSONObject, Long> {
         val begin = System.nanoTime()
         job.load().use { session ->
@@ -220,7 +221,7 @@ class Verbs(
 
     private fun runtime(
         job: Job,
-        session: Session,
+        session: Session
     ): JSONObject =
         JSONObject()
             .put("name", job.engine.name)
@@ -245,7 +246,7 @@ private class Job(
     val file: File,
     val engine: Engine,
     val options: Options,
-    val samples: Samples?,
+    val samples: Samples?
 ) {
     val sha256 = sha256(file)
 
@@ -268,7 +269,7 @@ private class Job(
     /** Runtimes have errors of their own; here they become one sentence. */
     fun <T> explained(
         what: String,
-        body: () -> T,
+        body: () -> T
     ): T =
         try {
             body()
@@ -292,7 +293,7 @@ private fun entries(list: List<Entry>) = JSONArray(list.map { JSONArray(listOf(i
 private fun pair(
     before: JSONObject,
     after: JSONObject,
-    key: String,
+    key: String
 ) = JSONArray(listOf(before.get(key), after.get(key)))
 
 /** Adds all of another object's entries. */
@@ -317,7 +318,7 @@ private class Words(words: List<String>) {
     fun whole(
         option: String,
         default: Int,
-        least: Int,
+        least: Int
     ): Int {
         val text = text(option) ?: return default
         val value = text.toIntOrNull()
@@ -327,7 +328,7 @@ private class Words(words: List<String>) {
 
     fun seconds(
         option: String,
-        default: Double,
+        default: Double
     ): Double {
         val text = text(option) ?: return default
         val value = text.toDoubleOrNull()

@@ -86,7 +86,7 @@ class DrawView(context: Context, attributes: AttributeSet?) : View(context, attr
     private fun draw(
         canvas: Canvas,
         side: Float,
-        part: RectF,
+        part: RectF
     ) {
         canvas.drawColor(Color.BLACK)
         pen.style = Paint.Style.STROKE
@@ -126,7 +126,7 @@ class BarsView(context: Context, attributes: AttributeSet?) : View(context, attr
 
     override fun onMeasure(
         widthSpec: Int,
-        heightSpec: Int,
+        heightSpec: Int
     ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), (SHOWN * sp(ROW)).toInt())
 
     override fun onDraw(canvas: Canvas) {
@@ -162,7 +162,7 @@ class HistogramView(context: Context) : View(context) {
 
     override fun onMeasure(
         widthSpec: Int,
-        heightSpec: Int,
+        heightSpec: Int
     ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), sp(64f).toInt())
 
     override fun onDraw(canvas: Canvas) {
@@ -172,7 +172,9 @@ class HistogramView(context: Context) : View(context) {
         for (value in millis) if (value <= high) counts[((value - low) / maxOf(high - low, 1e-9) * (BINS - 1)).toInt()]++
         paint.color = accent
         val step = width / BINS.toFloat()
-        counts.forEachIndexed { i, count -> canvas.drawRect(i * step, height * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, height.toFloat(), paint) }
+        counts.forEachIndexed { i, count ->
+            canvas.drawRect(i * step, height * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, height.toFloat(), paint)
+        }
     }
 
     private companion object {

@@ -143,7 +143,7 @@ class ScreensTest {
                 Triple("light", "port-notnight", 1f),
                 Triple("dark", "port-night", 1f),
                 Triple("large-font", "port-notnight", 2f),
-                Triple("landscape", "land-notnight", 1f),
+                Triple("landscape", "land-notnight", 1f)
             )
     }
 }

@@ -45,7 +45,7 @@ data class Artifact(
     val sha256: String,
     val layout: String?,
     val labels: List<String>,
-    val preprocessing: Preprocessing,
+    val preprocessing: Preprocessing
 ) {
     /** How people call it. */
     val title: String get() = "$model $recipe, $target"
@@ -73,7 +73,7 @@ data class Artifact(
                     sha256 = json.getString("sha256"),
                     layout = json.getJSONArray("inputs").getJSONObject(0).let { if (it.isNull("layout")) null else it.getString("layout") },
                     labels = List(labels.length()) { labels.getString(it) },
-                    preprocessing = Preprocessing.read(spec.getJSONObject("preprocessing")),
+                    preprocessing = Preprocessing.read(spec.getJSONObject("preprocessing"))
                 )
             } catch (error: IOException) {
                 throw InferenceException("$manifest cannot be read (${error.message})", error)

@@ -60,7 +60,7 @@ private const val METHOD = "forward"
 
 private class ExecuTorchSession(
     private val module: Module,
-    private val program: PteFile,
+    private val program: PteFile
 ) : Session {
     override val inputs = program.inputs
     override val outputs = program.outputs

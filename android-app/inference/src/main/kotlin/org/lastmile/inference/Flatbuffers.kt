@@ -82,7 +82,7 @@ internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInf
                 PteFile(
                     inputs = plan.ints(3).mapIndexed { i, value -> described("input_$i", values[value]) },
                     outputs = plan.ints(4).mapIndexed { i, value -> described("output_$i", values[value]) },
-                    backends = plan.tables(7).map { it.string(0) }.toSet(),
+                    backends = plan.tables(7).map { it.string(0) }.toSet()
                 )
             }
 

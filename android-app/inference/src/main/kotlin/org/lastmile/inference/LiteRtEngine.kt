@@ -33,7 +33,7 @@ object LiteRtEngine : Engine {
 private class LiteRtSession(
     private val interpreter: Interpreter,
     private val file: File,
-    private val options: Options,
+    private val options: Options
 ) : Session {
     override val inputs = (0 until interpreter.inputTensorCount).map { described(interpreter.getInputTensor(it)) }
     override val outputs = (0 until interpreter.outputTensorCount).map { described(interpreter.getOutputTensor(it)) }
@@ -72,15 +72,15 @@ private fun described(tensor: Tensor): TensorInfo {
         name = tensor.name(),
         shape = tensor.shape().toList(),
         dtype =
-            when (tensor.dataType()) {
-                DataType.FLOAT32 -> DType.FLOAT32
-                DataType.INT8 -> DType.INT8
-                DataType.UINT8 -> DType.UINT8
-                DataType.INT32 -> DType.INT32
-                DataType.INT64 -> DType.INT64
-                else -> throw InferenceException("${tensor.name()} is ${tensor.dataType()}; known: ${DType.entries.joinToString { it.label }}")
-            },
+        when (tensor.dataType()) {
+            DataType.FLOAT32 -> DType.FLOAT32
+            DataType.INT8 -> DType.INT8
+            DataType.UINT8 -> DType.UINT8
+            DataType.INT32 -> DType.INT32
+            DataType.INT64 -> DType.INT64
+            else -> throw InferenceException("${tensor.name()} is ${tensor.dataType()}; known: ${DType.entries.joinToString { it.label }}")
+        },
         scale = if (quantized) quantization.scale else null,
-        zeroPoint = if (quantized) quantization.zeroPoint else null,
+        zeroPoint = if (quantized) quantization.zeroPoint else null
     )
 }

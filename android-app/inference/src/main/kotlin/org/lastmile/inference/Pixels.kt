@@ -67,16 +67,22 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
     /** Pillow's bilinear filter, whose support grows with the reduction (antialiased): its arithmetic, bit for bit. */
     fun resized(
         newWidth: Int,
-        newHeight: Int,
+        newHeight: Int
     ): Pixels {
         if (newWidth.toLong() * newHeight > LARGEST) throw InferenceException("a picture of $width×$height pixels is too narrow to be scaled")
         val wide = if (newWidth == width) this else Pixels(newWidth, height, channels, ByteArray(newWidth * height * channels).also { across(it, newWidth) })
-        return if (newHeight == height) wide else Pixels(newWidth, newHeight, channels, ByteArray(newWidth * newHeight * channels).also { wide.down(it, newHeight) })
+        return if (newHeight ==
+            height
+        ) {
+            wide
+        } else {
+            Pixels(newWidth, newHeight, channels, ByteArray(newWidth * newHeight * channels).also { wide.down(it, newHeight) })
+        }
     }
 
     private fun across(
         made: ByteArray,
-        newWidth: Int,
+        newWidth: Int
     ) {
         val weights = Weights.of(width, newWidth)
         for (y in 0 until height) {
@@ -90,7 +96,7 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
 
     private fun down(
         made: ByteArray,
-        newHeight: Int,
+        newHeight: Int
     ) {
         val weights = Weights.of(height, newHeight)
         val row = width * channels
@@ -118,7 +124,7 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
         fun scaledSide(
             resize: Int,
             side: Int,
-            shorter: Int,
+            shorter: Int
         ): Int = (resize.toDouble() * side / shorter).toInt()
     }
 }
@@ -131,7 +137,7 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
 private class Weights(private val first: IntArray, private val each: Array<IntArray>) {
     inline fun sum(
         index: Int,
-        value: (Int) -> Int,
+        value: (Int) -> Int
     ): Byte {
         val weights = each[index]
         var sum = 1 shl (BITS - 1)
@@ -144,7 +150,7 @@ private class Weights(private val first: IntArray, private val each: Array<IntAr
 
         fun of(
             old: Int,
-            new: Int,
+            new: Int
         ): Weights {
             val scale = old.toDouble() / new
             val support = maxOf(scale, 1.0) // the bilinear filter reaches 1 to each side

@@ -12,7 +12,7 @@ enum class DType(val label: String, val bytes: Int) {
     INT8("int8", 1),
     UINT8("uint8", 1),
     INT32("int32", 4),
-    INT64("int64", 8),
+    INT64("int64", 8)
     ;
 
     companion object {
@@ -34,7 +34,7 @@ data class TensorInfo(
     val shape: List<Int>,
     val dtype: DType,
     val scale: Float? = null,
-    val zeroPoint: Int? = null,
+    val zeroPoint: Int? = null
 ) {
     /** How many values it holds. */
     val size: Int get() = shape.fold(1, Math::multiplyExact)
