@@ -23,6 +23,7 @@ from pipeline.errors import BadOption, PipelineError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline import android
     from pipeline.budget import Budget, Comparison
     from pipeline.core import Checkpoint, Device
     from pipeline.export import Outcome
@@ -62,9 +63,17 @@ HELP = {
     "parts": "writing, graphs, training, debugging, visualisation, deployment, with commas between, or all",
     "rounds": "how often each figure is measured in each framework, in turn",
     "accuracy": "the percentage of the validation split whose time is taken; by default the highest that all reach",
+    "image": "a picture file: JPEG, PNG, BMP, WebP or GIF",
     "json": "one JSON object a cell",
     "debug": "show the traceback of an error",
-    "board": "pi4 or pi5",
+    "abi": "processors, with commas between: arm64-v8a, x86_64",
+    "engine": "runtimes in the app, with commas between: litert, executorch",
+    "release": "nothing that a debugger could enter, shrunk (the default)",
+    "keystore": "sign with this Java keystore, its password in LASTMILE_KEYSTORE_PASSWORD; else with the debug key",
+    "key_alias": "the keystore's key, where it has several",
+    "aar": "make the inference library alone, for another app",
+    "phone": "make also what an emulated phone runs",
+    "board": "pi4, pi5 or phone",
     "stop": "end the board, or all boards where none is named",
     "dataset": "one with an official archive: cifar10",
     "to": "where the archive goes: a folder or file name",
@@ -80,7 +89,7 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
             signal.signal(signal.SIGTERM, _terminate)
             try:
-                body(*args, **kwargs)
+                body(*args, **({**kwargs, "debug": debug} if own else kwargs))
             except PipelineError as error:
                 if debug:
                     raise
@@ -94,8 +103,9 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 raise Exit("interrupted; the next run goes on from here", code=code) from None
 
         signature = inspect.signature(body)
+        own = signature.parameters.get("debug")  # a task for which the word means more
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
-        opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), last])  # type: ignore[attr-defined]
+        opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
         known = {name: HELP[name] for name in opened.__signature__.parameters if name in HELP}  # type: ignore[attr-defined]
         return task(help=known, auto_shortflags=False, **options)(opened)
 
@@ -236,6 +246,31 @@ def bench(
 
 
 @door()
+def trace(
+    _c: Context, image: str, device: str = "local", model: str = "digits_cnn", target: str = "tflite",
+    recipe: str = "fp32", framework: str = "torch", data: str | None = None, weights: str | None = None,
+) -> None:  # fmt: skip
+    """Follow one picture here and on a device, from its pixels to the outputs: where do they first differ?"""
+    from pipeline import devices
+    from pipeline import push as pushing
+    from pipeline import trace as tracing
+
+    there = devices.find(device)
+    jobs = _jobs(model, framework, data, weights)
+    _refuse_unmeasurable(device, target)
+    build = _build()
+    outcomes = _export(build, jobs, target, recipe)
+    found = [
+        tracing.table(tracing.trace(build, job, there, artifact, path, Path(image).expanduser()), artifact.spec.labels)
+        for job in jobs
+        for artifact, path in pushing.runnable(_of(job, outcomes), there)
+    ]
+    if not found:
+        raise BadOption(f"{device} runs none of {target} {recipe}")
+    print("\n\n".join(found))
+
+
+@door()
 def results(_c: Context, json: bool = False, framework: str = "all") -> None:
     """Print every cell that was exported or measured."""
     from pipeline import core, table
@@ -361,7 +396,7 @@ def targets(_c: Context) -> None:
 
 @door(name="list", default=True)
 def devices_list(_c: Context) -> None:
-    """List the devices of devices.toml, and whether each answers."""
+    """List the devices of devices.toml, and whether each answers; and the phones that adb sees."""
     from pipeline import devices, plugins
 
     build = _build()
@@ -370,11 +405,14 @@ def devices_list(_c: Context) -> None:
         reason = module.answers(build, device)
         emulated = " (emulated)" if device.emulated else ""
         print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
+    for kind in plugins.names("devices"):
+        for line in plugins.load("devices", kind).nearby(build, list(devices.devices().values())):
+            print(f"{'seen':22} {kind:6} {line}")
 
 
 @door(name="emulate")
 def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -> None:
-    """Boot an emulated board, a whole machine that is reached over SSH like a real one; --stop ends it (or all)."""
+    """Start an emulated board or phone, which is reached over SSH or adb like a real one; --stop ends it (or all)."""
     from pipeline import emulate
 
     build = _build()
@@ -383,9 +421,10 @@ def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -
             print(f"{name}: {'stopped' if emulate.stop(build, name) else 'did not run'}")
         return
     if board is None:
-        raise BadOption(f"which board? --board {' or '.join(emulate.BOARDS)}")
-    there = emulate.boot(build, board)
-    print(f"{board}: {there['user']}@{there['address']} port {there['port']}; the device {board}-emulated is ready")
+        raise BadOption(f"which board? --board {', '.join(emulate.BOARDS[:-1])} or {emulate.BOARDS[-1]}")
+    if board == emulate.PHONE:
+        _app(build)
+    print(f"{board}: {emulate.boot(build, board)}; the device {board}-emulated is ready")
 
 
 @door(name="setup")
@@ -412,6 +451,29 @@ def devices_clean(_c: Context, device: str) -> None:
     there = devices.find(device)
     freed = plugins.load("devices", there.kind).clean(_build(), there)
     print(f"{device}: {freed:,} bytes freed")
+
+
+@door(name="build")
+def android_build(
+    _c: Context, abi: str = "arm64-v8a", engine: str = "litert,executorch", debug: bool = False, release: bool = False,
+    keystore: str | None = None, key_alias: str | None = None, aar: bool = False, phone: bool = False,
+) -> None:  # fmt: skip
+    """Build the Android app without an Android SDK: build/android/lastmile.apk; --debug: a debugger may enter it."""
+    from pipeline import android
+    from pipeline.android import package
+
+    if debug and release:
+        raise BadOption("--debug or --release: one of them at a time")
+    if key_alias and not keystore:
+        raise BadOption("--key-alias names a key of --keystore: give that too")
+    key = package.Key(_path(keystore), key_alias) if keystore else package.DEBUG_KEY
+    options = android.Options(_listed_words(abi), _listed_words(engine), debug, key)
+    options.check()
+    build = _build()
+    if aar:
+        print(android.aar(build))
+        return
+    _app(build, options, phone)
 
 
 @door()
@@ -540,6 +602,26 @@ def _export(build: Store, jobs: list[Job], target: str, recipe: str, show: bool 
     return outcomes
 
 
+def _app(build: Store, options: android.Options | None = None, phone: bool = True) -> Path:
+    """Makes the Android app, with a model inside, and what an emulated phone runs; says what it weighs.
+
+    Returns:
+        Where the APK is.
+    """
+    from pipeline import android
+    from pipeline.train import Job
+
+    outcomes = _export(build, [Job(model="digits_cnn", framework="torch")], ",".join(android.TARGETS), "fp32,int8")
+    models = [outcome.path.parent for outcome in outcomes if outcome.path]
+    made = android.build(build, models, options or android.Options())
+    print(android.line(made, android.path(build)))
+    if phone:
+        from pipeline.android import phone as phones
+
+        print(f"{phones.make(build, models, made)}: the same for an emulated phone")
+    return android.path(build)
+
+
 def _budget(device: Device, check: str | None, record: str | None) -> Budget:
     """The recorded counts, read before anything is measured; none where they are not asked for.
 
@@ -596,6 +678,11 @@ def _names(folder: str, text: str) -> list[str]:
     for word in words:
         plugins.load(folder, word)
     return words
+
+
+def _listed_words(text: str) -> tuple[str, ...]:
+    """The words of "a,b", each once."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _path(text: str | None) -> Path | None:
@@ -655,6 +742,7 @@ namespace = Collection(
     export,
     push,
     bench,
+    trace,
     results,
     report,
     frameworks,
@@ -670,3 +758,4 @@ namespace = Collection(
 )
 namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
 namespace.add_collection(Collection("data", data_download))
+namespace.add_collection(Collection("android", android_build))

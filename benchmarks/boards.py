@@ -25,10 +25,11 @@ from typing import Any
 import _common
 import numpy as np
 
-from pipeline import budget, devices, emulate, measure, plugins, predictions, results, stats, store, train
+from pipeline import budget, devices, measure, plugins, predictions, results, stats, store, train
 from pipeline import push as pushing
 from pipeline.core import Artifact, Device, Measurement
 from pipeline.devices import _ssh
+from pipeline.emulate import pi
 from pipeline.export import Outcome, export
 from pipeline.store import Store
 
@@ -46,7 +47,7 @@ TRIPS, BYTES = 4, 40_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--board", choices=list(emulate.BOARDS), required=True)
+    parser.add_argument("--board", choices=list(pi.BOARDS), required=True)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--recipes", default=",".join(plugins.names("recipes")))
     parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
@@ -54,7 +55,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    emulate.boot(build, options.board)
+    pi.boot(build, options.board)
     jobs = {
         train.Job(model=name, data=options.data if name == "resnet8" else None): options.samples or MODELS[name]
         for name in options.models.split(",")
@@ -147,8 +148,8 @@ def _table(found: Sequence[dict[str, Any]]) -> str:
 
 def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
     """Every recorded count beside that after another boot."""
-    emulate.stop(build, board)
-    emulate.boot(build, board)
+    pi.stop(build, board)
+    pi.boot(build, board)
     recorded = {count.name: count.instructions for count in budget.read(COUNTS).counts}
     figures: dict[str, Any] = {}
     good = True

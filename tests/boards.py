@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import emulate
 from pipeline.core import Device
 from pipeline.devices import ssh
+from pipeline.emulate import pi
 from pipeline.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ class Board:
 
     @property
     def endpoint(self) -> dict[str, Any]:
-        there = emulate.endpoint(self.build, self.name)
+        there = pi.endpoint(self.build, self.name)
         assert isinstance(there, dict), there
         return there
 
@@ -46,7 +46,7 @@ class Board:
 
     def ssh(self, user: str) -> list[str]:
         """The words before a command of that user's."""
-        *words, last = emulate.as_root(self.build, self.name)
+        *words, last = pi.as_root(self.build, self.name)
         return [*words, last.replace("root@", f"{user}@")]
 
     def run(self, command: str, user: str = "pi") -> str:

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import emulate, system
+from pipeline import system
+from pipeline.devices import _adb
+from pipeline.emulate import phone as emulated_phone
+from pipeline.emulate import pi
 from pipeline.errors import NeedsTool
 from pipeline.store import Store
 from pipeline.train import Job
 from tests.boards import Board
 from tests.make_matrix import JOB, ROOT, TINY
+from tests.phones import Phone, app
 
 os.environ.pop("LASTMILE_BUILD", None)
 os.environ.pop("LASTMILE_DEVICES", None)
@@ -97,13 +101,35 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     build.root.mkdir(parents=True, exist_ok=True)
     with (build.root / ".tests").open("w") as one_session:
         fcntl.flock(one_session, fcntl.LOCK_EX)
-        emulate.stop(build, "pi4", cut=True)
-        emulate.boot(build, "pi4", emulate.Boot(fresh=True))
+        pi.stop(build, "pi4", cut=True)
+        pi.boot(build, "pi4", pi.Boot(fresh=True))
         try:
             yield Board(build, "pi4", files)
         finally:
-            for name in emulate.BOARDS:
-                emulate.stop(build, name, cut=True)
+            for name in pi.BOARDS:
+                pi.stop(build, name, cut=True)
+
+
+@pytest.fixture(scope="session")
+def phone() -> Iterator[Phone]:
+    """An emulated phone that runs for the whole session. A test that breaks it boots it anew."""
+    build = Store(ROOT / "build" / "emulated-phone")  # kept: its system and its app are made once
+    try:
+        app(build)
+        build.root.mkdir(parents=True, exist_ok=True)
+        with (build.root / ".tests").open("w") as one_session:
+            fcntl.flock(one_session, fcntl.LOCK_EX)
+            emulated_phone.stop(build)
+            emulated_phone.boot(build)
+            try:
+                yield Phone(build)
+            finally:
+                _adb.close_all()
+                emulated_phone.stop(build)
+    except NeedsTool as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = (
     ("core", "errors"),
     ("plugins", "proc", "progress", "store", "events", "stats", "system"),
-    ("catalog", "emulate", "runner"),
+    ("android", "catalog", "emulate", "runner"),
     ("datasets", "recipes", "targets", "devices"),
     ("frameworks",),
     ("stages",),

@@ -58,11 +58,19 @@ def decode(content: bytes, where: str, preprocessing: Preprocessing) -> NDArray[
     Raises:
         BadData: it is no picture of FORMATS, or it is truncated or broken.
     """
+    return stages(content, where, preprocessing)[1]
+
+
+def stages(content: bytes, where: str, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """As `decode`, and before it what was decoded: uint8 (height, width, channels), upright, in the spec's colour."""
+    import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return fit(_upright(image), preprocessing)
+            upright = _converted(_upright(image), preprocessing.color)
+            decoded = np.array(upright, dtype=np.uint8).reshape(*upright.size[::-1], CHANNELS[preprocessing.color])
+            return decoded, fit(upright, preprocessing)
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error …
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
         raise BadData(f"{where}: cannot be read as a picture ({reason}); replace or remove the file") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +28,16 @@ class DeviceKind(Protocol):
     """How many samples one call evaluates; None for all. A device that may go away is asked in pieces."""
     RUNTIMES: Mapping[str, str]
     """Targets whose files another runtime runs there than here, and which."""
+    DECODES: bool
+    """Whether what runs there takes picture files too (`trace MODEL --image FILE`), as an app does."""
+    REFUSES: Mapping[str, str]
+    """Targets whose files nothing runs there, and why."""
 
     def about(self, device: Device) -> str:
         """What it is, in one line."""
+
+    def nearby(self, build: Store, known: Sequence[Device]) -> Iterable[str]:
+        """What else of this kind can be seen from here and may be no device of devices.toml: a line each."""
 
     def answers(self, build: Store, device: Device) -> str | None:
         """None if it can be used now, else why not."""
@@ -95,6 +102,9 @@ def runtime(device: Device, target: str) -> str | None:
 def refuses(device: Device, target: str) -> str | None:
     """Why a target's files are not measured on a device; None where they are."""
     module = plugins.load("targets", target)
+    refused = plugins.load("devices", device.kind).REFUSES.get(target)
+    if refused and target not in device.options.get("runtimes", {}):
+        return str(refused)
     if module.UNCHECKED and runtime(device, target) is None:
         return str(module.UNCHECKED)
     if target not in device.options.get("targets", plugins.names("targets")):

@@ -20,6 +20,8 @@ from pipeline.store import Store
 EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
 CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
+DECODES = False
+REFUSES: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has (numpy<2)."""
 BUILT = ("executorch_runner",)
@@ -30,6 +32,11 @@ def about(device: Device) -> str:
     """See `DeviceKind.about`."""
     summary = device.options.get("summary", "this machine")
     return f"{summary} ({platform.machine()}, {platform.system()})"
+
+
+def nearby(build: Store, known: Sequence[Device]) -> Sequence[str]:
+    """See `DeviceKind.nearby`."""
+    return ()
 
 
 def answers(build: Store, device: Device) -> str | None:

@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import emulate, store
+from pipeline import store
 from pipeline.core import Device
 from pipeline.devices import _bundle, _session, _ssh
+from pipeline.emulate import pi
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
 from pipeline.proc import Done
 from pipeline.progress import bar, say
@@ -30,6 +31,8 @@ from pipeline.store import Store
 
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}
+DECODES = False
+REFUSES: Mapping[str, str] = {}
 KEYS = (
     *_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c", "chunk_samples", "clock", "summary", "targets", "runtimes",
     "board",
@@ -42,6 +45,11 @@ def about(device: Device) -> str:
     """See `DeviceKind.about`."""
     place = device.options.get("address", f"board {device.options.get('board', 'nowhere')}")
     return f"{device.options.get('summary', 'a Linux board')} at {place}"
+
+
+def nearby(build: Store, known: Sequence[Device]) -> Sequence[str]:
+    """See `DeviceKind.nearby`."""
+    return ()
 
 
 def answers(build: Store, device: Device) -> str | None:
@@ -177,7 +185,7 @@ def _there(build: Store, device: Device) -> Device:
     _check(device)
     if "board" not in device.options:
         return device
-    way = emulate.endpoint(build, str(device.options["board"]))
+    way = pi.endpoint(build, str(device.options["board"]))
     if isinstance(way, str):
         raise Unreachable(f"{device.name}: {way}")
     address = f"{way['user']}@{way['address']}"

@@ -14,6 +14,8 @@ from pipeline.core import Device
 from pipeline.devices import _ssh
 from pipeline.store import Store
 from tests.boards import Board as EmulatedBoard
+from tests.phones import DEVICE as PHONE
+from tests.phones import Phone
 
 from .sshd import Board
 
@@ -72,6 +74,10 @@ def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
         emulated: EmulatedBoard = request.getfixturevalue("board")
         there = lambda path: emulated.run(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")  # noqa: E731
         return Place(EMULATED_DEVICE, emulated.build, there, "executorch")
+    if kind == "adb":
+        phone: Phone = request.getfixturevalue("phone")
+        seen = lambda path: phone.shell(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")  # noqa: E731
+        return Place(PHONE, phone.build, seen, "executorch")
     assert kind == "ssh", f"say here how to make a device of kind {kind}: every kind keeps the contract"
     loopback: Board = request.getfixturevalue("loopback")
     return Place(loopback.device(), wheels, here)

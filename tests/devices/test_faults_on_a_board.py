@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import emulate, export, measure, store
+from pipeline import export, measure, store
 from pipeline.core import Measurement
 from pipeline.devices import _ssh, ssh
+from pipeline.emulate import pi
 from pipeline.errors import StageFailed, Unreachable
 from pipeline.store import Store
 from pipeline.train import Job
@@ -136,13 +137,13 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
 
     second = desk.running(*desk.bench())
     second.until((chunks / "200.json").exists)
-    emulate.stop(board.build, board.name, cut=True)
+    pi.stop(board.build, board.name, cut=True)
     done = second.ended()
     assert done.complaint in (LOST, DOWN)  # in a request, or between two
     assert "1 of 3 chunks of samples are there; going on with the others" in done.err
     assert desk.inv(*desk.bench()).complaint == DOWN
 
-    emulate.boot(board.build, board.name, emulate.Boot(clock="2001-01-01"))
+    pi.boot(board.build, board.name, pi.Boot(clock="2001-01-01"))
     assert board.run("date +%Y") == "2001\n"
     assert (chunks / "run.json").read_bytes() == ran
     done = desk.inv(*desk.bench())

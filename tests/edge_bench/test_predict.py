@@ -153,3 +153,13 @@ def test_ctrl_c_ends_it_without_a_traceback_and_without_a_file(models: Path, tmp
     assert out == ""
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["many.npy"]
+
+
+def test_the_inputs_are_kept_where_that_is_asked_for(edge_bench: Call, samples: np.ndarray, tmp_path: Path) -> None:
+    call = ("predict", "net.tflite", "--inputs", "samples.npy", "--count", "3", "--out")
+    edge_bench(*call, "with.npz", "--keep-input").json  # noqa: B018
+    edge_bench(*call, "without.npz").json  # noqa: B018
+    with np.load(tmp_path / "with.npz") as kept, np.load(tmp_path / "without.npz") as plain:
+        assert np.array_equal(kept["input_0"], samples[:3].astype(np.float32))
+        assert np.array_equal(kept["output_0"], plain["output_0"])
+        assert "input_0" not in plain

@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--start", type=_natural, default=0, metavar="I", help="the first sample (default 0)")
     predict.add_argument("--count", type=_positive, metavar="N", help="how many samples (default: all that follow)")
     predict.add_argument("--progress", action="store_true", help="say on standard error how far it is")
+    predict.add_argument("--keep-input", action="store_true", help="write the inputs too, as the runtime is given them")
     predict.set_defaults(command=_predict)
 
     commands.add_parser("facts", help="what machine this is").set_defaults(command=_facts)
@@ -124,7 +125,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 def _predict(options: argparse.Namespace) -> dict[str, Any]:
     from . import predict
 
-    span = predict.Span(options.start, options.count, options.progress)
+    span = predict.Span(options.start, options.count, options.progress, options.keep_input)
     samples = _samples(options)
     assert samples is not None  # argparse requires --inputs
     return predict.predict(_job(options), samples, span, options.out)

@@ -25,11 +25,12 @@ FORGET_EVERY = 32
 
 @dataclass(frozen=True)
 class Span:
-    """Which samples, and whether to say on stderr how far it is."""
+    """Which samples, whether to say on stderr how far it is, and whether the inputs are written too."""
 
     start: int = 0
     count: int | None = None
     progress: bool = False
+    keep_input: bool = False
 
     def indices(self, samples: Samples) -> range:
         """Raises BadSamples when the file does not hold them all."""
@@ -43,7 +44,8 @@ class Span:
 
 
 def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str, Any]:
-    """Runs a model over samples, one by one, and writes output_0, output_1, … of shape (N, …) in float32 to `out`.
+    """Runs a model over samples, one by one, and writes output_0, output_1, … of shape (N, …) in float32 to `out`; with
+    `keep_input` also input_0: what the runtime was given, in the model's layout, as real numbers.
 
     Returns:
         What was done, ready for JSON.
@@ -58,15 +60,20 @@ def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
         rows = [stack.enter_context(_Rows(output, out)) for output in loaded.session.outputs]
+        given = [stack.enter_context(_Rows(info, out))] if span.keep_input else []
         for done, index in enumerate(indices, 1):
-            loaded.session.set([samples.get(index, info)])
+            sample = samples.get(index, info)
+            for row in given:
+                row.append(sample)
+            loaded.session.set([sample])
             _append(rows, loaded.session, f"{job.path}: {loaded.runtime['name']} failed at sample {index}")
             if done % FORGET_EVERY == 0:
                 samples.forget()
             if span.progress:
                 _show(done, len(indices))
         seconds = time.perf_counter() - begin
-        _write(out, rows, len(indices))
+        named = [*((f"output_{i}", row) for i, row in enumerate(rows)), *(("input_0", row) for row in given)]
+        _write(out, named, len(indices))
     return {
         "schema": 1,
         "artifact_sha256": loaded.artifact["artifact_sha256"],
@@ -120,11 +127,11 @@ def _append(rows: Sequence[_Rows], session: Session, failure: str) -> None:
         row.append(output)
 
 
-def _write(out: Path, rows: Sequence[_Rows], count: int) -> None:
+def _write(out: Path, rows: Sequence[tuple[str, _Rows]], count: int) -> None:
     """An .npz archive, written in pieces; its dates are fixed, so the same outputs give the same bytes."""
     with files.writing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for index, row in enumerate(rows):
-            entry = zipfile.ZipInfo(f"output_{index}.npy")
+        for name, row in rows:
+            entry = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(entry, "w", force_zip64=True) as target:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (count, *(row.shape or ()))}
                 np.lib.format.write_array_header_1_0(target, header)

@@ -12,13 +12,13 @@ from statistics import median
 import numpy as np
 import pytest
 
-from pipeline import emulate
-from pipeline.emulate import image
+from pipeline.emulate import pi
+from pipeline.emulate.pi import image
 from pipeline.errors import StageFailed, UnknownName
 from pipeline.store import Store
 from tests.boards import Board
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = "run net.pte --runtime executorch_runner --min-runs 16 --min-seconds 0 --warmup-seconds 0.02"
 
 
@@ -60,7 +60,7 @@ def test_it_reaches_nothing_outside(board: Board) -> None:
 
 
 def test_a_second_boot_of_a_board_that_runs_is_the_first(board: Board) -> None:
-    assert emulate.boot(board.build, board.name) == board.endpoint
+    assert pi.boot(board.build, board.name) == board.endpoint
 
 
 # -- what it counts ----------------------------------------------------------------------------------------------------
@@ -83,10 +83,10 @@ def test_after_a_power_cut_what_was_pushed_is_there_what_broke_is_whole_and_the_
     first = json.loads(board.edge_bench(RUN))
     board.root("mv /usr/bin/python3 /usr/bin/python3-gone; date -s 2001-01-01; sync")
     assert board.run("date +%Y; python3 -c 1 2>/dev/null || echo no python") == "2001\nno python\n"
-    assert emulate.stop(board.build, board.name, cut=True) is True
-    assert emulate.endpoint(board.build, board.name) == "it does not run; start it: inv devices.emulate --board pi4"
+    assert pi.stop(board.build, board.name, cut=True) is True
+    assert pi.endpoint(board.build, board.name) == "it does not run; start it: inv devices.emulate --board pi4"
 
-    emulate.boot(board.build, board.name)
+    pi.boot(board.build, board.name)
 
     assert board.run("python3 -c 'print(1)'; test $(date +%Y) -gt 2020 && echo now") == "1\nnow\n"
     second = json.loads(board.edge_bench(RUN))  # the folder from before: nothing is sent again
@@ -99,15 +99,15 @@ def test_after_a_power_cut_what_was_pushed_is_there_what_broke_is_whole_and_the_
 
 def test_an_unknown_board_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(UnknownName, match=r"unknown board 'pi3'.* \(known: pi4, pi5\)"):
-        emulate.endpoint(Store(ROOT), "pi3")
+        pi.endpoint(Store(ROOT), "pi3")
 
 
 def test_a_board_that_was_never_started_says_how_to_start_it(tmp_path: Path) -> None:
     build = Store(tmp_path)
-    assert emulate.endpoint(build, "pi5") == "it does not run; start it: inv devices.emulate --board pi5"
-    assert emulate.stop(build, "pi5") is False
+    assert pi.endpoint(build, "pi5") == "it does not run; start it: inv devices.emulate --board pi5"
+    assert pi.stop(build, "pi5") is False
     with pytest.raises(StageFailed, match="pi5: it does not run"):
-        emulate.as_root(build, "pi5")
+        pi.as_root(build, "pi5")
 
 
 def test_a_file_left_by_a_machine_that_is_gone_is_not_believed(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_a_file_left_by_a_machine_that_is_gone_is_not_believed(tmp_path: Path) -
     home.mkdir(parents=True)
     for pid, started in ((os.getpid(), 1), (2**22 + 1, 1), (2**22 + 1, None)):
         (home / "board.json").write_text(json.dumps({"pid": pid, "started": started, "board": "pi4"}))
-        assert emulate.endpoint(Store(tmp_path), "pi4") == "it does not run; start it: inv devices.emulate --board pi4"
+        assert pi.endpoint(Store(tmp_path), "pi4") == "it does not run; start it: inv devices.emulate --board pi4"
     (home / "board.json").write_text('{"pid": ')
-    assert emulate.stop(Store(tmp_path), "pi4") is False
+    assert pi.stop(Store(tmp_path), "pi4") is False
 
 
 def test_a_machine_that_does_not_come_up_shows_its_last_words(board: Board, tmp_path: Path) -> None:
@@ -135,20 +135,20 @@ def test_a_machine_that_does_not_come_up_shows_its_last_words(board: Board, tmp_
     with (bad / "root.img").open("wb") as disk:
         disk.truncate(1 << 20)
     with pytest.raises(StageFailed) as caught:
-        emulate.boot(build, "pi4", emulate.Boot(data_mb=64))
+        pi.boot(build, "pi4", pi.Boot(data_mb=64))
     assert str(caught.value).startswith("pi4 ended while it booted: ")
     assert "lastmile: the root file system cannot be mounted" in str(caught.value)
     assert str(tmp_path / "boards" / "pi4" / "console.log") in str(caught.value)
-    assert emulate.stop(build, "pi4") is False
+    assert pi.stop(build, "pi4") is False
 
 
 def test_the_pi_5_boots_beside_it_with_another_processor(board: Board) -> None:
-    emulate.boot(board.build, "pi5")
+    pi.boot(board.build, "pi5")
     try:
         five = Board(board.build, "pi5")
         said = five.run("cat /proc/device-tree/model; grep -c asimddp /proc/cpuinfo")
         assert said == "Raspberry Pi 5 Model B (emulated)\x001\n"
         assert five.endpoint["port"] != board.endpoint["port"]
     finally:
-        assert emulate.stop(board.build, "pi5") is True
-    assert emulate.endpoint(board.build, "pi5") == "it does not run; start it: inv devices.emulate --board pi5"
+        assert pi.stop(board.build, "pi5") is True
+    assert pi.endpoint(board.build, "pi5") == "it does not run; start it: inv devices.emulate --board pi5"

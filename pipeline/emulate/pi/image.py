@@ -13,13 +13,13 @@ import os
 import py_compile
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import proc, store, system
+from pipeline import store
+from pipeline.emulate import debian
 from pipeline.errors import StageFailed
 from pipeline.progress import say
 from pipeline.store import Store
@@ -87,7 +87,7 @@ def keys(build: Store) -> Keys:
         store.remove(new)
         new.mkdir(mode=0o700, parents=True)
         for name in (pairs.host.name, pairs.client.name):
-            _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lastmile {name}", "-f", new / name])
+            debian.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lastmile {name}", "-f", new / name])
         new.rename(folder)
     return pairs
 
@@ -126,7 +126,8 @@ def _key(pairs: Keys) -> str:
     """Hash of all that goes into the image: what is fetched, our files, the keys and this code."""
     names = sorted(FILES.iterdir())
     public = [pairs.public(pairs.host), pairs.public(pairs.client)]
-    return store.digest([store.sha256(Path(__file__)), *map(store.sha256, names), public, PYTHON])[:16]
+    code = [store.sha256(Path(str(module))) for module in (__file__, debian.__file__)]
+    return store.digest([*code, *map(store.sha256, names), public, PYTHON])[:16]
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
@@ -134,53 +135,25 @@ def _key(pairs: Keys) -> str:
 
 def _fetch(work: Path) -> tuple[list[Path], Path]:
     """The packages' files, and the kernel's."""
-    archives, state = work / "cache" / "archives", work / "state"
-    for folder in (archives / "partial", state / "lists" / "partial"):
-        folder.mkdir(parents=True)
-    (work / "status").touch()
-    settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "",  # else root's apt fetches as a user who may not write here
-        "Dir::State": state,
-        "Dir::State::status": work / "status",
-        "Dir::Cache": work / "cache",
-    }
-    (work / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))
-    env = {"APT_CONFIG": str(work / "apt.conf"), "LC_ALL": "C"}
-    _run(["apt-get", "--quiet", "update"], env=env)
-    wanted = (FILES / "packages").read_text().split()
-    _run(["apt-get", "--quiet", "--yes", "--download-only", "install", *wanted], env=env)
-    said = _run(["apt-cache", "depends", "--important", KERNEL], env=env).out
+    env = debian.apt(work, {"APT::Architecture": "arm64", "APT::Architectures": "arm64"})
+    packages = debian.fetch(work, env, (FILES / "packages").read_text().split())
+    said = debian.run(["apt-cache", "depends", "--important", KERNEL], env=env).out
     found = re.search(r"Depends: (linux-image-\S+)", said)
     if not found:
         raise StageFailed(f"apt knows no {KERNEL}: the emulated boards are made from Debian's packages, on Debian")
     # Alone: what it depends on is for configuring it on a running machine.
     (work / "kernel").mkdir()
-    _run(["apt-get", "--quiet", "download", found[1]], env=env, cwd=work / "kernel")
-    return sorted(archives.glob("*.deb")), next((work / "kernel").glob("*.deb"))
+    debian.run(["apt-get", "--quiet", "download", found[1]], env=env, cwd=work / "kernel")
+    return packages, next((work / "kernel").glob("*.deb"))
 
 
 def _unpack(packages: Sequence[Path], root: Path) -> Path:
     """The packages' files, in a folder; its owner is whoever runs this."""
-    for name in ("bin", "sbin", "lib"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
+    debian.merged(root, ("bin", "sbin", "lib"))
     for package in packages:
         excluded = [f"--exclude=./{folder}/*" for folder in LEFT_OUT]
-        _extract(package, root, [*excluded, "--keep-directory-symlink", "--no-same-owner"])
+        debian.extract(package, root, [*excluded, "--keep-directory-symlink", "--no-same-owner"])
     return root
-
-
-def _extract(package: Path, into: Path, options: Sequence[str]) -> None:
-    """dpkg-deb's archive through tar, which keeps /bin and the like the links they are."""
-    into.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
-        words = ["tar", "--extract", "--file=-", f"--directory={into}", "--preserve-permissions", *options]
-        done = subprocess.run(words, stdin=archive.stdout, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or archive.returncode != 0:
-        raise StageFailed(f"{package.name} cannot be unpacked: {done.stderr.strip() or 'dpkg-deb failed'}")
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------
@@ -218,13 +191,13 @@ def _put(path: Path, text: str, mode: int) -> None:
 
 def _disk(root: Path, disk: Path) -> None:
     """The folder as a file system in which everything is root's, whoever makes it."""
-    _run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, disk, f"{DISK_BYTES >> 10}k"])
+    debian.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, disk, f"{DISK_BYTES >> 10}k"])
     if os.geteuid() == 0:
         return  # --no-same-owner has made it so
     inodes = ["/", *(f"/{path.relative_to(root)}" for path in sorted(root.rglob("*")))]
     commands = disk.with_suffix(".commands")
     commands.write_text("".join(f'sif "{path}" {field} 0\n' for path in inodes for field in ("uid", "gid")))
-    _run(["debugfs", "-w", "-f", commands, disk])
+    debian.run(["debugfs", "-w", "-f", commands, disk])
     commands.unlink()
 
 
@@ -233,7 +206,7 @@ def data_disk(path: Path, megabytes: int, owner: int = 1000) -> None:
     new = path.with_name(f"new-{path.name}")
     store.remove(new)
     options = ["-E", f"root_owner={owner}:{owner},lazy_itable_init=1", "-m", "0", "-L", "data"]
-    _run(["mke2fs", "-q", "-t", "ext4", *options, new, f"{megabytes}M"])
+    debian.run(["mke2fs", "-q", "-t", "ext4", *options, new, f"{megabytes}M"])
     new.replace(path)
 
 
@@ -243,7 +216,7 @@ def data_disk(path: Path, megabytes: int, owner: int = 1000) -> None:
 def _boot_files(package: Path, root: Path, new: Path) -> None:
     """vmlinuz, and the initramfs: busybox, our init and the drivers in the order in which they load."""
     unpacked = new / "work" / "linux"
-    _extract(package, unpacked, ["--no-same-owner"])
+    debian.extract(package, unpacked, ["--no-same-owner"])
     shutil.copy(next((unpacked / "boot").glob("vmlinuz-*")), new / "vmlinuz")
     drivers = list(_with_needs(MODULES, {path.stem.replace("-", "_"): path for path in unpacked.rglob("*.ko")}))
     files = {
@@ -287,15 +260,3 @@ def _cpio(files: Mapping[str, bytes], folders: Sequence[str]) -> bytes:
         archive += bytes(-len(archive) % 4) + content
         archive += bytes(-len(archive) % 4)
     return bytes(archive)
-
-
-def _run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> proc.Done:
-    """
-    Raises:
-        StageFailed: it failed; the reason is its own.
-    """
-    program = system.find(str(argv[0])) or argv[0]
-    done = proc.run([program, *argv[1:]], timeout=900, env=env, cwd=cwd)
-    if done.code != 0:
-        raise StageFailed(f"{argv[0]} failed: {done.reason}")
-    return done

@@ -1,0 +1,189 @@
+package org.lastmile.app
+
+import android.content.Context
+import android.content.res.Configuration
+import android.graphics.Bitmap
+import android.graphics.Canvas
+import android.graphics.Color
+import android.graphics.Paint
+import android.graphics.Path
+import android.graphics.RectF
+import android.util.AttributeSet
+import android.util.TypedValue
+import android.view.MotionEvent
+import android.view.View
+import org.lastmile.inference.Pictures
+import org.lastmile.inference.Pixels
+import org.lastmile.inference.Score
+
+/** A colour of the theme: light or dark is its affair. */
+private fun View.themed(attribute: Int): Int {
+    val array = context.obtainStyledAttributes(intArrayOf(attribute))
+    return array.getColor(0, Color.GRAY).also { array.recycle() }
+}
+
+private fun View.sp(size: Float) = TypedValue.applyDimension(TypedValue.COMPLEX_UNIT_SP, size, resources.displayMetrics)
+
+/** A square to draw a digit in, white on black as the digits that the model learnt. */
+class DrawView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
+    /** Points of each stroke, x and y one after the other, as shares of the side: they outlive a rotation. */
+    var strokes: List<List<Float>> = emptyList()
+        set(value) {
+            field = value
+            invalidate()
+        }
+
+    /** Hears that a stroke ended. */
+    var onDrawn: () -> Unit = {}
+
+    private val pen = Paint(Paint.ANTI_ALIAS_FLAG)
+    private val hint = context.getString(R.string.draw_here)
+
+    override fun onTouchEvent(event: MotionEvent): Boolean {
+        val point = listOf((event.x / width).coerceIn(0f, 1f), (event.y / height).coerceIn(0f, 1f))
+        when (event.actionMasked) {
+            MotionEvent.ACTION_DOWN -> {
+                parent.requestDisallowInterceptTouchEvent(true) // it is no scrolling
+                strokes = strokes.plusElement(point)
+            }
+            MotionEvent.ACTION_MOVE -> strokes = strokes.dropLast(1).plusElement(strokes.last() + point)
+            MotionEvent.ACTION_UP -> performClick()
+        }
+        return true
+    }
+
+    override fun performClick(): Boolean {
+        super.performClick()
+        onDrawn()
+        return true
+    }
+
+    override fun onDraw(canvas: Canvas) {
+        draw(canvas, width.toFloat(), RectF(0f, 0f, 1f, 1f))
+        if (strokes.isEmpty()) {
+            pen.style = Paint.Style.FILL
+            pen.color = Color.LTGRAY
+            pen.textSize = sp(18f)
+            pen.textAlign = Paint.Align.CENTER
+            canvas.drawText(hint, width / 2f, height / 2f, pen)
+        }
+    }
+
+    /** The drawing as a picture, cut to what is drawn and a margin, as the model's digits are; null where nothing is drawn. */
+    fun pixels(): Pixels? {
+        if (strokes.isEmpty()) return null
+        val points = strokes.flatten()
+        val xs = points.filterIndexed { i, _ -> i % 2 == 0 }
+        val ys = points.filterIndexed { i, _ -> i % 2 == 1 }
+        val side = maxOf(xs.max() - xs.min(), ys.max() - ys.min(), 0.1f) * 1.25f
+        val left = (xs.max() + xs.min() - side) / 2
+        val top = (ys.max() + ys.min() - side) / 2
+        val bitmap = Bitmap.createBitmap(SIDE, SIDE, Bitmap.Config.ARGB_8888)
+        draw(Canvas(bitmap), SIDE.toFloat(), RectF(left, top, left + side, top + side))
+        return Pictures.pixels(bitmap)
+    }
+
+    private fun draw(
+        canvas: Canvas,
+        side: Float,
+        part: RectF
+    ) {
+        canvas.drawColor(Color.BLACK)
+        pen.style = Paint.Style.STROKE
+        pen.color = Color.WHITE
+        pen.strokeWidth = side / 9
+        pen.strokeCap = Paint.Cap.ROUND
+        pen.strokeJoin = Paint.Join.ROUND
+        for (stroke in strokes) {
+            val path = Path()
+            for (i in stroke.indices step 2) {
+                val x = (stroke[i] - part.left) / part.width() * side
+                val y = (stroke[i + 1] - part.top) / part.height() * side
+                if (i == 0) path.moveTo(x, y) else path.lineTo(x, y)
+            }
+            if (stroke.size == 2) path.rLineTo(0.1f, 0f) // a dot
+            canvas.drawPath(path, pen)
+        }
+    }
+
+    private companion object {
+        const val SIDE = 128
+    }
+}
+
+/** The five best classes as bars; for TalkBack a sentence. */
+class BarsView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
+    var scores: List<Score> = emptyList()
+        set(value) {
+            field = value.take(SHOWN)
+            contentDescription = field.joinToString { resources.getString(R.string.bar, it.label, Math.round(100 * it.score)) }
+            invalidate()
+        }
+
+    private val paint = Paint(Paint.ANTI_ALIAS_FLAG)
+    private val ink = themed(android.R.attr.textColorPrimary)
+    private val accent = themed(android.R.attr.colorAccent)
+
+    override fun onMeasure(
+        widthSpec: Int,
+        heightSpec: Int
+    ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), (SHOWN * sp(ROW)).toInt())
+
+    override fun onDraw(canvas: Canvas) {
+        val row = sp(ROW)
+        paint.textSize = sp(14f)
+        val labels = minOf(width / 3f, (scores.maxOfOrNull { paint.measureText(it.label) } ?: 0f) + sp(8f))
+        val figures = paint.measureText("100 % ")
+        scores.forEachIndexed { i, score ->
+            paint.color = ink
+            canvas.drawText(score.label, 0f, (i + 0.7f) * row, paint)
+            canvas.drawText("${Math.round(100 * score.score)} %", width - figures, (i + 0.7f) * row, paint)
+            paint.color = accent
+            canvas.drawRect(labels, (i + 0.2f) * row, labels + 2 + (width - labels - figures - sp(8f)) * score.score, (i + 0.8f) * row, paint)
+        }
+    }
+
+    private companion object {
+        const val SHOWN = 5
+        const val ROW = 22f
+    }
+}
+
+/** How often a run took how long; in milliseconds, up to the 99th percentile. */
+class HistogramView(context: Context) : View(context) {
+    var millis: List<Double> = emptyList()
+        set(value) {
+            field = value.sorted()
+            invalidate()
+        }
+
+    private val paint = Paint(Paint.ANTI_ALIAS_FLAG)
+    private val accent = themed(android.R.attr.colorAccent)
+
+    override fun onMeasure(
+        widthSpec: Int,
+        heightSpec: Int
+    ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), sp(64f).toInt())
+
+    override fun onDraw(canvas: Canvas) {
+        val low = millis.firstOrNull() ?: return
+        val high = millis[(millis.size - 1) * 99 / 100]
+        val counts = IntArray(BINS)
+        for (value in millis) if (value <= high) counts[((value - low) / maxOf(high - low, 1e-9) * (BINS - 1)).toInt()]++
+        paint.color = accent
+        val step = width / BINS.toFloat()
+        counts.forEachIndexed { i, count ->
+            canvas.drawRect(i * step, height * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, height.toFloat(), paint)
+        }
+    }
+
+    private companion object {
+        const val BINS = 40
+    }
+}
+
+/** Whether the screen is wider than it is high. */
+internal fun Context.landscape() = resources.configuration.orientation == Configuration.ORIENTATION_LANDSCAPE
+
+/** A time for people, from nanoseconds. */
+internal fun time(ns: Double): String = if (ns < 1e6) "%.0f µs".format(ns / 1e3) else "%.2f ms".format(ns / 1e6)

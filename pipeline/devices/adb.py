@@ -1,0 +1,490 @@
+"""An Android phone over adb: the app does there what edge-bench does elsewhere; the rest comes from this side.
+
+Keys of its table in devices.toml: serial (which phone, as `adb devices` calls it; needed where there are several),
+chunk_samples (evaluated in one go), cool_down_c (wait before measuring until the battery is no hotter),
+fixed_performance = true (Android's mode of fixed clocks while it measures), board = "phone" (the emulated one of
+`inv devices.emulate`, in place of a serial), summary, targets, runtimes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline import android, store
+from pipeline.core import Device
+from pipeline.devices import _adb
+from pipeline.devices._adb import Phone
+from pipeline.emulate import phone as emulated
+from pipeline.errors import BadOption, NeedsTool, PipelineError, StageFailed, Unreachable
+from pipeline.proc import Done
+from pipeline.progress import say
+from pipeline.store import Store
+
+CHUNK: int | None = 500
+RUNTIMES: Mapping[str, str] = {"tflite": "litert", "executorch": "executorch"}
+DECODES = True
+REFUSES: Mapping[str, str] = {"onnx": "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"}
+KEYS = (
+    "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
+)  # fmt: skip
+PACKAGE = "org.lastmile.app"
+ACTIVITY = f"{PACKAGE}/.RunActivity"
+FOLDER = "/data/local/tmp/lastmile"
+OWN = f"/sdcard/Android/data/{PACKAGE}/files/runs"
+"""Where the app writes, and the shell may read."""
+INSTALL_SECONDS, COOL_SECONDS, COOL_POLL_SECONDS = 600.0, 900.0, 5.0
+LOCKED, REFUSED, DIED = 91, 92, 93
+"""Exit codes of RUN."""
+
+HOLD = r"""
+mkdir -p "$1/files" "$1/runs" && cd "$1" || exit 1
+clean() { am force-stop "$3"; rm -rf "$1"/runs/* "$1"/files/.tmp-* "$4"/*; }
+(
+  flock -n 9 || { echo "waits $(cat who)"; flock 9; }
+  echo "$2" >who
+  clean "$@"
+  p=$(pm path "$3"); p=${p#package:}
+  [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled true
+  echo held $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
+  cat >/dev/null
+  [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled false
+  clean "$@"
+) 9>>lock
+"""
+"""Words: our folder there, who we are, the app, the app's folder, whether clocks are fixed."""
+
+HAVE = r"""
+cd "$1" || exit 1; shift
+for f; do
+  if [ -f "$f" ]; then
+    case $(sha256sum "$f") in "${f%%/*} "*) continue;; esac
+    rm -f "$f"
+  fi
+  echo "$f"
+done
+"""
+"""Says which of these files are missing; a corrupt one is removed."""
+
+TAKE = r"""
+cd "$1" || exit 1; shift
+for f; do
+  case $(sha256sum ".tmp-${f%%/*}") in "${f%%/*} "*) ;; *) echo "$f arrived in part only" >&2; exit 1;; esac
+  mkdir -p "${f%%/*}" && chmod 755 "${f%%/*}" && chmod 644 ".tmp-${f%%/*}" && mv ".tmp-${f%%/*}" "$f" || exit 1
+done
+"""
+"""Gives files that arrived whole their names."""
+
+RUN = r"""
+d=$1/runs/$2 o=$4/$2 app=$5
+mkdir -p "$d" && chmod 755 "$1" "$1/runs" "$1/files" "$d" && print -r -- "$3" >"$d/request.json" || exit 1
+[ "$7" = fresh ] && am force-stop "$app"
+input keyevent KEYCODE_WAKEUP
+wm dismiss-keyguard
+n=0
+while dumpsys window | grep -qE 'isKeyguardShowing=true|mDreamingLockscreen=true|mShowingLockscreen=true'; do
+  n=$((n + 1)); [ $n -gt 8 ] && exit 91
+  sleep 0.25
+done
+since=$(date '+%m-%d %H:%M:%S.000')
+said=$(am start -W -n "$6" --es run "$2" 2>&1)
+pid=$(pidof "$app")
+case $said in *Error*|*xception*) [ -n "$pid" ] && { print -r -- "$said" >&2; exit 92; };; esac
+case $said in *"does not exist"*|*Denial*|*"Error:"*"inv "*) print -r -- "$said" >&2; exit 92;; esac
+n=0
+while [ ! -f "$o/result.json" ]; do
+  if [ -z "$pid" ] || [ ! -d "/proc/$pid" ]; then
+    [ -f "$o/result.json" ] && break
+    sleep 0.5
+    logcat -d -b crash -T "$since" >&2
+    echo ==log== >&2
+    logcat -d -T "$since" | grep -E "$app|lowmemorykiller|lmkd|AndroidRuntime|DEBUG|libc  |Lastmile" | tail -n 20 >&2
+    exit 93
+  fi
+  sleep 0.2
+done
+cat "$o/result.json"
+"""
+"""Starts a run of the app and waits for its result. Words: our folder, the run, its request, the app's folder, the app,
+its activity, whether in a process of its own."""
+
+CLEAN = r"""
+n=0
+for f in $(find "$1/files" -type f -exec stat -c %s {} +); do n=$((n + f)); done
+p=$(pm path "$2"); p=${p#package:}
+[ -n "$p" ] && { n=$((n + $(stat -c %s "$p"))); pm uninstall "$2" >/dev/null; }
+rm -rf "$1/files" "$1/runs"; mkdir -p "$1/files" "$1/runs"
+echo $n
+"""
+
+PHONES: dict[tuple[str, ...], Phone] = {}
+"""Phones in use by this process, by name and serial."""
+
+
+def about(device: Device) -> str:
+    """See `DeviceKind.about`."""
+    place = device.options.get("serial", "the one that adb sees")
+    place = "board phone" if "board" in device.options else place
+    return f"{device.options.get('summary', 'an Android phone')}, {place}"
+
+
+def answers(build: Store, device: Device) -> str | None:
+    """See `DeviceKind.answers`."""
+    try:
+        _adb.describe(_phone(build, device))
+    except PipelineError as error:
+        return str(error).removeprefix(f"{device.name}: ")
+    return None
+
+
+def nearby(build: Store, known: Sequence[Device]) -> Iterator[str]:
+    """See `DeviceKind.nearby`: each with maker and model, SoC, ABI and Android version, or why it cannot be used."""
+    try:
+        phones = _adb.seen({})
+    except PipelineError as error:
+        yield str(error)
+        return
+    for each in phones:
+        try:
+            told = each.trouble or _adb.describe(Phone(each.serial, each.serial, {}))
+        except PipelineError as error:
+            told = str(error)
+        yield f"{each.serial}: {told}"
+
+
+@contextlib.contextmanager
+def alone(build: Store, device: Device) -> Iterator[None]:
+    """See `DeviceKind.alone`: a shell there holds a lock, and ends the app and removes what it left when the job ends.
+
+    Raises:
+        Unreachable: there is no such phone, or it cannot be used.
+    """
+    phone = _phone(build, device)
+    who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
+    fixed = "true" if device.options.get("fixed_performance") else "false"
+    first = phone.holder is None
+    with phone.alone(HOLD, FOLDER, who, PACKAGE, OWN, fixed) as told:
+        if first:
+            phone.app = told[0] if told else ""
+        yield
+
+
+def setup(build: Store, device: Device, runtime: str) -> None:
+    """See `DeviceKind.setup`: installs the app, or the one that is here in place of the one that is there.
+
+    Raises:
+        StageFailed: the app has no such runtime, or the phone would not take it.
+    """
+    if runtime not in RUNTIMES.values():
+        raise StageFailed(f"{device.name}: the app has no runtime {runtime!r} (it has {', '.join(RUNTIMES.values())})")
+    with alone(build, device):
+        phone = _phone(build, device)
+        apk = _apk(build)
+        digest = store.sha256(apk)
+        if phone.app == digest:
+            return
+        say(f"installing the app on {device.name} ({store.size(apk) / 1e6:.1f} MB)")
+        done = phone.adb(["install", "--no-streaming", "-r", apk.resolve()], INSTALL_SECONDS)
+        told = done.out + done.err
+        if done.code != 0 or "Success" not in told:
+            raise StageFailed(f"{device.name}: {_refusal(told, done)}")
+        phone.traffic.sent_bytes += store.size(apk)
+        phone.app = digest
+
+
+def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
+    """See `DeviceKind.push`: one call asks what is missing, one a file brings that, and one checks it.
+
+    Raises:
+        StageFailed: there is no room for it.
+        Unreachable: the cable was pulled; nothing half-sent is ever used.
+    """
+    with alone(build, device):
+        phone = _phone(build, device)
+        names = {path: _name(path) for path in files}
+        wanted = {name: path for path, name in names.items() if name not in phone.known}
+        if wanted:
+            done = phone.shell(HAVE, f"{FOLDER}/files", *wanted, timeout=SEND_SECONDS)
+            missing = [(name, wanted[name]) for name in _adb.check(done, device.name, "looking").out.splitlines()]
+        else:
+            missing = []
+        for name, path in missing:
+            sent = phone.adb(["push", path.resolve(), f"{FOLDER}/files/.tmp-{Path(name).parent}"], SEND_SECONDS)
+            if sent.code != 0:
+                raise _not_sent(device, sent)
+        if missing:
+            done = phone.shell(TAKE, f"{FOLDER}/files", *(name for name, _ in missing), timeout=SEND_SECONDS)
+            _adb.check(done, device.name, "keeping what was sent")
+        phone.known.update(wanted)
+        sent_bytes = sum(store.size(path) for _, path in missing)
+        phone.traffic.sent_bytes += sent_bytes
+    return {path: f"{FOLDER}/files/{name}" for path, name in names.items()}, sent_bytes
+
+
+def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
+    """See `DeviceKind.call`: a run of the app.
+
+    Raises:
+        StageFailed: the app is not there, and cannot be had.
+        Unreachable: the connection was lost, or the screen is locked.
+    """
+    with alone(build, device):
+        setup(build, device, runtime)
+        return _call(_phone(build, device), device, runtime, words, timeout)
+
+
+def clean(build: Store, device: Device) -> int:
+    """See `DeviceKind.clean`: removes the app too."""
+    with alone(build, device):
+        phone = _phone(build, device)
+        done = _adb.check(phone.shell(CLEAN, FOLDER, PACKAGE, timeout=INSTALL_SECONDS), device.name, "cleaning")
+        phone.known.clear()
+        phone.app = ""
+        return int(done.out.strip() or 0)
+
+
+SEND_SECONDS = _adb.SEND_SECONDS
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def _call(phone: Phone, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
+    there, files, outs = _translated(words)
+    run = secrets.token_hex(8)
+    request = {"schema": 1, "run": run, "runtime": runtime, "words": there, "files": files}
+    measures = words[:1] == ["run"]
+    if measures:
+        _cool_down(phone, device)
+    argv, started = ("edge-bench", *map(str, words)), time.perf_counter()
+    process = "fresh" if measures else "any"  # a measurement's memory is that of a process that did nothing before
+    sent = json.dumps(request)
+    done = phone.shell(RUN, FOLDER, run, sent, OWN, PACKAGE, ACTIVITY, process, timeout=timeout)
+    phone.traffic.sent_bytes += len(sent)
+    phone.traffic.received_bytes += len(done.out)
+    if done.timed_out:
+        phone.shell('am force-stop "$1"', PACKAGE)
+        return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
+    _explain(device, done)
+    names = {
+        f"{FOLDER}/files/{_name(word)}": word for word in words if isinstance(word, Path) and word not in outs.values()
+    }
+    if done.code == DIED:
+        phone.known.clear()
+        return Done(argv, 1, "", f"edge-bench: the app {_death(done.err)}\n", time.perf_counter() - started)
+    try:
+        result = json.loads(done.out)
+        code, out, err = int(result["code"]), str(result["out"]), str(result["err"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageFailed(f"{device.name}: the app's result is not what it should be ({error})") from error
+    if code == 0:
+        for name, path in outs.items():
+            _pull(phone, device, f"{OWN}/{run}/{name}", path)
+    else:
+        phone.known.clear()  # should a file there be what is wrong, it is looked at anew
+    for place, path in names.items():
+        err = err.replace(place, str(path))
+    return Done(argv, code, out, err, time.perf_counter() - started)
+
+
+def _translated(words: Sequence[str | Path]) -> tuple[list[str], dict[str, str], dict[str, Path]]:
+    """Words as the app gets them; the files that it reads, with their hashes; and what it writes, by name."""
+    there: list[str] = []
+    files: dict[str, str] = {}
+    outs: dict[str, Path] = {}
+    for before, word in zip(["", *words], words, strict=False):
+        if isinstance(word, str):
+            there.append(word)
+        elif before == "--out":
+            name = f"{len(outs)}{_suffix(word)}"
+            outs[name] = word
+            there.append(name)
+        else:
+            name = _name(word)
+            there.append(f"{FOLDER}/files/{name}")
+            files[there[-1]] = name.partition("/")[0]
+    return there, files, outs
+
+
+def _pull(phone: Phone, device: Device, there: str, here: Path) -> None:
+    done = phone.adb(["pull", there, here.resolve()], SEND_SECONDS)
+    if done.code != 0:
+        raise StageFailed(f"{device.name}: the app's output could not be fetched: {done.reason}")
+    phone.traffic.received_bytes += store.size(here)
+
+
+def _explain(device: Device, done: Done) -> None:
+    """
+    Raises:
+        Unreachable, StageFailed: what kept a run from beginning.
+    """
+    if done.code == LOCKED:
+        raise Unreachable(
+            f"{device.name}: its screen is locked: unlock it (the system slows down what is behind the lock), "
+            "and run the same command again: what is finished is kept"
+        )
+    if done.code == REFUSED:
+        told = [line for line in done.err.splitlines() if "rror" in line or "xception" in line or "Denial" in line]
+        raise StageFailed(f"{device.name}: the app could not be started: {told[-1].strip() if told else done.reason}")
+    if done.code not in (0, DIED):
+        told = done.err.strip().splitlines()
+        if any("No space" in line for line in told):
+            raise StageFailed(f"{device.name}: no space left there; {_FREES.format(device.name)}")
+        raise Unreachable(f"{device.name}: {told[-1] if told else _adb.LOST}")
+
+
+def _death(log: str) -> str:
+    """How the app's process ended, from the last lines of the phone's log."""
+    crash, _, rest = log.partition("==log==\n")
+    texts = [line.partition(": ")[2].strip() for line in crash.splitlines() if ": " in line]
+    starts = [
+        index for index, text in enumerate(texts) if re.match(r"FATAL EXCEPTION|\*\*\* \*\*\*|Fatal signal", text)
+    ]
+    texts = texts[starts[-1] if starts else 0 :]  # the clock of `since` has whole seconds
+    signal = next((text for text in texts if re.match(r"(Fatal )?signal \d+", text)), None)
+    abort = next((text for text in texts if text.startswith("Abort message")), None)
+    frames = [text for text in texts if re.match(r"#\d\d pc ", text)][:3]
+    if signal:
+        return "crashed in native code: " + "; ".join(filter(None, [signal, abort, *frames]))
+    fatal = next((index for index, text in enumerate(texts) if text.startswith("FATAL EXCEPTION")), None)
+    if fatal is not None:
+        said = [text for text in texts[fatal + 1 :] if not text.startswith(("at ", "Process:", "... "))]
+        return f"crashed: {said[-1] if said else texts[fatal]}"
+    last = [line.partition(": ")[2].strip() for line in rest.splitlines()][-2:]
+    return f"was ended by the system or by a person; its log's last lines: {' | '.join(last) or 'none'}"
+
+
+def _cool_down(phone: Phone, device: Device) -> None:
+    """Waits until the battery is as cool as it shall be.
+
+    Raises:
+        StageFailed: it does not become so.
+    """
+    limit = device.options.get("cool_down_c")
+    end = time.monotonic() + COOL_SECONDS
+    while limit is not None:
+        found = re.search(r"temperature: (\d+)", phone.shell("dumpsys battery").out)
+        if found is None or int(found[1]) / 10 <= limit:
+            return
+        if time.monotonic() > end:
+            raise StageFailed(f"still at {int(found[1]) / 10:.0f} °C after {COOL_SECONDS:.0f} s: above cool_down_c")
+        time.sleep(COOL_POLL_SECONDS)
+
+
+# -- what is wrong -----------------------------------------------------------------------------------------------------
+
+_FREES = "inv devices.clean --device {} frees what is ours there; nothing was lost"
+REFUSALS = {
+    "INSTALL_FAILED_UPDATE_INCOMPATIBLE": (
+        f"an app {PACKAGE} that was signed with another key is there: adb uninstall {PACKAGE} removes it with its data"
+    ),
+    "INSTALL_FAILED_VERSION_DOWNGRADE": (
+        f"a newer version of the app is there: adb uninstall {PACKAGE} removes it, or update this checkout"
+    ),
+    "INSTALL_FAILED_INSUFFICIENT_STORAGE": "no space for the app: free some on the phone",
+    "No space left": "no space for the app: free some on the phone",
+    "not enough space": "no space for the app: free some on the phone",
+    "INSTALL_FAILED_NO_MATCHING_ABIS": "the app was built for other processors: inv android.build --abi names its own",
+    "INSTALL_FAILED_OLDER_SDK": "its Android is older than the app needs (8.0)",
+    "INSTALL_FAILED_USER_RESTRICTED": "it lets nothing be installed over USB: allow that in its developer options",
+    "INSTALL_FAILED_VERIFICATION": "its owner or Play Protect refused the app: allow it on the screen",
+}
+"""What the phone's package manager says → what that means, and what mends it."""
+
+
+def _refusal(told: str, done: Done) -> str:
+    for word, line in REFUSALS.items():
+        if word in told:
+            return line
+    found = re.search(r"Failure \[(.*)]", told)
+    return f"the app could not be installed: {found[1] if found else done.reason}"
+
+
+def _not_sent(device: Device, done: Done) -> PipelineError:
+    if "No space" in done.err + done.out:
+        return StageFailed(f"{device.name}: no space left there; {_FREES.format(device.name)}")
+    return Unreachable(f"{device.name}: {_adb.LOST}")
+
+
+# -- which phone -------------------------------------------------------------------------------------------------------
+
+
+def _phone(build: Store, device: Device) -> Phone:
+    """The phone that a table means.
+
+    Raises:
+        BadOption: a key of its table is unknown, or of another kind.
+        NeedsTool, Unreachable: there is no adb, or no such phone.
+    """
+    _check(device)
+    serial, env = device.options.get("serial"), {}
+    if "board" in device.options:
+        there = emulated.endpoint(build)
+        if isinstance(there, str):
+            raise Unreachable(f"{device.name}: {there}")
+        serial, env = there["ANDROID_SERIAL"], there
+    held = next((phone for phone in _adb.HELD if phone.name == device.name and phone.env == env), None)
+    if held:
+        return held
+    serial = serial or os.environ.get("ANDROID_SERIAL")
+    chosen = _adb.choose(device.name, _adb.seen(env), serial)
+    return PHONES.setdefault(
+        (device.name, chosen.serial, *sorted(env.values())), Phone(device.name, chosen.serial, env)
+    )
+
+
+def _check(device: Device) -> None:
+    """
+    Raises:
+        BadOption: a key of its table is unknown, or of another kind.
+    """
+    where = f"[{device.name}] of devices.toml"
+    for key, value in device.options.items():
+        if key not in KEYS:
+            raise BadOption(f"{where}: unknown key {key!r} (known: {', '.join(sorted(KEYS))})")
+        if key in ("serial", "summary") and not (isinstance(value, str) and value):
+            raise BadOption(f"{where}: {key} = {value!r} is not a text")
+    size = device.options.get("chunk_samples", 1)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise BadOption(f"{where}: chunk_samples = {size!r} is not a whole number above 0")
+    limit = device.options.get("cool_down_c", 0)
+    if not isinstance(limit, int | float) or isinstance(limit, bool):
+        raise BadOption(f"{where}: cool_down_c = {limit!r} is not a number of °C")
+    if not isinstance(device.options.get("fixed_performance", False), bool):
+        raise BadOption(f"{where}: fixed_performance is true or false")
+    if device.options.get("board", emulated.BOARD) != emulated.BOARD:
+        raise BadOption(f'{where}: board = {device.options["board"]!r} is unknown (known: "{emulated.BOARD}")')
+
+
+def _apk(build: Store) -> Path:
+    """The app.
+
+    Raises:
+        NeedsTool: it was not built yet.
+    """
+    apk = android.path(build)
+    if not apk.is_file():
+        raise NeedsTool(f"there is no app in {apk}: inv android.build makes it")
+    return apk
+
+
+def _name(path: Path) -> str:
+    """What a file is called there: its content, and a name of its kind."""
+    return f"{store.sha256(path)}/file{_suffix(path)}"
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,133 @@
+"""What `inv android.build` makes, and what it is made of."""
+
+from __future__ import annotations
+
+import re
+import struct
+import tomllib
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from pipeline import android, proc
+from pipeline.android import package, parts, phone
+from pipeline.errors import BadOption, Broken
+from pipeline.store import Store
+from tests.android import jvm
+from tests.android.conftest import MODEL
+
+NAMESPACE = "{http://schemas.android.com/apk/res/android}"
+
+
+@pytest.fixture(scope="session")
+def apk(kept: Store, matrix: Store) -> tuple[android.Built, Path]:
+    """An APK for both processors with the matrix's models inside."""
+    options = android.Options(abis=("arm64-v8a", "x86_64"))
+    return android.build(kept, _models(matrix), options), android.path(kept)
+
+
+def _models(matrix: Store) -> list[Path]:
+    return [matrix.cell(*MODEL, recipe, target) for recipe in ("fp32", "int8") for target in android.TARGETS]
+
+
+def test_the_merged_manifest_asks_for_nothing_and_opens_one_door_to_the_shell(
+    apk: tuple[android.Built, Path], kept: Store, matrix: Store
+) -> None:
+    dump = proc.run(["aapt2", "dump", "badging", apk[1]]).out
+    assert "uses-permission" not in dump
+    made = phone.make(kept, _models(matrix), apk[0])
+    manifest = ElementTree.fromstring((made / "AndroidManifest.xml").read_text())
+    application = manifest.find("application")
+    assert application is not None
+    assert manifest.findall("uses-permission") == []
+    assert application.get(f"{NAMESPACE}allowBackup") == "false"
+    assert application.get(f"{NAMESPACE}debuggable") is None
+    exported = {
+        activity.get(f"{NAMESPACE}name"): activity.get(f"{NAMESPACE}permission")
+        for activity in application
+        if activity.get(f"{NAMESPACE}exported") == "true"
+    }
+    assert exported == {".MainActivity": None, ".RunActivity": "android.permission.DUMP"}
+    assert {child.tag for child in application} == {"activity", "meta-data"}
+
+
+def test_the_apk_holds_the_models_and_both_runtimes_for_each_processor(apk: tuple[android.Built, Path]) -> None:
+    names = set(zipfile.ZipFile(apk[1]).namelist())
+    for abi in ("arm64-v8a", "x86_64"):
+        assert {f"lib/{abi}/libtensorflowlite_jni.so", f"lib/{abi}/libexecutorch.so"} <= names
+    assert "assets/models/tiny-int8-tflite/artifact.json" in names
+    assert apk[0].weight["code"] + apk[0].weight["resources"] <= 300_000
+
+
+def test_libraries_lie_on_16_kb_pages_and_what_is_not_made_for_them_is_named(apk: tuple[android.Built, Path]) -> None:
+    with zipfile.ZipFile(apk[1]) as archive, apk[1].open("rb") as file:
+        for info in archive.infolist():
+            if info.filename.startswith("lib/"):
+                file.seek(info.header_offset + 26)
+                name, extra = struct.unpack("<HH", file.read(4))
+                assert (info.header_offset + 30 + name + extra) % package.PAGE == 0, info.filename
+    assert apk[0].unaligned == tuple(f"lib/{abi}/libtensorflowlite_jni.so" for abi in ("arm64-v8a", "x86_64"))
+    assert "not made for 16 kB pages" in android.line(*apk)
+
+
+def test_the_same_inputs_give_the_same_bytes(apk: tuple[android.Built, Path], tmp_path: Path) -> None:
+    contents = {"classes.dex": b"dex", "AndroidManifest.xml": b"<m/>", "lib/x86_64/a.so": b"so", "resources.arsc": b"r"}
+    package.write(contents, tmp_path / "one")
+    package.write(dict(reversed(contents.items())), tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    one = tmp_path / "signed"
+    one.write_bytes(apk[1].read_bytes())
+    package.sign(one, package.DEBUG_KEY)
+    assert one.read_bytes() == apk[1].read_bytes()
+
+
+def test_what_is_up_to_date_is_not_made_again(apk: tuple[android.Built, Path], kept: Store, matrix: Store) -> None:
+    before = apk[1].stat().st_mtime_ns
+    assert android.build(kept, _models(matrix), android.Options(abis=("arm64-v8a", "x86_64"))) == apk[0]
+    assert apk[1].stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("options", [android.Options(abis=("mips",)), android.Options(engines=())])
+def test_an_option_that_cannot_be_lists_the_known(options: android.Options) -> None:
+    with pytest.raises(BadOption, match="known are"):
+        options.check()
+
+
+def test_a_keystore_without_its_password_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LASTMILE_KEYSTORE_PASSWORD", raising=False)
+    (tmp_path / "keys").write_bytes(b"k")
+    with pytest.raises(BadOption, match="put its password into the variable LASTMILE_KEYSTORE_PASSWORD"):
+        package.sign(tmp_path / "apk", package.Key(tmp_path / "keys"))
+
+
+def test_every_library_of_the_catalog_is_pinned_by_content_at_its_version() -> None:
+    catalog = tomllib.loads(parts.CATALOG.read_text())
+    sections = tomllib.loads(parts.CHECKSUMS.read_text())
+    pinned = {tuple(name.split(":")[:3]) for section in sections.values() for name in section}
+    for name, library in catalog["libraries"].items():
+        group, module = library["module"].split(":")
+        assert (group, module, catalog["versions"][library["version"]["ref"]]) in pinned, name
+
+
+def test_no_other_file_of_the_app_names_a_version() -> None:
+    files = [*parts.ROOT.rglob("*.kts"), *parts.ROOT.rglob("AndroidManifest.xml")]
+    assert len(files) >= 5
+    for path in files:
+        assert re.findall(r"\d+\.\d+\.\d+|Sdk = \d+|versionCode = \d+", path.read_text()) == [], path
+
+
+def test_a_part_with_other_content_is_refused(tmp_path: Path) -> None:
+    part = parts.find("app", "kotlin-stdlib")
+    (tmp_path / part.file).write_bytes(b"something else")
+    with pytest.raises(Broken, match="is not the pinned file"):
+        parts._keep(part, tmp_path / part.file)
+
+
+def test_kotlin_code_is_in_ktlints_style(tools: None) -> None:
+    (ktlint,) = parts.parts("lint")
+    parts.fetch([ktlint])
+    sources = [str(path) for path in jvm.sources()]
+    done = proc.run(["java", "-Xmx1g", "-XX:TieredStopAtLevel=1", "-jar", ktlint.path, *sources], cwd=parts.ROOT)
+    assert done.code == 0, done.out[-3000:]
