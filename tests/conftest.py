@@ -33,11 +33,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares the tests out where several processes run them: a file to a process, and all of the one board to one."""
+    """Shares the tests out where several processes run them: a file to a process, and all of one machine to one."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            group = "board" if "board" in getattr(item, "fixturenames", ()) else str(item.path.relative_to(ROOT))
-            item.add_marker(pytest.mark.xdist_group(group))
+            machines = [name for name in ("board", "phone") if name in getattr(item, "fixturenames", ())]
+            item.add_marker(pytest.mark.xdist_group(*machines[:1] or [str(item.path.relative_to(ROOT))]))
 
 
 @pytest.fixture(scope="session")
