@@ -101,6 +101,8 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
         opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
         known = {name: HELP[name] for name in opened.__signature__.parameters if name in HELP}  # type: ignore[attr-defined]
+        if own:
+            known["debug"] = "an app that a debugger and run-as may enter; and the traceback of an error"
         return task(help=known, auto_shortflags=False, **options)(opened)
 
     return wrap

@@ -231,6 +231,8 @@ def sign(apk: Path, key: Key) -> None:
     alias = DEBUG_ALIAS if key.store is None else key.alias
     done = proc.run([*words, *(["--ks-key-alias", alias] if alias else []), apk], 300, env={key.variable: password})
     if done.code != 0:
+        if "password was incorrect" in done.err:
+            raise BadOption(f"--keystore {path}: {key.variable} does not hold its password")
         raise StageFailed(
             f"apksigner cannot sign with {path}: {done.err.strip().splitlines()[0] if done.err else done.reason}"
         )

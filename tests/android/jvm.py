@@ -81,7 +81,7 @@ class Requests:
         target.write_bytes(path.read_bytes())
         return str(target)
 
-    def ask(self, run: str, words: list[str], **changes: Any) -> None:
+    def ask(self, run: str, words: list[str], /, **changes: Any) -> None:
         """Writes a request; `changes` replace its entries."""
         files = {word: Path(word).parent.name for word in words if word.startswith(str(self.place))}
         request = {"schema": 1, "run": run, "runtime": "litert", "words": words, "files": files, **changes}

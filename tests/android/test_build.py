@@ -102,6 +102,22 @@ def test_a_keystore_without_its_password_is_refused(tmp_path: Path, monkeypatch:
         package.sign(tmp_path / "apk", package.Key(tmp_path / "keys"))
 
 
+def test_a_keystore_of_ones_own_signs_with_its_own_password_only(
+    apk: tuple[android.Built, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, signed = tmp_path / "keys", tmp_path / "signed.apk"
+    words = ["keytool", "-genkeypair", "-alias", "me", "-keyalg", "RSA", "-dname", "CN=somebody", "-validity", "9"]
+    done = proc.run([*words, "-storepass", "secret12", "-keypass", "secret12", "-keystore", keys])
+    assert done.code == 0, done.err
+    signed.write_bytes(apk[1].read_bytes())
+    monkeypatch.setenv("LASTMILE_KEYSTORE_PASSWORD", "another1")
+    with pytest.raises(BadOption, match="LASTMILE_KEYSTORE_PASSWORD does not hold its password"):
+        package.sign(signed, package.Key(keys))
+    monkeypatch.setenv("LASTMILE_KEYSTORE_PASSWORD", "secret12")
+    package.sign(signed, package.Key(keys, "me"))
+    assert "CN=somebody" in proc.run(["apksigner", "verify", "--print-certs", signed]).out
+
+
 def test_every_library_of_the_catalog_is_pinned_by_content_at_its_version() -> None:
     catalog = tomllib.loads(parts.CATALOG.read_text())
     sections = tomllib.loads(parts.CHECKSUMS.read_text())

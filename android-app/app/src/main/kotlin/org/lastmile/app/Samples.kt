@@ -9,6 +9,7 @@ import java.util.Random
 import org.lastmile.inference.DType
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.TensorInfo
+import org.lastmile.inference.moved
 
 /**
  * A .npy file of samples (N, …), mapped and not read into memory.
@@ -36,7 +37,7 @@ class Samples(private val file: File, private val toNchw: Boolean) {
         if (toNchw && shape.size != 4) throw InferenceException("$file has shape $shape; --layout NCHW needs samples of (N, H, W, C)")
         val wanted = shape.fold(SIZES.getValue(kind).toLong()) { bytes, size -> Math.multiplyExact(bytes, size.toLong()) }
         if (whole.limit() - start < wanted) broken("${whole.limit() - start} of $wanted bytes: it was cut short")
-        whole.position(start)
+        moved(whole, start)
         data = whole.slice().order(ByteOrder.LITTLE_ENDIAN)
     }
 

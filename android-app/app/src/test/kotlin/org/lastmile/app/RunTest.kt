@@ -1,11 +1,16 @@
 package org.lastmile.app
 
+import android.content.Intent
+import android.view.ViewGroup
+import android.widget.TextView
 import java.io.File
 import org.json.JSONObject
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.junit.runner.RunWith
+import org.robolectric.Robolectric
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.RuntimeEnvironment
 import org.robolectric.annotation.Config
@@ -22,6 +27,16 @@ class RunTest {
     private fun run(id: String): JSONObject {
         Run.named(context, id, place)!!.work()
         return JSONObject(File(context.getExternalFilesDir(null), "runs/$id/result.json").readText())
+    }
+
+    @Test
+    fun whatIsNoNameOfARunIsRefusedAndReadsNothing() {
+        for (name in listOf("../../etc", "0000FAC75", "short", "a b\n\$(x);'\"", "f".repeat(65), null)) {
+            val activity = Robolectric.buildActivity(RunActivity::class.java, Intent().putExtra("run", name)).create().get()
+            val content = activity.findViewById<ViewGroup>(android.R.id.content)
+            assertEquals(activity.getString(R.string.run_refused), (content.getChildAt(0) as TextView).text)
+        }
+        assertFalse(File(context.getExternalFilesDir(null), "runs").exists())
     }
 
     /** Every request below the phone's folder, its answer and files copied beside it. */

@@ -44,7 +44,7 @@ private class LiteRtSession(
         get() = if (planLength() < TfliteFile.operators(file)) options.delegate ?: "xnnpack" else "cpu"
 
     override fun set(buffers: List<ByteBuffer>) {
-        given = buffers.map { it.rewind() }.toTypedArray() // it reads from the buffer's position
+        given = buffers.onEach { moved(it, 0) }.toTypedArray() // it reads from the buffer's position
     }
 
     override fun invoke() = interpreter.runForMultipleInputsOutputs(given, NOWHERE)

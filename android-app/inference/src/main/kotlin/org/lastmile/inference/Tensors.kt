@@ -1,5 +1,6 @@
 package org.lastmile.inference
 
+import java.nio.Buffer
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -89,4 +90,9 @@ data class TensorInfo(
 
     private fun dequantized(steps: Int): Float =
         if (scale == null || zeroPoint == null) steps.toFloat() else (steps - zeroPoint).toFloat() * scale
+}
+
+/** Sets a buffer's position by the method that every Android has: compiled on a newer JDK, ByteBuffer's own is another one. */
+fun moved(buffer: Buffer, position: Int) {
+    buffer.position(position)
 }
