@@ -535,8 +535,9 @@ def test(_c: Context, match: str | None = None) -> None:
         system.install()
     except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
         say(f"{error}")
-    # Two processes: the emulated board's tests keep one busy. --dist: see pytest_collection_modifyitems.
-    _run_or_exit("pytest", *(["-k", match] if match else ["--numprocesses", "2", "--dist", "loadgroup"]))
+    # How they share the tests: pytest_collection_modifyitems.
+    together = ["--numprocesses", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    _run_or_exit("pytest", *(["-k", match] if match else together))
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------

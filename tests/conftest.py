@@ -31,13 +31,26 @@ os.environ.pop("LASTMILE_DEVICES", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+MACHINES = ("board", "phone")
+"""Fixtures of which a session has one. Their tests take longest and come first where several processes run them."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Shares the tests out where several processes run them: a file to a process, and all of one machine to one."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            machines = [name for name in ("board", "phone") if name in getattr(item, "fixturenames", ())]
-            item.add_marker(pytest.mark.xdist_group(*machines[:1] or [str(item.path.relative_to(ROOT))]))
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: not {mark.args[0] for mark in item.iter_markers("xdist_group")} & {*MACHINES})
+
+
+def _group(item: pytest.Item) -> str:
+    place = item.path.relative_to(ROOT / "tests")
+    if place.parts[0] == "android":
+        return "phone"  # fetches and builds the same app
+    used = [name for name in MACHINES if name in getattr(item, "fixturenames", ())]
+    return used[0] if used else str(place)
 
 
 @pytest.fixture(scope="session")
