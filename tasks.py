@@ -535,8 +535,8 @@ def test(_c: Context, match: str | None = None) -> None:
         system.install()
     except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
         say(f"{error}")
-    # How they share the tests: pytest_collection_modifyitems.
-    together = ["--numprocesses", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    # How they share the tests: Sharing in tests/conftest.py.
+    together = ["--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
     _run_or_exit("pytest", *(["-k", match] if match else together))
 
 

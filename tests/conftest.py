@@ -11,8 +11,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline import system
 from pipeline.devices import _adb
@@ -31,26 +34,38 @@ os.environ.pop("LASTMILE_DEVICES", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-MACHINES = ("board", "phone")
-"""Fixtures of which a session has one. Their tests take longest and come first where several processes run them."""
+MACHINES = (
+    "tests/android/", "tests/devices/", "tests/edge_bench/test_executorch_runner.py", "tests/emulate/",
+    "tests/test_budget.py", "tests/test_trace.py",
+)  # fmt: skip
+"""Where the tests are that use an emulated board or phone, of which a session has one."""
 
 
-@pytest.hookimpl(tryfirst=True)
+NO_PARAMS = SimpleNamespace(params={})
+
+
+class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types here
+    """How several processes share the tests: a file to a process, and all of the emulated machines to one.
+
+    Not by xdist's own groups: xdist 3.8 tells of them by a name of a test that pytest 9 no longer reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "machines" if nodeid.startswith(MACHINES) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    return Sharing(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares the tests out where several processes run them: a file to a process, and all of one machine to one."""
+    """Holds `MACHINES` to what tests use."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: not {mark.args[0] for mark in item.iter_markers("xdist_group")} & {*MACHINES})
-
-
-def _group(item: pytest.Item) -> str:
-    place = item.path.relative_to(ROOT / "tests")
-    if place.parts[0] == "android":
-        return "phone"  # fetches and builds the same app
-    used = [name for name in MACHINES if name in getattr(item, "fixturenames", ())]
-    return used[0] if used else str(place)
+        used = {"board", "phone"} & {*getattr(item, "fixturenames", ())} - {
+            *getattr(item, "callspec", NO_PARAMS).params
+        }
+        if used and not item.nodeid.startswith(MACHINES):
+            raise pytest.UsageError(f"{item.nodeid} uses {', '.join(used)}: name its place in MACHINES, {__file__}")
 
 
 @pytest.fixture(scope="session")

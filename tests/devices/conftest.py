@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -64,16 +63,7 @@ class Place:
     target: str = "onnx"
 
 
-MACHINES = {EMULATED: "board", "adb": "phone"}
-"""Whose tests share one emulated machine; see pytest_collection_modifyitems."""
-
-
-def grouped(kind: str) -> Any:
-    """A parameter whose tests run where those of the same machine do."""
-    return pytest.param(kind, marks=[pytest.mark.xdist_group(MACHINES[kind])] if kind in MACHINES else [])
-
-
-@pytest.fixture(params=[grouped(kind) for kind in (*plugins.names("devices"), EMULATED)])
+@pytest.fixture(params=[*plugins.names("devices"), EMULATED])
 def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
     """A device of every kind."""
     kind = request.param
