@@ -61,9 +61,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Holds `MACHINES` to what tests use."""
     for item in items:
-        used = {"board", "phone"} & {*getattr(item, "fixturenames", ())} - {
-            *getattr(item, "callspec", NO_PARAMS).params
-        }
+        given = getattr(item, "callspec", NO_PARAMS).params
+        used = {"board", "phone"} & {*getattr(item, "fixturenames", ())} - {*given}
         if used and not item.nodeid.startswith(MACHINES):
             raise pytest.UsageError(f"{item.nodeid} uses {', '.join(used)}: name its place in MACHINES, {__file__}")
 
