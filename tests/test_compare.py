@@ -98,10 +98,10 @@ def test_a_step_is_timed_eager_and_compiled_and_batches_of_other_sizes_do_not_tr
 
 def test_training_is_measured_and_a_gpu_that_is_not_there_is_a_reason(parts: dict[str, Part]) -> None:
     part = parts["training"]
-    assert reasons(part, "one process") == {"torch": {None}, "keras": {None}}
+    assert reasons(part, "one CPU worker") == {"torch": {None}, "keras": {None}}
     if (kept := reasons(part, "one GPU"))["torch"] != {None}:
         assert all("sees no GPU here" in str(reason) for found in kept.values() for reason in found)
-    curves = [curve for curve in part.curves if "one process" in curve.chart]
+    curves = [curve for curve in part.curves if "one CPU worker" in curve.chart]
     assert [(curve.framework, len(curve.points)) for curve in curves] == [("torch", 1), ("keras", 1)]
 
 
