@@ -6,15 +6,12 @@ The board is booted anew where its power is cut, and then believes that it is 20
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import export, measure, store
+from pipeline import store
 from pipeline.core import Measurement
 from pipeline.devices import _ssh, ssh
 from pipeline.emulate import pi
-from pipeline.errors import StageFailed, Unreachable
+from pipeline.errors import Unreachable
 from pipeline.store import Store
-from pipeline.train import Job
 from tests.boards import Board
 from tests.cli import Done, Running, inv
 
@@ -154,34 +150,6 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
     assert np.abs(there - here).max() <= 1e-5 * np.abs(here).max()  # float kernels of x86 and ARM sum in another order
     assert desk.measurement().started_at == json.loads(ran)["value"]["started_at"]
     assert sorted(path.name for path in desk.folder().iterdir()) == ["measurement.json", "predictions.npz"]
-
-
-def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(
-    desk: Desk, board: Board, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing says that the connection is gone, as where a cable is pulled or a machine hangs."""
-    monkeypatch.setattr(_ssh, "ALIVE", ("-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=3"))
-    chunks, build = desk.folder() / "chunks", Store(desk.build)
-    device = replace(EMULATED_DEVICE, options={**EMULATED_DEVICE.options, "chunk_samples": CHUNK})
-    outcomes = export.export(build, job, ["executorch"], ["fp32"])
-    options = measure.Options(min_runs=3, min_seconds=0)
-    (desk.folder() / "measurement.json").unlink(missing_ok=True)
-    failed: list[StageFailed] = []
-    bench = threading.Thread(target=lambda: failed.extend(measure.bench(build, job, device, outcomes, options)))
-    bench.start()
-    while not (chunks / "0.json").exists():
-        assert bench.is_alive(), failed
-        time.sleep(0.005)
-    os.kill(board.pid, signal.SIGSTOP)
-    try:
-        bench.join()
-    finally:
-        os.kill(board.pid, signal.SIGCONT)
-        _ssh.close_all()
-    assert list(map(str, failed)) == [LOST]
-    done = desk.inv(*desk.bench())
-    assert done.code == 0, done.err
-    assert " of 3 chunks of samples are there; going on with the others" in done.err
 
 
 def load(folder: Path) -> Any:
