@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 """How names of unfinished files begin; what an interrupted run left of them is swept by the next."""
+LOCK = ".lock"
+"""The file that who writes into a folder holds."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +179,10 @@ def lock(store: Store, what: str) -> Iterator[None]:
     """
     try:
         store.root.mkdir(parents=True, exist_ok=True)
-        file = (store.root / ".lock").open("a+")
+        file = (store.root / LOCK).open("a+")
     except OSError as error:
         if is_full(error):
-            raise full(store.root / ".lock") from error
+            raise full(store.root / LOCK) from error
         raise
     with file:
         try:
@@ -198,6 +200,10 @@ def lock(store: Store, what: str) -> Iterator[None]:
 
 
 def sweep(root: Path) -> None:
-    """Removes what interrupted runs left unfinished; only the holder of the lock may."""
-    for path in root.rglob(f"{TEMPORARY}*"):
-        remove(path)
+    """Removes what interrupted runs left unfinished; only the holder of the lock may. A folder below with a lock of its
+    own is its holder's to sweep."""
+    for home, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            if name.startswith(TEMPORARY):
+                remove(Path(home) / name)
+        folders[:] = [name for name in folders if not (name.startswith(TEMPORARY) or Path(home, name, LOCK).exists())]

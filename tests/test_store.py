@@ -271,3 +271,15 @@ def test_who_gets_the_lock_sweeps_what_interrupted_runs_left(tmp_path: Path) -> 
             ".lock",
             "m.torch/checkpoint/whole",
         ]
+
+
+def test_what_another_lock_holds_is_not_swept(tmp_path: Path) -> None:
+    folder_of(tmp_path, {f"boards/{store.TEMPORARY}1-image/half": ""})
+    inner = Store(tmp_path / "boards")
+    with store.lock(Store(tmp_path), "a test"):
+        assert not (inner.root / f"{store.TEMPORARY}1-image").exists()
+    with store.lock(inner, "a boot"), store.atomic(inner.root / "image") as new:
+        new.mkdir()
+        with store.lock(Store(tmp_path), "another test"):
+            assert new.is_dir()
+    assert (inner.root / "image").is_dir()
