@@ -39,6 +39,11 @@ class Board:
         assert isinstance(there, dict), there
         return there
 
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return int((self.build.root / "boards" / self.name / "pid").read_text())
+
     def ssh(self, user: str) -> list[str]:
         """The words before a command of that user's."""
         *words, last = pi.as_root(self.build, self.name)

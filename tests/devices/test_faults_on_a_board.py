@@ -6,8 +6,10 @@ The board is booted anew where its power is cut, and then believes that it is 20
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,6 +152,21 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
     assert np.abs(there - here).max() <= 1e-5 * np.abs(here).max()  # float kernels of x86 and ARM sum in another order
     assert desk.measurement().started_at == json.loads(ran)["value"]["started_at"]
     assert sorted(path.name for path in desk.folder().iterdir()) == ["measurement.json", "predictions.npz"]
+
+
+def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(desk: Desk, board: Board) -> None:
+    """Nothing says that the connection is gone, as where a cable is pulled or a machine hangs."""
+    first = desk.running(*desk.bench(recipe="int8"))
+    first.until((desk.folder("int8") / "chunks" / "0.json").exists)
+    os.kill(board.pid, signal.SIGSTOP)
+    try:
+        assert first.ended().complaint == LOST
+    finally:
+        os.kill(board.pid, signal.SIGCONT)
+    done = desk.inv(*desk.bench(recipe="int8"))
+    assert done.code == 0, done.err
+    assert " of 3 chunks of samples are there; going on with the others" in done.err
+    assert load(desk.folder("int8")).shape == (SAMPLES, 10)
 
 
 def load(folder: Path) -> Any:
