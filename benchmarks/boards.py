@@ -12,20 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import _common
+import _device
 import numpy as np
 
-from pipeline import budget, devices, measure, plugins, predictions, results, stats, store, train
+from pipeline import budget, devices, measure, plugins, stats, store, train
 from pipeline import push as pushing
 from pipeline.core import Artifact, Device, Measurement
 from pipeline.devices import _ssh
@@ -86,61 +83,13 @@ def cells(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
                 print(error, file=sys.stderr)
             if device.name != "local":
                 budget.record(COUNTS, [budget.count(found) for found in measure.kept(outcomes, device, 1)])
-        figures[job.model] = [_figures(row, host) for row, host in _beside_host(build, job, board)]
-        print(f"\n{job.model} on {board}\n{_table(figures[job.model])}")
+        figures[job.model] = _device.beside_host(build, job, [device.name for device in _devices(board)])
+        print(f"\n{job.model} on {board}\n{_device.table(figures[job.model])}")
     return figures, True
 
 
 def _devices(board: str) -> list[Device]:
     return [devices.find(f"{board}-emulated"), devices.find(f"{board}-emulated-tflite-runtime")]
-
-
-def _beside_host(build: Store, job: train.Job, board: str) -> Iterator[tuple[results.Row, results.Row]]:
-    """Every row of the board with the host's row of the same file."""
-    rows = [row for row in results.rows(build, [(job.model, job.framework)]) if row.measurement]
-    host = {(row.cell.target, row.cell.recipe): row for row in rows if row.cell.device == "local"}
-    names = [device.name for device in _devices(board)]
-    for row in rows:
-        if row.cell.device in names and row.cell.status == "ok":
-            yield row, host[row.cell.target, row.cell.recipe]
-
-
-def _figures(row: results.Row, host: results.Row) -> dict[str, Any]:
-    ours, theirs = (_outputs(one) for one in (row, host))
-    assert row.measurement is not None
-    return {
-        "recipe": row.cell.recipe, "target": row.cell.target, "runtime": row.measurement.runtime["name"],
-        "version": row.measurement.runtime["version"], "size_bytes": row.cell.size_bytes,
-        "instructions": row.cell.instructions, "peak_rss_bytes": row.cell.peak_rss_bytes,
-        "model_rss_bytes": row.measurement.peak_rss_bytes - row.measurement.rss_before_load_bytes,
-        "samples": row.cell.samples, "float_accuracy": row.cell.reference_accuracy, "host_accuracy": host.cell.accuracy,
-        "board_accuracy": row.cell.accuracy, "drop_points": row.cell.drop_points,
-        "drop_interval": row.cell.drop_interval, "equal_to_host": stats.equal_count(ours, theirs),
-        "same_top1_as_host": round(stats.agreement(ours[0], theirs[0]) * len(ours[0])),
-    }  # fmt: skip
-
-
-def _outputs(row: results.Row) -> tuple[Any, ...]:
-    assert row.home is not None and row.measurement is not None
-    accuracy = row.measurement.accuracy
-    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
-
-
-def _table(found: Sequence[dict[str, Any]]) -> str:
-    head = ["recipe", "runtime", "bytes", "instructions", "peak MB", "model's MB"]
-    head += ["top-1 %: float", "host", "board", "bit-equal to host", "same top-1"]
-    return _common.table(
-        head,
-        [
-            [
-                one["recipe"], one["runtime"], f"{one['size_bytes']:,}", f"{one['instructions']:,}",
-                f"{one['peak_rss_bytes'] / 1e6:.1f}", f"{one['model_rss_bytes'] / 1e6:.1f}",
-                *(f"{100 * one[key]:.2f}" for key in ("float_accuracy", "host_accuracy", "board_accuracy")),
-                f"{one['equal_to_host']} of {one['samples']}", one["same_top1_as_host"],
-            ]
-            for one in found
-        ],
-    )  # fmt: skip
 
 
 # -- what a count depends on -------------------------------------------------------------------------------------------
@@ -176,7 +125,7 @@ def weights(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[d
     """digits_cnn's counts beside those of another training (another seed) and of other pictures."""
     device = devices.find(f"{board}-emulated")
     figures: dict[str, Any] = {}
-    with _scratch(build) as other:
+    with _device.scratch(build) as other:
         job = train.Job(seed=1)
         first = export(build, train.Job(), list(TARGETS), recipes)
         second = export(other, job, list(TARGETS), recipes)
@@ -233,7 +182,7 @@ def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
     device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})
     kind = plugins.load("devices", device.kind)
     figures: dict[str, Any] = {}
-    with _scratch(build) as other:
+    with _device.scratch(build) as other:
         kind.clean(other, device)
         outcomes = export(other, train.Job(), ["tflite"], ["int8"])
         file = other.root / "20MB.bin"
@@ -248,11 +197,8 @@ def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
         for name in ("bench", "bench whose files are there"):
             figures[name] = _cost(name, lambda: _bench(other, device, outcomes))
         kind.clean(other, device)
-    rows = [
-        [name, f"{one['seconds']:.1f}", one["trips"], f"{one['sent_bytes']:,}", f"{one['received_bytes']:,}"]
-        for name, one in figures.items()
-    ]
-    print(_common.table(["what", "seconds", "round trips", "bytes sent", "received"], rows))
+        _ssh.close_all()
+    print(_device.costs(figures))
     last, push = figures["bench whose files are there"], figures["second push"]
     good = _common.verdict(
         f"a bench whose files are there: {TRIPS} round trips ({last['trips']})", last["trips"] == TRIPS
@@ -267,28 +213,12 @@ def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
 def _cost(what: str, act: Callable[[], object]) -> dict[str, Any]:
     """As a command of its own: with a connection that is new."""
     _ssh.close_all()
-    began = time.perf_counter()
-    act()
-    seconds = time.perf_counter() - began
-    (link,) = _ssh.LINKS.values()
-    print(f"{what}: {seconds:.1f} s, {vars(link.traffic)}", file=sys.stderr)
-    return {"seconds": seconds, **vars(link.traffic)}
+    return _device.cost(what, act, lambda: next(iter(_ssh.LINKS.values())).traffic)
 
 
 def _bench(build: Store, device: Device, outcomes: Sequence[Outcome]) -> None:
     for error in measure.bench(build, train.Job(), device, outcomes, measure.Options(again=True)):
         raise error
-
-
-@contextmanager
-def _scratch(build: Store) -> Iterator[Store]:
-    """A build folder with the board and the digits' checkpoint of another, gone at the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / "boards").symlink_to((build.root / "boards").resolve())
-        shutil.copytree(build.home("digits_cnn", "torch"), root / "digits_cnn.torch")
-        yield Store(root)
-        _ssh.close_all()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,22 +94,34 @@ class Requests:
 def compiled(steps: code.Steps, linked: Path) -> list[Path]:
     """The app, its library and the tests of both, unshrunk: folders of classes."""
     library, app = code.inference(steps), code.app(steps, linked)
-    sources = sorted(path for name in TESTS for path in (parts.ROOT / name / "src" / "test").rglob("*.kt"))
+    tests = [path for path in sources() if "test" in path.relative_to(parts.ROOT).parts]
     ours = [library / "classes", app / "classes"]
 
     def make(new: Path) -> None:
-        code.kotlin(sources, [code.sdk(), *code.jars("app"), *code.jars("jvm"), *ours], new / "classes")
+        code.kotlin(tests, [code.sdk(), *code.jars("app"), *code.jars("jvm"), *ours], new / "classes")
 
-    hashes = [(path.name, store.sha256(path)) for path in sources]
+    hashes = [(path.name, store.sha256(path)) for path in tests]
     return [*ours, steps.made("tests", [hashes, library.name, app.name], make) / "classes"]
 
 
 def run(build: Store, models: list[Path], place: Path, pictures: Path) -> Ran:
     """Compiles and runs every test of android-app/."""
+    classes = sorted(_class(path) for path in sources() if path.name.endswith("Test.kt"))
+    return Ran(junit(build, models, classes, place, {"pictures": pictures}), place)
+
+
+def junit(build: Store, models: list[Path], classes: list[str], place: Path, told: Mapping[str, Path]) -> proc.Done:
+    """Runs classes of android-app/'s tests, compiled where they are not, in a JVM of their own.
+
+    Args:
+        models: folders of artifacts that the app has inside.
+        place: what is /data/local/tmp/lastmile to the app.
+        told: what else the classes ask for, as properties with `lastmile.` before the name.
+    """
     parts.fetch([part for section in ("app", "sdk", "compiler", "jvm") for part in parts.parts(section)])
     steps = code.Steps(build.root / "android" / "steps")
     linked = code.resources(steps, "0.0.0-test", False, models)
-    classes = compiled(steps, linked)
+    ours = compiled(steps, linked)
     native = phone.libraries(steps)
     config = place / "config" / CONFIG
     config.parent.mkdir(parents=True, exist_ok=True)
@@ -116,16 +129,17 @@ def run(build: Store, models: list[Path], place: Path, pictures: Path) -> Ran:
         f"android_resource_apk={linked}/resources.apk\nandroid_merged_manifest={linked}/AndroidManifest.xml\n"
         f"android_custom_package=org.lastmile.app\nandroid_merged_assets={linked}/assets\n"
     )
-    names = [path.stem for name in TESTS for path in (parts.ROOT / name / "src" / "test").rglob("*Test.kt")]
-    packages = {path.stem: path.parent.relative_to(parts.ROOT / name / "src/test/kotlin") for name in TESTS
-                for path in (parts.ROOT / name / "src" / "test").rglob("*Test.kt")}  # fmt: skip
-    jars = [*phone.classpath(), *code.jars("app"), *classes, place / "config"]
+    jars = [*phone.classpath(), *code.jars("app"), *ours, place / "config"]
     words = [*code.JAVA, "-Xmx1500m", "-cp", ":".join(map(str, jars)), f"-Djava.library.path={native}"]
     words += ["-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={phone.framework()}"]
-    words += [f"-Dlastmile.place={place}", f"-Dlastmile.pictures={pictures}", "org.junit.runner.JUnitCore"]
-    words += [f"{'.'.join(packages[name].parts)}.{name}" for name in sorted(names)]
-    done = proc.run(words, timeout=900, env={"LD_LIBRARY_PATH": str(native)})
-    return Ran(done, place)
+    words += [f"-Dlastmile.{name}={path}" for name, path in {"place": place, **told}.items()]
+    words += ["org.junit.runner.JUnitCore", *classes]
+    return proc.run(words, timeout=900, env={"LD_LIBRARY_PATH": str(native)})
+
+
+def _class(source: Path) -> str:
+    """The class that a file of Kotlin is named for."""
+    return ".".join(source.with_suffix("").parts[source.parts.index("kotlin") + 1 :])
 
 
 def ask_all(

@@ -10,14 +10,17 @@ import shutil
 import subprocess
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import store
+from pipeline import android, store
+from pipeline.android import package
 from pipeline.core import Measurement
 from pipeline.devices import _adb, adb
 from pipeline.emulate import phone as emulated
@@ -231,6 +234,26 @@ def test_a_second_job_waits_and_says_for_whom(phone: Phone, desk: Desk) -> None:
     assert other.ended().code == 0
 
 
+def test_a_phone_whose_clock_is_years_off_is_measured_and_believed_in_nothing_of_time(
+    phone: Phone, desk: Desk, files: Files
+) -> None:
+    phone.anew(emulated.Boot(clock=1_000_000_000))
+    try:
+        assert phone.shell("date +%Y") == "2001"
+        done = inv(desk.build, *desk.bench, **desk.env)
+        assert done.code == 0, done.err
+        found = store.read(Measurement, desk.folder / "measurement.json")
+        assert found is not None and datetime.now(UTC) - datetime.fromisoformat(found.started_at) < timedelta(hours=1)
+        phone.shell("logcat -c")
+        with adb.alone(phone.build, DEVICE):
+            test_an_app_that_dies_in_the_middle_is_a_result_with_the_logs_last_words(
+                phone, files, "SEGV", "edge-bench: the app crashed in native code: signal 11 (SIGSEGV)"
+            )
+            assert phone.shell("logcat -d -t 1").startswith("09-09 ")  # of 2001
+    finally:
+        phone.anew()
+
+
 # -- installing --------------------------------------------------------------------------------------------------------
 
 
@@ -239,10 +262,32 @@ def resigned(phone: Phone, tmp_path: Path) -> Path:
     key, apk = tmp_path / "other.jks", tmp_path / "other.apk"
     words = ["keytool", "-genkeypair", "-keystore", key, "-storepass", "secret", "-keypass", "secret", "-alias", "a"]
     subprocess.run([*words, "-keyalg", "RSA", "-dname", "CN=other"], check=True, capture_output=True)
-    shutil.copyfile(phone.build.root / "android" / "lastmile.apk", apk)
+    shutil.copyfile(android.path(phone.build), apk)
     words = ["apksigner", "sign", "--ks", key, "--ks-pass", "pass:secret", apk]
     subprocess.run(words, check=True, capture_output=True)
     return apk
+
+
+def older(phone: Phone, tmp_path: Path) -> Path:
+    """An app of ours with something else in it."""
+    apk = tmp_path / "older.apk"
+    shutil.copyfile(android.path(phone.build), apk)
+    with zipfile.ZipFile(apk, "a") as archive:
+        archive.writestr("assets/older", "once", zipfile.ZIP_DEFLATED)
+    package.sign(apk, package.DEBUG_KEY)
+    return apk
+
+
+def test_an_older_app_gives_way_to_the_one_that_is_here(
+    phone: Phone, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    adb.clean(phone.build, DEVICE)
+    assert "Success" in phone.adb("install", "--no-streaming", older(phone, tmp_path)).stdout
+    for said in ("installing the app on phone-emulated (", ""):
+        adb.setup(phone.build, DEVICE, "litert")
+        assert capfd.readouterr().err.startswith(said)
+        there = phone.shell(f"sha256sum $(pm path {adb.PACKAGE} | cut -d: -f2)")
+        assert there.split()[0] == store.sha256(android.path(phone.build))
 
 
 def test_an_app_of_another_signer_is_left_alone_and_a_phone_without_room_says_so(phone: Phone, tmp_path: Path) -> None:

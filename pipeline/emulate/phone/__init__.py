@@ -52,11 +52,13 @@ class Boot:
         data_mb: size of its /data, which is in memory.
         properties: in place of those of files/build.prop, or beside them.
         app: the folder that `inv android.build` leaves the app in, for a JVM; None for the store's own.
+        clock: what it believes the time to be, in seconds since 1970; None for this machine's time.
     """
 
     data_mb: int = 1024
     properties: Mapping[str, str] | None = None
     app: Path | None = None
+    clock: int | None = None
 
 
 def endpoint(build: Store) -> dict[str, str] | str:
@@ -132,7 +134,7 @@ def _start(build: Store, prefix: list[str], made: image.Image, how: Boot) -> Non
     settings = {
         "image": str(made.folder.resolve()), "home": str(home.resolve()), "socket": str(socket),
         "app": str((how.app or build.root / "android" / "phone").resolve()), "data_mb": how.data_mb,
-        "properties": dict(how.properties or {}),
+        "properties": dict(how.properties or {}), "clock": _clock(home, how.clock),
     }  # fmt: skip
     (home / "settings.json").write_text(json.dumps(settings, indent=1))
     words = [*prefix, sys.executable, "-m", "pipeline.emulate.phone.system", str(home / "settings.json")]
@@ -151,6 +153,22 @@ def _start(build: Store, prefix: list[str], made: image.Image, how: Boot) -> Non
     (home / "new.json").write_text(json.dumps(state, indent=1) + "\n")
     (home / "new.json").replace(home / "board.json")
     say(f"the emulated phone started in {time.monotonic() - began:.1f} s")
+
+
+def _clock(home: Path, now: int | None) -> dict[str, str]:
+    """What makes a program believe that it is now so many seconds after 1970: variables of its environment.
+
+    Raises:
+        NeedsTool, StageFailed: there is no compiler, or it refuses.
+    """
+    if now is None:
+        return {}
+    system.require("native")
+    library = home / "clock.so"
+    done = proc.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, image.FILES / "clock.c"], timeout=60)
+    if done.code != 0:
+        raise StageFailed(f"the phone's clock: {done.reason}")
+    return {"LD_PRELOAD": str(library.resolve()), "PHONE_CLOCK_OFFSET": str(now - int(time.time()))}
 
 
 def _wait_for_adb(process: subprocess.Popen[bytes], socket: Path, home: Path) -> int:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipeline import proc, store
@@ -42,13 +42,17 @@ class Line:
 
 @dataclass
 class Log:
-    """What logcat shows."""
+    """What logcat shows. Attributes: ahead: of this machine's clock, the phone's."""
 
+    ahead: timedelta = timedelta()
     lines: collections.deque[Line] = field(default_factory=lambda: collections.deque(maxlen=STAYS))
 
     def add(self, pid: int, priority: str, tag: str, text: str) -> None:
         for each in text.splitlines() or [""]:
-            self.lines.append(Line(datetime.now(), pid, priority, tag, each))
+            self.lines.append(Line(self.now(), pid, priority, tag, each))
+
+    def now(self) -> datetime:
+        return datetime.now() + self.ahead
 
 
 class App:
@@ -58,10 +62,13 @@ class App:
         folder: what `inv android.build` leaves of it for a JVM: app.jar, classpath.txt, resources.apk, …
         work: a folder for what hosts it, compiled once, and for its process's temporary files.
         view: the root that its process sees.
+        clock: variables of its environment that set its clock.
     """
 
-    def __init__(self, folder: Path, work: Path, view: Path, properties: Mapping[str, str], log: Log) -> None:
-        self.folder, self.view, self.properties, self.log = folder, view, properties, log
+    def __init__(
+        self, folder: Path, work: Path, view: Path, properties: Mapping[str, str], log: Log, clock: Mapping[str, str]
+    ) -> None:
+        self.folder, self.view, self.properties, self.log, self.clock = folder, view, properties, log, clock
         self.classes, self.work = work / "classes", work / "temporary"
         self.process: subprocess.Popen[str] | None = None
         self.package = ""
@@ -123,6 +130,7 @@ class App:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.work), "LC_ALL": "C.UTF-8",
             "LD_LIBRARY_PATH": str(self.folder / "native"), "PHONE_PROPERTIES": json.dumps(dict(self.properties)),
+            **self.clock,
         }  # fmt: skip
         self.package, self.last_exit = package, ""
         self._answers.clear()

@@ -256,7 +256,7 @@ class Services:
         if options.get("-b") == "crash":
             lines = [line for line in lines if line.tag.strip() in CRASH_TAGS]
         if "-T" in options:
-            since = datetime.strptime(f"{datetime.now().year}-{options['-T']}", "%Y-%m-%d %H:%M:%S.%f")
+            since = datetime.strptime(f"{self.log.now().year}-{options['-T']}", "%Y-%m-%d %H:%M:%S.%f")
             lines = [line for line in lines if line.when >= since]
         if "-t" in options:
             lines = lines[-int(options["-t"]) :]

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,13 @@ def main(settings: dict[str, Any]) -> None:
     _forbid_vsock()
     if os.fork():
         _reap()
-    log = Log()
+    log = Log(timedelta(seconds=int(settings["clock"].get("PHONE_CLOCK_OFFSET", 0))))
     properties = {**_properties(root / "system" / "build.prop"), **settings["properties"]}
-    app = App(Path(settings["app"]), home, view, properties, log)
+    clock: dict[str, str] = settings["clock"]
+    app = App(Path(settings["app"]), home, view, properties, log, clock)
     services = Services(root, app, log, properties)
     with _listening(root / "dev" / "socket") as listener:
-        _start_adb(root, home, settings["socket"])
+        _start_adb(root, home, settings["socket"], _inside(root, clock))
         while True:
             connection, _ = listener.accept()
             threading.Thread(target=_answer, args=(connection, services.answer), daemon=True).start()
@@ -141,9 +144,18 @@ def _reap() -> None:
         os._exit(1)  # none is left: the phone is gone
 
 
-def _start_adb(root: Path, home: Path, client: str) -> None:
+def _inside(root: Path, clock: dict[str, str]) -> dict[str, str]:
+    """The same clock for programs that see the phone's root only."""
+    if not clock:
+        return {}
+    library = root / "system" / "clock.so"
+    shutil.copyfile(clock["LD_PRELOAD"], library)
+    return {**clock, "LD_PRELOAD": f"/{library.relative_to(root)}"}
+
+
+def _start_adb(root: Path, home: Path, client: str, clock: dict[str, str]) -> None:
     """adbd in the phone's root, and beside it the server that finds it and that clients outside reach."""
-    threading.Thread(target=_keep_adbd, args=(root, home), daemon=True).start()
+    threading.Thread(target=_keep_adbd, args=(root, home, {**SHELL, **clock}), daemon=True).start()
     _wait_for_port(5555)
     keys = home / "adb-keys"  # adb makes a pair in its user's home, whether it is asked for or not
     keys.mkdir(exist_ok=True)
@@ -154,12 +166,12 @@ def _start_adb(root: Path, home: Path, client: str) -> None:
         )  # fmt: skip
 
 
-def _keep_adbd(root: Path, home: Path) -> None:
+def _keep_adbd(root: Path, home: Path, environment: dict[str, str]) -> None:
     """As Android's init does: one that ended is started again, and adb's server finds it again by itself."""
     with (home / "adbd.log").open("wb") as log:
         while True:
             subprocess.run(
-                [CHROOT, root, "/usr/sbin/adbd"], env=SHELL, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [CHROOT, root, "/usr/sbin/adbd"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, check=False,
             )  # fmt: skip
             time.sleep(0.2)

@@ -1,0 +1,99 @@
+"""What benchmarks of devices share: cells beside the host's of the same files, and what a line carried."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import _common
+
+from pipeline import predictions, results, stats, train
+from pipeline.store import Store
+
+
+def beside_host(build: Store, job: train.Job, devices: Sequence[str]) -> list[dict[str, Any]]:
+    """The figures of every cell that these devices measured, `local` having measured the same files."""
+    rows = [row for row in results.rows(build, [(job.model, job.framework)]) if row.measurement]
+    host = {(row.cell.target, row.cell.recipe): row for row in rows if row.cell.device == "local"}
+    ours = [row for row in rows if row.cell.device in devices and row.cell.status == "ok"]
+    return [_figures(row, host[row.cell.target, row.cell.recipe]) for row in ours]
+
+
+def _figures(row: results.Row, host: results.Row) -> dict[str, Any]:
+    ours, theirs = (_outputs(one) for one in (row, host))
+    assert row.measurement is not None
+    parity = stats.parity("the host's outputs", theirs, ours, [None] * len(ours))
+    return {
+        "recipe": row.cell.recipe, "target": row.cell.target, "runtime": row.measurement.runtime["name"],
+        "version": row.measurement.runtime["version"], "size_bytes": row.cell.size_bytes,
+        "instructions": row.cell.instructions, "peak_rss_bytes": row.cell.peak_rss_bytes,
+        "model_rss_bytes": row.measurement.peak_rss_bytes - row.measurement.rss_before_load_bytes,
+        "samples": row.cell.samples, "float_accuracy": row.cell.reference_accuracy, "host_accuracy": host.cell.accuracy,
+        "device_accuracy": row.cell.accuracy, "drop_points": row.cell.drop_points,
+        "drop_interval": row.cell.drop_interval, "equal_to_host": stats.equal_count(ours, theirs),
+        "same_top1_as_host": round(stats.agreement(ours[0], theirs[0]) * len(ours[0])), "snr_db": parity.snr_db,
+    }  # fmt: skip
+
+
+def _outputs(row: results.Row) -> tuple[Any, ...]:
+    assert row.home is not None and row.measurement is not None
+    accuracy = row.measurement.accuracy
+    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """A line a cell; instructions where the device counts them."""
+    head = ["recipe", "runtime", "bytes", "instructions", "peak MB", "model's MB"]
+    head += ["top-1 %: float", "host", "device", "bit-equal to host", "same top-1", "SNR to host, dB"]
+    return _common.table(
+        head,
+        [
+            [
+                one["recipe"], f"{one['runtime']} {one['version']}", f"{one['size_bytes']:,}",
+                f"{one['instructions']:,}" if one["instructions"] else "", f"{one['peak_rss_bytes'] / 1e6:.1f}",
+                f"{one['model_rss_bytes'] / 1e6:.1f}",
+                *(f"{100 * one[key]:.2f}" for key in ("float_accuracy", "host_accuracy", "device_accuracy")),
+                f"{one['equal_to_host']} of {one['samples']}", one["same_top1_as_host"],
+                f"{one['snr_db']:.0f}",
+            ]
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+def cost(what: str, act: Callable[[], object], traffic: Callable[[], Any]) -> dict[str, Any]:
+    """Wall seconds of an act, with what `traffic` says afterwards that the line carried."""
+    began = time.perf_counter()
+    act()
+    seconds = time.perf_counter() - began
+    carried = vars(traffic())
+    print(f"{what}: {seconds:.1f} s, {carried}", file=sys.stderr)
+    return {"seconds": seconds, **carried}
+
+
+def costs(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each of `cost`."""
+    head = ["what", "seconds", "round trips", "bytes sent", "received"]
+    return _common.table(
+        head,
+        [
+            [name, f"{one['seconds']:.1f}", one["trips"], f"{one['sent_bytes']:,}", f"{one['received_bytes']:,}"]
+            for name, one in found.items()
+        ],
+    )
+
+
+@contextmanager
+def scratch(build: Store) -> Iterator[Store]:
+    """A build folder with the boards and the digits' checkpoint of another, gone at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "boards").symlink_to((build.root / "boards").resolve())
+        shutil.copytree(build.home("digits_cnn", "torch"), root / "digits_cnn.torch")
+        yield Store(root)
