@@ -59,7 +59,7 @@ def test_outputs_are_the_hosts(
     if recipe == "fp32":
         assert snr_db >= 60
     assert (wanted.argmax(1) == got.argmax(1)).mean() >= 0.995
-    if target == "executorch" and recipe == "fp32":
+    if recipe != "int8_weight_only":  # of which ExecuTorch's XNNPACK has no convolution
         assert said["runtime"]["delegate"] == "xnnpack"
 
 

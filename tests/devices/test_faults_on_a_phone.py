@@ -220,6 +220,7 @@ def test_a_cable_pulled_in_a_bench_loses_nothing_that_was_finished(desk: Desk, p
     found = store.read(Measurement, desk.folder / "measurement.json")
     here = next(matrix.root.glob("*/fp32/tflite/local/predictions.npz"))
     assert found is not None and found.accuracy.samples == SAMPLES
+    assert found.runtime["delegate"] == "xnnpack"
     with np.load(here) as one, np.load(desk.folder / "predictions.npz") as other:
         assert np.abs(one["output_0"] - other["output_0"]).max() < 1e-3
     assert phone.app() == ""

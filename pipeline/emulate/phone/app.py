@@ -130,7 +130,7 @@ class App:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.work), "LC_ALL": "C.UTF-8",
             "LD_LIBRARY_PATH": str(self.folder / "native"), "PHONE_PROPERTIES": json.dumps(dict(self.properties)),
-            **self.clock,
+            **self.clock, **self.properties,  # as variables: what Android's libraries ask for, see bionic.c
         }  # fmt: skip
         self.package, self.last_exit = package, ""
         self._answers.clear()
