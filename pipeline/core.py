@@ -497,7 +497,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             raise Broken(f"{where}: expected an object, not {value!r}")
         return {key: _read(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return value  # not as a float: what is read must hash as what was written
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise Broken(f"{where}: expected {kind.__name__}, not {value!r}")
     return value

@@ -85,9 +85,11 @@ def test_a_truth_value_is_no_number() -> None:
         from_json(Recipe, {**golden("recipe.json"), "calibration": True})
 
 
-def test_a_whole_number_is_read_where_a_float_is_asked_for() -> None:
-    spec = from_json(ModelSpec, {**golden("model_spec.json"), "options": {"width": 2}})
-    assert isinstance(spec.options["width"], float)
+def test_a_whole_number_is_read_where_a_float_is_asked_for_and_hashes_as_before() -> None:
+    written = {**golden("model_spec.json"), "options": {"width": 2, "dropout": 2.0}}
+    spec = from_json(ModelSpec, written)
+    assert spec.options == {"width": 2, "dropout": 2}
+    assert store.digest(to_json(spec)) == store.digest(written)
 
 
 def test_a_pair_of_three_is_refused() -> None:

@@ -30,7 +30,7 @@ SPEC = ModelSpec(
     preprocessing=Preprocessing(color="RGB", resize=14, crop=12, mean=(127.5,) * 3, std=(63.75,) * 3),
     dataset="imagefolder",
     training=Training(epochs=1, batch_size=16, lr=1e-2),
-    options={"width": 8.0},
+    options={"width": 8},
 )
 '''
 
