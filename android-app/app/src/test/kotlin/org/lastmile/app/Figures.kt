@@ -61,7 +61,7 @@ class OverheadFigure {
             session.set(session.inputs.map(Samples::pseudoRandom))
             Measure.time(session, Effort(minRuns = 64, minSeconds = 2.0))
             val call = runtimesOwn(session)
-            val pairs = List(ROUNDS) { listOf(harness(session), bare(call)) }
+            val pairs = List(ROUNDS) { if (it % 2 == 0) listOf(harness(session), bare(call)) else listOf(bare(call), harness(session)).reversed() }
             tell(JSONObject().put("pairs_ns", JSONArray(pairs.map(::JSONArray))))
         }
     }
