@@ -134,8 +134,9 @@ def junit(build: Store, models: list[Path], classes: list[str], place: Path, tol
     words += ["-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={phone.framework()}"]
     words += [f"-Dlastmile.{name}={path}" for name, path in {"place": place, **told}.items()]
     words += ["org.junit.runner.JUnitCore", *classes]
-    # TFLite computes with XNNPACK from Android 5 on, and asks for the version.
-    return proc.run(words, timeout=900, env={"LD_LIBRARY_PATH": str(native), "ro.build.version.sdk": "34"})
+    # TFLite takes XNNPACK from API level 20 on, and asks for it.
+    env = {"LD_LIBRARY_PATH": str(native), "ro.build.version.sdk": parts.versions()["target-sdk"]}
+    return proc.run(words, timeout=900, env=env)
 
 
 def _class(source: Path) -> str:
