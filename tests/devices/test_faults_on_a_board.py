@@ -156,7 +156,7 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
 
 def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(desk: Desk, board: Board) -> None:
     """Nothing says that the connection is gone, as where a cable is pulled or a machine hangs."""
-    first = desk.running(*desk.bench(recipe="int8"))
+    first = desk.running(*desk.bench("--again", recipe="int8"))
     first.until((desk.folder("int8") / "chunks" / "0.json").exists)
     os.kill(board.pid, signal.SIGSTOP)
     try:
@@ -206,7 +206,7 @@ def test_a_connection_cut_in_a_push_leaves_no_half_file(desk: Desk, board: Board
 def test_two_benches_at_once_take_turns_and_a_dead_holders_turn_ends(
     desk: Desk, other_desk: Desk, board: Board
 ) -> None:
-    first = desk.running(*desk.bench(recipe="int8"))
+    first = desk.running(*desk.bench("--again", recipe="int8"))
     first.until((desk.folder("int8") / "chunks" / "0.json").exists)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     second = other_desk.running(*other_desk.bench(recipe="int8"))
