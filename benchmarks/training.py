@@ -39,7 +39,7 @@ Epoch = Callable[[int], object]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet8")
-    parser.add_argument("--pictures", type=int, default=1024)
+    parser.add_argument("--pictures", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--one", metavar="FRAMEWORK", help="be one of the processes")
     options = parser.parse_args()

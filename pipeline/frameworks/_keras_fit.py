@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK = 16
 """Steps that TensorFlow takes without coming back to Python."""
+Elements = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"]
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -61,8 +62,9 @@ def _floats(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> tf.data.Dataset:
-    """These parts of each batch of `order`, one after another: (numbers of pictures, padded, int64; place; weight).
+def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> Elements:
+    """These parts of each batch of `order`, one after another: (numbers of pictures, padded, int64; place, int64;
+    weight, float32).
 
     A place is int64 (5,): the batch's number and size, the part's start and end in it, and the seed. All is in the
     elements, so that what is made of them need not be traced anew in every epoch.
@@ -75,9 +77,7 @@ def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], s
             places.append((number, len(batch), mine.start, mine.stop, seed))
             weights.append(part.weight(len(batch)))
             numbers.append(np.resize(batch[mine], -(-batch_size // part.world)))
-    return tf.data.Dataset.from_tensor_slices((
-        np.array(numbers, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
-    ))  # fmt: skip
+    return np.array(numbers, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
 
 
 def augmented(images: tf.Tensor, names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
@@ -232,28 +232,30 @@ class Loop:
         self.state = [*self.network.variables, *self.optimizer.variables]
         self.augmented, self.plain = tf.function(self._augmented), tf.function(self._plain)
         self.trained, self.seen_right = tf.function(self._steps), tf.function(self._right)
+        self.training_batches = self.validation_batches = None
 
     def epoch(self, epoch: int) -> float:
         """See `_loop.Loop`."""
-        settings, seed = self.settings, _loop.seed(self.settings, epoch)
-        order = np.random.default_rng(seed).permutation(len(self.pictures["train"]))
-        mine = parts_of(order, settings.batch_size, _distribute.parts(settings.group), seed)
-        batches = self._given(mine.map(self.augmented, tf.data.AUTOTUNE))
+        settings = self.settings
+        if self.training_batches is None:  # one for all epochs: to begin one takes as long as many steps
+            self.training_batches = self._given(self._parts_from(epoch).map(self.augmented, tf.data.AUTOTUNE))
         chunks: Iterable[int] = range(0, self.steps, CHUNK)
         if settings.group.node_rank == 0:
             name, count = f"epoch {epoch + 1}/{settings.epochs}", -(-self.steps // CHUNK)
             chunks = bar(chunks, name, count, f"{CHUNK} batches")
         total = 0.0
         for start in chunks:
-            total += float(self.trained(batches, tf.constant(min(CHUNK, self.steps - start))))
+            total += float(self.trained(self.training_batches, tf.constant(min(CHUNK, self.steps - start))))
         return total / self.steps
 
     def accuracy(self) -> float:
         """See `_loop.Loop`; each device looks at its part."""
         validation, size = self.pictures["validation"], 256 * self.settings.group.size
-        mine = parts_of(np.arange(len(validation)), size, _distribute.parts(self.settings.group))
-        batches = self._given(mine.map(self.plain, tf.data.AUTOTUNE))
-        right = self.seen_right(batches, tf.constant(-(-len(validation) // size)))
+        if self.validation_batches is None:
+            mine = parts_of(np.arange(len(validation)), size, _distribute.parts(self.settings.group))
+            batches = tf.data.Dataset.from_tensor_slices(mine).repeat().map(self.plain, tf.data.AUTOTUNE)
+            self.validation_batches = self._given(batches)
+        right = self.seen_right(self.validation_batches, tf.constant(-(-len(validation) // size)))
         return int(right) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
@@ -279,6 +281,23 @@ class Loop:
             for variable in self.state:
                 variable.assign(_distribute.from_first(self.strategy, variable.numpy()))
         return dict(found)
+
+    def _parts_from(self, epoch: int) -> tf.data.Dataset:
+        """This machine's parts of the training split's batches, from this epoch's to the last one's."""
+        group, size = self.settings.group, self.settings.batch_size
+
+        def of(epoch: NDArray[np.int64]) -> Elements:
+            seed = _loop.seed(self.settings, int(epoch))
+            order = np.random.default_rng(seed).permutation(len(self.pictures["train"]))
+            return parts_of(order, size, _distribute.parts(group), seed)
+
+        def elements(epoch: tf.Tensor) -> tf.data.Dataset:
+            numbers, places, weights = tf.numpy_function(of, [epoch], (tf.int64, tf.int64, tf.float32))
+            numbers = tf.ensure_shape(numbers, (None, -(-size // group.size)))
+            elements = numbers, tf.ensure_shape(places, (None, 5)), tf.ensure_shape(weights, (None,))
+            return tf.data.Dataset.from_tensor_slices(elements)
+
+        return tf.data.Dataset.range(epoch, self.settings.epochs).flat_map(elements)
 
     def _augmented(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Float images of a part as they are seen in training, one-hot labels, the part's weight."""
