@@ -205,7 +205,7 @@ def _launch(board: Board, made: image.Image, home: Path, how: Boot) -> int:
                 *_machine(board),
                 "-dtb", home / "board.dtb",
                 "-kernel", made.kernel, "-initrd", made.initramfs,
-                "-append", f"console=ttyAMA0 quiet panic=-1 hostname={board.name}",
+                "-append", f"console=ttyAMA0 quiet panic=-1 norandmaps hostname={board.name}",
                 *_disk(made.disk, "root", "snapshot=on"), *_disk(home / "data.img", "data", "snapshot=off"),
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
                 "-device", "virtio-net-pci,netdev=net,romfile=",
