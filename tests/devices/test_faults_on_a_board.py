@@ -258,8 +258,9 @@ def test_where_memory_runs_out_edge_bench_goes_first_and_that_is_said(desk: Desk
 
 def test_a_corrupt_file_on_the_board_is_found_and_sent_again(desk: Desk, board: Board) -> None:
     assert desk.inv(*desk.words("push")).code == 0
-    size = store.size(next((desk.build / "data").glob("*/images.npy")))
-    board.run("printf x | dd of=$(ls ~/.lastmile/files/*.npy) bs=1 seek=1000 conv=notrunc status=none")
+    images = next((desk.build / "data").glob("*/images.npy"))
+    size, there = store.size(images), f"~/.lastmile/files/{store.sha256(images)}.npy"
+    board.run(f"printf x | dd of=$(ls {there}) bs=1 seek=1000 conv=notrunc status=none")
     assert desk.inv(*desk.words("push")).lines[-1] == f"pi4-emulated: 2 files there, {size:,} bytes sent"
     assert desk.inv(*desk.words("push")).lines[-1] == "pi4-emulated: 2 files there, 0 bytes sent"
 
