@@ -237,7 +237,7 @@ class Loop:
     def epoch(self, epoch: int) -> float:
         """See `_loop.Loop`."""
         settings = self.settings
-        if self.training_batches is None:  # one for all epochs: to begin one takes as long as many steps
+        if self.training_batches is None:  # one for all epochs, in order: to begin one takes as long as many steps
             self.training_batches = self._given(self._parts_from(epoch).map(self.augmented, tf.data.AUTOTUNE))
         chunks: Iterable[int] = range(0, self.steps, CHUNK)
         if settings.group.node_rank == 0:

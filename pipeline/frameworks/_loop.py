@@ -126,7 +126,7 @@ class Loop(Protocol):
     """A framework's part in training."""
 
     def epoch(self, epoch: int) -> float:
-        """Trains through the split once; the mean loss of its batches."""
+        """Trains through the split once; the mean loss of its batches. Epochs come in order, from any first one."""
 
     def accuracy(self) -> float:
         """Share of the validation split's pictures whose largest logit is their label's."""
