@@ -85,7 +85,9 @@ def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path
 
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     """See `DeviceKind.call`."""
-    env = _with_path(runner.build(build, platform.machine())) if runtime in BUILT else None
+    env = {"PYTHONHASHSEED": "0"}  # as on a board: the steps of a look-up are then the same each time
+    if runtime in BUILT:
+        env |= _with_path(runner.build(build, platform.machine()))
     return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout, env=env)
 
 

@@ -387,6 +387,16 @@ def test_a_killed_command_frees_the_board(ready: Board, wheels: Store, endless: 
     assert ssh.call(wheels, ready.device(), "onnxruntime", ["facts"], 60).code == 0
 
 
+def test_strings_hash_alike_in_every_process_there(
+    own_board: Board, wheels: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where they do not, look-ups take more or fewer instructions from one measurement to the next.
+    monkeypatch.setattr(_bundle, "PROGRAM", ("{python}", "-s", "-c", "import sys; print(hash(sys.argv[1]))"))
+    ssh.setup(wheels, own_board.device(), "onnxruntime")
+    told = {ssh.call(wheels, own_board.device(), "onnxruntime", ["words"], 60).out for _ in range(3)}
+    assert len(told) == 1 and int(told.pop()) != 0
+
+
 def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: Store) -> None:
     device = ready.device()
     with ssh.alone(wheels, device):
