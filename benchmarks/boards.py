@@ -156,8 +156,9 @@ def _count(build: Store, device: Device, artifact: Artifact, path: Path, images:
     assert runtime is not None
     kind.setup(build, device, runtime)
     kind.push(build, device, [path, images])
-    words = ["run", path, "--inputs", images, "--runtime", runtime, "--layout", artifact.inputs[0].layout]
-    done = kind.call(build, device, runtime, words, measure.Options().time_limit)
+    options = measure.Options()
+    words = measure.run_words(artifact, path, images, runtime, options)
+    done = kind.call(build, device, runtime, words, options.time_limit)
     if done.code != 0:
         raise SystemExit(done.reason)
     return round(stats.latency(json.loads(done.out)["runs"]).p50 * 1e6)
