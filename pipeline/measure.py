@@ -212,7 +212,7 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
 
 def run_words(artifact: Artifact, path: Path, images: Path, runtime: str, options: Options) -> list[str | Path]:
     """The call of edge-bench that times a file. A count depends on these words too: their length moves what lies in
-    memory after them, which changed onnxruntime's by up to 0.9 %."""
+    memory after them (benchmarks/README.md)."""
     bounds = ["--min-runs", str(options.min_runs), "--min-seconds", str(options.min_seconds)]
     return ["run", path, *_common(artifact, images, runtime, options), *bounds]
 
