@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
+from invoke.exceptions import Exit, ParseError
+from invoke.program import Program
 from invoke.tasks import task
 
 from pipeline.errors import BadOption, PipelineError
@@ -117,6 +118,24 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def _terminate(number: int, _: object) -> NoReturn:
     """SIGTERM, as `timeout` and CI send it, ends a command as Ctrl-C does: with all that it started."""
     raise KeyboardInterrupt(number)
+
+
+def _ends_as_bad_input(read: Callable[[Program], None]) -> Callable[[Program], None]:
+    @functools.wraps(read)
+    def reads(program: Program) -> None:
+        try:
+            read(program)
+        except ParseError as error:
+            more = f"inv --help {error.context.name}" if error.context and error.context.name else "inv --list"
+            raise Exit(f"error: {_one_line(error).rstrip('!')} ({more} says what there is)", code=2) from error
+
+    return reads
+
+
+# invoke itself ends with 1 for words that it does not know, which to a script would be a job that failed. It loads this
+# file before it reads them.
+for _step in ("parse_tasks", "parse_cleanup"):
+    setattr(Program, _step, _ends_as_bad_input(getattr(Program, _step)))
 
 
 # -- the flow ----------------------------------------------------------------------------------------------------------

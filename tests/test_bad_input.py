@@ -68,6 +68,25 @@ def refusal(build: Path, job: Job) -> str:
 
 
 @pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("exprot",), "No idea what 'exprot' is (inv --list says what there is)"),
+        (("--help", "exprot"), "No idea what 'exprot' is (inv --list says what there is)"),
+        (("export", "--targt", "onnx"), "No idea what '--targt' is (inv --help export says what there is)"),
+        (
+            ("devices.setup",),
+            "'devices.setup' did not receive required positional arguments: 'device' "
+            "(inv --help devices.setup says what there is)",
+        ),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_bad_input_as_any_other(
+    tmp_path: Path, words: tuple[str, ...], complaint: str
+) -> None:
+    assert refused(tmp_path / "build", *words) == complaint
+
+
+@pytest.mark.parametrize(
     ("words", "kind", "name", "nearest"),
     [
         (("export", "--target", "tflight"), "target", "tflight", "tflite"),

@@ -160,7 +160,8 @@ def bare(tmp_path: Path, wheels: Path) -> Project:
     project = Project(tmp_path / "bare", wheels, tmp_path / "bin")
     write_project(project.root)
     (tmp_path / "bin").mkdir()
-    for tool in ("bash", "env", "cat", "cut", "dirname", "flock", "grep", "id", "mktemp", "rm", "sha256sum", "tail"):
+    tools = "bash env cat cut dirname flock grep id mktemp readlink rm sha256sum tail"
+    for tool in tools.split():
         found = shutil.which(tool)
         assert found, tool
         (tmp_path / "bin" / tool).symlink_to(found)
@@ -247,6 +248,19 @@ def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path:
     code, out, err = moved.inv("--list")
     assert code == 0, err
     assert out == f"invoke was called with ['--list'] in {moved.root}\n"
+
+
+def test_a_linked_environment_is_somebody_elses_and_stays_as_it_is(bare: Project, tmp_path: Path) -> None:
+    assert bare.path is not None
+    (bare.path / "python3.11").symlink_to(Path(sys.executable).resolve())
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "pyvenv.cfg").write_text("theirs\n")
+    (bare.root / ".venv").symlink_to(theirs)
+    code, out, err = bare.inv("--list")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert err.startswith(f"error: {bare.root}/.venv is a link to {theirs}, ") and err.endswith("remove the link\n")
+    assert (theirs / "pyvenv.cfg").read_text() == "theirs\n"
 
 
 def test_the_real_script_is_one_that_a_shell_can_read() -> None:
