@@ -97,13 +97,12 @@ def trace(build: Store, job: train.Job, device: Device, artifact: Artifact, path
         work.mkdir()
         try:
             np.save(work / "images.npy", resized[np.newaxis])
-            (work / f"picture{picture.suffix}").write_bytes(content)
-            place = _Place(build, checkpoint, artifact, path, work)
-            local = _run(place, devices.find(HOST), pixels, None)
-            if device.kind == HOST:
-                here, there = _framework(place, local, pixels), _run(place, device, pixels, None)
-            else:
-                here, there = local, _run(place, device, pixels, work / f"picture{picture.suffix}")
+            copy = work / f"picture{picture.suffix}"
+            copy.write_bytes(content)
+            place = _Place(build, checkpoint, artifact, path, work, copy)
+            local = _run(place, devices.find(HOST), pixels)
+            there = local if device.name == HOST else _run(place, device, pixels)
+            here = _framework(place, local, pixels) if device.kind == HOST else local
         finally:
             store.remove(work)
     decodes = plugins.load("devices", device.kind).DECODES
@@ -112,16 +111,22 @@ def trace(build: Store, job: train.Job, device: Device, artifact: Artifact, path
 
 @dataclass(frozen=True)
 class _Place:
-    """What is traced. Attributes: work: a folder for a while, with images.npy."""
+    """What is traced.
+
+    Attributes:
+        work: a folder for a while, with images.npy: the picture resized and cropped.
+        picture: the file, for a device that decodes it.
+    """
 
     build: Store
     checkpoint: Checkpoint
     artifact: Artifact
     path: Path
     work: Path
+    picture: Path
 
 
-def _run(place: _Place, device: Device, pixels: dict[str, Any], picture: Path | None) -> Side:
+def _run(place: _Place, device: Device, pixels: dict[str, Any]) -> Side:
     """A device's side: edge-bench there, or the app, which gets the picture's file."""
     import numpy as np
 
@@ -132,10 +137,10 @@ def _run(place: _Place, device: Device, pixels: dict[str, Any], picture: Path | 
     common: list[str | Path] = ["--runtime", runtime, "--out", out]
     if place.artifact.inputs[0].layout:
         common += ["--layout", place.artifact.inputs[0].layout]
-    if kind.DECODES and picture is not None:
+    if kind.DECODES:
         told = json.dumps(to_json(place.checkpoint.spec.preprocessing))
-        words: list[str | Path] = ["trace", place.path, "--image", picture, "--preprocessing", told, *common]
-        sent = [place.path, picture]
+        words: list[str | Path] = ["trace", place.path, "--image", place.picture, "--preprocessing", told, *common]
+        sent = [place.path, place.picture]
     else:
         images = place.work / "images.npy"
         words = ["predict", place.path, "--inputs", images, "--keep-input", *common]
