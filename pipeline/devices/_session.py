@@ -154,7 +154,14 @@ class Session:
             self.traffic.received_bytes += len(line)
         if not line.endswith(b"\n"):
             raise self._ended()
-        value: dict[str, Any] = json.loads(line)
+        try:
+            value: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            said = line[:80].decode("utf-8", "replace").strip()
+            raise StageFailed(
+                f"{self.name}: its shell says {said!r} before the answer: take what prints that out of ~/.bashrc there, "
+                "which is read for commands too"
+            ) from error
         if "refused" in value:
             raise Refused(value["refused"], f"{self.name}: {value['why']}")
         return value

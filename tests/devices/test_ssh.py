@@ -75,6 +75,13 @@ def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: ob
 # -- getting in --------------------------------------------------------------------------------------------------------
 
 
+def test_a_shell_that_prints_before_the_answer_is_said_with_what_it_prints(own_board: Board) -> None:
+    keys = own_board.folder / "authorized_keys"
+    keys.write_text('command="echo Welcome to the board; eval \\"$SSH_ORIGINAL_COMMAND\\"" ' + keys.read_text())
+    said = ssh.answers(NOWHERE, own_board.device())
+    assert said is not None and said.startswith("its shell says 'Welcome to the board' before the answer: ")
+
+
 def test_an_unknown_host_key_is_refused_with_the_line_that_adds_it(own_board: Board) -> None:
     known = own_board.folder / "known_hosts"
     known.write_text("")
