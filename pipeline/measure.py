@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -76,11 +75,11 @@ def bench(
     """
     checkpoint = train.ready(build, job)
     assert checkpoint is not None  # what was exported has one
-    todo = [
-        (artifact, path)
+    asked = [
+        (artifact, path, key(build, checkpoint, device, artifact, options))
         for artifact, path in pushing.runnable(outcomes, device)
-        if options.again or not ready(home(path, device, options.threads), artifact, device, options)
     ]
+    todo = [one for one in asked if options.again or not ready(home(one[1], device, options.threads), one[2])]
     if not todo:
         return []
     failed: list[StageFailed] = []
@@ -88,14 +87,14 @@ def bench(
         place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint, options.samples), options)
         try:
             with plugins.load("devices", device.kind).alone(build, device):
-                for artifact, path in todo:
-                    failed += _measured(place, artifact, path)
+                for one in todo:
+                    failed += _measured(place, *one)
         except Unreachable as error:  # says nothing about the artifact, and the next one would fail too
             failed.insert(0, error)
     return failed
 
 
-def _measured(place: _Place, artifact: Artifact, path: Path) -> list[StageFailed]:
+def _measured(place: _Place, artifact: Artifact, path: Path, key: str) -> list[StageFailed]:
     """Measures an artifact; what failed, kept where its measurement would be.
 
     Raises:
@@ -103,12 +102,12 @@ def _measured(place: _Place, artifact: Artifact, path: Path) -> list[StageFailed
     """
     folder = home(path, place.device, place.options.threads)
     try:
-        measurement = _measure(place, artifact, path)
+        measurement = _measure(place, artifact, path, key)
     except Unreachable:
         raise
     except StageFailed as error:
         failed = StageFailed(f"{artifact.target} {artifact.recipe} on {place.device.name}: {error}")
-        store.write(folder / FAILURE, Failure("failed", str(error), "", _key(artifact, place.device, place.options)))
+        store.write(folder / FAILURE, Failure("failed", str(error), "", key))
         say(f"  {failed}")
         return [failed]
     store.remove(folder / FAILURE)
@@ -127,10 +126,10 @@ def home(path: Path, device: Device, threads: int) -> Path:
     return place(path.parent / device.name, threads)
 
 
-def ready(folder: Path, artifact: Artifact, device: Device, options: Options) -> bool:
-    """Whether a device's folder holds a whole measurement of this artifact under these options."""
+def ready(folder: Path, key: str) -> bool:
+    """Whether a device's folder holds a whole measurement with this key."""
     measurement = store.read_or_say(Measurement, folder / MANIFEST)
-    if measurement is None or measurement.key != _key(artifact, device, options):
+    if measurement is None or measurement.key != key:
         return False
     predictions = folder / safe_file_name(measurement.accuracy.predictions)
     if predictions.is_file() and store.sha256(predictions) == measurement.accuracy.predictions_sha256:
@@ -139,12 +138,13 @@ def ready(folder: Path, artifact: Artifact, device: Device, options: Options) ->
     return False
 
 
-def _key(artifact: Artifact, device: Device, options: Options) -> str:
-    """Hash of all that a measurement is of."""
-    return store.digest([
-        artifact.sha256, to_json(_itself(device)), devices.runtime(device, artifact.target),
-        metadata.version("edge-bench"), options.threads, options.min_runs, options.min_seconds, options.samples,
-    ])  # fmt: skip
+def key(build: Store, checkpoint: Checkpoint, device: Device, artifact: Artifact, options: Options) -> str:
+    """Hash of all that a measurement is of: what was measured, on which samples, by what, where and how."""
+    runtime = devices.runtime(device, artifact.target)
+    assert runtime is not None  # the caller asked whether the device can run it
+    by = plugins.load("devices", device.kind).identity(build, device, runtime)
+    how = options.threads, options.min_runs, options.min_seconds, options.samples
+    return store.digest([artifact.sha256, checkpoint.dataset_sha256, runtime, by, to_json(_itself(device)), how])
 
 
 def _itself(device: Device) -> Device:
@@ -167,7 +167,7 @@ class _Place:
     options: Options
 
 
-def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
+def _measure(place: _Place, artifact: Artifact, path: Path, key: str) -> Measurement:
     """`edge-bench run`, alone, for times and memory; then `predict`, chunk by chunk, for every sample's outputs."""
     folder = home(path, place.device, place.options.threads)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
     kind = plugins.load("devices", place.device.kind)
     kind.setup(place.build, place.device, runtime)
     kind.push(place.build, place.device, [path, place.images])
-    options, key = place.options, _key(artifact, place.device, place.options)
+    options = place.options
 
     def edge_bench(words: Sequence[str | Path]) -> dict[str, Any]:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")  # a board's clock may be years off
@@ -192,14 +192,13 @@ def _measure(place: _Place, artifact: Artifact, path: Path) -> Measurement:
             raise Broken(f"{path} changed while it was measured")
         return {**value, "started_at": started_at}
 
-    whole = store.digest([key, place.checkpoint.dataset_sha256])
     if options.again:
         chunks.forget(folder)
-    run = chunks.run(folder, whole, run_words(artifact, path, place.images, runtime, options), edge_bench)
+    run = chunks.run(folder, key, run_words(artifact, path, place.images, runtime, options), edge_bench)
     size = place.device.options.get("chunk_samples", kind.CHUNK)
     spans = chunks.spans(len(pushing.labels(place.images)), size)
     words = ["predict", path, *_common(artifact, place.images, runtime, options)]
-    parts = list(chunks.predict(folder, whole, words, spans, edge_bench))
+    parts = list(chunks.predict(folder, key, words, spans, edge_bench))
     with store.atomic(folder / PREDICTIONS) as temporary:
         chunks.join(parts, temporary)
         sha256 = store.sha256(temporary)

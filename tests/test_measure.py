@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import devices, equality, export, measure, part, plugins, push, results, store
+from pipeline import devices, equality, export, measure, part, plugins, push, results, store, train
 from pipeline.core import Device, Failure, Measurement
+from pipeline.devices import _edge_bench
 from pipeline.errors import BadOption
 from pipeline.export import Outcome
 from pipeline.store import Store
@@ -80,6 +83,43 @@ def test_a_second_bench_does_nothing(copied: Store, job: Job, capsys: pytest.Cap
     assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
     assert capsys.readouterr().err == ""
+
+
+def test_what_decides_a_figure_decides_its_key(
+    matrix: Store, job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoint = train.ready(matrix, job)
+    assert checkpoint is not None
+    (outcome,) = outcomes_of(matrix, job, ["onnx"], ["fp32"])
+    ((artifact, _),) = push.runnable([outcome], LOCAL)
+
+    def key(device: Device = LOCAL, **changes: Any) -> str:
+        of = dataclasses.replace(checkpoint, **changes)
+        return measure.key(matrix, of, device, artifact, QUICK)
+
+    first = key()
+    assert key() == first
+    others = [
+        key(dataset_sha256="0" * 64),
+        key(dataclasses.replace(LOCAL, name="other")),
+        measure.key(matrix, checkpoint, LOCAL, dataclasses.replace(artifact, sha256="0" * 64), QUICK),
+        measure.key(matrix, checkpoint, LOCAL, artifact, dataclasses.replace(QUICK, samples=100)),
+    ]
+    with monkeypatch.context() as patch:
+        installed = plugins.versions
+        patch.setattr(plugins, "versions", lambda names: {**installed(names), "onnxruntime": "99.0"})
+        others.append(key())
+    for name in ("sources", "requirements"):  # another edge-bench, and another runtime that a board is given
+        with monkeypatch.context() as patch:
+            edge_bench = shutil.copytree(_edge_bench.HERE, tmp_path / name)
+            patch.setattr(_edge_bench, "HERE", edge_bench)
+            changed = edge_bench / ("pyproject.toml" if name == "requirements" else "src/edge_bench/measure.py")
+            changed.write_text(changed.read_text() + "\n")
+            _edge_bench.identity.cache_clear()
+            others.append(key())
+    _edge_bench.identity.cache_clear()
+    assert key() == first
+    assert len({first, *others}) == 8
 
 
 def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Store, job: Job) -> None:

@@ -128,6 +128,11 @@ def aar(build: Store) -> Path:
     return target
 
 
+def identity() -> str:
+    """Hash of the app's own files: of what a phone measures with, whatever models are in the APK."""
+    return store.digest(_sources(parts.ROOT))
+
+
 def line(built: Built, where: Path) -> str:
     """An APK for the terminal: what it weighs, and what of it a phone with 16 kB pages cannot load."""
     weight = ", ".join(f"{name} {size / 1000:,.0f} kB" for name, size in built.weight.items())

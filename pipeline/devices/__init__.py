@@ -49,6 +49,9 @@ class DeviceKind(Protocol):
     def setup(self, build: Store, device: Device, runtime: str) -> None:
         """Makes sure that edge-bench with this runtime can be called there; costs little where it can."""
 
+    def identity(self, build: Store, device: Device, runtime: str) -> str:
+        """Hash of what measures there: the harness and the runtime. What another one measured is out of date."""
+
     def push(self, build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
         """Brings files there by content; what is there already is not sent again.
 

@@ -9,7 +9,6 @@ import gzip
 import shutil
 import sys
 import tarfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any
 
 from pipeline import proc, runner, store
 from pipeline.core import SCHEMA
+from pipeline.devices import _edge_bench
 from pipeline.errors import StageFailed
 from pipeline.progress import say
 from pipeline.store import Store
 
-EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
-NATIVE = ("executorch_runner",)
-"""Runtimes that are built here, for the board's architecture."""
 TOO_LARGE = {"executorch": "executorch_runner"}
 """Runtimes whose packages are too large for a board, and what runs the same files there."""
 PROGRAM = ("{python}", "-s", "-m", "edge_bench")
@@ -112,10 +109,10 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         raise StageFailed(lack)
     if runtime in TOO_LARGE:
         raise StageFailed(f"{runtime}'s packages are too large for a board; {TOO_LARGE[runtime]} is for boards")
-    wanted = _requirements(runtime)
-    native = [runner.build(build, board.machine)] if runtime in NATIVE else []
-    source = EDGE_BENCH / "src"
-    parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _sources(source)]
+    wanted = _edge_bench.requirements(runtime)
+    native = [runner.build(build, board.machine)] if runtime in _edge_bench.NATIVE else []
+    source = _edge_bench.HERE / "src"
+    parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _edge_bench.sources()]
     key = store.digest([
         runtime, wanted, parts, board.platform(), board.python, [path.name for path in native], LEFT_OUT,
     ])  # fmt: skip
@@ -127,7 +124,7 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
     with store.atomic(folder) as new:
         content = new / "content"
         _install(board, wanted, content)
-        for path in _sources(source):
+        for path in _edge_bench.sources():
             (content / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, content / path.relative_to(source))
         for path in native:
@@ -140,19 +137,6 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         made = Bundle(runtime, file.name, store.sha256(file), store.size(file), unpacked, key)
         store.write(new / "bundle.json", made)
     return made, folder / made.file
-
-
-def _requirements(runtime: str) -> list[str]:
-    """What edge-bench's own project file asks for."""
-    project = tomllib.loads((EDGE_BENCH / "pyproject.toml").read_text())["project"]
-    extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
-    if runtime not in extras:
-        raise StageFailed(f"edge-bench has no runtime {runtime!r} (known: {', '.join(sorted(extras))})")
-    return [*project["dependencies"], *extras[runtime]]
-
-
-def _sources(source: Path) -> list[Path]:
-    return sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _install(board: Board, wanted: list[str], folder: Path) -> None:

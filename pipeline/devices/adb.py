@@ -201,6 +201,11 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         phone.app = digest
 
 
+def identity(build: Store, device: Device, runtime: str) -> str:
+    """See `DeviceKind.identity`: the app's own files, which name its runtimes' versions too."""
+    return android.identity()
+
+
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
     """See `DeviceKind.push`: one call asks what is missing, one a file brings that, and one checks it.
 

@@ -10,22 +10,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pipeline import proc, runner, store
+from pipeline import plugins, proc, runner, store
 from pipeline.core import Device
+from pipeline.devices import _edge_bench
 from pipeline.errors import NeedsTool, StageFailed
 from pipeline.proc import Done
 from pipeline.progress import say
 from pipeline.store import Store
 
-EDGE_BENCH = Path(__file__).parent.parent.parent / "edge-bench"
 CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
 DECODES = False
 REFUSES: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has (numpy<2)."""
-BUILT = ("executorch_runner",)
-"""Runtimes that no package index has: pipeline/runner.py builds them."""
 
 
 def about(device: Device) -> str:
@@ -55,7 +53,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     Raises:
         StageFailed: it could not be installed; the reason is the installer's.
     """
-    if runtime in BUILT:
+    if runtime in _edge_bench.NATIVE:
         runner.build(build, platform.machine())
         return
     python = _python(build, runtime)
@@ -73,9 +71,15 @@ def setup(build: Store, device: Device, runtime: str) -> None:
                 "install",
                 "--python",
                 folder / "bin/python",
-                f"{EDGE_BENCH}[{runtime}]",
+                f"{_edge_bench.HERE}[{runtime}]",
             ]
         )
+
+
+def identity(build: Store, device: Device, runtime: str) -> str:
+    """See `DeviceKind.identity`: in this environment the packages are whatever is installed."""
+    installed = () if runtime in APART else _edge_bench.packages(runtime)
+    return store.digest([_edge_bench.identity(), plugins.versions(installed)])
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
@@ -86,7 +90,7 @@ def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     """See `DeviceKind.call`."""
     env = {"PYTHONHASHSEED": "0"}  # as on a board: the steps of a look-up are then the same each time
-    if runtime in BUILT:
+    if runtime in _edge_bench.NATIVE:
         env |= _with_path(runner.build(build, platform.machine()))
     return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout, env=env)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline import store
 from pipeline.core import Device
-from pipeline.devices import _bundle, _session, _ssh
+from pipeline.devices import _bundle, _edge_bench, _session, _ssh
 from pipeline.emulate import pi
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
 from pipeline.proc import Done
@@ -98,6 +98,11 @@ def setup(build: Store, device: Device, runtime: str) -> None:
             verb = {"verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256}
             _send(device, verb, [(path, bundle.size_bytes)], bundle.unpacked_bytes, [bundle.sha256])
         link.runtimes[runtime] = bundle.sha256
+
+
+def identity(build: Store, device: Device, runtime: str) -> str:
+    """See `DeviceKind.identity`."""
+    return _edge_bench.identity()
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:

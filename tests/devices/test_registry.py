@@ -20,7 +20,7 @@ KINDS = plugins.names("devices")
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_verbs_are_callable_and_its_description_is_one_line(kind: str) -> None:
     module = plugins.load("devices", kind)
-    for verb in ("about", "answers", "alone", "setup", "push", "call", "clean"):
+    for verb in ("about", "answers", "alone", "setup", "identity", "push", "call", "clean"):
         assert callable(getattr(module, verb))
     assert module.__doc__ and module.__doc__.splitlines()[0].endswith(".")
 

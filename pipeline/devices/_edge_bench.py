@@ -1,0 +1,46 @@
+"""edge-bench, as every device but a phone is given it: its source, and the packages that each runtime needs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+from pipeline import plugins, runner, store
+from pipeline.errors import StageFailed
+
+HERE = Path(__file__).parent.parent.parent / "edge-bench"
+NATIVE = ("executorch_runner",)
+"""Runtimes that no package index has: pipeline/runner.py builds them, for this machine or for a board."""
+
+
+def sources() -> list[Path]:
+    """Its files, below HERE / "src"."""
+    return sorted(path for path in (HERE / "src").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def requirements(runtime: str) -> list[str]:
+    """What its own project file asks for.
+
+    Raises:
+        StageFailed: it has no such runtime.
+    """
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
+    if runtime not in extras:
+        raise StageFailed(f"edge-bench has no runtime {runtime!r} (known: {', '.join(sorted(extras))})")
+    return [*project["dependencies"], *extras[runtime]]
+
+
+def packages(runtime: str) -> tuple[str, ...]:
+    """The distributions of a runtime, by name: of those that `requirements` asks for, whatever their versions."""
+    names = [re.split(r"[^\w.-]", wanted, maxsplit=1)[0] for wanted in requirements(runtime)]
+    return tuple(dict.fromkeys(names))
+
+
+@cache
+def identity() -> str:
+    """Hash of edge-bench and of the versions that its runtimes are to have."""
+    files = [*sources(), HERE / "pyproject.toml", runner.SOURCE]
+    return store.digest([[store.sha256(path) for path in files], plugins.versions(("executorch",))])
