@@ -26,6 +26,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")
 
 CHANNELS = {"RGB": 3, "L": 1}
 
+LONGEST = 100
+"""How often the shorter side may go into the longer: scaled by the shorter, a line of pixels would take gigabytes."""
+
 
 def is_picture(name: str) -> bool:
     """Whether a file's name is that of a picture."""
@@ -91,12 +94,17 @@ def fit(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 
     Returns:
         uint8 (crop, crop, channels), 0–255; the caller's own, writable.
+
+    Raises:
+        ValueError: it is more than LONGEST times as long as it is wide, or the other way round.
     """
     import numpy as np
     from PIL import Image
 
+    shorter, longer = sorted(image.size)
+    if longer > LONGEST * shorter:
+        raise ValueError(f"sides of {image.width}×{image.height} pixels: one is more than {LONGEST} times the other")
     image = _converted(image, preprocessing.color)
-    shorter = min(image.size)
     if shorter != preprocessing.resize:
         width, height = (int(preprocessing.resize * side / shorter) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)

@@ -159,8 +159,8 @@ class Session:
         except ValueError as error:
             said = line[:80].decode("utf-8", "replace").strip()
             raise StageFailed(
-                f"{self.name}: its shell says {said!r} before the answer: take what prints that out of ~/.bashrc there, "
-                "which is read for commands too"
+                f"{self.name}: its shell says {said!r} before the answer: take what prints that out of ~/.bashrc "
+                "there, which is read for commands too"
             ) from error
         if "refused" in value:
             raise Refused(value["refused"], f"{self.name}: {value['why']}")

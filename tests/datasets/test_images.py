@@ -129,3 +129,10 @@ def test_what_cannot_be_decoded_is_named(content: bytes) -> None:
 def test_pictures_are_known_by_suffix() -> None:
     assert all(map(is_picture, ("a.jpg", "A.JPEG", "a.b.png", "x.WebP", "x.bmp", "x.gif")))
     assert not any(map(is_picture, ("a.txt", "jpg", "a.jpg.part", "a.tiff")))
+
+
+def test_a_line_of_pixels_is_refused_before_it_is_scaled_to_gigabytes() -> None:
+    ask = preprocessing(resize=72, crop=64)
+    assert decode(encoded(np.zeros((400, 4, 3), np.uint8)), "strip.png", ask).shape == (64, 64, 3)
+    with pytest.raises(BadData, match=r"^line\.png: .*sides of 4×401 pixels: one is more than 100 times the other"):
+        decode(encoded(np.zeros((401, 4, 3), np.uint8)), "line.png", ask)
