@@ -276,13 +276,14 @@ def trace(
     from pipeline import push as pushing
     from pipeline import trace as tracing
 
-    there = devices.find(device)
+    there, picture = devices.find(device), Path(image).expanduser()
+    tracing.read(picture)  # refused before anything is made for it
     jobs = _jobs(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
     build = _build()
     outcomes = _export(build, jobs, target, recipe)
     found = [
-        tracing.table(tracing.trace(build, job, there, artifact, path, Path(image).expanduser()), artifact.spec.labels)
+        tracing.table(tracing.trace(build, job, there, artifact, path, picture), artifact.spec.labels)
         for job in jobs
         for artifact, path in pushing.runnable(_of(job, outcomes), there)
     ]

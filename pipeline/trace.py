@@ -83,10 +83,7 @@ def trace(build: Store, job: train.Job, device: Device, artifact: Artifact, path
     """
     checkpoint = train.ready(build, job)
     assert checkpoint is not None  # what was exported has one
-    try:
-        content = picture.read_bytes()
-    except OSError as error:
-        raise BadOption(f"--image {picture}: {error.strerror}") from error
+    content = read(picture)
     decoded, resized = _images.stages(content, str(picture), checkpoint.spec.preprocessing)
     pixels = {"decoded": decoded, "resized": resized}
     import numpy as np
@@ -107,6 +104,17 @@ def trace(build: Store, job: train.Job, device: Device, artifact: Artifact, path
             store.remove(work)
     decodes = plugins.load("devices", device.kind).DECODES
     return Trace(artifact, here, there, tuple(_differences(here, there, decodes)))
+
+
+def read(picture: Path) -> bytes:
+    """
+    Raises:
+        BadOption: there is no such file, or it may not be read.
+    """
+    try:
+        return picture.read_bytes()
+    except OSError as error:
+        raise BadOption(f"--image {picture}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,11 @@ def test_a_devices_file_that_cannot_be_is_refused(tmp_path: Path, text: str, wro
     assert wrong in refused(tmp_path / "build", "bench", LASTMILE_DEVICES=str(toml))
 
 
+def test_a_picture_that_is_not_there_is_named_before_anything_is_trained_for_it(tmp_path: Path) -> None:
+    said = refused(tmp_path / "build", "trace", "--image", tmp_path / "cat.png")
+    assert said == f"--image {tmp_path / 'cat.png'}: No such file or directory"
+
+
 def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "devices", LASTMILE_DEVICES=str(tmp_path / "nowhere.toml"))
     assert said.startswith(str(tmp_path / "nowhere.toml"))
