@@ -88,3 +88,18 @@ class Unreachable(StageFailed):
 
 class DiskFull(PipelineError):
     """No space left on the device that holds the build folder."""
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def again(kind: str, says: str) -> PipelineError | None:
+    """The error that another process raised, of its class's name and its text; None where that is not of this tree."""
+    found = globals().get(kind)
+    if not (isinstance(found, type) and issubclass(found, PipelineError)):
+        return None
+    raised = PipelineError.__new__(found)  # an UnknownName is made of other things than its text
+    raised.args = (says,)
+    return raised

@@ -11,7 +11,7 @@ import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
 from pipeline.core import ModelSpec
-from pipeline.errors import BadModel
+from pipeline.errors import BadModel, first_line
 from pipeline.frameworks import _constants
 from pipeline.plugins import extra
 from pipeline.targets import Source
@@ -37,8 +37,7 @@ def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
     try:
         return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     except Exception as error:  # torch.export raises what the model's code raises
-        says = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadModel(f"{spec.name} cannot be exported: {says}") from error
+        raise BadModel(f"{spec.name} cannot be exported: {first_line(error)}") from error
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:

@@ -115,10 +115,8 @@ def cause(failures: Mapping[int, End], size: int) -> PipelineError:
     message = said.get("message")
     if not isinstance(message, dict):
         return StageFailed(f"{who} ended with exit code {code} and said nothing")
-    kind = getattr(errors, str(said.get("kind")), None)
-    if isinstance(kind, type) and issubclass(kind, PipelineError):
-        raised = PipelineError.__new__(kind)  # an UnknownName is made of other things than its text
-        raised.args = (message["message"],)
+    raised = errors.again(str(said.get("kind")), message["message"])
+    if raised is not None:
         return raised
     failed = StageFailed(f"{who} failed: {said.get('kind')}: {message['message']}")
     failed.__cause__ = RuntimeError(message["extraInfo"]["py_callstack"])  # what --debug shows

@@ -15,7 +15,7 @@ import keras
 
 from pipeline import store
 from pipeline.catalog import Model
-from pipeline.errors import BadModel, BadWeights
+from pipeline.errors import BadModel, BadWeights, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,10 +218,6 @@ def _check_fit(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a scalar"
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # -- the other framework's form ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from pipeline import store
-from pipeline.errors import BadWeights
+from pipeline.errors import BadWeights, first_line
 
 
 def save(state: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -91,8 +91,3 @@ def check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str
 
 def _shape(tensor: torch.Tensor) -> str:
     return "×".join(str(n) for n in tensor.shape) or "a scalar"
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

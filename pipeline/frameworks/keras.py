@@ -143,7 +143,7 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
         raise StageFailed(f"Keras on PyTorch ended while capturing {model.spec.name}: {done.reason}")
     if done.out.strip():
         said = json.loads(done.out.splitlines()[-1])
-        raise getattr(errors, said["error"])(said["says"])
+        raise errors.again(said["error"], said["says"]) or StageFailed(said["says"])
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:

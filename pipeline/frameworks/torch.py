@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.catalog import Model
 from pipeline.datasets import Split
-from pipeline.errors import BadModel, BadOption
+from pipeline.errors import BadModel, BadOption, first_line
 from pipeline.frameworks import Group, Settings
 from pipeline.plugins import extra
 from pipeline.targets import Source
@@ -114,8 +114,6 @@ def graph(model: Model, weights: Path) -> bytes:
         import warnings
 
         import torch
-
-        from pipeline.frameworks import _weights
     from pipeline.events import without_tensorflow
 
     without_tensorflow()
@@ -130,7 +128,7 @@ def graph(model: Model, weights: Path) -> bytes:
             )  # of torch.jit.trace, which is PyTorch's own choice here
             definition, _ = trace(loaded(model, weights), seen)  # type: ignore[no-untyped-call]
     except Exception as error:  # the tracer raises what the model's code raises
-        raise BadModel(f"{model.spec.name} cannot be traced: {_weights.first_line(error)}") from error
+        raise BadModel(f"{model.spec.name} cannot be traced: {first_line(error)}") from error
     return bytes(definition.SerializeToString())
 
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline import catalog
 from pipeline.catalog import Model
 from pipeline.core import to_json
-from pipeline.errors import BadModel, BadOption, BadWeights, Broken
+from pipeline.errors import BadModel, BadOption, BadWeights, Broken, UnknownName
 from pipeline.frameworks import Settings
 from pipeline.frameworks import keras as framework
 from tests.frameworks import making
@@ -251,6 +251,12 @@ def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, t
 
     with pytest.raises(BadModel, match=complaint):
         _keras.network(custom(tmp_path / "custom", body))
+
+
+def test_what_the_capturing_process_raises_is_raised_here_whatever_it_is_made_of(tmp_path: Path) -> None:
+    code = 'from pipeline.errors import UnknownName\nraise UnknownName("layer", "Danse", ["Dense"])\n'
+    with pytest.raises(UnknownName, match=r"^unknown layer 'Danse'; did you mean 'Dense'\? \(known: Dense\)$"):
+        framework.capture(custom(tmp_path / "custom", code), tmp_path / "none.keras", tmp_path)
 
 
 # -- TF_CONFIG ---------------------------------------------------------------------------------------------------------
