@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import keras
+import numpy as np
 
 from pipeline import store
 from pipeline.catalog import Model
 from pipeline.errors import BadModel, BadWeights, first_line
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 CONFIG, METADATA, VARIABLES = "config.json", "metadata.json", "model.weights.h5"
@@ -131,12 +131,17 @@ def adopted(model: Model, path: Path) -> keras.Model:
             net.load_weights(theirs)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BadWeights(f"{path} is not a whole .keras file: {first_line(error)}") from error
+    for variable in net.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+            raise BadWeights(
+                f"{path}: {variable.path} has values that are NaN or infinite; save weights from before they were"
+            )
     return net
 
 
 def _checked(path: Path) -> Any:
     """The config in a .keras file, if it is one of Keras 3."""
-    if path.suffix != ".keras":
+    if path.suffix.lower() != ".keras":
         raise BadWeights(f"{path}: {_instead(path)}")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -156,9 +161,10 @@ _KERAS_2 = "load it where it was made, with Keras 3 installed, and save it with 
 
 def _instead(path: Path) -> str:
     """What to do with a file that is no .keras file."""
-    if path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+    suffix = path.suffix.lower()
+    if suffix in (".safetensors", ".pt", ".pth", ".bin"):
         return "weights of PyTorch: adopt them with --framework torch, then inv convert --from torch --to keras"
-    if path.suffix in (".h5", ".hdf5") or (path / "saved_model.pb").is_file():
+    if suffix in (".h5", ".hdf5") or (path / "saved_model.pb").is_file():
         return f"the format of Keras 2: {_KERAS_2}"
     return "weights are a .keras file, as model.save('model.keras') writes it"
 

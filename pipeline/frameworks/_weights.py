@@ -15,6 +15,9 @@ from safetensors.torch import save as to_bytes
 from pipeline import store
 from pipeline.errors import BadWeights, first_line
 
+WRAPPED = "module."
+"""How the names of a model's tensors begin while it is wrapped in DataParallel or DistributedDataParallel."""
+
 
 def save(state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Writes tensors as a safetensors file."""
@@ -33,16 +36,17 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise BadWeights(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise BadWeights(f"{path} is not a whole safetensors file: {first_line(error)}") from error
-    if path.suffix == ".keras":
+    if suffix == ".keras":
         raise BadWeights(
             f"{path}: weights of Keras: adopt them with --framework keras, then inv convert --from keras --to torch"
         )
-    if path.suffix not in (".pt", ".pth", ".bin"):
+    if suffix not in (".pt", ".pth", ".bin"):
         raise BadWeights(
             f"{path}: weights are a .safetensors file, or a .pt file that torch.save wrote of a state_dict"
         )
@@ -77,8 +81,13 @@ def check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str
     """Compares a file's tensors with a model's.
 
     Raises:
-        BadWeights: names or shapes differ; the first three are named.
+        BadWeights: names or shapes differ, of which the first three are named; or a value is not finite.
     """
+    if any(name.startswith(WRAPPED) for name in state) and not any(name.startswith(WRAPPED) for name in wanted):
+        raise BadWeights(
+            f"{path} does not fit the model: its names begin with {WRAPPED} as DistributedDataParallel writes them; "
+            f"remove that, or save model.module.state_dict()"
+        )
     wrong = [
         f"{name} is {'missing' if name not in state else f'{_shape(state[name])} where the model has {_shape(tensor)}'}"
         for name, tensor in wanted.items()
@@ -87,6 +96,9 @@ def check_fit(path: Path, state: Mapping[str, torch.Tensor], wanted: Mapping[str
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise BadWeights(f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+    for name, tensor in state.items():
+        if not tensor.float().isfinite().all():  # as float32, which the model computes in
+            raise BadWeights(f"{path}: {name} has values that are NaN or infinite; save weights from before they were")
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -64,9 +64,11 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     """See `Framework.adopt`: safetensors, or a .pt file read with weights_only."""
     with extra(EXTRA):
         from pipeline.frameworks import _weights
-    state = _weights.read(weights)
     net = model.code("torch").build(model.spec)
-    _weights.check_fit(weights, state, net.state_dict())
+    own = net.state_dict()
+    counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}
+    state = counters | _weights.read(weights)  # a file without counters is whole
+    _weights.check_fit(weights, state, own)
     net.load_state_dict(state)
     _weights.save(net.state_dict(), out)
 

@@ -200,6 +200,17 @@ def test_wrong_shapes_missing_and_foreign_variables_are_named(weights: Path, tmp
     )
 
 
+def test_variables_that_are_not_finite_are_refused_by_name(weights: Path, tmp_path: Path) -> None:
+    import keras
+
+    net = keras.saving.load_model(weights)
+    kernel, bias = net.layers[-1].get_weights()
+    net.layers[-1].set_weights([kernel, np.where(np.arange(10) == 3, np.nan, bias)])
+    net.save(tmp_path / "nan.keras")
+    last = net.layers[-1].name
+    assert f"nan.keras: {last}/bias has values that are NaN or infinite" in refusal(tmp_path / "nan.keras")
+
+
 def test_variables_that_lie_in_another_file_are_not_read(weights: Path, tmp_path: Path) -> None:
     import h5py
 

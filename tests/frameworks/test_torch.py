@@ -56,7 +56,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
 def test_a_pt_file_of_a_state_dict_is_adopted(
     suffix: str, wrapped: bool, state: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -95,6 +95,42 @@ def test_wrong_shapes_missing_and_foreign_tensors_are_named(state: dict[str, Any
     assert "holds no state_dict" in refusal(path)
     torch.save({f"x{i}": torch.zeros(1) for i in range(5)}, path)
     assert refusal(path).endswith("more")
+
+
+def test_weights_without_the_counters_of_batch_normalisation_are_whole(state: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    fewer = {name: value for name, value in state.items() if not name.endswith(framework.COUNTER)}
+    save_file(fewer, tmp_path / "mine.SAFETENSORS")
+    adopted = adopt(tmp_path / "mine.SAFETENSORS")
+    assert len(fewer) < len(state) and adopted.keys() == state.keys()
+    assert all(torch.equal(adopted[name], fewer[name]) for name in fewer)
+
+
+def test_weights_of_a_wrapped_model_are_refused_with_what_wrapped_it(state: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "mine.pt"
+    torch.save({f"module.{name}": value for name, value in state.items()}, path)
+    assert refusal(path) == (
+        f"{path} does not fit the model: its names begin with module. as DistributedDataParallel writes them; remove "
+        "that, or save model.module.state_dict()"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_refused_by_their_tensor(
+    value: float, state: dict[str, Any], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    state["classifier.bias"] = state["classifier.bias"].double()
+    state["classifier.bias"][3] = value
+    save_file(state, tmp_path / "mine.safetensors")
+    assert "mine.safetensors: classifier.bias has values that are NaN or infinite" in refusal(
+        tmp_path / "mine.safetensors"
+    )
 
 
 class Evil:
