@@ -535,11 +535,10 @@ def tensorboard(_c: Context) -> None:
 @door()
 def lint(_c: Context) -> None:
     """Check style and types: ruff and mypy."""
-    run = functools.partial(_run_or_exit)
-    run("ruff", "check", ".")
-    run("ruff", "format", "--check", ".")
-    run("mypy")
-    run("mypy", "--config-file", "edge-bench/pyproject.toml", "edge-bench/src")
+    _run_or_exit("ruff", "check", ".")
+    _run_or_exit("ruff", "format", "--check", ".")
+    _run_or_exit("mypy")
+    _run_or_exit("mypy", "--config-file", "edge-bench/pyproject.toml", "edge-bench/src")
 
 
 @door()
