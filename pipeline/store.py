@@ -107,17 +107,19 @@ def atomic(path: Path) -> Iterator[Path]:
         DiskFull: no space is left.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    old = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir() and path.exists():  # a folder can't be renamed over a full one
-            old = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
             path.rename(old)
             temporary.rename(path)
             remove(old)
         else:
             temporary.replace(path)
     except BaseException as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
         remove(temporary)
         if isinstance(error, OSError) and is_full(error):
             raise full(path) from error

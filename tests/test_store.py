@@ -120,6 +120,23 @@ def test_a_folder_takes_the_place_of_a_full_one(tmp_path: Path) -> None:
     assert names(tmp_path) == ["package"]
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old folder has made room already when the new one's rename fails."""
+    path = folder_of(tmp_path / "package", {"old": "1"})
+    rename = Path.rename
+
+    def fails_once_there_is_room(self: Path, target: Path) -> Path:
+        if target == path and (self / "new").exists():
+            raise OSError(errno.EIO, "the disk fails")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once_there_is_room)
+    with pytest.raises(OSError, match="the disk fails"), store.atomic(path) as temporary:
+        folder_of(temporary, {"new": "2"})
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["package"]
+
+
 def test_the_temporary_name_keeps_the_suffix_that_converters_look_at(tmp_path: Path) -> None:
     with store.atomic(tmp_path / "model.mlpackage") as temporary:
         assert temporary.suffix == ".mlpackage"
