@@ -113,8 +113,11 @@ def adopted(model: Model, path: Path) -> keras.Model:
     Raises:
         BadWeights: it is no whole .keras file, describes code, or does not fit.
     """
-    config = _checked(path)
-    custom = sorted({f"{name} of {module}" if module else name for name, module in _foreign(config, model)})
+    try:
+        foreign = set(_foreign(_checked(path), model))
+    except RecursionError as error:
+        raise BadWeights(f"{path} is not a whole .keras file: its config is nested too deeply") from error
+    custom = sorted(f"{name} of {module}" if module else name for name, module in foreign)
     if custom:
         raise BadWeights(
             f"{path} describes code and was not loaded ({', '.join(custom[:3])}); write the layer as a class in "
@@ -139,17 +142,24 @@ def adopted(model: Model, path: Path) -> keras.Model:
     return net
 
 
-def _checked(path: Path) -> Any:
-    """The config in a .keras file, if it is one of Keras 3."""
+LARGEST_CONFIG = 1 << 26
+"""In bytes: a config names layers and holds no weights."""
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The config in a .keras file, if it is one of Keras 3; without what it was compiled with, which nothing reads."""
     if path.suffix.lower() != ".keras":
         raise BadWeights(f"{path}: {_instead(path)}")
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() or archive.getinfo(VARIABLES).file_size > 100 * max(path.stat().st_size, 1):
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            large = max(archive.getinfo(name).file_size for name in (CONFIG, METADATA)) > LARGEST_CONFIG
+            if large or unpacked > 100 * max(path.stat().st_size, 1) or archive.testzip():
                 raise BadWeights(f"{path} is not a whole .keras file: its content is not what it says")
             config, metadata = (json.loads(archive.read(name)) for name in (CONFIG, METADATA))
             version = str(metadata["keras_version"])
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            config = {key: value for key, value in config.items() if key != "compile_config"}
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise BadWeights(f"{path} is not a whole .keras file: {first_line(error)}") from error
     if not version.startswith("3."):
         raise BadWeights(f"{path} is of Keras {version}: {_KERAS_2}")
@@ -164,6 +174,8 @@ def _instead(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in (".safetensors", ".pt", ".pth", ".bin"):
         return "weights of PyTorch: adopt them with --framework torch, then inv convert --from torch --to keras"
+    if path.name.lower().endswith(".weights.h5"):
+        return "weights alone: model.load_weights() where it was made, then model.save('model.keras')"
     if suffix in (".h5", ".hdf5") or (path / "saved_model.pb").is_file():
         return f"the format of Keras 2: {_KERAS_2}"
     return "weights are a .keras file, as model.save('model.keras') writes it"
@@ -176,8 +188,10 @@ def _foreign(config: Any, model: Model) -> Iterator[tuple[str, str | None]]:
             yield from _foreign(item, model)
     elif isinstance(config, dict):
         name, module = config.get("class_name"), config.get("module")
-        if isinstance(name, str):
-            ours = str(module).split(".")[0] == "keras" and name not in RUNS_CODE
+        if name is not None:
+            name = str(name)
+            a_class = name[:1].isupper()  # as all of Keras's are; the rest of keras.* are functions
+            ours = str(module).split(".")[0] == "keras" and a_class and name not in RUNS_CODE
             known = config.get("registered_name")
             registered = isinstance(known, str) and keras.saving.get_registered_object(known) is not None
             if not (ours or name in VALUES or registered):

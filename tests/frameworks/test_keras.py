@@ -111,6 +111,33 @@ def test_weights_of_a_compiled_model_are_adopted_without_its_optimizer(weights: 
     assert all((a == b).all() for a, b in zip(answers, net.get_weights(), strict=True))
 
 
+def test_a_loss_of_ones_own_is_nothing_that_weights_need(weights: Path, tmp_path: Path) -> None:
+    import keras
+
+    def loss(y: Any, x: Any) -> Any:
+        return keras.losses.sparse_categorical_crossentropy(y, x, from_logits=True)
+
+    net = keras.saving.load_model(weights)
+    net.compile(loss=loss, jit_compile=False)
+    net.save(tmp_path / "compiled.keras")
+    framework.adopt(MODEL, tmp_path / "compiled.keras", tmp_path / "out.keras")
+    assert (tmp_path / "out.keras").is_file()
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "its config is nested too deeply"),
+        (b" " * (1 << 26) + b"{}", "its content is not what it says"),
+        (b"null", "is not a whole .keras file"),
+        (b'"text"', "is not a whole .keras file"),
+    ],
+    ids=["deep", "a bomb", "null", "text"],
+)
+def test_a_config_that_is_none_is_refused(config: bytes, complaint: str, weights: Path) -> None:
+    assert complaint in refusal(edited(weights, "config.json", config))
+
+
 def test_a_lambda_layer_is_refused_and_nothing_has_run(weights: Path, tmp_path: Path) -> None:
     import keras
 
@@ -131,13 +158,15 @@ def test_a_lambda_layer_is_refused_and_nothing_has_run(weights: Path, tmp_path: 
     {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp"}, "registered_name": None},
     {"class_name": "__lambda__", "config": {"value": "4wEAAAA="}},
     {"module": None, "class_name": "Mine", "config": {}, "registered_name": "Custom>Mine"},
+    {"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {"origin": "http://localhost"}},
+    {"module": "keras.layers", "class_name": ["Dense"], "config": {}},
 ])  # fmt: skip
 def test_whatever_else_describes_code_is_refused_by_name(entry: dict[str, Any], weights: Path) -> None:
     with zipfile.ZipFile(weights) as archive:
         config = json.loads(archive.read("config.json"))
     config["config"]["layers"][1]["config"]["activation"] = entry
     message = refusal(edited(weights, "config.json", json.dumps(config).encode()))
-    assert "describes code and was not loaded" in message and entry["class_name"] in message
+    assert "describes code and was not loaded" in message and str(entry["class_name"]) in message
 
 
 REGISTERED = """
@@ -175,6 +204,8 @@ def test_files_of_pytorch_and_of_keras_2_are_told_what_to_do(weights: Path, tmp_
     for name in ("mine.safetensors", "mine.pt"):
         (tmp_path / name).write_bytes(b"")
         assert refusal(tmp_path / name).endswith("then inv convert --from torch --to keras")
+    (tmp_path / "mine.weights.h5").write_bytes(b"")
+    assert refusal(tmp_path / "mine.weights.h5").endswith("where it was made, then model.save('model.keras')")
     (tmp_path / "mine.h5").write_bytes(b"")
     (tmp_path / "legacy").mkdir()
     (tmp_path / "legacy" / "saved_model.pb").write_bytes(b"")
