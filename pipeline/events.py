@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import store
+from pipeline import stats, store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,8 +119,8 @@ class Events:
         import numpy as np
         from tensorboard.plugins.image.metadata import create_summary_metadata
 
-        answers, sure = outputs.argmax(1), _softmax(outputs).max(1)
-        wrong = np.flatnonzero(answers != labels)
+        answers, sure = stats.top1(outputs), _softmax(outputs).max(1)
+        wrong = np.flatnonzero((answers != labels) & (answers >= 0))  # what is no number is taken for nothing
         for i in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]:
             label, answer = names[labels[i]], names[answers[i]]
             pixels = _enlarged(picture(int(i)))
@@ -224,7 +224,8 @@ def _plain(text: str) -> str:
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
-    powers = np.exp(logits - logits.max(1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # of outputs that are not finite
+        powers = np.exp(logits - logits.max(1, keepdims=True))
     shares: NDArray[np.float32] = powers / powers.sum(1, keepdims=True)
     return shares
 

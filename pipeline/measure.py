@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pipeline import chunks, devices, part, plugins, predictions, store, train
+from pipeline import chunks, devices, part, plugins, predictions, stats, store, train
 from pipeline import push as pushing
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, safe_file_name, to_json
 from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
@@ -228,7 +228,7 @@ def _accuracy(place: _Place, outputs: Path, sha256: str) -> Accuracy:
     import numpy as np
 
     with np.load(outputs, allow_pickle=False) as kept:
-        right = kept["output_0"].argmax(1) == pushing.labels(place.images)
+        right = stats.top1(kept["output_0"]) == pushing.labels(place.images)
     checkpoint = place.checkpoint
     return Accuracy(
         dataset=checkpoint.spec.dataset,
@@ -249,7 +249,7 @@ def _reference(place: _Place, samples: int) -> float:
     folder = place.build.checkpoint(checkpoint.spec.name, checkpoint.framework)
     outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
     chosen = part.indices(labels, samples)
-    return float((outputs[0][chosen].argmax(1) == labels[chosen]).mean())
+    return float((stats.top1(outputs[0][chosen]) == labels[chosen]).mean())
 
 
 def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: Accuracy, key: str) -> Measurement:
@@ -300,7 +300,7 @@ def _throttled(before: str | None, after: str | None) -> bool | None:
 
 def _says(measurement: Measurement) -> str:
     """A measurement in a line; of an emulated device no latency, but its instructions where they are counted."""
-    from pipeline import stats, words
+    from pipeline import words
 
     top1 = f"top-1 {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
     latency = stats.latency(measurement.runs)

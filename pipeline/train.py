@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import catalog, plugins, store
+from pipeline import catalog, plugins, stats, store
 from pipeline.core import Checkpoint, to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadData, BadModel, BadOption, Broken
@@ -119,7 +119,8 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
         _show(model, checkpoint, folder, home / "tensorboard" / new.key[:12], test)
         _keep(final)
     store.remove(new.path.parent)
-    say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} pictures never trained on")
+    known = "pictures never trained on" if checkpoint.origin == "trained" else "test pictures"
+    say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} {known}")
     return checkpoint
 
 
@@ -364,7 +365,7 @@ def _evaluated(model: catalog.Model, job: Job, folder: Path, new: New, test: Spl
         data=None,
         dataset_sha256=test.sha256,
         samples=len(test),
-        accuracy=float((outputs.argmax(1) == test.labels).mean()),
+        accuracy=float((stats.top1(outputs) == test.labels).mean()),
         predictions=PREDICTIONS,
         predictions_sha256=store.sha256(folder / PREDICTIONS),
         key=new.key,
@@ -388,10 +389,10 @@ def _show(model: catalog.Model, checkpoint: Checkpoint, folder: Path, run: Path,
         events.hyperparameters(_hyperparameters(checkpoint), f"{checkpoint.framework}-{checkpoint.key[:12]}")
         events.mistakes(outputs, test.labels, names, test.read, step)
         images = test.images(range(min(PROJECTED, len(test))))
-        answers = outputs.argmax(1)[: len(images)]
+        answers = stats.top1(outputs)[: len(images)]
         columns = {
             "label": [names[i] for i in test.labels[: len(images)]],
-            "answer": [names[i] for i in answers],
+            "answer": [names[i] if i >= 0 else "none" for i in answers],
             "right": ["yes" if right else "no" for right in answers == test.labels[: len(images)]],
         }
         events.projector(framework.features(model, weights, images), columns, list(images))

@@ -18,6 +18,7 @@ from pipeline.errors import BadOption
 from pipeline.export import Outcome
 from pipeline.store import Store
 from pipeline.train import Job
+from tests.builds import Tree, predictions
 from tests.make_matrix import QUICK
 
 LOCAL = devices.find("local")
@@ -157,6 +158,17 @@ def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(cop
     (cell,) = [c for c in results.cells(copied) if (c.target, c.recipe) == ("onnx", "int8")]
     assert (cell.status, cell.samples, cell.reference_accuracy) == ("ok", 100, found.reference)
     assert "accuracy is over 100 of the split's 504 samples: leave --samples out for all of them" in cell.warnings
+
+
+def test_outputs_that_are_no_numbers_are_wrong_here_as_in_the_results(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "build")
+    tree.logits[tree.truth == 0] = np.nan  # of which argmax says 0
+    checkpoint = tree.checkpoint()
+    digest = predictions(tmp_path / "outputs.npz", output_0=tree.logits)
+    np.save(tmp_path / "labels.npy", tree.truth)
+    place = measure._Place(tree.build, checkpoint, LOCAL, tmp_path / "images.npy", QUICK)
+    assert measure._accuracy(place, tmp_path / "outputs.npz", digest).value == 0.75
+    assert measure._reference(place, 100) == 0.75
 
 
 def test_more_samples_than_there_are_is_refused(copied: Store, job: Job) -> None:

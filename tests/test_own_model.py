@@ -93,7 +93,9 @@ def test_a_folder_and_pictures_become_measured_files_for_every_target(
     assert "doorbell" in Path(inv(build, "report").lines[0]).read_text()
 
 
-def test_a_folders_own_weights_take_the_place_of_training(tmp_path: Path, doorbell: Path, data: Path) -> None:
+def test_a_folders_own_weights_take_the_place_of_training(
+    tmp_path: Path, doorbell: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.torch import load_file, save_file
 
     model, build = find(str(doorbell)), Store(tmp_path / "build")
@@ -105,6 +107,19 @@ def test_a_folders_own_weights_take_the_place_of_training(tmp_path: Path, doorbe
     kept = load_file(build.checkpoint("doorbell", "torch") / checkpoint.weights)
     assert kept.keys() == state.keys() and all(bool((kept[name] == state[name]).all()) for name in state)
     assert ready(build, Job(model=str(doorbell))) == checkpoint
+    assert capfd.readouterr().err.endswith("top-1 on 16 test pictures\n"), "what it was trained on, its owner knows"
+
+
+def test_an_answer_that_is_no_number_is_wrong(tmp_path: Path, doorbell: Path, data: Path) -> None:
+    """Finite weights that overflow; argmax takes NaN for the first class."""
+    from safetensors.torch import save_file
+
+    model = find(str(doorbell))
+    state = dict(model.code("torch").build(model.spec).state_dict())
+    state["3.weight"][:] = 3e38
+    save_file(state, tmp_path / "huge.safetensors")
+    job = Job(model=str(doorbell), data=data, weights=tmp_path / "huge.safetensors", accelerator="cpu")
+    assert train(Store(tmp_path / "build"), job).accuracy == 0.0
 
 
 def test_an_option_behind_a_colon_is_another_model_in_build(tmp_path: Path, doorbell: Path, data: Path) -> None:
