@@ -171,9 +171,10 @@ def train(
                 print(f"took part as machine {group.node_rank} of {group.nodes}; the checkpoint is on {host}")
             continue
         checkpoint = training.ready(build, job)
-        if checkpoint is None:
+        how = training.renewal(checkpoint) if checkpoint else None
+        if checkpoint is None or how:
             with store.lock(build, f"training of {model}"):
-                checkpoint = training.train(build, job)
+                checkpoint = training.make(build, job, how) if how else training.train(build, job)
         _print_checkpoint(build, checkpoint)
 
 

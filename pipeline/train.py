@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline import catalog, plugins, stats, store
-from pipeline.core import Checkpoint, to_json
-from pipeline.datasets import Split
+from pipeline.core import Checkpoint, ModelSpec, to_json
+from pipeline.datasets import SPLITS, Split
 from pipeline.errors import BadData, BadModel, BadOption, Broken
 from pipeline.frameworks import Group, Settings
 from pipeline.progress import say
@@ -122,6 +124,28 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     known = "pictures never trained on" if checkpoint.origin == "trained" else "test pictures"
     say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} {known}")
     return checkpoint
+
+
+def renewal(checkpoint: Checkpoint) -> How | None:
+    """How a checkpoint is made anew whose data are not what they were, with a line that says so; None where they are.
+
+    All of the data are read, which only `inv train` does: for other commands a path is the data. Weights stay where
+    what they were trained on is as it was, or is not known here.
+    """
+    if checkpoint.data is None or not Path(checkpoint.data).exists():
+        return None
+    data, facts = Path(checkpoint.data), checkpoint.facts
+    dataset = plugins.load("datasets", checkpoint.spec.dataset)
+    spec = replace(checkpoint.spec, labels=dataset.classes(data))
+    splits = {name: dataset.load(data, name, spec.preprocessing) for name in SPLITS}
+    trained = checkpoint.origin == "trained"
+    if trained and _key(facts["source"], spec, facts["settings"], splits) != checkpoint.key:
+        say(f"the pictures in {data} changed since {spec.name} was trained; training it again")
+        return _fit
+    if splits["test"].sha256 != checkpoint.dataset_sha256 or spec != checkpoint.spec:
+        say(f"the test pictures in {data} changed since {spec.name} was evaluated; evaluating it again")
+        return partial(_same, checkpoint)
+    return None
 
 
 def group(job: Job) -> Group:
@@ -277,11 +301,9 @@ def _chosen(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in to_json(settings).items() if name not in how}
 
 
-def _key(model: catalog.Model, job: Job, splits: dict[str, Split]) -> str:
-    return store.digest([
-        model.source(job.framework), to_json(model.spec), _chosen(_settings(model, job)),
-        [splits[name].sha256 for name in sorted(splits)],
-    ])  # fmt: skip
+def _key(source: str, spec: ModelSpec, chosen: Mapping[str, Any], splits: Mapping[str, Split]) -> str:
+    """Hash of all that a training depends on."""
+    return store.digest([source, to_json(spec), chosen, [splits[name].sha256 for name in ("train", "validation")]])
 
 
 # -- making it ---------------------------------------------------------------------------------------------------------
@@ -317,7 +339,8 @@ def _trained(model: catalog.Model, job: Job, home: Path, data: Path | None) -> t
     framework = plugins.load("frameworks", job.framework)
     dataset = plugins.load("datasets", model.spec.dataset)
     splits = {name: dataset.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
-    key, settings = _key(model, job, splits), _settings(model, job)
+    settings = _settings(model, job)
+    key = _key(model.source(job.framework), model.spec, _chosen(settings), splits)
     if not job.member and settings.group.rank is None:
         of = settings.group
         part = replace(job, data=data, member=True, devices=of.devices, num_nodes=of.nodes, node_rank=of.node_rank)
@@ -346,6 +369,14 @@ def _adopt(model: catalog.Model, job: Job, home: Path, data: Path | None) -> New
         raise
     key = store.digest([model.source(job.framework), source])
     return New(path, str(job.weights.resolve()), {"source_sha256": source}, key)
+
+
+def _same(checkpoint: Checkpoint, _: catalog.Model, __: Job, home: Path, ___: Path | None) -> New:
+    """The weights of a checkpoint that is there."""
+    path = home / f"{store.TEMPORARY}kept" / checkpoint.weights
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(Store(home.parent).checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights, path)
+    return New(path, checkpoint.origin, dict(checkpoint.facts), checkpoint.key)
 
 
 def _evaluated(model: catalog.Model, job: Job, folder: Path, new: New, test: Split) -> Checkpoint:

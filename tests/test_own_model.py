@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import pytest
 from pipeline import plugins
 from pipeline.catalog import find
 from pipeline.core import Checkpoint
-from pipeline.errors import BadModel
+from pipeline.errors import BadModel, Broken
 from pipeline.store import Store, read
-from pipeline.train import Job, ready, train
+from pipeline.train import Job, make, ready, renewal, train
+from pipeline.train import test_split as split_of
 from tests.cli import inv, unfinished
-from tests.datasets.making import as_folder, divided_files
+from tests.datasets.making import as_folder, class_files, divided_files
 
 INIT = '''"""Cats from dogs, for my doorbell."""
 
@@ -120,6 +122,55 @@ def test_an_answer_that_is_no_number_is_wrong(tmp_path: Path, doorbell: Path, da
     save_file(state, tmp_path / "huge.safetensors")
     job = Job(model=str(doorbell), data=data, weights=tmp_path / "huge.safetensors", accelerator="cpu")
     assert train(Store(tmp_path / "build"), job).accuracy == 0.0
+
+
+def test_pictures_that_changed_where_they_lie_are_trained_on_by_inv_train(
+    tmp_path: Path, doorbell: Path, data: Path
+) -> None:
+    build = Store(tmp_path / "build")
+    old = train(build, Job(model=str(doorbell), data=data, accelerator="cpu"))
+    assert renewal(old) is None
+    as_folder(data, class_files("train/", {"cat": 3}, seed=500))
+    assert ready(build, Job(model=str(doorbell))) == old, "what is there costs other commands nothing"
+    done = inv(build.root, "train", "--model", doorbell, "--accelerator", "cpu")
+    said = [f"the pictures in {data} changed since doorbell was trained; training it again"]
+    assert done.code == 0 and done.err.splitlines()[:1] == said
+    new = ready(build, Job(model=str(doorbell)))
+    assert new is not None and new.facts["train_sha256"] != old.facts["train_sha256"]
+    assert new.dataset_sha256 == old.dataset_sha256
+    again = inv(build.root, "train", "--model", doorbell, "--data", data, "--accelerator", "cpu")
+    assert (again.code, again.err, again.out) == (0, "", done.out)
+    data.rename(tmp_path / "elsewhere")
+    assert renewal(new) is None, "what is gone has not changed"
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_other_test_pictures_are_evaluated_with_the_weights_that_are_there(
+    adopted: bool, tmp_path: Path, doorbell: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build, job = Store(tmp_path / "build"), Job(model=str(doorbell), data=data, accelerator="cpu")
+    old = train(build, job)
+    if adopted:
+        weights = tmp_path / "mine.safetensors"
+        weights.write_bytes((build.checkpoint("doorbell", "torch") / old.weights).read_bytes())
+        old = train(build, replace(job, weights=weights))
+        as_folder(data, class_files("train/", {"cat": 3}, seed=500))
+        assert renewal(old) is None, "what they were trained on is not known here"
+    as_folder(data, class_files("test/", {"cat": 8, "dog": 8}, seed=600))
+    with pytest.raises(Broken, match="run inv train again"):
+        split_of(old)
+    capfd.readouterr()
+    how = renewal(old)
+    assert capfd.readouterr().err == (
+        f"the test pictures in {data} changed since doorbell was evaluated; evaluating it again\n"
+    )
+    assert how is not None
+    new = make(build, job, how)
+    assert (new.weights_sha256, new.origin, new.key, new.facts) == (
+        old.weights_sha256, old.origin, old.key, old.facts
+    )  # fmt: skip
+    assert split_of(new).sha256 == new.dataset_sha256 != old.dataset_sha256
+    assert renewal(new) is None and not unfinished(build.root)
 
 
 def test_an_option_behind_a_colon_is_another_model_in_build(tmp_path: Path, doorbell: Path, data: Path) -> None:
