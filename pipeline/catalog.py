@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.core import ModelSpec
-from pipeline.errors import BadModel, BadOption, PipelineError, UnknownName
+from pipeline.core import ModelSpec, from_json, to_json
+from pipeline.errors import BadModel, BadOption, Broken, PipelineError, UnknownName
 from pipeline.store import digest, sha256
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -121,6 +121,10 @@ def _spec(folder: Path) -> ModelSpec:
     spec = getattr(_import(folder, None), "SPEC", None)
     if not isinstance(spec, ModelSpec):
         raise BadModel(f"{folder}/__init__.py has no SPEC of type pipeline.core.ModelSpec")
+    try:
+        spec = from_json(ModelSpec, to_json(spec), f"{folder}/__init__.py: SPEC")  # as manifests will give it back
+    except Broken as error:
+        raise BadModel(str(error)) from error
     _check(folder, spec)
     return spec
 
@@ -140,6 +144,8 @@ def _check(folder: Path, spec: ModelSpec) -> None:
         raise BadModel(f"{folder}: preprocessing.color {preparation.color!r} does not go with {channels} channels")
     if not len(preparation.mean) == len(preparation.std) == channels:
         raise BadModel(f"{folder}: preprocessing.mean and .std need {channels} values each, one a channel")
+    if not all(map(math.isfinite, preparation.mean)) or not all(0 < value < math.inf for value in preparation.std):
+        raise BadModel(f"{folder}: preprocessing.mean must be finite, and .std more than 0 as well")
     if not height == width == preparation.crop or preparation.resize < preparation.crop:
         raise BadModel(f"{folder}: preprocessing.crop must be the height and width of the input, resize at least that")
 
@@ -185,7 +191,7 @@ def _import(folder: Path, module: str | None) -> ModuleType:
         spec.loader.exec_module(loaded)
     except PipelineError:
         raise
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         del sys.modules[name]
         raise BadModel(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return loaded

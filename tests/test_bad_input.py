@@ -265,11 +265,40 @@ def test_a_folder_that_is_no_models_is_refused(tmp_path: Path, what: str) -> Non
         ("import nosuchpackage", "torch.py cannot be imported: ModuleNotFoundError: No module named 'nosuchpackage'"),
         ("def build(): ...", "torch.py: build(spec) failed: "),
         ("def build(spec): ...", "torch.py: build(spec) must return a torch.nn.Module, not NoneType"),
+        ("raise SystemExit(3)", "torch.py cannot be imported: SystemExit: 3"),
+        ("def build(spec): raise SystemExit(3)", "torch.py: build(spec) failed: SystemExit: 3"),
+        ("def build(spec): return spec.options['width']", "torch.py: build(spec) failed: KeyError: 'width'"),
+        (
+            "from torch import nn\ndef build(spec): return nn.RelU()",
+            "torch.py: build(spec) failed: AttributeError: module 'torch.nn' has no attribute 'RelU'",
+        ),
+        (
+            "from torch import nn\ndef build(spec): return nn.Conv2d(3, 8, 3)",
+            "torch.py: two pictures do not go through the network: RuntimeError: Given groups=1, weight of size [8, 3",
+        ),
+        (
+            "from torch import nn\ndef build(spec): return nn.Linear(8, 10)",
+            "torch.py: two pictures give (2, 1, 8, 10) where SPEC.outputs has (2, 10)",
+        ),
+        (
+            "from torch import nn\ndef build(spec): return nn.MaxPool2d(8, return_indices=True)",
+            "torch.py: two pictures give a tuple where SPEC.outputs has (2, 10)",
+        ),
     ],
 )
 def test_code_that_makes_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
     path = folder(tmp_path / "mine", DIGITS, code)
     assert wrong in refusal(tmp_path / "build", Job(model=str(path), accelerator="cpu"))
+
+
+def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    code = "from torch import nn\ndef build(spec): return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))"
+    path = folder(tmp_path / "mine", DIGITS, code)
+    torch.save({"1.weight": torch.zeros(7, 64), "1.bias": torch.zeros(7)}, tmp_path / "mine.pt")
+    said = refusal(tmp_path / "build", Job(model=str(path), weights=tmp_path / "mine.pt"))
+    assert said == f"{path}/torch.py: two pictures give (2, 7) where SPEC.outputs has (2, 10)"
 
 
 def test_a_folder_without_an_init_is_refused(tmp_path: Path) -> None:

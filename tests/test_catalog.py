@@ -94,6 +94,12 @@ def test_another_number_of_classes_is_refused_with_the_option_that_fits_it() -> 
         catalog.fitted(catalog.find("digits_cnn"), ("cat", "dog"))
 
 
+def test_a_spec_is_what_manifests_will_say_it_is(tiny: Path, tmp_path: Path) -> None:
+    text = (tiny / "__init__.py").read_text()
+    (tmp_path / "__init__.py").write_text(text.replace("(8, 8, 1)", "[8, 8, 1]"))
+    assert catalog.find(str(tmp_path)).spec == catalog.find(str(tiny)).spec
+
+
 # -- folders that are no models ----------------------------------------------------------------------------------------
 
 
@@ -112,6 +118,12 @@ def test_another_number_of_classes_is_refused_with_the_option_that_fits_it() -> 
         ("resize=8", "resize=4", "resize at least that"),
         ("(8, 8, 1)", "(8, 9, 1)", "crop must be the height and width"),
         ("(8, 8, 1)", "(64,)", "one input"),
+        ("(8, 8, 1)", "(8.0, 8, 1)", r"__init__\.py: SPEC\.inputs\[0\]\.shape\[0\]: expected int, not 8\.0"),
+        ("epochs=2", "epochs='2'", r"SPEC\.training\.epochs: expected int, not '2'"),
+        ("std=(255.0,)", "std=(0.0,)", r"preprocessing\.mean must be finite, and \.std more than 0"),
+        ("std=(255.0,)", "std=(float('nan'),)", r"preprocessing\.mean must be finite, and \.std more than 0"),
+        ("mean=(0.0,)", "mean=(float('inf'),)", r"preprocessing\.mean must be finite"),
+        ("SPEC =", "raise SystemExit(3)\nSPEC =", "cannot be imported: SystemExit: 3"),
         ("SPEC =", "raise RuntimeError('on purpose')\nSPEC =", "cannot be imported: RuntimeError: on purpose"),
         ("SPEC =", "SPEC = (", "cannot be imported: SyntaxError"),
     ],

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from pipeline.core import Checkpoint
 from pipeline.errors import BadOption
 from pipeline.store import Store
 from pipeline.train import Job
-from tests.cli import ROOT, Done, Running, environment, inv, processes
+from tests.cli import ROOT, Done, Running, environment, inv, processes, tree
 
 pytestmark = pytest.mark.usefixtures("imported")
 FRAMEWORKS = plugins.names("frameworks")
@@ -102,6 +103,22 @@ def test_two_devices_train_as_one_does_and_a_killed_process_ends_the_job_that_on
     assert (found.facts["devices"], len(found.facts["losses"])) == (1, 3)
     assert_alike(found, alone(framework))
     assert train.ready(Store(tmp_path), job) == found
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_network_with_other_outputs_than_its_spec_is_refused_in_one_line_by_all(
+    framework: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "seven"
+    shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, old, new in (("__init__", '"tiny"', '"seven"'), (framework, "spec.classes", "7")):
+        path = folder / f"{name}.py"
+        path.write_text(path.read_text().replace(old, new))
+    asked = ("--model", folder, "--framework", framework, "--accelerator", "cpu", "--devices", "2")
+    done = inv(tmp_path / "build", "train", *asked)
+    assert done.complaint == f"{folder}/{framework}.py: two pictures give (2, 7) where SPEC.outputs has (2, 10)"
+    assert done.err.splitlines()[:-1] == [f"training seven ({framework}) on 1164 pictures of digits, 2 devices"]
+    assert tree(tmp_path / "build") == {}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -6,7 +6,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from pipeline import store
 from pipeline.catalog import Model
 from pipeline.errors import BadModel, BadWeights, first_line
+from pipeline.frameworks import _network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,15 +46,12 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
         scope: what its variables are made in, as a strategy's scope.
 
     Raises:
-        BadModel: build(spec) fails, or returns no Keras model for such pictures.
+        BadModel: build(spec) fails, or returns no Keras model that takes such pictures and gives logits.
     """
     keras.utils.clear_session()  # layers without a name get the same one in every process
     file = f"{model.folder}/keras.py"
-    try:
-        with scope():
-            net = model.code("keras").build(model.spec)
-    except TypeError as error:
-        raise BadModel(f"{file}: build(spec) failed: {error}") from error
+    with scope(), _plain_errors():
+        net = _network.built(model, "keras")
     if not isinstance(net, keras.Model):
         raise BadModel(f"{file}: build(spec) must return a keras.Model, not {type(net).__name__}")
     wanted = (None, *model.spec.inputs[0].shape)
@@ -67,7 +65,21 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
         raise BadModel(
             f"{file}: a layer has no get_config() that gives all of its arguments: {first_line(error)}"
         ) from error
+    with _plain_errors():
+        _network.check(model, "keras", lambda images: net(images, training=False))
     return net
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors say what they were raised with. Else Keras puts paragraphs around that, of where it was and of what."""
+    filtered = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtered:
+            keras.config.enable_traceback_filtering()
 
 
 def loaded(model: Model, weights: Path) -> keras.Model:

@@ -64,7 +64,7 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     """See `Framework.adopt`: safetensors, or a .pt file read with weights_only."""
     with extra(EXTRA):
         from pipeline.frameworks import _weights
-    net = model.code("torch").build(model.spec)
+    net = network(model).get_submodule("net")
     own = net.state_dict()
     counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}
     state = counters | _weights.read(weights)  # a file without counters is whole
@@ -205,20 +205,23 @@ def network(model: Model) -> torch.nn.Module:
     """The untrained network behind its normalisation: raw pixels (N, channels, height, width) to logits.
 
     Raises:
-        BadModel: build(spec) fails or does not return a module.
+        BadModel: build(spec) fails or does not return a module that takes pictures and gives logits.
     """
     import torch
 
-    from pipeline.frameworks import _deployable
+    from pipeline.frameworks import _deployable, _network
 
-    try:
-        net = model.code("torch").build(model.spec)
-    except TypeError as error:
-        raise BadModel(f"{model.folder}/torch.py: build(spec) failed: {error}") from error
+    net = _network.built(model, "torch")
     if not isinstance(net, torch.nn.Module):
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
+    whole = _deployable.Deployable(net, model.spec.preprocessing).eval()
 
-    return _deployable.Deployable(net, model.spec.preprocessing)
+    def answers(images: NDArray[np.float32]) -> Any:
+        with torch.no_grad():
+            return whole(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+
+    _network.check(model, "torch", answers)
+    return whole.train()
 
 
 def loaded(model: Model, weights: Path) -> torch.nn.Module:

@@ -286,6 +286,22 @@ def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> No
             "def build(spec): return Mine(spec)\n",
             "not a class of its own",
         ),
+        ("def build(spec):\n    return spec.options['width']\n", r"build\(spec\) failed: KeyError: 'width'"),
+        (
+            "import keras\ndef build(spec):\n    image = keras.Input((8, 8, 1))\n"
+            "    return keras.Model(image, keras.layers.Dense(7)(keras.layers.Flatten()(image)))\n",
+            r"keras\.py: two pictures give \(2, 7\) where SPEC\.outputs has \(2, 10\)",
+        ),
+        (
+            "import keras\ndef build(spec):\n    image = keras.Input((8, 8, 1))\n"
+            "    return keras.Model(image, keras.layers.Reshape((10,))(image))\n",
+            r"build\(spec\) failed: ValueError: The total size of the tensor must be unchanged[^\n]+$",
+        ),
+        (
+            "import keras\ndef build(spec):\n    image = keras.Input((8, 8, 1))\n"
+            "    return keras.Model(image, {'logits': keras.layers.Dense(10)(keras.layers.Flatten()(image))})\n",
+            r"two pictures give a dict where SPEC\.outputs has \(2, 10\)",
+        ),
     ],
 )
 def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, tmp_path: Path) -> None:
