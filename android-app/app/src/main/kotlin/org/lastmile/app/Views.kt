@@ -46,8 +46,10 @@ class DrawView(context: Context, attributes: AttributeSet?) : View(context, attr
                 parent.requestDisallowInterceptTouchEvent(true) // it is no scrolling
                 strokes = strokes.plusElement(point)
             }
-            MotionEvent.ACTION_MOVE -> strokes = strokes.dropLast(1).plusElement(strokes.last() + point)
+            // A second finger may have cleared the stroke away; then this is the first point of another.
+            MotionEvent.ACTION_MOVE -> strokes = strokes.dropLast(1).plusElement(strokes.lastOrNull().orEmpty() + point)
             MotionEvent.ACTION_UP -> performClick()
+            MotionEvent.ACTION_CANCEL -> strokes = strokes.dropLast(1) // the system made something else of the gesture
         }
         return true
     }

@@ -2,9 +2,7 @@ package org.lastmile.app
 
 import android.graphics.Bitmap
 import android.graphics.Canvas
-import android.os.Looper
 import android.view.View
-import android.view.ViewGroup
 import android.widget.Button
 import android.widget.CheckBox
 import android.widget.LinearLayout
@@ -14,47 +12,10 @@ import java.io.File
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
-import org.junit.runner.RunWith
-import org.robolectric.Robolectric
-import org.robolectric.RobolectricTestRunner
 import org.robolectric.RuntimeEnvironment
-import org.robolectric.Shadows.shadowOf
-import org.robolectric.android.controller.ActivityController
-import org.robolectric.annotation.Config
-import org.robolectric.annotation.GraphicsMode
 
 /** Every screen, with real models and runtimes; pictures of them are kept for people to look at. */
-@RunWith(RobolectricTestRunner::class)
-@Config(sdk = [34], qualifiers = "w411dp-h891dp-xhdpi")
-@GraphicsMode(GraphicsMode.Mode.NATIVE)
-class ScreensTest {
-    private fun start(qualifiers: String = "", scale: Float = 1f): ActivityController<MainActivity> {
-        RuntimeEnvironment.setQualifiers("+$qualifiers")
-        RuntimeEnvironment.setFontScale(scale)
-        val controller = Robolectric.buildActivity(MainActivity::class.java).setup()
-        said = { texts(controller.get().window.decorView) }
-        return controller
-    }
-
-    /** Lets what was posted to the screen's thread happen until [done] says so. */
-    private var said: () -> String = { "" }
-
-    private fun wait(done: () -> Boolean) {
-        repeat(3000) {
-            shadowOf(Looper.getMainLooper()).idle()
-            if (done()) return
-            Thread.sleep(10)
-        }
-        throw AssertionError("it did not come to that: ${said()}")
-    }
-
-    private fun texts(view: View): String =
-        when (view) {
-            is ViewGroup -> (0 until view.childCount).joinToString(" ") { texts(view.getChildAt(it)) }
-            is TextView -> view.text.toString()
-            else -> ""
-        }
-
+class ScreensTest : OnScreen() {
     private fun keep(activity: MainActivity, name: String) {
         val view = activity.window.decorView
         val picture = Bitmap.createBitmap(view.width, view.height, Bitmap.Config.ARGB_8888)
@@ -69,8 +30,6 @@ class ScreensTest {
         drawing.performClick()
         wait { activity.text(R.id.verdict).isNotEmpty() }
     }
-
-    private fun MainActivity.text(id: Int) = findViewById<TextView>(id).text.toString()
 
     @Test
     fun aDrawnDigitIsRecognisedByTwoModels() {
