@@ -39,6 +39,9 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
     private val worker = Executors.newSingleThreadExecutor()
     private var shared: Uri? = null
 
+    /** Which answer is wanted: what comes of an older question is late. The screen's thread alone counts. */
+    @Volatile private var asked = 0
+
     init {
         if (activity.landscape()) {
             (view as LinearLayout).orientation = LinearLayout.HORIZONTAL
@@ -77,6 +80,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
 
     /** Ends the worker, and the models with it. */
     override fun close() {
+        asked++
         worker.execute { loaded.values.forEach { it.close() } }
         worker.shutdown()
     }
@@ -86,6 +90,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         shared = uri
         drawing.visibility = if (uri == null) View.VISIBLE else View.GONE
         picture.visibility = if (uri == null) View.GONE else View.VISIBLE
+        picture.setImageBitmap(null) // the one before is not what is answered
         answer()
     }
 
@@ -100,6 +105,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
     }
 
     private fun answer() {
+        val question = ++asked
         val chosen = sides.mapNotNull { artifacts.getOrNull(it.models.selectedItemPosition) }
         val uri = shared
         val drawn = if (uri == null) drawing.pixels() else null
@@ -109,18 +115,27 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
             return
         }
         worker.execute {
+            if (question != asked) return@execute
             val answers =
                 try {
-                    val pixels = drawn ?: decoded(uri!!)
+                    val pixels = drawn ?: decoded(uri!!, question)
                     chosen.map { answered(it, pixels) }
                 } catch (error: InferenceException) {
                     chosen.map { Result.failure(error) }
                 }
-            activity.runOnUiThread { present(answers) }
+            onScreen(question) { present(answers) }
         }
     }
 
-    private fun decoded(uri: Uri): Pixels {
+    private fun onScreen(
+        question: Int,
+        body: () -> Unit
+    ) = activity.runOnUiThread { if (question == asked) body() }
+
+    private fun decoded(
+        uri: Uri,
+        question: Int
+    ): Pixels {
         val content =
             try {
                 activity.contentResolver.openInputStream(uri)?.use { it.readBytes() }
@@ -129,7 +144,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
             } ?: throw InferenceException("$uri cannot be opened")
         val options = BitmapFactory.Options().apply { inSampleSize = 4 }
         val small: Bitmap? = BitmapFactory.decodeByteArray(content, 0, content.size, if (content.size > SMALL) options else null)
-        activity.runOnUiThread { picture.setImageBitmap(small) }
+        onScreen(question) { picture.setImageBitmap(small) }
         return Pictures.decode(content)
     }
 

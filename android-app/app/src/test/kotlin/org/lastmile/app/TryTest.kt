@@ -1,9 +1,13 @@
 package org.lastmile.app
 
+import android.os.Looper
 import android.view.MotionEvent
 import android.widget.Button
+import java.util.concurrent.ExecutorService
 import org.junit.Assert.assertEquals
 import org.junit.Test
+import org.lastmile.inference.Score
+import org.robolectric.Shadows.shadowOf
 
 /** What fingers, other apps' pictures and broken models do to the first page. */
 class TryTest : OnScreen() {
@@ -36,5 +40,25 @@ class TryTest : OnScreen() {
         drawing.touched(MotionEvent.ACTION_MOVE, 0.25f, 0.5f)
         drawing.touched(MotionEvent.ACTION_CANCEL, 0.25f, 0.5f)
         assertEquals(listOf(listOf(0.5f, 0.1f, 0.5f, 0.9f)), drawing.strokes)
+    }
+
+    /** Waits until the page's worker has done all that it was given; what that posted to the screen waits. */
+    private fun MainActivity.worked() = (own(own(this, "page")!!, "worker") as ExecutorService).submit {}.get()
+
+    private fun own(
+        of: Any,
+        name: String
+    ): Any? = of.javaClass.getDeclaredField(name).also { it.isAccessible = true }.get(of)
+
+    @Test
+    fun anAnswerToWhatIsClearedIsNotShown() {
+        val activity = start().get()
+        activity.drawing().strokes = listOf(listOf(0.5f, 0.1f, 0.5f, 0.9f))
+        activity.drawing().performClick()
+        activity.worked()
+        activity.clear()
+        shadowOf(Looper.getMainLooper()).idle()
+        assertEquals("", activity.text(R.id.verdict))
+        assertEquals(emptyList<Score>(), activity.findViewById<BarsView>(R.id.first_bars).scores)
     }
 }
