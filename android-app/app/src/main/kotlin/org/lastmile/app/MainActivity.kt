@@ -83,14 +83,16 @@ class MainActivity : Activity() {
     /** The picture that another app shared; only content of a provider is taken, which that app could read itself. */
     private fun sharedPicture(intent: Intent): Uri? {
         if (intent.action != Intent.ACTION_SEND) return null
-        @Suppress("DEPRECATION") // the other form is of Android 13
-        val uri: Uri? =
-            if (Build.VERSION.SDK_INT >= 33) {
-                intent.getParcelableExtra(Intent.EXTRA_STREAM, Uri::class.java)
-            } else {
-                intent.getParcelableExtra(Intent.EXTRA_STREAM)
-            }
-        return uri?.takeIf { it.scheme == "content" }
+        return attempt { // another app packed it: it may be anything
+            @Suppress("DEPRECATION") // the other form is of Android 13
+            val uri: Uri? =
+                if (Build.VERSION.SDK_INT >= 33) {
+                    intent.getParcelableExtra(Intent.EXTRA_STREAM, Uri::class.java)
+                } else {
+                    intent.getParcelableExtra(Intent.EXTRA_STREAM)
+                }
+            uri?.takeIf { it.scheme == "content" }
+        }.getOrNull()
     }
 
     companion object {

@@ -15,7 +15,6 @@ import android.widget.ImageView
 import android.widget.LinearLayout
 import android.widget.Spinner
 import android.widget.TextView
-import java.io.IOException
 import java.util.concurrent.Executors
 import org.lastmile.inference.Answer
 import org.lastmile.inference.Artifact
@@ -116,13 +115,8 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         }
         worker.execute {
             if (question != asked) return@execute
-            val answers =
-                try {
-                    val pixels = drawn ?: decoded(uri!!, question)
-                    chosen.map { answered(it, pixels) }
-                } catch (error: InferenceException) {
-                    chosen.map { Result.failure(error) }
-                }
+            val pixels = attempt { drawn ?: decoded(uri!!, question) }
+            val answers = chosen.map { artifact -> pixels.fold({ attempt { answered(artifact, it) } }, { Result.failure(it) }) }
             onScreen(question) { present(answers) }
         }
     }
@@ -136,12 +130,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         uri: Uri,
         question: Int
     ): Pixels {
-        val content =
-            try {
-                activity.contentResolver.openInputStream(uri)?.use { it.readBytes() }
-            } catch (error: IOException) {
-                throw InferenceException(error.message ?: "$error", error)
-            } ?: throw InferenceException("$uri cannot be opened")
+        val content = activity.contentResolver.openInputStream(uri)?.use { it.readBytes() } ?: throw InferenceException("$uri cannot be opened")
         val options = BitmapFactory.Options().apply { inSampleSize = 4 }
         val small: Bitmap? = BitmapFactory.decodeByteArray(content, 0, content.size, if (content.size > SMALL) options else null)
         onScreen(question) { picture.setImageBitmap(small) }
@@ -151,12 +140,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
     private fun answered(
         artifact: Artifact,
         pixels: Pixels
-    ): Result<Answer> =
-        try {
-            Result.success(loaded.getOrPut(artifact) { Classifier(artifact) }.classify(pixels))
-        } catch (error: InferenceException) {
-            Result.failure(error)
-        }
+    ): Answer = loaded.getOrPut(artifact) { Classifier(artifact) }.classify(pixels)
 
     private fun present(answers: List<Result<Answer>>) {
         sides.zip(answers) { side, answer -> side.show(answer.getOrNull(), answer.exceptionOrNull()) }
@@ -191,7 +175,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
             bars.scores = answer?.scores.orEmpty()
             times.text =
                 when {
-                    error != null -> times.context.getString(R.string.cannot, error.message)
+                    error != null -> times.context.getString(R.string.cannot, line(error))
                     answer == null -> ""
                     else -> times.context.getString(R.string.times, time(answer.preparingNs.toDouble()), time(answer.runningNs.toDouble()))
                 }

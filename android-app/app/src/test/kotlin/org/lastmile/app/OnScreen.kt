@@ -1,5 +1,6 @@
 package org.lastmile.app
 
+import android.content.Intent
 import android.os.Looper
 import android.view.View
 import android.view.ViewGroup
@@ -18,10 +19,14 @@ import org.robolectric.annotation.GraphicsMode
 @Config(sdk = [34], qualifiers = "w411dp-h891dp-xhdpi")
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
 abstract class OnScreen {
-    protected fun start(qualifiers: String = "", scale: Float = 1f): ActivityController<MainActivity> {
+    protected fun start(
+        qualifiers: String = "",
+        scale: Float = 1f,
+        intent: Intent = Intent()
+    ): ActivityController<MainActivity> {
         RuntimeEnvironment.setQualifiers("+$qualifiers")
         RuntimeEnvironment.setFontScale(scale)
-        val controller = Robolectric.buildActivity(MainActivity::class.java).setup()
+        val controller = Robolectric.buildActivity(MainActivity::class.java, intent).setup()
         said = { texts(controller.get().window.decorView) }
         return controller
     }

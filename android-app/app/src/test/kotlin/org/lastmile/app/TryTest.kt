@@ -1,5 +1,9 @@
 package org.lastmile.app
 
+import android.content.ContentProvider
+import android.content.ContentValues
+import android.content.Intent
+import android.net.Uri
 import android.os.Looper
 import android.view.MotionEvent
 import android.widget.Button
@@ -7,6 +11,7 @@ import java.util.concurrent.ExecutorService
 import org.junit.Assert.assertEquals
 import org.junit.Test
 import org.lastmile.inference.Score
+import org.robolectric.Robolectric
 import org.robolectric.Shadows.shadowOf
 
 /** What fingers, other apps' pictures and broken models do to the first page. */
@@ -60,5 +65,52 @@ class TryTest : OnScreen() {
         shadowOf(Looper.getMainLooper()).idle()
         assertEquals("", activity.text(R.id.verdict))
         assertEquals(emptyList<Score>(), activity.findViewById<BarsView>(R.id.first_bars).scores)
+    }
+
+    @Test
+    fun aPictureThatAnotherAppRefusesIsSaidSo() {
+        Robolectric.setupContentProvider(Refusing::class.java, "refusing")
+        val intent = Intent(Intent.ACTION_SEND).setType("image/png").putExtra(Intent.EXTRA_STREAM, Uri.parse("content://refusing/1"))
+        val activity = start(intent = intent).get()
+        wait { activity.text(R.id.first_times).isNotEmpty() }
+        assertEquals("Cannot run it: Permission Denial: not yours", activity.text(R.id.first_times))
+        assertEquals("", activity.text(R.id.verdict))
+    }
+
+    class Refusing : ContentProvider() {
+        override fun onCreate() = true
+
+        override fun openFile(
+            uri: Uri,
+            mode: String
+        ) = throw SecurityException("Permission Denial: not yours")
+
+        override fun getType(uri: Uri) = "image/png"
+
+        override fun query(
+            uri: Uri,
+            projection: Array<String>?,
+            selection: String?,
+            arguments: Array<String>?,
+            order: String?
+        ) = null
+
+        override fun insert(
+            uri: Uri,
+            values: ContentValues?
+        ) = null
+
+        override fun delete(
+            uri: Uri,
+            selection: String?,
+            arguments: Array<String>?
+        ) = 0
+
+        override fun update(
+            uri: Uri,
+            values: ContentValues?,
+            selection: String?,
+            arguments: Array<String>?
+        ) = 0
     }
 }
