@@ -64,7 +64,8 @@ def inference(steps: Steps) -> Path:
 
 
 def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -> Path:
-    """The app's manifest and resources, linked, and its models: resources.apk, AndroidManifest.xml, java/, assets/."""
+    """The app's manifest and resources, linked, with R8's rules for the classes that they name, and its models:
+    resources.apk, AndroidManifest.xml, rules.pro, java/, assets/."""
     source = APP / "src" / "main"
     names = [folder / name for folder in models for name in package.model(folder)]
 
@@ -78,7 +79,11 @@ def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -
         words += ["-o", new / "resources.apk", "--java", new / "java", "-A", new / "assets"]
         words += ["--min-sdk-version", catalog["min-sdk"], "--target-sdk-version", catalog["target-sdk"]]
         words += ["--version-code", catalog["version-code"], "--version-name", version]
+        words += ["--proguard", new / "rules.pro"]
         _run([*words, *(["--debug-mode"] if debug else []), new / "compiled.zip"])
+        # Its comments say in which folder of this machine a class is named.
+        rules = (new / "rules.pro").read_text().splitlines(keepends=True)
+        (new / "rules.pro").write_text("".join(line for line in rules if not line.startswith("#")))
 
     inputs = [
         store.sha256(source / "res"),
@@ -151,13 +156,13 @@ def kotlin(sources: Sequence[Path], path: Sequence[Path], into: Path) -> None:
 def _shrunk(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug: bool) -> Path:
     library, ours = inference(steps), app(steps, linked)
     others = [jar for part in package.parts_of(engines) for jar in _classes(part)]
-    rules = [APP / "rules.pro", INFERENCE / "consumer-rules.pro"]
-    manifest_classes = package.components(linked / "AndroidManifest.xml")
+    # Android makes by name what the manifest and the layouts name: aapt2 has written down what that is.
+    rules = [path.read_text() for path in (APP / "rules.pro", INFERENCE / "consumer-rules.pro", linked / "rules.pro")]
 
     def make(new: Path) -> None:
         for folder, jar in ((library, "inference.jar"), (ours, "app.jar")):
             package.jar(folder / "classes", new / jar)
-        (new / "rules.pro").write_text(_rules(rules, manifest_classes, debug))
+        (new / "rules.pro").write_text("".join([*rules, *(["-dontshrink\n-dontoptimize\n"] if debug else [])]))
         words: list[str | Path] = [*JAVA, "-Xmx2g", "-cp", parts.find("compiler", "r8").path, "com.android.tools.r8.R8"]
         words += ["--debug" if debug else "--release", "--lib", sdk(), "--lib", _jdk(), "--pg-conf", new / "rules.pro"]
         if name == "dex":
@@ -171,18 +176,10 @@ def _shrunk(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug
         ours.name,
         engines,
         debug,
-        [rule.read_text() for rule in rules],
-        manifest_classes,
+        rules,
         parts.CHECKSUMS.read_text(),
     ]
     return steps.made(name, inputs, make)
-
-
-def _rules(rules: Sequence[Path], components: Sequence[str], debug: bool) -> str:
-    """The app's and the library's rules, and what aapt2 would write for the manifest: Android makes these by name."""
-    text = "".join(rule.read_text() for rule in rules)
-    text += "".join(f"-keep class {name} {{ <init>(); }}\n" for name in components)
-    return text + ("-dontshrink\n-dontoptimize\n" if debug else "")
 
 
 def _classes(part: parts.Part) -> Iterator[Path]:

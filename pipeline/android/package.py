@@ -6,7 +6,6 @@ The same inputs give the same bytes: entries are sorted and dated alike, and an 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import struct
 import tarfile
@@ -114,13 +113,6 @@ def copy_models(folders: Sequence[Path], into: Path) -> None:
         home.mkdir(parents=True)
         for name in model(folder):
             (home / name).write_bytes((folder / name).read_bytes())
-
-
-def components(manifest: Path) -> list[str]:
-    """The classes that the manifest names."""
-    text = manifest.read_text()
-    package = parts.versions()["application-id"]
-    return [f"{package}{name}" for name in re.findall(r'<activity\s+android:name="(\.\w+)"', text)]
 
 
 def contents(linked: Path, dex: Path, abis: Sequence[str], engines: Sequence[str]) -> dict[str, bytes]:

@@ -61,6 +61,33 @@ def test_the_apk_holds_the_models_and_both_runtimes_for_each_processor(apk: tupl
     assert apk[0].weight["code"] + apk[0].weight["resources"] <= 300_000
 
 
+def test_what_layouts_and_manifest_name_is_in_the_app_as_a_phone_and_as_an_emulated_one_gets_it(
+    apk: tuple[android.Built, Path], kept: Store, matrix: Store
+) -> None:
+    layouts = sorted((parts.ROOT / "app" / "src" / "main" / "res").glob("layout*/*.xml"))
+    named = {element.tag for path in layouts for element in ElementTree.parse(path).iter() if "." in element.tag}
+    assert {"org.lastmile.app.DrawView", "org.lastmile.app.BarsView"} <= named
+    named |= {"org.lastmile.app.MainActivity", "org.lastmile.app.RunActivity"}
+    with zipfile.ZipFile(apk[1]) as archive:
+        assert named <= _classes(archive.read("classes.dex"))
+    with zipfile.ZipFile(phone.make(kept, _models(matrix), apk[0]) / "app.jar") as jar:
+        assert named <= {name.removesuffix(".class").replace("/", ".") for name in jar.namelist()}
+
+
+def _classes(dex: bytes) -> set[str]:
+    """The classes that are defined in it. Source: Android's dex format: header_item, class_def_item."""
+    strings, types = (struct.unpack_from("<I", dex, place)[0] for place in (60, 68))
+    count, definitions = struct.unpack_from("<II", dex, 96)
+    found = set()
+    for index in range(count):
+        (kind,) = struct.unpack_from("<I", dex, definitions + 32 * index)
+        (name,) = struct.unpack_from("<I", dex, types + 4 * kind)
+        (start,) = struct.unpack_from("<I", dex, strings + 4 * name)
+        text = dex[start : dex.index(b"\0", start)].decode(errors="replace")  # its length comes first
+        found.add(text[text.index("L") + 1 : -1].replace("/", "."))
+    return found
+
+
 def test_libraries_lie_on_16_kb_pages_and_what_is_not_made_for_them_is_named(apk: tuple[android.Built, Path]) -> None:
     with zipfile.ZipFile(apk[1]) as archive, apk[1].open("rb") as file:
         for info in archive.infolist():

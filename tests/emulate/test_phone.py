@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_the_shell_starts_what_it_may_and_nothing_else(phone: Phone) -> None:
     assert "Activity class" in said and "does not exist" in said
     assert f"package:{adb.PACKAGE}" in phone.shell("pm list packages")
     assert phone.adb("shell", f"run-as {adb.PACKAGE} ls").stdout == f"run-as: package not debuggable: {adb.PACKAGE}\n"
+
+
+def test_the_apps_own_screen_opens_and_stays(phone: Phone) -> None:
+    adb.setup(phone.build, DEVICE, "litert")
+    said = phone.shell(f"am start -W -n {adb.PACKAGE}/.MainActivity")
+    assert "Status: ok" in said, phone.shell("logcat -d -b crash")
+    time.sleep(2)  # what it does after it is shown
+    assert phone.app() != "", phone.shell("logcat -d -b crash")
+    phone.shell(f"am force-stop {adb.PACKAGE}")
 
 
 # -- its ends ----------------------------------------------------------------------------------------------------------
