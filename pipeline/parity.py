@@ -65,8 +65,7 @@ def predict(path: Path, target: Target, samples: NDArray[np.uint8]) -> list[NDAr
     """
     import numpy as np
 
-    inputs = path.with_name(f"{store.TEMPORARY}samples.npy")
-    answers = path.with_name(f"{store.TEMPORARY}outputs.npz")
+    inputs, answers = (store.unfinished(path.with_name(name)) for name in ("samples.npy", "outputs.npz"))
     assert target.RUNTIME is not None  # the caller asked whether the file can run here
     try:
         np.save(inputs, samples)

@@ -174,6 +174,16 @@ def _start(
         raise NeedsTool(f"{words[0]} is not installed or not on PATH") from error
 
 
+def began(pid: int) -> int | None:
+    """When a process began, in ticks since this machine did: its number is given to another one after a while, with
+    another start. None where it is gone. Source: proc(5), stat."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
 def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Ends a process that leads a group, and everything it started; of another, only itself."""
     try:

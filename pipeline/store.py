@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline import proc
 from pipeline.core import from_json, to_json
 from pipeline.errors import Broken, DiskFull
 from pipeline.progress import say
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 """How names of unfinished files begin; what an interrupted run left of them is swept by the next."""
+OWNED = re.compile(re.escape(TEMPORARY) + r"(\d+)-(\d+)-")
+"""How those begin that need no lock: with the process that makes them, by number and start, for numbers come again."""
 LOCK = ".lock"
 """The file that who writes into a folder holds."""
 
@@ -106,8 +110,7 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         DiskFull: no space is left.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    old = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
+    temporary, old = unfinished(path), unfinished(path.with_name(f"old-{path.name}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -124,6 +127,12 @@ def atomic(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and is_full(error):
             raise full(path) from error
         raise
+
+
+def unfinished(path: Path) -> Path:
+    """A name beside `path` for what will be there: this process's own, which nobody sweeps while it lives."""
+    pid = os.getpid()
+    return path.with_name(f"{TEMPORARY}{pid}-{proc.began(pid)}-{path.name}")
 
 
 def is_full(error: OSError) -> bool:
@@ -203,9 +212,15 @@ def lock(store: Store, what: str) -> Iterator[None]:
 
 def sweep(root: Path) -> None:
     """Removes what interrupted runs left unfinished; only the holder of the lock may. A folder below with a lock of its
-    own is its holder's to sweep."""
+    own is its holder's to sweep, and what a living process makes without the lock (a report) is that process's."""
     for home, folders, files in os.walk(root):
         for name in (*folders, *files):
-            if name.startswith(TEMPORARY):
+            if name.startswith(TEMPORARY) and not _in_the_making(name):
                 remove(Path(home) / name)
         folders[:] = [name for name in folders if not (name.startswith(TEMPORARY) or Path(home, name, LOCK).exists())]
+
+
+def _in_the_making(name: str) -> bool:
+    """Whether an unfinished file's process lives. A name without one was made under the lock, by its last holder."""
+    owner = OWNED.match(name)
+    return owner is not None and proc.began(int(owner[1])) == int(owner[2])

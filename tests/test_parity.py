@@ -67,6 +67,14 @@ def test_a_right_file_passes_and_nothing_is_left_beside_it(file: Path, graph: Pa
     assert names(file.parent) == ["graphs", "model.onnx"]
 
 
+def test_what_another_check_has_beside_the_file_is_left_alone(file: Path, graph: Path) -> None:
+    others = [file.with_name(f".tmp-{name}") for name in ("samples.npy", "outputs.npz")]
+    for other in others:
+        other.write_text("another's")
+    check(file, ONNX, FP32, graph)
+    assert [other.read_text() for other in others] == ["another's"] * 2
+
+
 @pytest.mark.parametrize(
     ("to", "words"),
     [

@@ -244,9 +244,19 @@ with store.lock(store.Store(Path(sys.argv[1])), sys.argv[2]):
 
 
 def holder(root: Path, what: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, str(root), what]
-    pipe = subprocess.PIPE
+    return started(HOLD, root, what)
+
+
+def started(code: str, *words: object) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-c", code, *map(str, words)], subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def making(path: Path) -> subprocess.Popen[str]:
+    """A process that makes a file without the lock, and has yet to give it its name."""
+    process = started(MAKE, path)
+    assert process.stdout is not None and process.stdout.readline() == "made\n"
+    return process
 
 
 def release(process: subprocess.Popen[str]) -> str:
@@ -288,6 +298,40 @@ def test_who_gets_the_lock_sweeps_what_interrupted_runs_left(tmp_path: Path) -> 
             ".lock",
             "m.torch/checkpoint/whole",
         ]
+
+
+MAKE = """
+import sys
+from pathlib import Path
+from pipeline import store
+with store.atomic(Path(sys.argv[1])) as temporary:
+    temporary.write_text("whole")
+    print("made", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_living_process_makes_without_the_lock_is_not_swept(tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    writer = making(report)
+    with store.lock(Store(tmp_path), "a test"):
+        assert release(writer) == ""
+    assert report.read_text() == "whole"
+
+
+def test_what_a_killed_process_made_without_the_lock_is_swept(tmp_path: Path) -> None:
+    writer = making(tmp_path / "report.html")
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    assert len(names(tmp_path)) == 1
+    with store.lock(Store(tmp_path), "a test"):
+        assert names(tmp_path) == [".lock"]
+
+
+def test_a_number_that_another_process_has_by_now_keeps_nothing(tmp_path: Path) -> None:
+    folder_of(tmp_path, {f"{store.TEMPORARY}{os.getpid()}-1-report.html": ""})
+    with store.lock(Store(tmp_path), "a test"):
+        assert names(tmp_path) == [".lock"]
 
 
 def test_what_another_lock_holds_is_not_swept(tmp_path: Path) -> None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
+from pipeline import proc
 
-def started(pid: int) -> int | None:
-    """When a process began, in ticks since this machine did; None where it is gone. Source: proc(5), stat."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
+started = proc.began
 
 
 def runs(pid: int, began: int | None) -> bool:
-    """Whether that very process lives: a number is given to another process after a while, with another start."""
+    """Whether that very process lives."""
     return began is not None and started(pid) == began
 
 
