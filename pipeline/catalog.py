@@ -41,6 +41,13 @@ class Model:
 
         return [name for name in plugins.names("frameworks") if (self.folder / f"{name}.py").is_file()]
 
+    @property
+    def word(self) -> str:
+        """What `--model` says for it, from any folder; see `find`."""
+        changed = re.findall(r"-(\w+=[^=]+?)(?=-\w+=|$)", self.spec.name)  # as `_with_options` puts them there
+        place = self.folder.name if self.folder.parent == MODELS else str(self.folder)
+        return ":".join([place, *([",".join(changed)] if changed else [])])
+
     def file(self, framework: str) -> Path:
         """The file that makes the network.
 

@@ -6,6 +6,7 @@ folder becomes a cell that says so: nothing here is left out, and nothing raises
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,12 @@ class _Reference:
     lack: str | None = None
     status: str = "failed"
 
+    def options(self, cell: Cell) -> str:
+        """What a command says to make or measure a cell again."""
+        facts = self.checkpoint.facts if self.checkpoint else {}
+        model = str(facts.get("model", cell.model))
+        return f"{_options(model, cell.framework)} --target {cell.target} --recipe {cell.recipe}"
+
     def of(self, samples: int) -> _Reference:
         """The same over a part of the split, where a measurement is of one."""
         if not 0 < samples < len(self.labels):
@@ -130,7 +137,7 @@ def _of_target(build: Store, reference: _Reference, cell: Cell) -> Iterator[Row]
     try:
         artifact = _artifact(folder, reference, cell)
     except WRONG as error:
-        reason = words.one_line(f"{error}: inv export{_cell_options(cell)}")
+        reason = words.one_line(f"{error}: inv export{reference.options(cell)}")
         yield Row(replace(cell, status="failed", reason=reason), reference.checkpoint)
         return
     if isinstance(artifact, str) or artifact is None:
@@ -167,7 +174,7 @@ def _artifact(folder: Path, reference: _Reference, cell: Cell) -> Artifact | str
         raise Broken(f"{artifact.file} has {store.size(file)} bytes, its manifest says {artifact.size_bytes}")
     checkpoint = reference.checkpoint
     if checkpoint is not None and checkpoint.weights_sha256 != artifact.weights_sha256:
-        return f"exported from other weights than the checkpoint's: inv export{_cell_options(cell)}"
+        return f"exported from other weights than the checkpoint's: inv export{reference.options(cell)}"
     return artifact
 
 
@@ -186,7 +193,7 @@ def _not_exported(folder: Path, reference: _Reference, cell: Cell, stale: str | 
         return replace(cell, status=failure.status, reason=words.one_line(failure.reason))
     if reference.lack:
         return replace(cell, status=reference.status, reason=reference.lack)
-    return replace(cell, status="missing", reason=stale or f"not exported yet: inv export{_cell_options(cell)}")
+    return replace(cell, status="missing", reason=stale or f"not exported yet: inv export{reference.options(cell)}")
 
 
 def _not_measured(reference: _Reference, cell: Cell) -> Cell:
@@ -195,14 +202,14 @@ def _not_measured(reference: _Reference, cell: Cell) -> Cell:
         return replace(cell, status=reference.status, reason=reference.lack)
     if cell.unchecked is not None:
         return replace(cell, status="ok")
-    return replace(cell, status="missing", reason=f"not measured yet: inv bench{_cell_options(cell)}")
+    return replace(cell, status="missing", reason=f"not measured yet: inv bench{reference.options(cell)}")
 
 
 def _measured(home: Path, artifact: Artifact, reference: _Reference, cell: Cell) -> Row:
     try:
         measurement = store.read(Measurement, home / "measurement.json")
         if measurement is None:
-            reason = f"not measured yet: inv bench{_device_options(cell)}"
+            reason = f"not measured yet: inv bench{reference.options(cell)}{_where(cell)}"
             return Row(replace(cell, status="missing", reason=reason), reference.checkpoint, artifact)
         cell = replace(cell, emulated=_emulated(measurement))
         _same(
@@ -219,7 +226,7 @@ def _measured(home: Path, artifact: Artifact, reference: _Reference, cell: Cell)
         )
         stale = _stale(artifact, reference, measurement)
         if stale:
-            reason = f"{stale}: inv bench{_device_options(cell)}"
+            reason = f"{stale}: inv bench{reference.options(cell)}{_where(cell)}"
             return Row(replace(cell, status="missing", reason=reason), reference.checkpoint, artifact)
         if reference.lack:
             cell = replace(cell, status=reference.status, reason=reference.lack)
@@ -242,7 +249,7 @@ def _through_host(row: Row, hosts: Sequence[Row], reference: _Reference) -> Row:
     place = steps.nearest(row.measurement, measured)
     first = row.cell.steps[0]
     if place is None:
-        rest = steps.without_host(row.measurement, _cell_options(row.cell))
+        rest = steps.without_host(row.measurement, reference.options(row.cell))
         return replace(row, cell=replace(row.cell, steps=(first, *rest)))
     host = hosts[place]
     try:
@@ -255,7 +262,7 @@ def _through_host(row: Row, hosts: Sequence[Row], reference: _Reference) -> Row:
         own = steps.beside(row.measurement, held, outputs(row), row.measurement.accuracy.value)
     except WRONG as error:
         return replace(row, cell=replace(row.cell, status="failed", reason=words.one_line(str(error))))
-    own = steps.other_runtime(own, row.measurement, measured[place], _cell_options(row.cell))
+    own = steps.other_runtime(own, row.measurement, measured[place], reference.options(row.cell))
     return replace(row, cell=replace(row.cell, steps=(first, shown, own)))
 
 
@@ -360,13 +367,9 @@ def _same(what: str, place: tuple[Any, ...], content: tuple[Any, ...]) -> None:
 
 
 def _options(model: str, framework: str) -> str:
-    return f" --model {model}" + ("" if framework == "torch" else f" --framework {framework}")
+    """Args: model: the word of --model."""
+    return f" --model {shlex.quote(model)}" + ("" if framework == "torch" else f" --framework {framework}")
 
 
-def _cell_options(cell: Cell) -> str:
-    return f"{_options(cell.model, cell.framework)} --target {cell.target} --recipe {cell.recipe}"
-
-
-def _device_options(cell: Cell) -> str:
-    threads = "" if cell.threads in (None, 1) else f" --threads {cell.threads}"
-    return f"{_cell_options(cell)} --device {cell.device}{threads}"
+def _where(cell: Cell) -> str:
+    return f" --device {cell.device}" + ("" if cell.threads in (None, 1) else f" --threads {cell.threads}")

@@ -392,7 +392,7 @@ def _evaluated(model: catalog.Model, job: Job, folder: Path, new: New, test: Spl
         weights=framework.WEIGHTS,
         weights_sha256=store.sha256(folder / framework.WEIGHTS),
         origin=new.origin,
-        facts={**new.facts, "source": model.source(job.framework)},
+        facts={**new.facts, "source": model.source(job.framework), "model": model.word},
         data=None,
         dataset_sha256=test.sha256,
         samples=len(test),
@@ -458,4 +458,4 @@ def _keep(final: Path) -> None:
     aside = final.with_name(f"checkpoint-{old.weights_sha256[:8]}")
     if not aside.exists():
         final.rename(aside)
-        say(f"the checkpoint that was there is kept as {aside}")
+        say(f"the checkpoint that was there is kept; --weights {aside / old.weights} takes it back")

@@ -35,6 +35,16 @@ def test_a_folder_elsewhere_is_a_model(tiny: Path) -> None:
     assert catalog.describe(model).startswith("The smallest network")
 
 
+@pytest.mark.parametrize("word", ["digits_cnn", "mobilenet_v3_small:classes=3,width=0.5", "{tiny}"])
+def test_a_model_knows_the_word_that_finds_it_from_any_folder(
+    word: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = catalog.find(word.format(tiny=tiny))
+    assert model.word == word.format(tiny=tiny)
+    monkeypatch.chdir(tmp_path)
+    assert catalog.find(model.word) == model
+
+
 def test_an_unknown_name_lists_the_known_and_suggests_the_nearest() -> None:
     with pytest.raises(UnknownName, match=rf"^unknown model 'resnet9'; .*\(known: {', '.join(catalog.names())}\)$"):
         catalog.find("resnet9")
