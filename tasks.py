@@ -89,6 +89,8 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         @functools.wraps(body)
         def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
             signal.signal(signal.SIGTERM, _terminate)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup asks for
+                signal.signal(signal.SIGHUP, _terminate)
             try:
                 body(*args, **({**kwargs, "debug": debug} if own else kwargs))
             except PipelineError as error:
@@ -116,7 +118,10 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _terminate(number: int, _: object) -> NoReturn:
-    """SIGTERM, as `timeout` and CI send it, ends a command as Ctrl-C does: with all that it started."""
+    """SIGTERM, as `timeout` and CI send it, and SIGHUP, as a terminal that is closed or a lost connection does, end a
+    command as Ctrl-C does: with all that it started."""
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_IGN)  # it comes from the shell and from the kernel
     raise KeyboardInterrupt(number)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -19,6 +20,11 @@ from pipeline.errors import NeedsTool
 
 RUNNING: set[subprocess.Popen[str]] = set()
 """What `watch` is watching now."""
+LEASH = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+"""The words before a program that `run` and `watch` wait for: the kernel ends it when the thread that waits is gone, so
+none works on after a kill -9 in a folder whose lock is free. What it leaves running by a fork of its own (QEMU, adb's
+server, an ssh connection) is not ended. It is a program and not a preexec_fn, which may hang where there are threads.
+Where there is none (macOS), programs outlive a kill -9."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ def run(
 ) -> Done:
     """Runs a program to its end and returns what it said.
 
-    On a time limit, and when this process is interrupted, it is ended with everything it started.
+    On a time limit, and when this process is interrupted, it is ended with everything it started; when this process is
+    killed, the program is.
 
     Args:
         timeout: seconds after which it is ended; None waits for ever.
@@ -129,14 +136,14 @@ def started(words: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block: inside Popen they would lose a process that has just begun."""
+    """Ctrl-C and its like wait for the end of the block: inside Popen they would lose a process that has just begun."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only
         return
     came: list[tuple[int, FrameType | None]] = []
     handlers = {
         number: signal.signal(number, lambda number, frame: came.append((number, frame)))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
         yield
@@ -158,20 +165,19 @@ def _start(
     cwd: Path | None = None,
     own_group: bool = True,
 ) -> subprocess.Popen[str]:
-    try:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=err,
-            text=True,
-            errors="replace",
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            start_new_session=own_group,
-        )
-    except FileNotFoundError as error:
-        raise NeedsTool(f"{words[0]} is not installed or not on PATH") from error
+    if shutil.which(words[0]) is None:
+        raise NeedsTool(f"{words[0]} is not installed or not on PATH")
+    return subprocess.Popen(
+        [*LEASH, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=err,
+        text=True,
+        errors="replace",
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        start_new_session=own_group,
+    )
 
 
 def began(pid: int) -> int | None:

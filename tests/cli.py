@@ -103,7 +103,7 @@ class Running:
         """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written.
 
         Args:
-            by: SIGTERM goes to `inv` alone, as `timeout` sends it.
+            by: SIGTERM goes to `inv` alone, as `timeout` sends it, and so does SIGHUP.
         """
         (os.killpg if by is signal.SIGINT else os.kill)(self.process.pid, by)
         done = self.ended()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import Store
-from tests.cli import INV, ROOT, Done, Running, environment, inv, tree, unfinished
+from tests.cli import INV, ROOT, Done, Running, environment, inv, processes, tree, unfinished
 
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
 
@@ -74,7 +75,7 @@ def test_an_export_that_was_interrupted_goes_on_with_what_is_missing(copied: Sto
     assert inv(copied.root, *words).err == ""
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(
     by: signal.Signals, copied: Store, tiny: Path
 ) -> None:
@@ -89,6 +90,32 @@ def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(
     assert [line.split()[0] for line in again.err.splitlines() if " p50 " in line] == ["onnx", "tflite"]
     after = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
     assert [target for target in targets if after[target] == before[target]] == ["executorch"]
+
+
+@pytest.mark.parametrize(
+    ("at_work", "words"),
+    [("pipeline.worker", ("export", "--recipe", "fp16")), ("edge_bench run", ("bench", "--min-seconds", "60"))],
+)
+def test_a_killed_command_leaves_nobody_at_work(
+    copied: Store, tiny: Path, at_work: str, words: tuple[str, ...]
+) -> None:
+    shutil.rmtree(copied.cell("tiny", "torch", "fp16", "onnx"))
+    shutil.rmtree(copied.cell("tiny", "torch", "fp32", "onnx") / "local")
+    running = Running(copied.root, *words, "--model", tiny, "--target", "onnx")
+    running.until(lambda: any(at_work in line for line in processes(copied.root)))
+    running.process.kill()
+    running.ended()
+    until = time.monotonic() + 5  # as for Ctrl-C; what the kernel ends may be large
+    while processes(copied.root) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert processes(copied.root) == []
+
+
+def test_a_command_under_nohup_does_not_hear_of_the_terminals_end() -> None:
+    code = "import signal, tasks\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\ntasks.recipes.body(None)\n"
+    code += "signal.raise_signal(signal.SIGHUP)\nprint('goes on')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "goes on", done.stderr
 
 
 def test_ctrl_c_ends_a_wait_for_another_run(tmp_path: Path, tiny: Path) -> None:

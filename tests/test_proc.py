@@ -126,6 +126,49 @@ def test_an_interrupt_ends_the_program_and_what_it_started(verb: str, tmp_path: 
     wait_until_ended(pids)
 
 
+@pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
+def test_a_program_does_not_outlive_a_kill_of_who_waits_for_it(verb: str, tmp_path: Path) -> None:
+    """Waited for in the main thread, and in one of a pool."""
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    says = f"import os, time\nwith open({str(told)!r}, 'w') as told: print(os.getpid(), file=told)\ntime.sleep(600)"
+    code = f"import threading\nfrom pipeline import proc\nwords = {python(says)!r}\n"
+    code += f"threading.Thread(target=lambda: proc.{verb}).start()\nproc.{verb}"
+    process = subprocess.Popen(python(code), cwd=ROOT)
+    pids: list[int] = []
+    while len(pids) < 2:  # a reader may find both lines, or one
+        pids += [int(line) for line in told.read_text().split()]
+    process.kill()
+    process.wait()
+    wait_until_ended(pids)
+
+
+def test_a_thread_that_has_waited_takes_nothing_of_others_along() -> None:
+    """Its end would end what it started, but by then that has ended."""
+    done: list[proc.Done] = []
+    first = threading.Thread(target=lambda: done.append(proc.run(python("print('first')"))))
+    second = threading.Thread(target=lambda: done.append(proc.run(python("import time; time.sleep(1); print('last')"))))
+    for thread in (second, first):
+        thread.start()
+    for thread in (first, second):
+        thread.join()
+    assert [(one.code, one.out) for one in done] == [(0, "first\n"), (0, "last\n")]
+
+
+def test_what_a_program_leaves_running_outlives_a_kill(tmp_path: Path) -> None:
+    """As adb leaves its server, and ssh its connection."""
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    stays = f"import os, time\nwith open({str(told)!r}, 'w') as told: print(os.getpid(), file=told)\ntime.sleep(600)"
+    code = f"from pipeline import proc\nproc.run(['setsid', '--fork', *{python(stays)!r}])"
+    process = subprocess.Popen(python(code), cwd=ROOT)
+    pid = int(told.read_text())
+    process.kill()
+    process.wait()
+    assert not ended(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_an_interrupt_while_a_program_starts_comes_when_it_is_known_who_is_to_be_ended() -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt), proc.unbroken():
