@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -93,11 +94,14 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 signal.signal(signal.SIGHUP, _terminate)
             try:
                 body(*args, **({**kwargs, "debug": debug} if own else kwargs))
+                sys.stdout.flush()
             except PipelineError as error:
                 if debug:
                     raise
                 raise Exit(f"error: {_one_line(error)}", code=2) from error
             except OSError as error:
+                if isinstance(error, BrokenPipeError) and _nobody_reads():
+                    raise Exit(code=128 + signal.SIGPIPE) from None
                 if debug:
                     raise
                 raise Exit(f"error: {_of_the_system(error)}", code=2) from error
@@ -123,6 +127,21 @@ def _terminate(number: int, _: object) -> NoReturn:
     if number == signal.SIGHUP:
         signal.signal(number, signal.SIG_IGN)  # it comes from the shell and from the kernel
     raise KeyboardInterrupt(number)
+
+
+def _nobody_reads() -> bool:
+    """Whether who read this command's output has gone, as `head` does when it has enough.
+
+    What is still on its way there then goes nowhere: it would fail again when Python ends.
+    A pipe to another program may break too, and that is an error.
+    """
+    outputs = select.poll()
+    for number in (1, 2):
+        outputs.register(number, 0)
+    gone = [number for number, event in outputs.poll(0) if event & select.POLLERR]
+    for number in gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return bool(gone)
 
 
 def _ends_as_bad_input(read: Callable[[Program], None]) -> Callable[[Program], None]:

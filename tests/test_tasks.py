@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -13,7 +14,7 @@ import pytest
 from pipeline import catalog, devices, plugins
 from pipeline.core import Cell, Latency
 from pipeline.store import Store
-from tests.cli import ROOT, Done, environment, inv, tree
+from tests.cli import INV, ROOT, Done, environment, inv, tree
 
 HEAVY = {"torch", "tensorflow", "keras", "coremltools", "executorch", "onnx", "numpy"}
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
@@ -186,6 +187,23 @@ def test_results_as_json_is_a_list_of_cells_with_the_designs_fields(matrix: Stor
 def test_results_of_an_empty_build_are_an_empty_list(tmp_path: Path) -> None:
     assert inv(tmp_path / "build", "results", "--json").json == []
     assert inv(tmp_path / "build", "results").code == 0
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, unbuffered: str) -> None:
+    """The first line fails, or what Python has kept until it ends."""
+    pipe, env = subprocess.PIPE, environment(tmp_path, PYTHONUNBUFFERED=unbuffered)
+    process = subprocess.Popen([*INV, "recipes"], cwd=ROOT, env=env, stdout=pipe, stderr=pipe)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate()
+    assert (said, process.returncode) == (b"", 128 + signal.SIGPIPE)
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error() -> None:
+    code = "import tasks\n@tasks.door()\ndef breaks(_c): raise BrokenPipeError(32, 'Broken pipe')\nbreaks.body(None)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("Exit: error: [Errno 32] Broken pipe\n")
 
 
 def test_report_writes_its_three_files_and_says_where(copied: Store) -> None:
