@@ -113,12 +113,17 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         own = signature.parameters.get("debug")  # a task for which the word means more
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
         opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
-        known = {name: HELP[name] for name in opened.__signature__.parameters if name in HELP}  # type: ignore[attr-defined]
+        known = {name: HELP[name] + _default(p) for name, p in opened.__signature__.parameters.items() if name in HELP}  # type: ignore[attr-defined]
         if own:
             known["debug"] = "an app that a debugger and run-as may enter; and the traceback of an error"
         return task(help=known, auto_shortflags=False, **options)(opened)
 
     return wrap
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    """What an option's help says of its default; a switch's is off, and none is what the help describes."""
+    return f" (default: {parameter.default})" if isinstance(parameter.default, str) else ""
 
 
 def _terminate(number: int, _: object) -> NoReturn:
