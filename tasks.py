@@ -5,6 +5,7 @@ Nothing but invoke and the error tree is imported until a door is opened: `inv -
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -386,20 +387,44 @@ def demo(_c: Context) -> None:
 
 @door()
 def clean(_c: Context, model: str | None = None) -> None:
-    """Remove all that was made, or one model's part of it."""
-    from pipeline import store
+    """Remove all that was made, and end emulated boards; or one model's part of it."""
+    from pipeline import emulate, store
 
     build = _build()
-    there = sorted(build.root.glob("*"))
-    homes = [path for path in there if model in (None, path.stem)]
-    if model and not homes:
-        known = _listed(path.stem for path in there if (path / "checkpoint").is_dir() or (path / "training").is_dir())
-        raise BadOption(f"nothing of {model!r} in {build.root} (there is: {known})")
-    if homes:
-        with store.lock(build, "clean"):
-            for home in homes:
-                store.remove(home)
-                print(f"removed {home}")
+    found = _homes(build, model) if model else build.contents()
+    if not model and found and not build.tagged and build.root != ROOT / "build":
+        raise BadOption(f"{build.root} did not begin as a build folder (no {store.TAG} of ours): remove it yourself")
+    if not found:
+        return
+    boards = store.Store(build.root / "boards")  # boots hold it before they hold the build folder
+    alone = store.lock(boards, "clean") if not model and boards.root.is_dir() else contextlib.nullcontext()
+    with alone, store.lock(build, "clean"):
+        for board in () if model else emulate.BOARDS:
+            if emulate.stop(build, board):
+                print(f"{board}: stopped")
+        for path in found if model else build.contents():
+            store.remove(path)
+            print(f"removed {path}")
+
+
+def _homes(build: Store, word: str) -> list[Path]:
+    """Where a model's part is, of every framework and of their comparison.
+
+    Raises:
+        BadOption: nothing is there of it.
+    """
+    from pipeline import catalog, plugins
+    from pipeline.errors import BadModel, UnknownName
+
+    kinds = {f".{name}" for name in (*plugins.names("frameworks"), "frameworks")}
+    there = [path for path in sorted(build.root.glob("*")) if path.suffix in kinds and path.is_dir()]
+    name = word
+    with contextlib.suppress(UnknownName, BadModel):  # its folder may be gone, and what was made of it is there
+        name = catalog.find(word).spec.name
+    homes = [path for path in there if path.stem == name]
+    if not homes:
+        raise BadOption(f"nothing of {name!r} in {build.root} (there is: {_listed(path.stem for path in there)})")
+    return homes
 
 
 # -- what there is -----------------------------------------------------------------------------------------------------
@@ -595,7 +620,7 @@ def test(_c: Context, match: str | None = None) -> None:
 def _build() -> Store:
     from pipeline.store import Store
 
-    return Store(Path(os.environ.get("LASTMILE_BUILD", ROOT / "build")))
+    return Store(Path(os.environ.get("LASTMILE_BUILD") or ROOT / "build"))
 
 
 def _jobs(model: str, framework: str, data: str | None, weights: str | None) -> list[Job]:

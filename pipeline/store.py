@@ -20,10 +20,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pipeline import proc
 from pipeline.core import from_json, to_json
@@ -38,6 +38,11 @@ OWNED = re.compile(re.escape(TEMPORARY) + r"(\d+)-(\d+)-")
 """How those begin that need no lock: with the process that makes them, by number and start, for numbers come again."""
 LOCK = ".lock"
 """The file that who writes into a folder holds."""
+TAG = "CACHEDIR.TAG"
+"""Marks a folder that began as a build folder: `inv clean` empties no other, and backups may leave it out."""
+SIGNATURE = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n# A build folder of Lastmile's. See https://bford.info/cachedir/\n"
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,20 @@ class Store:
         """(model, framework) of every checkpoint that is there."""
         found = sorted(self.root.glob("*/checkpoint/checkpoint.json"))
         return [(home.stem, home.suffix[1:]) for home in (path.parent.parent for path in found)]
+
+    @property
+    def tagged(self) -> bool:
+        """Whether the folder began as a build folder."""
+        tag = self.root / TAG
+        return tag.is_file() and tag.read_bytes() == SIGNATURE.encode()
+
+    def contents(self) -> list[Path]:
+        """All that was made: everything but the tag and locks, which others may be waiting for, in folders too."""
+        there = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        parts = [
+            Store(path).contents() if (path / LOCK).is_file() and not path.is_symlink() else [path] for path in there
+        ]
+        return [path for part in parts for path in part if path.name not in (TAG, LOCK)]
 
 
 # -- manifests ---------------------------------------------------------------------------------------------------------
@@ -188,26 +207,45 @@ def lock(store: Store, what: str) -> Iterator[None]:
 
     The kernel gives the lock back when its holder ends, however that happens.
     """
-    try:
-        store.root.mkdir(parents=True, exist_ok=True)
-        file = (store.root / LOCK).open("a+")
-    except OSError as error:
-        if is_full(error):
-            raise full(store.root / LOCK) from error
-        raise
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            say(f"{store.root} is in use by {file.read().strip() or 'another run'}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with _held(store.root) as file:
         file.seek(0)
         file.truncate()
         file.write(f"{what} (process {os.getpid()})\n")
         file.flush()
         sweep(store.root)
         yield
+
+
+def _held(root: Path) -> IO[str]:
+    """The lock's file, open and held. Where the folder was removed while this waited, that of the new one."""
+    path = root / LOCK
+    while True:
+        with ExitStack() as stack:
+            file = stack.enter_context(_opened(path))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                say(f"{root} is in use by {file.read().strip() or 'another run'}; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+
+
+def _opened(path: Path) -> IO[str]:
+    """The lock's file; a folder that is new, or empty, gets its tag before."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not any(path.parent.iterdir()):
+            with atomic(path.with_name(TAG)) as temporary:
+                temporary.write_text(SIGNATURE)
+        return path.open("a+")
+    except OSError as error:
+        if is_full(error):
+            raise full(path) from error
+        raise
 
 
 def sweep(root: Path) -> None:

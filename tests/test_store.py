@@ -290,6 +290,30 @@ def test_a_killed_holder_gives_the_lock_back(tmp_path: Path) -> None:
     assert release(second) == ""
 
 
+def test_who_waited_for_a_folder_that_was_removed_holds_the_new_one(tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    first = holder(build, "export of tiny")
+    assert first.stdout is not None and first.stdout.readline() == "held\n"
+    second = holder(build, "bench of tiny")
+    assert second.stderr is not None and "waiting for it" in second.stderr.readline()
+    store.remove(build)
+    third = holder(build, "push of tiny")
+    assert third.stdout is not None and third.stdout.readline() == "held\n"
+    assert release(first) == ""
+    assert second.stderr.readline() == f"{build} is in use by push of tiny (process {third.pid}); waiting for it\n"
+    assert release(third) == ""
+    assert release(second) == ""
+
+
+def test_a_folder_is_tagged_that_begins_as_a_build_folder(tmp_path: Path) -> None:
+    new, old = Store(tmp_path / "new"), Store(folder_of(tmp_path / "old", {"thesis.tex": ""}))
+    for build in (new, old):
+        with store.lock(build, "a test"):
+            pass
+    assert (new.tagged, old.tagged) == (True, False)
+    assert names(new.root) == [".lock", "CACHEDIR.TAG"]
+
+
 def test_who_gets_the_lock_sweeps_what_interrupted_runs_left(tmp_path: Path) -> None:
     folder_of(tmp_path, {f"m.torch/{store.TEMPORARY}1-checkpoint/half": "", "m.torch/checkpoint/whole": ""})
     folder_of(tmp_path, {f"m.torch/int8/{store.TEMPORARY}2-model.onnx": ""})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import catalog, devices, plugins
+from pipeline import catalog, devices, plugins, proc, store
 from pipeline.core import Cell, Latency
 from pipeline.store import Store
 from tests.cli import INV, ROOT, Done, environment, inv, tree
@@ -227,7 +227,71 @@ def test_clean_removes_one_models_part_or_all(copied: Store, tmp_path: Path) -> 
     assert inv(tmp_path / "nowhere", "clean").code == 0 and not (tmp_path / "nowhere").exists()
 
 
+def made(build: Path, *names: str) -> Store:
+    """A build folder with files in it."""
+    with store.lock(Store(build), "a test"):
+        for name in names:
+            (build / name).parent.mkdir(parents=True, exist_ok=True)
+            (build / name).write_text(name)
+    return Store(build)
+
+
 def test_clean_takes_away_a_training_that_was_never_finished(tmp_path: Path) -> None:
     home = tmp_path / "build" / "tiny.torch"
     (home / "training").mkdir(parents=True)
     assert inv(tmp_path / "build", "clean", "--model", "tiny").lines == [f"removed {home}"]
+
+
+def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
+    build = made(tmp_path / "build", "results.json", "boards/keys/client", "boards/.lock")
+    (tmp_path / "build" / "boards" / "phone").mkdir()
+    lock = (build.root / ".lock").stat().st_ino
+    removed = [build.root / name for name in ("boards/keys", "boards/phone", "results.json")]
+    assert inv(build.root, "clean").lines == [f"removed {path}" for path in removed]
+    assert sorted(path.name for path in build.root.iterdir()) == [".lock", "CACHEDIR.TAG", "boards"]
+    assert [path.name for path in (build.root / "boards").iterdir()] == [".lock"]
+    assert (build.root / ".lock").stat().st_ino == lock
+    assert inv(build.root, "clean").lines == []
+
+
+def test_clean_leaves_a_folder_alone_that_did_not_begin_as_a_build_folder(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    made(tmp_path, "tiny.torch/checkpoint/checkpoint.json")
+    said = f"{tmp_path} did not begin as a build folder (no CACHEDIR.TAG of ours): remove it yourself"
+    assert inv(tmp_path, "clean").only == said
+    assert inv(tmp_path, "clean", "--model", "tiny").lines == [f"removed {tmp_path / 'tiny.torch'}"]
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_no_build_folder_named_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tasks
+
+    monkeypatch.setenv("LASTMILE_BUILD", "")
+    assert tasks._build().root == ROOT / "build"
+
+
+def test_clean_takes_a_model_by_what_other_commands_call_it(tmp_path: Path, tiny: Path) -> None:
+    homes = ("resnet8.torch", "mobilenet_v3_small-width=0.5.keras", "tiny.torch", "tiny.frameworks", "tiny.json")
+    build = made(tmp_path / "build", *(f"{home}/a" for home in homes), "results.json", "boards/a")
+
+    def removed(word: object) -> list[str]:
+        return [Path(line).name for line in inv(build.root, "clean", "--model", word).lines]
+
+    assert removed("mobilenet_v3_small:width=0.5") == ["mobilenet_v3_small-width=0.5.keras"]
+    assert removed(tiny) == ["tiny.frameworks", "tiny.torch"]
+    for word in ("results", "boards", "tiny"):
+        assert inv(build.root, "clean", "--model", word).only.endswith(f"in {build.root} (there is: resnet8)")
+    assert list(tree(build.root)) == ["boards/a", "resnet8.torch/a", "results.json", "tiny.json/a"]
+
+
+def test_clean_ends_emulated_boards_first(tmp_path: Path) -> None:
+    """A stand-in for QEMU that ends when it is killed, as it does where ssh finds nobody."""
+    build = made(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
+    with subprocess.Popen(["sleep", "600"]) as board:
+        state = {
+            "schema": 1, "board": "pi4", "pid": board.pid, "started": proc.began(board.pid), "address": "127.0.0.1",
+            "port": 1, "user": "pi", "identity": "none", "known_hosts": "none",
+        }  # fmt: skip
+        (build.root / "boards" / "pi4" / "board.json").write_text(json.dumps(state))
+        assert inv(build.root, "clean").lines == ["pi4: stopped", f"removed {build.root / 'boards' / 'pi4'}"]
+        assert board.wait() == -signal.SIGKILL
