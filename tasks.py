@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pipeline.train import Job
 
 ROOT = Path(__file__).parent
+FROM = Path(os.environ.get("LASTMILE_FROM", ""))
+"""Where the user stands, which paths are meant from: ./inv runs here, wherever it is called."""
 
 HELP = {
     "model": "a name from `inv models` or the path of a model folder; options behind a colon: name:width=0.5",
@@ -291,7 +293,7 @@ def bench(
         if not counts:
             raise BadOption(f"{device} runs none of these: there is nothing to count")
         if record:
-            budget.record(Path(record), counts)
+            budget.record(_place(record), counts)
             print(f"{record}: {len(counts)} counts recorded")
         else:
             _hold(budget.compare(counts, recorded, there, wanted))
@@ -307,7 +309,7 @@ def trace(
     from pipeline import push as pushing
     from pipeline import trace as tracing
 
-    there, picture = devices.find(device), Path(image).expanduser()
+    there, picture = devices.find(device), _place(image)
     tracing.read(picture)  # refused before anything is made for it
     jobs = _jobs(model, framework, data, weights)
     _refuse_unmeasurable(device, target)
@@ -420,7 +422,7 @@ def _homes(build: Store, word: str) -> list[Path]:
     there = [path for path in sorted(build.root.glob("*")) if path.suffix in kinds and path.is_dir()]
     name = word
     with contextlib.suppress(UnknownName, BadModel):  # its folder may be gone, and what was made of it is there
-        name = catalog.find(word).spec.name
+        name = catalog.find(_model(word)).spec.name
     homes = [path for path in there if path.stem == name]
     if not homes:
         raise BadOption(f"nothing of {name!r} in {build.root} (there is: {_listed(path.stem for path in there)})")
@@ -575,7 +577,7 @@ def data_download(_c: Context, dataset: str = "cifar10", to: str = "data") -> No
     module = plugins.load("datasets", dataset)
     if not hasattr(module, "download"):
         raise BadOption(f"{dataset} has no official archive to fetch")
-    print(module.download(Path(to)))
+    print(module.download(_place(to)))
 
 
 @door()
@@ -632,6 +634,7 @@ def _jobs(model: str, framework: str, data: str | None, weights: str | None) -> 
     from pipeline import catalog
     from pipeline.train import Job
 
+    model = _model(model)
     names = catalog.find(model).frameworks if framework == "all" else _names("frameworks", framework)
     if weights and len(names) > 1:
         raise BadOption(f"--weights are one framework's: say --framework {' or '.join(names)}")
@@ -711,10 +714,11 @@ def _budget(device: Device, check: str | None, record: str | None) -> Budget:
         raise BadOption("--check compares with a file and --record writes it: one of them at a time")
     if check or record:
         budget.require_clock(device)
-    if check or (record and Path(record).exists()):
-        return budget.read(Path(check or record or ""))
-    if record and not Path(record).parent.is_dir():
-        raise BadOption(f"--record {record}: there is no folder {Path(record).parent}")
+    file = _place(check or record or "")
+    if check or (record and file.exists()):
+        return budget.read(file)
+    if record and not file.parent.is_dir():
+        raise BadOption(f"--record {file}: there is no folder {file.parent}")
     return budget.Budget(())
 
 
@@ -763,7 +767,20 @@ def _listed_words(text: str) -> tuple[str, ...]:
 
 
 def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
+    return _place(text) if text else None
+
+
+def _place(text: str) -> Path:
+    return FROM / Path(text).expanduser()
+
+
+def _model(word: str) -> str:
+    """A model folder's path as it is from here; a name as it is."""
+    from pipeline import catalog
+
+    name, colon, options = word.partition(":")
+    there = name not in catalog.names() and _place(name).is_dir()
+    return f"{_place(name)}{colon}{options}" if there else word
 
 
 def _number(option: str, text: str | None, kind: type) -> Any:

@@ -141,6 +141,18 @@ def test_a_picture_that_is_not_there_is_named_before_anything_is_trained_for_it(
     assert said == f"--image {tmp_path / 'cat.png'}: No such file or directory"
 
 
+def test_paths_are_meant_from_where_the_user_stands(tmp_path: Path, tiny: Path) -> None:
+    """As ./inv says, which runs in its own folder wherever it is called."""
+    shutil.copytree(tiny, tmp_path / "mine", ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
+    here = {"LASTMILE_FROM": str(tmp_path)}
+    said = refused(tmp_path / "build", "export", "--model", "mine", "--framework", "keras", **here)
+    assert said.startswith(f"model tiny has no keras.py in {tmp_path / 'mine'}")
+    said = refused(tmp_path / "build", "trace", "--image", "cat.png", **here)
+    assert said == f"--image {tmp_path / 'cat.png'}: No such file or directory"
+    said = refused(tmp_path / "build", "train", "--model", "mine", "--weights", "w.pt", **here)
+    assert str(tmp_path / "w.pt") in said
+
+
 def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "devices", LASTMILE_DEVICES=str(tmp_path / "nowhere.toml"))
     assert said.startswith(str(tmp_path / "nowhere.toml"))

@@ -57,6 +57,7 @@ build_wheel = build_editable
 """
 
 SCRIPT = "#!python\nimport os, sys\nprint('invoke was called with', sys.argv[1:], 'in', os.getcwd())\n"
+SCRIPT += "print('from', os.environ['LASTMILE_FROM'])\n"
 
 
 @dataclass
@@ -171,7 +172,7 @@ def bare(tmp_path: Path, wheels: Path) -> Project:
 def test_two_first_calls_at_once_install_once_and_both_run(installed: tuple[Project, tuple[int, str, str]]) -> None:
     project, (code, out, err) = installed
     assert code == 0, err
-    assert out == f"invoke was called with ['train', '--model', 'my net'] in {project.root}\n"
+    assert out == f"invoke was called with ['train', '--model', 'my net'] in {project.root}\nfrom {project.root}\n"
     assert err.count("setting up .venv") == 1 and len(err.splitlines()) == 1, err
     assert project.stamp.is_file()
 
@@ -180,7 +181,7 @@ def test_a_second_call_installs_nothing_from_wherever_it_is_made(project: Projec
     before = project.stamp.stat().st_mtime_ns
     code, out, err = project.inv("--list", cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert out == f"invoke was called with ['--list'] in {project.root}\n"
+    assert out == f"invoke was called with ['--list'] in {project.root}\nfrom {tmp_path}\n"
     assert project.stamp.stat().st_mtime_ns == before
 
 
@@ -247,7 +248,7 @@ def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path:
     shutil.copytree(project.root, moved.root, symlinks=True)
     code, out, err = moved.inv("--list")
     assert code == 0, err
-    assert out == f"invoke was called with ['--list'] in {moved.root}\n"
+    assert out == f"invoke was called with ['--list'] in {moved.root}\nfrom {moved.root}\n"
 
 
 def test_a_linked_environment_is_somebody_elses_and_stays_as_it_is(bare: Project, tmp_path: Path) -> None:
