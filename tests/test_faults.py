@@ -257,8 +257,8 @@ def test_a_disk_that_is_quite_full_is_said(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_a_training_on_a_full_disk_says_so_and_is_resumed(tmp_path: Path, tiny: Path) -> None:
-    """There is space for the first epoch's state and not for the second's."""
-    first, second = on(Disk(64), tmp_path, "train", "--model", tiny, "--accelerator", "cpu")
+    """There is space for the folder's tag and the first epoch's state, and not for the second's."""
+    first, second = on(Disk(68), tmp_path, "train", "--model", tiny, "--accelerator", "cpu")
     assert first.complaint.startswith("no space left on the disk of ")
     assert first.complaint.endswith("free some (inv clean) and run again; nothing was lost")
     assert second.code == 0 and "resuming after epoch 1 of 2" in second.err.splitlines(), second.err
