@@ -7,6 +7,7 @@ a value of another type, or a schema this version does not know is an error, bec
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -177,6 +178,16 @@ class Checkpoint:
     key: str
     tools: Mapping[str, str]
     schema: int = SCHEMA
+
+    @property
+    def options(self) -> str:
+        """What names it on a command line: " --model M", and " --framework F" where that is not the default."""
+        return command_options(str(self.facts.get("model", self.spec.name)), self.framework)
+
+
+def command_options(model: str, framework: str) -> str:
+    """As `Checkpoint.options`, of one that may not be there. Args: model: the word of --model."""
+    return f" --model {shlex.quote(model)}" + ("" if framework == "torch" else f" --framework {framework}")
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ folder becomes a cell that says so: nothing here is left out, and nothing raises
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import caveats, part, plugins, predictions, stats, steps, store, threads, words
-from pipeline.core import Artifact, Cell, Checkpoint, Failure, Measurement, Recipe, safe_file_name
+from pipeline.core import Artifact, Cell, Checkpoint, Failure, Measurement, Recipe, command_options, safe_file_name
 from pipeline.errors import Broken, PipelineError
 from pipeline.store import Store
 
@@ -82,9 +81,8 @@ class _Reference:
 
     def options(self, cell: Cell) -> str:
         """What a command says to make or measure a cell again."""
-        facts = self.checkpoint.facts if self.checkpoint else {}
-        model = str(facts.get("model", cell.model))
-        return f"{_options(model, cell.framework)} --target {cell.target} --recipe {cell.recipe}"
+        which = self.checkpoint.options if self.checkpoint else command_options(cell.model, cell.framework)
+        return f"{which} --target {cell.target} --recipe {cell.recipe}"
 
     def of(self, samples: int) -> _Reference:
         """The same over a part of the split, where a measurement is of one."""
@@ -121,7 +119,7 @@ def _reference(build: Store, model: str, framework: str) -> _Reference:
     try:
         checkpoint = store.read(Checkpoint, folder / "checkpoint.json")
         if checkpoint is None:
-            return _Reference(lack=f"not trained yet: inv train{_options(model, framework)}", status="missing")
+            return _Reference(lack=f"not trained yet: inv train{command_options(model, framework)}", status="missing")
         _same("checkpoint", (model, framework), (checkpoint.spec.name, checkpoint.framework))
         outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
         if labels is None or labels.shape != (checkpoint.samples,) or len(outputs[0]) != checkpoint.samples:
@@ -364,11 +362,6 @@ def _of_nobody(build: Store, model: str, framework: str, recipes: dict[str, Reci
 def _same(what: str, place: tuple[Any, ...], content: tuple[Any, ...]) -> None:
     if place != content:
         raise Broken(f"the {what} in the folder of {'/'.join(map(str, place))} is of {'/'.join(map(str, content))}")
-
-
-def _options(model: str, framework: str) -> str:
-    """Args: model: the word of --model."""
-    return f" --model {shlex.quote(model)}" + ("" if framework == "torch" else f" --framework {framework}")
 
 
 def _where(cell: Cell) -> str:

@@ -38,11 +38,10 @@ OWNED = re.compile(re.escape(TEMPORARY) + r"(\d+)-(\d+)-")
 """How those begin that need no lock: with the process that makes them, by number and start, for numbers come again."""
 LOCK = ".lock"
 """The file that who writes into a folder holds."""
-TAG = "CACHEDIR.TAG"
-"""Marks a folder that began as a build folder: `inv clean` empties no other, and backups may leave it out."""
-SIGNATURE = (
-    "Signature: 8a477f597d28d172789f06886806bc55\n# A build folder of Lastmile's. See https://bford.info/cachedir/\n"
-)
+TAG = ".lastmile"
+"""Marks a folder that began as a build folder: `inv clean` empties no other. It is no CACHEDIR.TAG, for which backups
+would leave trained weights out."""
+SIGNATURE = "A build folder of Lastmile's: inv clean empties it.\n"
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,8 @@ def test_split(checkpoint: Checkpoint, name: str = "test") -> Split:
     split: Split = dataset.load(data, name, checkpoint.spec.preprocessing)
     if name == "test" and split.sha256 != checkpoint.dataset_sha256:
         raise Broken(
-            f"the test pictures in {data} changed since {checkpoint.spec.name} was trained; run inv train again"
+            f"the test pictures in {data} changed since {checkpoint.spec.name} was trained; "
+            f"inv train{checkpoint.options} takes them in"
         )
     return split
 

@@ -131,9 +131,7 @@ def processes(build: Path) -> list[str]:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a build folder with its content; not who held its lock last, nor its tag."""
-    files = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", "CACHEDIR.TAG")
-    ]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", ".lastmile")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -160,7 +160,7 @@ def test_other_test_pictures_are_evaluated_with_the_weights_that_are_there(
         as_folder(data, class_files("train/", {"cat": 3}, seed=500))
         assert renewal(old) is None, "what they were trained on is not known here"
     as_folder(data, class_files("test/", {"cat": 8, "dog": 8}, seed=600))
-    with pytest.raises(Broken, match="run inv train again"):
+    with pytest.raises(Broken, match=f"inv train --model {doorbell} takes them in"):
         split_of(old)
     capfd.readouterr()
     how = renewal(old)

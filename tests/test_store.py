@@ -311,7 +311,7 @@ def test_a_folder_is_tagged_that_begins_as_a_build_folder(tmp_path: Path) -> Non
         with store.lock(build, "a test"):
             pass
     assert (new.tagged, old.tagged) == (True, False)
-    assert names(new.root) == [".lock", "CACHEDIR.TAG"]
+    assert names(new.root) == [".lastmile", ".lock"]
 
 
 def test_who_gets_the_lock_sweeps_what_interrupted_runs_left(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
     lock = (build.root / ".lock").stat().st_ino
     removed = [build.root / name for name in ("boards/keys", "boards/phone", "results.json")]
     assert inv(build.root, "clean").lines == [f"removed {path}" for path in removed]
-    assert sorted(path.name for path in build.root.iterdir()) == [".lock", "CACHEDIR.TAG", "boards"]
+    assert sorted(path.name for path in build.root.iterdir()) == [".lastmile", ".lock", "boards"]
     assert [path.name for path in (build.root / "boards").iterdir()] == [".lock"]
     assert (build.root / ".lock").stat().st_ino == lock
     assert inv(build.root, "clean").lines == []
@@ -257,7 +257,7 @@ def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
 def test_clean_leaves_a_folder_alone_that_did_not_begin_as_a_build_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     made(tmp_path, "tiny.torch/checkpoint/checkpoint.json")
-    said = f"{tmp_path} did not begin as a build folder (no CACHEDIR.TAG of ours): remove it yourself"
+    said = f"{tmp_path} did not begin as a build folder (no .lastmile of ours): remove it yourself"
     assert inv(tmp_path, "clean").only == said
     assert inv(tmp_path, "clean", "--model", "tiny").lines == [f"removed {tmp_path / 'tiny.torch'}"]
     assert (tmp_path / "thesis.tex").exists()
