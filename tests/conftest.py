@@ -30,6 +30,7 @@ from tests.phones import Phone, app
 
 os.environ.pop("LASTMILE_BUILD", None)
 os.environ.pop("LASTMILE_DEVICES", None)
+os.environ.pop("LASTMILE_FROM", None)
 # Where a shell started the tests in the background, Ctrl-C is ignored, also by all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -39,6 +40,10 @@ MACHINES = (
     "tests/test_budget.py", "tests/test_trace.py",
 )  # fmt: skip
 """Where the tests are that use an emulated board or phone, of which a session has one."""
+
+
+SPIED = "spied"
+"""The folder beside a matrix in which each process that made it says what it loaded: tests/spy/."""
 
 
 NO_PARAMS = SimpleNamespace(params={})
@@ -104,10 +109,16 @@ def _matrix(tmp_path_factory: pytest.TempPathFactory, framework: str) -> Store:
         fcntl.flock(one_makes_it, fcntl.LOCK_EX)
         if not made.exists():
             command = [sys.executable, "-m", "tests.make_matrix", str(made), framework]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            (made.parent / SPIED).mkdir()
+            already = filter(None, [os.environ.get("PYTHONPATH")])
+            spy = {
+                "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "spy"), *already]),
+                "SPY_FOLDER": str(made.parent / SPIED),
+            }
+            done = subprocess.run(command, cwd=ROOT, env=os.environ | spy, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
     if several:
-        shutil.copytree(made, own)
+        shutil.copytree(made.parent, own.parent, dirs_exist_ok=True)
     return Store(own)
 
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline import train
 from pipeline.core import Failure
 from pipeline.errors import StageFailed, Unsupported
 from pipeline.store import Store, read
 from pipeline.train import Job
 from pipeline.worker import _reason
+from tests.conftest import SPIED
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +27,35 @@ def test_coremltools_and_litert_torch_can_both_be_imported_after_what_the_worker
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "True True"
+
+
+@pytest.mark.parametrize(
+    ("framework", "elsewhere"),
+    [
+        ("torch", {"coreml": {"torch", "tensorflow"}}),  # coremltools imports it where it is installed
+        ("keras", {"coreml": {"torch", "tensorflow"}, "savedmodel": {"keras", "tensorflow"}}),
+    ],
+)
+def test_an_export_loads_the_other_framework_only_where_its_target_needs_it(
+    framework: str, elsewhere: dict[str, set[str]], request: pytest.FixtureRequest
+) -> None:
+    """Seen from within the processes that made the matrix: each says at its end what it had loaded. What is exported
+    from Keras has become a program of PyTorch before."""
+    made: Store = request.getfixturevalue("matrix" if framework == "torch" else "keras_matrix")
+    loaded: dict[str, set[str]] = {}
+    for path in (made.root.parent / SPIED).glob("*.json"):
+        said = json.loads(path.read_text())
+        loaded.setdefault(_of(said["words"]), set()).update(said["loaded"])
+    targets = ["coreml", "executorch", "onnx", "tflite", *(["savedmodel"] if framework == "keras" else [])]
+    assert {name: loaded[name] for name in targets} == {name: elsewhere.get(name, {"torch"}) for name in targets}
+    training = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}}
+    assert loaded["tests.make_matrix"] == training[framework]
+
+
+def _of(words: list[str]) -> str:
+    """Whose process it was: a target's, or the module's that was run."""
+    module = words[words.index("-m") + 1] if "-m" in words else words[-1]
+    return str(json.loads(words[-1])["target"]) if module == "pipeline.worker" else module
 
 
 def test_a_job_survives_its_way_to_the_worker() -> None:
