@@ -83,7 +83,8 @@ class MainActivity : Activity() {
     /** The picture that another app shared; only content of a provider is taken, which that app could read itself. */
     private fun sharedPicture(intent: Intent): Uri? {
         if (intent.action != Intent.ACTION_SEND) return null
-        return attempt { // another app packed it: it may be anything
+        // Another app packed it: it may be anything.
+        return attempt {
             @Suppress("DEPRECATION") // the other form is of Android 13
             val uri: Uri? =
                 if (Build.VERSION.SDK_INT >= 33) {
