@@ -18,7 +18,6 @@ import kotlin.concurrent.thread
 import org.json.JSONArray
 import org.json.JSONObject
 import org.lastmile.inference.Artifact
-import org.lastmile.inference.InferenceException
 
 /** What a page that measures shows: artifacts to choose, a button, a bar and results. Work goes on through a rotation. */
 abstract class MeasuringPage(protected val activity: Activity, parent: ViewGroup, state: Bundle, private val work: Work) : Page {
@@ -28,6 +27,7 @@ abstract class MeasuringPage(protected val activity: Activity, parent: ViewGroup
     private val start: Button = view.findViewById(R.id.start)
     private val bar: ProgressBar = view.findViewById(R.id.progress)
     private val status: TextView = view.findViewById(R.id.status)
+    private var seen: List<JSONObject> = emptyList()
 
     init {
         val chosen = state.getStringArray("chosen")
@@ -44,7 +44,7 @@ abstract class MeasuringPage(protected val activity: Activity, parent: ViewGroup
         start.setOnClickListener { if (work.running) work.stop() else begin() }
     }
 
-    /** Measures one artifact, in the worker's thread; [each] takes how far it is. Returns the result, or throws an [InferenceException]. */
+    /** Measures one artifact, in the worker's thread; [each] takes how far it is. What it throws is shown in its first line. */
     abstract fun measured(
         artifact: Artifact,
         each: (Double) -> Unit
@@ -78,9 +78,11 @@ abstract class MeasuringPage(protected val activity: Activity, parent: ViewGroup
         bar.progress = (100 * work.share).toInt()
         status.text = if (work.running) activity.getString(R.string.measuring, work.title) else work.problem
         val home = view.findViewById<LinearLayout>(R.id.results)
-        if (home.childCount != work.results.size) {
+        val results = work.results
+        if (results !== seen) { // as many as before may be others
             home.removeAllViews()
-            work.results.forEach { home.addView(shown(it)) }
+            results.forEach { home.addView(shown(it)) }
+            seen = results
         }
     }
 }
@@ -102,7 +104,7 @@ class Work {
     @Volatile var results: List<JSONObject> = emptyList()
         private set
 
-    /** Hears of every change; in the worker's thread. */
+    /** Hears of every change; in the worker's thread, but of the start. */
     @Volatile var watcher: () -> Unit = {}
 
     @Volatile private var stopped = false
@@ -114,22 +116,20 @@ class Work {
         stopped = false
         problem = ""
         results = emptyList()
+        watcher()
         thread(name = "measure") {
             Process.setThreadPriority(Process.THREAD_PRIORITY_URGENT_DISPLAY) // fixed, and above what the screen does
-            try {
-                for ((name, job) in jobs) {
-                    title = name
-                    results = results + job(::progress)
-                }
-            } catch (error: InferenceException) {
-                problem = "$title: ${error.message}"
-            } catch (ended: Stopped) {
-                problem = ""
-            } finally {
-                running = false
-                share = 0.0
-                watcher()
-            }
+            val ended =
+                attempt {
+                    for ((name, job) in jobs) {
+                        title = name
+                        results = results + job(::progress)
+                    }
+                }.exceptionOrNull()
+            problem = if (ended == null || ended is Stopped) "" else "$title: ${line(ended)}"
+            running = false
+            share = 0.0
+            watcher()
         }
     }
 

@@ -25,21 +25,22 @@ class Run private constructor(
     fun work() {
         results.deleteRecursively()
         val answer =
-            try {
+            attempt {
                 if (!results.mkdirs()) throw IOException("cannot make $results")
                 val request = request()
                 val verbs = Verbs(context, results, checked(request), ::progress)
                 val words = request.getJSONArray("words")
                 val out = verbs.answer(List(words.length()) { words.getString(it) })
                 answer(0, out.toString(1) + "\n", "")
-            } catch (error: InferenceException) {
-                failed(error.message.orEmpty())
-            } catch (error: JSONException) {
-                failed("the request is not of this form (${error.message}); the app may be older than the host: install it anew")
-            } catch (error: IOException) {
-                failed(error.message ?: "$error")
-            } catch (error: OutOfMemoryError) {
-                failed("the phone's memory is not enough for it (${error.message})")
+            }.getOrElse { error ->
+                Log.w(TAG, "run $id", error)
+                failed(
+                    when (error) {
+                        is InferenceException -> error.message.orEmpty()
+                        is JSONException -> "the request is not of this form (${error.message}); the app may be older than the host: install it anew"
+                        else -> line(error)
+                    }
+                )
             }
         write(answer)
     }

@@ -97,7 +97,7 @@ class Verbs(
         val before = Facts.memoryBytes("VmRSS")
         job.load().use { session ->
             session.set(job.inputs(session))
-            repeat(2) { session.invoke() }
+            job.explained("failed while running it") { repeat(2) { session.invoke() } }
             return JSONObject().put("peak_rss_bytes", Facts.memoryBytes("VmHWM")).put("rss_before_load_bytes", before)
         }
     }
@@ -266,15 +266,15 @@ private class Job(
         return listOf(info.buffer().also { info.fill(samples.get(0), it) })
     }
 
-    /** Runtimes have errors of their own; here they become one sentence. */
+    /** A runtime's own reason, with what it was about. */
     fun <T> explained(
         what: String,
         body: () -> T
     ): T =
         try {
             body()
-        } catch (error: RuntimeException) {
-            throw InferenceException("${file.path}: ${engine.name} $what (${error.message?.lineSequence()?.first() ?: error})", error)
+        } catch (error: InferenceException) {
+            throw InferenceException("${file.path}: ${engine.name} $what (${error.message})", error)
         }
 }
 

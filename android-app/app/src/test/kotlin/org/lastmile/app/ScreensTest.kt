@@ -12,7 +12,6 @@ import java.io.File
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
-import org.robolectric.RuntimeEnvironment
 
 /** Every screen, with real models and runtimes; pictures of them are kept for people to look at. */
 class ScreensTest : OnScreen() {
@@ -69,10 +68,7 @@ class ScreensTest : OnScreen() {
 
     @Test
     fun theAccuracyOfThePushedSplitGoesOnWhereItEnded() {
-        val context = RuntimeEnvironment.getApplication()
-        val home = File(context.getExternalFilesDir(null), "evaluation").also { it.mkdirs() }
-        val pushed = File(System.getProperty("lastmile.place")!!, "evaluation")
-        for (name in listOf("images.npy", "labels.npy")) File(pushed, name).copyTo(File(home, name), overwrite = true)
+        val home = pushedSplit()
         val activity = start().get()
         activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
         activity.findViewById<Button>(R.id.start).performClick()
@@ -85,7 +81,7 @@ class ScreensTest : OnScreen() {
         activity.findViewById<Button>(R.id.start).performClick()
         wait { kept.length() == whole.size.toLong() && activity.text(R.id.start) == "Start" }
         assertTrue(whole.contentEquals(kept.readBytes()))
-        kept.copyTo(File(pushed, "outputs.f32"), overwrite = true)
+        kept.copyTo(File(System.getProperty("lastmile.place")!!, "evaluation/outputs.f32"), overwrite = true)
     }
 
     @Test

@@ -29,12 +29,7 @@ object ExecuTorchEngine : Engine {
         }
         val program = PteFile.read(file)
         prepare()
-        val module =
-            try {
-                Module.load(file.path, Module.LOAD_MODE_MMAP, options.threads)
-            } catch (error: RuntimeException) {
-                throw InferenceException(error.message ?: "$error", error)
-            }
+        val module = explained { Module.load(file.path, Module.LOAD_MODE_MMAP, options.threads) }
         try {
             module.loadMethod(METHOD)
         } catch (error: RuntimeException) {
@@ -70,11 +65,11 @@ private class ExecuTorchSession(
     override val delegate: String get() = if ("XnnpackBackend" in program.backends) "xnnpack" else "cpu"
 
     override fun set(buffers: List<ByteBuffer>) {
-        given = inputs.zip(buffers) { info, buffer -> EValue.from(tensor(info, buffer)) }.toTypedArray()
+        given = explained { inputs.zip(buffers) { info, buffer -> EValue.from(tensor(info, buffer)) }.toTypedArray() }
     }
 
     override fun invoke() {
-        results = module.forward(*given)
+        results = explained { module.forward(*given) }
     }
 
     override fun get(): List<ByteBuffer> = outputs.zip(results) { info, value -> content(info, value.toTensor()) }

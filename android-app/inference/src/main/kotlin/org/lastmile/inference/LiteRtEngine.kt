@@ -20,12 +20,7 @@ object LiteRtEngine : Engine {
         }
         val chosen = Interpreter.Options().setNumThreads(options.threads).setUseXNNPACK(options.delegate in listOf(null, "xnnpack"))
         if (options.delegate == "nnapi") chosen.setUseNNAPI(true)
-        val interpreter =
-            try {
-                Interpreter(file, chosen).also { it.allocateTensors() }
-            } catch (error: RuntimeException) { // IllegalArgumentException, IllegalStateException: it has no tree of its own
-                throw InferenceException(error.message.orEmpty().lineSequence().joinToString(" ") { it.trim() }.ifEmpty { "$error" }, error)
-            }
+        val interpreter = explained { Interpreter(file, chosen).also { it.allocateTensors() } }
         return LiteRtSession(interpreter, file, options)
     }
 }
@@ -47,7 +42,7 @@ private class LiteRtSession(
         given = buffers.onEach { moved(it, 0) }.toTypedArray() // it reads from the buffer's position
     }
 
-    override fun invoke() = interpreter.runForMultipleInputsOutputs(given, NOWHERE)
+    override fun invoke() = explained { interpreter.runForMultipleInputsOutputs(given, NOWHERE) }
 
     override fun get(): List<ByteBuffer> = outputs.indices.map { interpreter.getOutputTensor(it).asReadOnlyBuffer() }
 

@@ -1,0 +1,90 @@
+package org.lastmile.app
+
+import android.widget.Button
+import android.widget.LinearLayout
+import android.widget.RadioButton
+import java.io.IOException
+import java.nio.ByteBuffer
+import org.json.JSONObject
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import org.lastmile.inference.Engines
+import org.lastmile.inference.InferenceException
+import org.robolectric.RuntimeEnvironment
+
+/** What a measurement on the screen can fail by. */
+class MeasureTest : OnScreen() {
+    private val context = RuntimeEnvironment.getApplication()
+
+    private fun accuracy(): MainActivity {
+        val activity = start().get()
+        activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
+        return activity
+    }
+
+    private fun MainActivity.evaluate() {
+        findViewById<Button>(R.id.start).performClick()
+        wait { text(R.id.start) == "Start" }
+    }
+
+    @Test
+    fun whatEndsAJobIsALine() {
+        val failures =
+            mapOf(
+                InferenceException("no such model") to "a: no such model",
+                IOException("No space left on device") to "a: No space left on device",
+                IllegalStateException("Internal error:\n at a node") to "a: Internal error:",
+                ArithmeticException() to "a: java.lang.ArithmeticException",
+                OutOfMemoryError("Failed to allocate") to "a: the phone's memory is not enough for it"
+            )
+        for ((failure, said) in failures) {
+            val work = Work()
+            work.start(listOf<Pair<String, ((Double) -> Unit) -> JSONObject>>("a" to { throw failure }, "b" to { JSONObject() }))
+            wait { !work.running }
+            assertEquals(said, work.problem)
+            assertEquals(emptyList<JSONObject>(), work.results)
+        }
+    }
+
+    @Test
+    fun stoppingAMeasurementIsNoFailure() {
+        val activity = start().get()
+        activity.findViewById<RadioButton>(R.id.tab_benchmark).performClick()
+        val start = activity.findViewById<Button>(R.id.start)
+        start.performClick()
+        start.performClick()
+        wait { activity.text(R.id.start) == "Start" }
+        assertEquals("", activity.text(R.id.status))
+        assertEquals(0, activity.findViewById<LinearLayout>(R.id.results).childCount)
+    }
+
+    @Test
+    fun anOutputThatCannotBeWrittenIsSaidAndEndsNothing() {
+        val home = pushedSplit()
+        accuracy().evaluate()
+        val kept = home.listFiles().orEmpty().single { it.name.endsWith(".f32") }
+        kept.delete()
+        kept.mkdir()
+        val activity = accuracy()
+        activity.evaluate()
+        val status = activity.text(R.id.status)
+        assertTrue(status, "${kept.name}" in status && "directory" in status)
+    }
+
+    @Test
+    fun aRuntimesOwnErrorIsOneOfOurs() {
+        for (engine in Engines.all) {
+            val artifact = Models.all(context).first { it.file.name.endsWith(engine.suffix) }
+            engine.load(artifact.file).use { session ->
+                val error =
+                    assertThrows(engine.name, InferenceException::class.java) {
+                        session.set(listOf(ByteBuffer.allocateDirect(0)))
+                        session.invoke()
+                    }
+                assertEquals(1, error.message!!.lines().size)
+            }
+        }
+    }
+}
