@@ -131,8 +131,11 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         question: Int
     ): Pixels {
         val content = activity.contentResolver.openInputStream(uri)?.use { it.readBytes() } ?: throw InferenceException("$uri cannot be opened")
-        val options = BitmapFactory.Options().apply { inSampleSize = 4 }
-        val small: Bitmap? = BitmapFactory.decodeByteArray(content, 0, content.size, if (content.size > SMALL) options else null)
+        val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
+        BitmapFactory.decodeByteArray(content, 0, content.size, options)
+        options.inJustDecodeBounds = false
+        options.inSampleSize = maxOf(options.outWidth, options.outHeight) / SHOWN // Android draws no bitmap of 100 MB
+        val small: Bitmap? = BitmapFactory.decodeByteArray(content, 0, content.size, options)
         onScreen(question) { picture.setImageBitmap(small) }
         return Pictures.decode(content)
     }
@@ -184,7 +187,7 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
 
     private companion object {
         const val WRAP = LinearLayout.LayoutParams.WRAP_CONTENT
-        const val SMALL = 1 shl 20
+        const val SHOWN = 1024 // pixels
     }
 }
 

@@ -22,27 +22,11 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
         return Pixels(width, height, wanted, made)
     }
 
-    /** Turned and mirrored as an EXIF orientation of 1 to 8 says. Source: Exif 2.32, tag 0x0112. */
-    fun upright(orientation: Int): Pixels {
-        if (orientation !in 2..8) return this
-        val swaps = orientation >= 5
-        val (newWidth, newHeight) = if (swaps) height to width else width to height
-        val made = ByteArray(values.size)
-        for (y in 0 until newHeight) {
-            for (x in 0 until newWidth) {
-                val fromX = if (swaps) y else x
-                val fromY = if (swaps) x else y
-                val sourceX = if (orientation in listOf(2, 3, 7, 8)) width - 1 - fromX else fromX
-                val sourceY = if (orientation in listOf(3, 4, 6, 7)) height - 1 - fromY else fromY
-                val source = (sourceY * width + sourceX) * channels
-                values.copyInto(made, (y * newWidth + x) * channels, source, source + channels)
-            }
-        }
-        return Pixels(newWidth, newHeight, channels, made)
-    }
-
     /** As the model takes it: the colour, the shorter side scaled, the centre cut; see [Preprocessing]. */
     fun fitted(preprocessing: Preprocessing): Pixels {
+        if (maxOf(width, height).toLong() > NARROWEST * minOf(width, height)) { // scaled up, it would need gigabytes
+            throw InferenceException("sides of $width×$height pixels: one is more than $NARROWEST times the other")
+        }
         val converted = converted(preprocessing.color)
         val shorter = minOf(width, height)
         val scaled =
@@ -119,6 +103,7 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
 
     private companion object {
         const val LARGEST = 64_000_000L
+        const val NARROWEST = 100L
 
         /** A side that is scaled as the shorter one is to [resize]: cut, not rounded. */
         fun scaledSide(
