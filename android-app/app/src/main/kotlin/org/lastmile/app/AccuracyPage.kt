@@ -14,6 +14,7 @@ import org.json.JSONObject
 import org.lastmile.inference.Artifact
 import org.lastmile.inference.Engines
 import org.lastmile.inference.InferenceException
+import org.lastmile.inference.sha256
 
 /** The pushed evaluation split, in chunks: what is done is on disk, and an app that was killed goes on from there. */
 class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : MeasuringPage(activity, parent, state, WORK) {
@@ -42,8 +43,8 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
         val engine = Engines.forFile(artifact.file.name)
         engine.missing()?.let { throw InferenceException(it) }
         // The data's hash is in the name: outputs for other data are of no use.
-        val kept = File(home, "outputs-${sha256(artifact.file).take(HASH)}-${sha256(File(home, IMAGES)).take(HASH)}.f32")
-        engine.load(artifact.file).use { session ->
+        val kept = File(home, "outputs-${artifact.sha256.take(HASH)}-${sha256(File(home, IMAGES)).take(HASH)}.f32")
+        engine.load(artifact.checked()).use { session ->
             val info = samples.check(session.inputs)
             val output = session.outputs.first()
             val row = 4 * output.size

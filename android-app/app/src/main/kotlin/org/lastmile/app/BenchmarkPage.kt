@@ -174,8 +174,9 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
         artifact: Artifact,
         each: (Double) -> Unit
     ): JSONObject {
-        val words = listOf("run", artifact.file.path, "--threads", "${threads.selectedItem}", "--min-runs", "${runs.selectedItem}")
-        val verbs = Verbs(activity.applicationContext, activity.filesDir, setOf(artifact.file.path)) { done, of -> each(done.toDouble() / of) }
+        val file = artifact.checked().path
+        val words = listOf("run", file, "--threads", "${threads.selectedItem}", "--min-runs", "${runs.selectedItem}")
+        val verbs = Verbs(activity.applicationContext, activity.filesDir, setOf(file)) { done, of -> each(done.toDouble() / of) }
         return verbs.answer(words).put("title", artifact.title)
     }
 

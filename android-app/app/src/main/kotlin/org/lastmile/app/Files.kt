@@ -7,26 +7,11 @@ import java.io.IOException
 import java.io.OutputStream
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
-import java.security.MessageDigest
 import java.util.GregorianCalendar
 import java.util.zip.CRC32
 import java.util.zip.ZipEntry
 import java.util.zip.ZipOutputStream
 import org.lastmile.inference.InferenceException
-
-/** A file's SHA-256 as 64 hex digits, read in pieces. */
-fun sha256(file: File): String {
-    val digest = MessageDigest.getInstance("SHA-256")
-    file.inputStream().use { input ->
-        val piece = ByteArray(1 shl 20)
-        while (true) {
-            val count = input.read(piece)
-            if (count < 0) break
-            digest.update(piece, 0, count)
-        }
-    }
-    return digest.digest().joinToString("") { "%02x".format(it) }
-}
 
 /** Writes a file, whole or not at all: a temporary name beside it, then a rename. */
 fun writeWhole(file: File, write: (OutputStream) -> Unit) {

@@ -7,6 +7,7 @@ import java.io.IOException
 import org.json.JSONException
 import org.json.JSONObject
 import org.lastmile.inference.InferenceException
+import org.lastmile.inference.sha256
 
 /**
  * One command of the host's: read from its folder, checked, answered by a file.

@@ -15,6 +15,7 @@ import org.lastmile.inference.Pixels
 import org.lastmile.inference.Preprocessing
 import org.lastmile.inference.Session
 import org.lastmile.inference.TensorInfo
+import org.lastmile.inference.sha256
 
 /**
  * edge-bench's verbs, with its words, its JSON and its files, so that a host need not know that a phone answers.

@@ -2,6 +2,7 @@ package org.lastmile.inference
 
 import java.io.File
 import java.io.IOException
+import java.security.MessageDigest
 import org.json.JSONException
 import org.json.JSONObject
 
@@ -50,6 +51,18 @@ data class Artifact(
     /** How people call it. */
     val title: String get() = "$model $recipe, $target"
 
+    /** The model file, whose content is the one that artifact.json names; an [InferenceException] where it is another. */
+    fun checked(): File {
+        val found =
+            try {
+                sha256(file)
+            } catch (error: IOException) {
+                throw InferenceException("$file cannot be read (${error.message})", error)
+            }
+        if (found != sha256) throw InferenceException("$file is not the file of its artifact.json (sha256 differs); bring both anew")
+        return file
+    }
+
     companion object {
         private const val SCHEMA = 1
         private val PLAIN = Regex("[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -82,4 +95,18 @@ data class Artifact(
             }
         }
     }
+}
+
+/** A file's SHA-256 as 64 hex digits, read in pieces. */
+fun sha256(file: File): String {
+    val digest = MessageDigest.getInstance("SHA-256")
+    file.inputStream().use { input ->
+        val piece = ByteArray(1 shl 20)
+        while (true) {
+            val count = input.read(piece)
+            if (count < 0) break
+            digest.update(piece, 0, count)
+        }
+    }
+    return digest.digest().joinToString("") { "%02x".format(it) }
 }

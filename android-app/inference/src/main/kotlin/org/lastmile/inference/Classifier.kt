@@ -20,8 +20,9 @@ class Classifier(val artifact: Artifact, options: Options = Options()) : Closeab
     init {
         val engine = Engines.forFile(artifact.file.name)
         engine.missing()?.let { throw InferenceException(it) }
+        val file = artifact.checked()
         val begin = System.nanoTime()
-        session = engine.load(artifact.file, options)
+        session = engine.load(file, options)
         loadNs = System.nanoTime() - begin
         input = session.inputs.single()
         buffer = input.buffer()

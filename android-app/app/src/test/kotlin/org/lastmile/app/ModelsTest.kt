@@ -1,0 +1,51 @@
+package org.lastmile.app
+
+import android.os.Bundle
+import android.view.ViewGroup
+import java.io.File
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import org.lastmile.inference.Artifact
+import org.lastmile.inference.Classifier
+import org.lastmile.inference.InferenceException
+import org.robolectric.RuntimeEnvironment
+
+/** Which models the app has, and what it makes sure of before one is loaded. */
+class ModelsTest : OnScreen() {
+    private val context = RuntimeEnvironment.getApplication()
+
+    /** A copy of a model inside the APK, as adb would push it. */
+    private fun pushed(
+        name: String,
+        changed: (ByteArray) -> Unit = {}
+    ): Artifact {
+        val inside = Models.all(context).first()
+        val folder = File(context.getExternalFilesDir("models"), name)
+        inside.file.parentFile!!.copyRecursively(folder, overwrite = true)
+        val artifact = Artifact.read(folder)
+        artifact.file.writeBytes(artifact.file.readBytes().also(changed))
+        return artifact
+    }
+
+    @Test
+    fun aPushedModelIsThereAndRuns() {
+        val artifact = pushed("one")
+        assertEquals(artifact, Models.all(context).last())
+        Classifier(artifact).use { assertTrue(it.loadNs > 0) }
+    }
+
+    @Test
+    fun aModelThatIsNotItsManifestsIsRefusedOnEveryPage() {
+        val artifact = pushed("changed") { it[it.size / 2] = (it[it.size / 2] + 1).toByte() }
+        val says = "${artifact.file} is not the file of its artifact.json (sha256 differs); bring both anew"
+        assertEquals(says, assertThrows(InferenceException::class.java) { Classifier(artifact) }.message)
+        pushedSplit()
+        val activity = start().get()
+        val home = activity.findViewById<ViewGroup>(R.id.page)
+        for (page in listOf(BenchmarkPage(activity, home, Bundle()), AccuracyPage(activity, home, Bundle()))) {
+            assertEquals(says, assertThrows(InferenceException::class.java) { page.measured(artifact) {} }.message)
+        }
+    }
+}
