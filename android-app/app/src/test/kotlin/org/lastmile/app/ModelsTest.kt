@@ -3,13 +3,17 @@ package org.lastmile.app
 import android.os.Bundle
 import android.view.ViewGroup
 import java.io.File
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.lastmile.inference.Artifact
 import org.lastmile.inference.Classifier
 import org.lastmile.inference.InferenceException
+import org.lastmile.inference.LiteRtEngine
 import org.robolectric.RuntimeEnvironment
 
 /** Which models the app has, and what it makes sure of before one is loaded. */
@@ -47,5 +51,34 @@ class ModelsTest : OnScreen() {
         for (page in listOf(BenchmarkPage(activity, home, Bundle()), AccuracyPage(activity, home, Bundle()))) {
             assertEquals(says, assertThrows(InferenceException::class.java) { page.measured(artifact) {} }.message)
         }
+    }
+
+    @Test
+    fun aFileWithATypeThatIsNotFedIsLetGo() {
+        val inside = Models.all(context).first { it.recipe == "int8" && it.file.name.endsWith(".tflite") }
+        val file = File(context.filesDir, "broken.tflite")
+        file.writeBytes(inside.file.readBytes().also(::ofInt16))
+        val error = assertThrows(InferenceException::class.java) { LiteRtEngine.load(file) }
+        assertTrue(error.message, "INT16; known: " in error.message!!)
+        assertFalse("it is mapped still", file.path in File("/proc/self/maps").readText())
+    }
+
+    /** Makes the input int16, and takes the operators away, which would refuse it. Source: tensorflow/lite/schema/schema.fbs. */
+    private fun ofInt16(content: ByteArray) {
+        val bytes = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN)
+
+        fun target(at: Int) = at + bytes.getInt(at)
+
+        fun field(
+            table: Int,
+            number: Int
+        ) = table + bytes.getShort(table - bytes.getInt(table) + 4 + 2 * number)
+
+        val graph = target(target(field(target(0), 2)) + 4)
+        val input = bytes.getInt(target(field(graph, 1)) + 4)
+        val tensor = target(target(field(graph, 0)) + 4 + 4 * input)
+        assertEquals(9, content[field(tensor, 1)].toInt())
+        content[field(tensor, 1)] = 7
+        bytes.putInt(target(field(graph, 3)), 0)
     }
 }

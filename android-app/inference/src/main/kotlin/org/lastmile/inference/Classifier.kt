@@ -24,8 +24,11 @@ class Classifier(val artifact: Artifact, options: Options = Options()) : Closeab
         val begin = System.nanoTime()
         session = engine.load(file, options)
         loadNs = System.nanoTime() - begin
-        input = session.inputs.single()
-        buffer = input.buffer()
+        input =
+            session.closedUnless {
+                it.inputs.singleOrNull() ?: throw InferenceException("$file has ${it.inputs.size} inputs; a picture is one")
+            }
+        buffer = session.closedUnless { input.buffer() }
         session.set(listOf(buffer))
     }
 

@@ -55,6 +55,15 @@ internal inline fun <T> explained(body: () -> T): T =
         throw InferenceException(error.message.orEmpty().lineSequence().joinToString(" ") { it.trim() }.trim().ifEmpty { "$error" }, error)
     }
 
+/** What [body] makes of something open, which is closed where it makes nothing of it: its memory is none that Java frees. */
+internal inline fun <C : AutoCloseable, T> C.closedUnless(body: (C) -> T): T =
+    try {
+        body(this)
+    } catch (error: Throwable) {
+        close()
+        throw error
+    }
+
 /** The engines there are, in this build or not. */
 object Engines {
     val all: List<Engine> = listOf(LiteRtEngine, ExecuTorchEngine)

@@ -20,8 +20,12 @@ object LiteRtEngine : Engine {
         }
         val chosen = Interpreter.Options().setNumThreads(options.threads).setUseXNNPACK(options.delegate in listOf(null, "xnnpack"))
         if (options.delegate == "nnapi") chosen.setUseNNAPI(true)
-        val interpreter = explained { Interpreter(file, chosen).also { it.allocateTensors() } }
-        return LiteRtSession(interpreter, file, options)
+        return explained {
+            Interpreter(file, chosen).closedUnless {
+                it.allocateTensors()
+                LiteRtSession(it, file, options)
+            }
+        }
     }
 }
 
