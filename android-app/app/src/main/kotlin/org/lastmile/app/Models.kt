@@ -1,27 +1,36 @@
 package org.lastmile.app
 
 import android.content.Context
+import android.util.Log
 import java.io.File
 import org.lastmile.inference.Artifact
-import org.lastmile.inference.InferenceException
+import org.lastmile.inference.Engines
 
 /** The artifacts that the app knows: those inside the APK, and those that adb pushed into its own folder. */
 object Models {
-    /** Every artifact that can be read, those inside the APK first; a broken one is passed over here and named by the host. */
+    /**
+     * Every artifact that can be read: first those whose runtime is here, of these first the ones inside the APK. A broken
+     * one is passed over here and named by the host.
+     */
     fun all(context: Context): List<Artifact> {
         val pushed = context.getExternalFilesDir("models")?.listFiles().orEmpty().sortedBy { it.name }
-        return (inside(context) + pushed).mapNotNull {
-            try {
-                Artifact.read(it)
-            } catch (broken: InferenceException) {
-                null.also { _ -> android.util.Log.w("Lastmile", broken.message.orEmpty()) }
-            }
-        }
+        val inside = passed { inside(context) }.orEmpty()
+        return (inside + pushed).mapNotNull { passed { Artifact.read(it) } }.partition(::runs).let { (here, elsewhere) -> here + elsewhere }
     }
 
-    /** Folders of the artifacts inside the APK, unpacked once for each version: runtimes want files. */
+    private fun runs(artifact: Artifact) = attempt { Engines.forFile(artifact.file.name).missing() == null }.getOrDefault(false)
+
+    private fun <T> passed(body: () -> T): T? = attempt(body).onFailure { Log.w("Lastmile", line(it)) }.getOrNull()
+
+    /** Folders of the artifacts inside the APK, unpacked once for each installation: runtimes want files. */
     private fun inside(context: Context): List<File> {
-        val home = File(context.noBackupFilesDir, "models-${Facts.appVersion(context)}")
+        // Not by the app's version, which a rebuilt app may share with the one before.
+        val home = File(context.noBackupFilesDir, "models-${context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime}")
+        context.noBackupFilesDir
+            .listFiles()
+            .orEmpty()
+            .filter { it.name.startsWith("models-") && it != home }
+            .forEach { it.deleteRecursively() }
         // Robolectric lists what lies in a folder's folders, too.
         val names = context.assets.list("models").orEmpty().map { it.substringBefore('/') }.distinct().sorted()
         for (name in names) {

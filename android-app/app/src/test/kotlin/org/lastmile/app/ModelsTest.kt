@@ -15,6 +15,7 @@ import org.lastmile.inference.Classifier
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.LiteRtEngine
 import org.robolectric.RuntimeEnvironment
+import org.robolectric.Shadows.shadowOf
 
 /** Which models the app has, and what it makes sure of before one is loaded. */
 class ModelsTest : OnScreen() {
@@ -51,6 +52,25 @@ class ModelsTest : OnScreen() {
         for (page in listOf(BenchmarkPage(activity, home, Bundle()), AccuracyPage(activity, home, Bundle()))) {
             assertEquals(says, assertThrows(InferenceException::class.java) { page.measured(artifact) {} }.message)
         }
+    }
+
+    @Test
+    fun anAppThatWasInstalledAnewUnpacksItsOwnModels() {
+        val before = Models.all(context).first().file
+        before.writeText("of the app before")
+        shadowOf(context.packageManager).getInternalMutablePackageInfo(context.packageName).lastUpdateTime += 1
+        val after = Models.all(context).first()
+        assertEquals(after.file, after.checked())
+        assertFalse(before.exists())
+        assertEquals(1, context.noBackupFilesDir.listFiles().orEmpty().size)
+    }
+
+    @Test
+    fun modelsWhoseRuntimeIsNotHereComeLast() {
+        val other = pushed("a")
+        File(other.file.parentFile, "artifact.json").let { it.writeText(it.readText().replace(other.file.name, "model.onnx")) }
+        val runs = pushed("b")
+        assertEquals(listOf(runs.file, File(other.file.parentFile, "model.onnx")), Models.all(context).takeLast(2).map { it.file })
     }
 
     @Test
