@@ -12,6 +12,7 @@ import org.junit.Assert.assertTrue
 import org.junit.Test
 import org.lastmile.inference.Artifact
 import org.lastmile.inference.Classifier
+import org.lastmile.inference.ExecuTorchEngine
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.LiteRtEngine
 import org.robolectric.RuntimeEnvironment
@@ -81,6 +82,18 @@ class ModelsTest : OnScreen() {
         val error = assertThrows(InferenceException::class.java) { LiteRtEngine.load(file) }
         assertTrue(error.message, "INT16; known: " in error.message!!)
         assertFalse("it is mapped still", file.path in File("/proc/self/maps").readText())
+    }
+
+    @Test
+    fun aPteFileThatIsCutShortIsRefusedBeforeExecuTorchSeesIt() {
+        val inside = Models.all(context).first { it.file.name.endsWith(".pte") }
+        val whole = inside.file.readBytes()
+        val file = File(context.filesDir, "cut.pte")
+        for (length in listOf(whole.size - 64, whole.size * 3 / 4, whole.size / 2, 64)) {
+            file.writeBytes(whole.copyOf(length))
+            val error = assertThrows("$length bytes", InferenceException::class.java) { ExecuTorchEngine.load(file) }
+            assertTrue(error.message, "it is cut short" in error.message!!)
+        }
     }
 
     /** Makes the input int16, and takes the operators away, which would refuse it. Source: tensorflow/lite/schema/schema.fbs. */

@@ -22,6 +22,8 @@ internal class FlatTable(private val bytes: ByteBuffer, private val position: In
 
     fun byte(field: Int): Int = at(field).let { if (it == 0) 0 else bytes.get(it).toInt() and 0xff }
 
+    fun long(field: Int): Long = at(field).let { if (it == 0) 0 else bytes.getLong(it) }
+
     fun table(field: Int): FlatTable? = at(field).let { if (it == 0) null else FlatTable(bytes, target(it)) }
 
     fun string(field: Int): String {
@@ -44,13 +46,13 @@ internal class FlatTable(private val bytes: ByteBuffer, private val position: In
 
     companion object {
         /** What [read] makes of a file's root table; files of others are hostile, so that whatever is wrong in them is one error. */
-        fun <T> of(file: File, identifier: String, read: (FlatTable) -> T): T =
+        fun <T> of(file: File, identifier: String, read: (FlatTable, ByteBuffer) -> T): T =
             try {
                 RandomAccessFile(file, "r").use { open ->
                     val bytes = open.channel.map(FileChannel.MapMode.READ_ONLY, 0, open.length()).order(ByteOrder.LITTLE_ENDIAN)
                     val found = String(ByteArray(4) { bytes.get(4 + it) }, Charsets.ISO_8859_1)
                     if (found != identifier) throw InferenceException("it is no $identifier file (it begins with '$found')")
-                    read(FlatTable(bytes, bytes.getInt(0)))
+                    read(FlatTable(bytes, bytes.getInt(0)), bytes)
                 }
             } catch (error: IndexOutOfBoundsException) {
                 throw InferenceException("it is cut short or broken (${error.message})", error)
@@ -61,20 +63,21 @@ internal class FlatTable(private val bytes: ByteBuffer, private val position: In
 /** What a .tflite file says of itself. Source: tensorflow/lite/schema/schema.fbs. */
 internal object TfliteFile {
     /** How many operators the first graph has. */
-    fun operators(file: File): Int = FlatTable.of(file, "TFL3") { it.tables(2).first().tables(3).size }
+    fun operators(file: File): Int = FlatTable.of(file, "TFL3") { model, _ -> model.tables(2).first().tables(3).size }
 }
 
 /**
  * What a .pte file says of its method "forward": the Java API tells neither shapes nor types.
  *
- * Source: executorch/schema/program.fbs and scalar_type.fbs.
+ * Source: executorch/schema/program.fbs, scalar_type.fbs and extended_header.h.
  */
 internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInfo>, val backends: Set<String>) {
     companion object {
         private const val TENSOR = 5 // in the union KernelTypes
 
         fun read(file: File): PteFile =
-            FlatTable.of(file, "ET12") { program ->
+            FlatTable.of(file, "ET12") { program, bytes ->
+                checkSegments(program, bytes)
                 val plan =
                     program.tables(1).find { it.string(0) == "forward" }
                         ?: throw InferenceException("it has no method 'forward'")
@@ -85,6 +88,20 @@ internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInf
                     backends = plan.tables(7).map { it.string(0) }.toSet()
                 )
             }
+
+        /** Weights lie behind the program, and ExecuTorch reads them unasked: beyond the end of a file the process would die. */
+        private fun checkSegments(program: FlatTable, bytes: ByteBuffer) {
+            val segments = program.tables(4)
+            if (segments.isEmpty()) return
+            val magic = String(ByteArray(4) { bytes.get(8 + it) }, Charsets.ISO_8859_1)
+            if (magic != "eh00") throw InferenceException("it has segments, and no header that says where")
+            val begin = bytes.getLong(24).let { if (it < 0) Long.MAX_VALUE else it } // the file has them unsigned
+            val room = bytes.limit() - begin
+            for (segment in segments) {
+                val (offset, size) = segment.long(0) to segment.long(1)
+                if (offset !in 0..room || size !in 0..room - offset) throw InferenceException("it is cut short: a segment of $size bytes goes beyond its end")
+            }
+        }
 
         /** The format has no names and no scales, so a quantized one is a plain int8 tensor here. */
         private fun described(name: String, value: FlatTable): TensorInfo {
