@@ -200,6 +200,8 @@ class Verbs(
         if (!file.name.endsWith(engine.suffix)) throw InferenceException("$path: ${engine.name} runs ${engine.suffix} files")
         engine.missing()?.let { throw InferenceException("${engine.name}: $it; build the app with it: inv android.build --engine ${engine.name}") }
         val threads = words.whole("--threads", 1, 1)
+        val cores = Runtime.getRuntime().availableProcessors()
+        if (threads > cores) throw InferenceException("--threads $threads: this phone has $cores processors")
         val layout = words.text("--layout")
         if (layout !in listOf(null, "NHWC", "NCHW")) throw InferenceException("--layout is NHWC or NCHW, not '$layout'")
         words.flag("--verbose")

@@ -74,6 +74,15 @@ class MeasureTest : OnScreen() {
     }
 
     @Test
+    fun moreThreadsThanProcessorsAreRefused() {
+        val model = Models.all(context).first().file.path
+        val cores = Runtime.getRuntime().availableProcessors()
+        val verbs = Verbs(context, context.filesDir, setOf(model)) { _, _ -> }
+        val error = assertThrows(InferenceException::class.java) { verbs.answer(listOf("run", model, "--threads", "${cores + 1}")) }
+        assertEquals("--threads ${cores + 1}: this phone has $cores processors", error.message)
+    }
+
+    @Test
     fun aRuntimesOwnErrorIsOneOfOurs() {
         for (engine in Engines.all) {
             val artifact = Models.all(context).first { it.file.name.endsWith(engine.suffix) }
