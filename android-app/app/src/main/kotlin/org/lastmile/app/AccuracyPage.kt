@@ -27,10 +27,9 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
         val note = view.findViewById<TextView>(R.id.note)
         note.visibility = View.VISIBLE
         note.text =
-            try {
-                activity.getString(R.string.data, split().first.count)
-            } catch (none: InferenceException) {
-                activity.getString(R.string.no_data, home.path)
+            when {
+                missing() -> activity.getString(R.string.no_data, home.path)
+                else -> attempt { activity.getString(R.string.data, split().first.count) }.getOrElse(::line)
             }
         watch()
     }
@@ -73,10 +72,15 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
     }
 
     private fun split(toNchw: Boolean = false): Pair<Samples, Samples> {
-        val (images, labels) = File(home, IMAGES) to File(home, LABELS)
-        if (!images.isFile || !labels.isFile) throw InferenceException("no evaluation data is in $home")
-        return Samples(images, toNchw) to Samples(labels, false)
+        if (missing()) throw InferenceException("no evaluation data is in $home")
+        val (images, labels) = Samples(File(home, IMAGES), toNchw) to Samples(File(home, LABELS), false)
+        if (images.count != labels.count || labels.get(0).size != 1) {
+            throw InferenceException("$home: ${images.count} samples in $IMAGES and ${labels.count} in $LABELS; push a label for each sample")
+        }
+        return images to labels
     }
+
+    private fun missing() = listOf(IMAGES, LABELS).any { !File(home, it).isFile }
 
     private fun right(
         kept: File,
@@ -84,7 +88,7 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
         labels: Samples
     ): Int {
         val values = ByteBuffer.wrap(kept.readBytes()).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-        return (0 until minOf(labels.count, values.limit() / width)).count { index ->
+        return (0 until labels.count).count { index ->
             (0 until width).maxBy { values.get(index * width + it) } == labels.get(index)[0].toInt()
         }
     }

@@ -3,6 +3,7 @@ package org.lastmile.app
 import android.widget.Button
 import android.widget.LinearLayout
 import android.widget.RadioButton
+import java.io.File
 import java.io.IOException
 import java.nio.ByteBuffer
 import org.json.JSONObject
@@ -71,6 +72,17 @@ class MeasureTest : OnScreen() {
         activity.evaluate()
         val status = activity.text(R.id.status)
         assertTrue(status, "${kept.name}" in status && "directory" in status)
+    }
+
+    @Test
+    fun labelsThatAreFewerThanTheSamplesAreRefused() {
+        val home = pushedSplit()
+        File(home, "labels.npy").writeBytes(npy("|u1", listOf(3), byteArrayOf(1, 2, 3)))
+        val says = "in images.npy and 3 in labels.npy; push a label for each sample"
+        val activity = accuracy()
+        assertTrue(activity.text(R.id.note), activity.text(R.id.note).endsWith(says))
+        activity.evaluate()
+        assertTrue(activity.text(R.id.status), activity.text(R.id.status).endsWith(says))
     }
 
     @Test
