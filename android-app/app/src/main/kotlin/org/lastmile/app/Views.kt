@@ -8,6 +8,8 @@ import android.graphics.Color
 import android.graphics.Paint
 import android.graphics.Path
 import android.graphics.RectF
+import android.text.TextPaint
+import android.text.TextUtils
 import android.util.AttributeSet
 import android.util.TypedValue
 import android.view.MotionEvent
@@ -122,7 +124,7 @@ class BarsView(context: Context, attributes: AttributeSet?) : View(context, attr
             invalidate()
         }
 
-    private val paint = Paint(Paint.ANTI_ALIAS_FLAG)
+    private val paint = TextPaint(Paint.ANTI_ALIAS_FLAG)
     private val ink = themed(android.R.attr.textColorPrimary)
     private val accent = themed(android.R.attr.colorAccent)
 
@@ -134,14 +136,16 @@ class BarsView(context: Context, attributes: AttributeSet?) : View(context, attr
     override fun onDraw(canvas: Canvas) {
         val row = sp(ROW)
         paint.textSize = sp(14f)
-        val labels = minOf(width / 3f, (scores.maxOfOrNull { paint.measureText(it.label) } ?: 0f) + sp(8f))
+        val gap = sp(8f)
+        val labels = minOf(width / 3f, (scores.maxOfOrNull { paint.measureText(it.label) } ?: 0f) + gap)
         val figures = paint.measureText("100 % ")
         scores.forEachIndexed { i, score ->
             paint.color = ink
-            canvas.drawText(score.label, 0f, (i + 0.7f) * row, paint)
+            val label = TextUtils.ellipsize(score.label, paint, labels - gap, TextUtils.TruncateAt.END)
+            canvas.drawText(label, 0, label.length, 0f, (i + 0.7f) * row, paint)
             canvas.drawText("${Math.round(100 * score.score)} %", width - figures, (i + 0.7f) * row, paint)
             paint.color = accent
-            canvas.drawRect(labels, (i + 0.2f) * row, labels + 2 + (width - labels - figures - sp(8f)) * score.score, (i + 0.8f) * row, paint)
+            canvas.drawRect(labels, (i + 0.2f) * row, labels + 2 + (width - labels - figures - gap) * score.score, (i + 0.8f) * row, paint)
         }
     }
 
@@ -160,12 +164,13 @@ class HistogramView(context: Context) : View(context) {
         }
 
     private val paint = Paint(Paint.ANTI_ALIAS_FLAG)
+    private val ink = themed(android.R.attr.textColorSecondary)
     private val accent = themed(android.R.attr.colorAccent)
 
     override fun onMeasure(
         widthSpec: Int,
         heightSpec: Int
-    ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), sp(64f).toInt())
+    ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), sp(HEIGHT).toInt())
 
     override fun onDraw(canvas: Canvas) {
         val low = millis.firstOrNull() ?: return
@@ -174,13 +179,21 @@ class HistogramView(context: Context) : View(context) {
         for (value in millis) if (value <= high) counts[((value - low) / maxOf(high - low, 1e-9) * (BINS - 1)).toInt()]++
         paint.color = accent
         val step = width / BINS.toFloat()
+        val floor = height - sp(AXIS)
         counts.forEachIndexed { i, count ->
-            canvas.drawRect(i * step, height * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, height.toFloat(), paint)
+            canvas.drawRect(i * step, floor * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, floor, paint)
         }
+        paint.color = ink
+        paint.textSize = sp(12f)
+        canvas.drawText(time(1e6 * low), 0f, height - sp(4f), paint)
+        val most = time(1e6 * high)
+        canvas.drawText(most, width - paint.measureText(most), height - sp(4f), paint)
     }
 
     private companion object {
         const val BINS = 40
+        const val HEIGHT = 82f
+        const val AXIS = 18f
     }
 }
 

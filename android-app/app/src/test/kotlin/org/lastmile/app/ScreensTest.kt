@@ -17,6 +17,7 @@ import org.junit.Test
 class ScreensTest : OnScreen() {
     private fun keep(activity: MainActivity, name: String) {
         val view = activity.window.decorView
+        view.jumpDrawablesToCurrentState() // check marks are animated, and no time passes here
         val picture = Bitmap.createBitmap(view.width, view.height, Bitmap.Config.ARGB_8888)
         view.draw(Canvas(picture))
         val folder = File(System.getProperty("lastmile.pictures")!!).also { it.mkdirs() }
