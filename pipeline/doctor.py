@@ -19,6 +19,18 @@ ROOT = Path(__file__).parent.parent
 FREE_BYTES = 2 << 30
 """A run of every model's matrix and its environments stays below this."""
 
+GPUS = {
+    "PyTorch": (
+        "import torch; print(torch.cuda.device_count())",
+        "PyTorch's CUDA 13 wants NVIDIA's driver 580 or newer",
+    ),
+    "TensorFlow": (
+        "import tensorflow; print(len(tensorflow.config.list_physical_devices('GPU')))",
+        "TensorFlow trains on a GPU in an environment without PyTorch: docs/scaling.md",
+    ),
+}
+"""What asks a framework how many GPUs it can use, and what to do where that is none."""
+
 MADE_WHEN_USED = {"tflite_runtime": "in an environment of its own", "executorch_runner": "a program of ours"}
 """Runtimes that no installation brings."""
 
@@ -41,7 +53,7 @@ class Check:
 
 def doctor(build: Store) -> list[Check]:
     """Everything that is checked, in the order in which it would be mended."""
-    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), _gpu(), *_devices(build)]
+    return [_python(), *_packages(), *_runtimes(), _disk(build), *_tools(), *_gpu(), *_devices(build)]
 
 
 def _python() -> Check:
@@ -59,10 +71,10 @@ def _packages() -> Iterator[Check]:
     seen = set()
     for extra, wanted in groups.items():
         for requirement in wanted:
-            name, _, version = requirement.partition("==")
-            if not version or requirement in seen:
+            name, _, version = requirement.replace("[and-cuda]", "").partition("==")
+            if not version or name in seen:
                 continue  # the extra that is made of the others, or what two extras ask for
-            seen.add(requirement)
+            seen.add(name)
             try:
                 found = metadata.version(name)
             except metadata.PackageNotFoundError:
@@ -108,13 +120,18 @@ def _tools() -> Iterator[Check]:
         yield Check(purpose, found, system.install_line(gone) if gone else None, optional=True)
 
 
-def _gpu() -> Check:
+def _gpu() -> Iterator[Check]:
     if shutil.which("nvidia-smi") is None:
-        return Check("gpu", "none (no nvidia-smi): training runs on the CPU", optional=True)
+        yield Check("gpu", "none (no nvidia-smi): training runs on the CPU", optional=True)
+        return
     done = proc.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], timeout=30)
     if done.code != 0:
-        return Check("gpu", done.reason, "mend the NVIDIA driver until nvidia-smi answers", optional=True)
-    return Check("gpu", done.out.strip().replace("\n", "; "))
+        yield Check("gpu", done.reason, "mend the NVIDIA driver until nvidia-smi answers", optional=True)
+        return
+    yield Check("gpu", done.out.strip().replace("\n", "; "))
+    for framework, (question, mend) in GPUS.items():
+        count = (proc.run([sys.executable, "-c", question], timeout=120).out.split() or ["0"])[-1]
+        yield Check(f"gpu for {framework}", f"{framework} sees {count}", mend if count == "0" else None, optional=True)
 
 
 def _devices(build: Store) -> Iterator[Check]:

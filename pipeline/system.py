@@ -79,6 +79,12 @@ def find(program: str) -> Path | None:
     return Path(found) if found else None
 
 
+def nvidia_driver() -> bool:
+    """Whether an NVIDIA driver is here, and its GPUs are not hidden from this process."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and (Path("/proc/driver/nvidia/version").exists() or find("nvidia-smi") is not None)
+
+
 def missing(uses: Iterable[str] = tuple(PURPOSES)) -> list[Tool]:
     """What of the programs for these uses is not here."""
     wanted = set(uses)

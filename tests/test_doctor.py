@@ -66,6 +66,21 @@ def test_a_tool_that_is_not_on_path_is_optional_and_gives_its_install_line(
     assert checks["adb"] == doctor.Check("adb", "not found", "to reach phones: apt-get install adb", True)
 
 
+def test_a_gpu_that_a_framework_cannot_use_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'A GPU, 1024 MiB'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    checks = {check.name: check for check in doctor._gpu()}
+    assert checks["gpu"].found == "A GPU, 1024 MiB"
+    assert checks["gpu for PyTorch"].found == "PyTorch sees 0"
+    assert str(checks["gpu for PyTorch"].mend).endswith("driver 580 or newer")
+    assert checks["gpu for TensorFlow"].found == "TensorFlow sees 0"
+    assert str(checks["gpu for TensorFlow"].mend).endswith("docs/scaling.md")
+
+
 def test_a_disk_without_room_is_told_with_how_much_to_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "FREE_BYTES", 1 << 60)
     checks = {check.name: check for check in doctor.doctor(Store(tmp_path))}

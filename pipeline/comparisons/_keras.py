@@ -80,6 +80,7 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     Returns:
         For each: `says`, verbatim, empty where nothing is said; `layer`, the names under which it may be named; `when`.
     """
+    _distribute.device("cpu")  # as PyTorch's
     found: dict[str, Any] = {}
     for mode in request["modes"]:
         for case in ("shape", "nan", "nan, looked for"):

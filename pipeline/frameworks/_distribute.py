@@ -7,6 +7,7 @@ Keras's own batch normalisation takes its statistics over the whole batch when i
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -19,15 +20,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline import proc
+from pipeline import proc, system
 from pipeline.errors import BadOption, StageFailed
 from pipeline.frameworks import Group, _group, _meeting
 from pipeline.frameworks._group import End, Part
-from pipeline.progress import logged
+from pipeline.progress import say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+UNUSED = (
+    "an NVIDIA driver is here, but TensorFlow sees no GPU: it needs an environment without PyTorch, which "
+    "docs/scaling.md says how to make"
+)
 GRACE_SECONDS = 10
 """How long a process may take to clean up after SIGTERM."""
 
@@ -42,12 +47,17 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
         BadOption: a GPU is asked for and there is none, or more than there are; or a machine is to be several CPUs
             where there are several machines.
     """
-    with logged(Path(os.devnull)):  # where there is no driver, that is written from below Python
-        gpus = tf.config.list_physical_devices("GPU") if accelerator != "cpu" else []
+    if accelerator == "cpu":
+        with contextlib.suppress(
+            RuntimeError
+        ):  # this process has used TensorFlow, and what it took of a GPU is its own
+            tf.config.set_visible_devices([], "GPU")
+    gpus = tf.config.get_visible_devices("GPU") if accelerator != "cpu" else []
     if accelerator == "cuda" and not gpus:
-        raise BadOption(
-            "--accelerator cuda: TensorFlow sees no GPU here; use cpu, or auto, which takes one where it is"
-        )
+        why = "TensorFlow sees no GPU here; use cpu, or auto, which takes one where it is"
+        raise BadOption(f"--accelerator cuda: {UNUSED if system.nvidia_driver() else why}")
+    if accelerator == "auto" and not gpus and system.nvidia_driver():
+        _say_unused()
     if gpus and group.devices > len(gpus):
         raise BadOption(
             f"--devices {group.devices}: TensorFlow sees {len(gpus)} GPU{'s' * (len(gpus) > 1)} here; or use "
@@ -58,10 +68,12 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
             f"--devices {group.devices} --num-nodes {group.nodes}: where there are several machines, "
             f"TensorFlow takes the CPU of each as one device; leave --devices out"
         )
-    for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # it was initialised before, by us
-            tf.config.experimental.set_memory_growth(gpu, True)  # else it takes all that there is
     return "GPU" if gpus else "CPU"
+
+
+@functools.cache  # once is enough
+def _say_unused() -> None:
+    say(f"training on the CPU: {UNUSED}")
 
 
 def strategy(group: Group, kind: str) -> tf.distribute.Strategy:

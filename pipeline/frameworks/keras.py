@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -198,7 +199,11 @@ def _on_tensorflow() -> None:
     import_order()
     with extra(EXTRA), logged(Path(os.devnull)):  # it greets from below Python, at every import
         import keras
-        import tensorflow  # noqa: F401
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            with contextlib.suppress(RuntimeError):  # whose process this is has used TensorFlow already, in his way
+                tf.config.experimental.set_memory_growth(gpu, True)  # else it takes all that there is
     assert keras.backend.backend() == "tensorflow"  # one backend a process, and in ours it is this one
 
 

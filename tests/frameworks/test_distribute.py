@@ -1,0 +1,48 @@
+"""Which device TensorFlow takes, and what is said where there is a GPU that it cannot use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BadOption
+
+pytestmark = pytest.mark.usefixtures("imported")
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with NVIDIA's driver, for who looks; TensorFlow finds none."""
+    (tmp_path / "nvidia-smi").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_gpu_that_tensorflow_cannot_use_is_not_passed_over_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    import tensorflow as tf
+
+    from pipeline.frameworks import _distribute
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow has a GPU here")
+    _distribute._say_unused.cache_clear()
+    assert [_distribute.device("auto") for _ in range(2)] == ["CPU", "CPU"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("training on the CPU: an NVIDIA driver is here, but TensorFlow sees no GPU")
+    with pytest.raises(BadOption, match=r"^--accelerator cuda: an NVIDIA driver is here.*docs/scaling\.md"):
+        _distribute.device("cuda")
+    assert _distribute.device("cpu") == "CPU" and capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("driver")
+def test_gpus_that_are_hidden_are_not_missed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.frameworks import _distribute
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    _distribute._say_unused.cache_clear()
+    _distribute.device("auto")
+    assert capsys.readouterr().err == ""
