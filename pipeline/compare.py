@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from pipeline import plugins, proc, store, train
 from pipeline.comparisons import FRAMEWORKS, Comparison, Part, Run
+from pipeline.comparisons._turns import check_accelerator
 from pipeline.core import to_json
 from pipeline.errors import BadOption, MissingExtra, StageFailed
 from pipeline.progress import say
@@ -83,6 +84,8 @@ def compare(build: Store, jobs: Mapping[str, Job], names: Sequence[str], options
     for job in jobs.values():
         train.ready(build, job)  # says what is wrong with the command
     run = Run(build, jobs, options.targets, options.recipes, options.rounds, options.epochs, options.accuracy, Path())
+    if any(job.accelerator == "cuda" for job in jobs.values()):
+        check_accelerator(run)
     machine, home = _machine(), build.home(run.model.spec.name, "frameworks")
     parts = [_part(run, name, home, machine, options.again) for name in names]
     _write(home / "report.json", json.dumps({"model": run.model.spec.name, "parts": list(map(_judged, parts))}) + "\n")

@@ -63,6 +63,13 @@ def test_wrong_options_get_one_line(tmp_path: Path, words: tuple[str, ...], comp
     assert not (tmp_path / "build").exists()
 
 
+def test_a_gpu_that_is_asked_for_and_not_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    words = ("--model", TINY, "--parts", "graphs", "--rounds", "1", "--accelerator", "cuda")
+    done = inv(tmp_path / "build", "frameworks", *words, CUDA_VISIBLE_DEVICES="")
+    assert done.only == "--accelerator cuda: PyTorch sees no GPU here; use cpu, or auto, which takes one where it is"
+    assert not (tmp_path / "build").exists()
+
+
 def test_a_model_without_a_twin_is_refused(tmp_path: Path) -> None:
     alone = shutil.copytree(TINY, tmp_path / "alone")
     (alone / "keras.py").unlink()

@@ -15,6 +15,15 @@ from pipeline.frameworks import _distribute, _keras, _keras_fit
 Step = Callable[[tf.Tensor, tf.Tensor], float]
 
 
+def device(model: Model, request: dict[str, Any]) -> str:
+    """The device for an accelerator.
+
+    Raises:
+        BadOption: there is none.
+    """
+    return _distribute.device(request["accelerator"])
+
+
 def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     """Times of training steps on noise, each way with a fresh network: eager, tf.function as Keras itself uses it, and
     tf.function with jit_compile, which is XLA.

@@ -19,6 +19,11 @@ from pipeline.frameworks import torch as framework
 Step = Callable[[torch.Tensor, torch.Tensor], float]
 
 
+def device(model: Model, request: dict[str, Any]) -> str:
+    """See `_keras.device`."""
+    return _fit.accelerator(request["accelerator"])
+
+
 def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     """See `_keras.steps`; the ways are eager and torch.compile with its default backend, which makes C++ or Triton."""
     device = torch.device(_fit.accelerator(request["accelerator"]))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline import proc, store
 from pipeline.comparisons import FRAMEWORKS, MEASURED, Row, Run, Side
 from pipeline.core import to_json
-from pipeline.errors import DiskFull
+from pipeline.errors import BadOption, DiskFull, StageFailed
 from pipeline.progress import say
 
 TIME_LIMIT = 3600.0
@@ -72,11 +74,49 @@ def take(run: Run, what: str, verb: str, ask: Callable[[str, int], Mapping[str, 
         if framework not in turns.reasons:
             say(f"  {what}, round {number + 1}: {FRAMEWORKS[framework]}")
             _once(turns, run, framework, {**ask(framework, number), "verb": verb})
+            _refuse_unlike(turns)
     return turns
+
+
+def check_accelerator(run: Run) -> None:
+    """
+    Raises:
+        BadOption: a framework cannot use what its job asks for.
+    """
+    for framework, job in run.jobs.items():
+        with tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
+            said = _asked(run.into(Path(folder)), framework, {"verb": "device", "accelerator": job.accelerator})
+        if "refused" in said:
+            raise BadOption(said["refused"])
+        if "found" not in said:
+            raise StageFailed(f"{FRAMEWORKS[framework]}: {said['failed']}")
+
+
+def _refuse_unlike(turns: Turns) -> None:
+    """Figures of a GPU beside figures of a CPU say nothing of the frameworks: the reason stands in their place."""
+    places = {name: found[0].get("device", "cpu") for name, found in turns.found.items() if found}
+    if len({place == "cpu" for place in places.values()}) > 1:
+        where = " and ".join(f"{FRAMEWORKS[name]} on {place}" for name, place in places.items())
+        turns.reasons.update(dict.fromkeys(FRAMEWORKS, f"not compared: {where}; --accelerator cpu compares them there"))
 
 
 def _once(turns: Turns, run: Run, framework: str, request: Mapping[str, Any]) -> None:
     """One process of one framework; what it found is added to `turns`."""
+    said = _asked(run, framework, request)
+    if "found" not in said:
+        turns.reasons[framework] = said.get("refused") or f"failed: {said['failed']}"
+        say(f"    {FRAMEWORKS[framework]}: {turns.reasons[framework]}")
+        return
+    turns.found[framework].append(said["found"])
+    turns.loaded[framework] = tuple(sorted({*turns.loaded.get(framework, ()), *said["loaded"]}))
+
+
+def _asked(run: Run, framework: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process of one framework says: "found", or else "refused" or "failed"; and "loaded".
+
+    Raises:
+        DiskFull: it found no space.
+    """
     out, caches = run.scratch / "found.json", run.scratch / "caches"
     store.remove(out)
     store.remove(caches)  # what a compiler kept of an earlier round would make its first step look cheap
@@ -89,12 +129,7 @@ def _once(turns: Turns, run: Run, framework: str, request: Mapping[str, Any]) ->
     said: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"failed": f"its process: {done.reason}"}
     if "disk_full" in said:
         raise DiskFull(said["disk_full"])
-    if "found" not in said:
-        turns.reasons[framework] = said.get("refused") or f"failed: {said['failed']}"
-        say(f"    {FRAMEWORKS[framework]}: {turns.reasons[framework]}")
-        return
-    turns.found[framework].append(said["found"])
-    turns.loaded[framework] = tuple(sorted({*turns.loaded.get(framework, ()), *said["loaded"]}))
+    return said
 
 
 def together(*turns: Turns) -> dict[str, tuple[str, ...]]:

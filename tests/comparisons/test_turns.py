@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pipeline.comparisons import Side
 from pipeline.comparisons._files import _plan
-from pipeline.comparisons._turns import Turns, order
+from pipeline.comparisons._turns import Turns, _refuse_unlike, order
 
 
 def test_every_round_has_both_and_the_next_goes_the_other_way_round() -> None:
@@ -21,6 +22,16 @@ def test_a_reason_on_the_way_or_of_the_whole_process_stands_in_the_samples_place
     turns = Turns({"torch": [{"compiled": {"reason": "no C++ compiler"}}], "keras": []}, {"keras": "no GPU"})
     assert turns.side("torch", "compiled", "ms").reason == "no C++ compiler"
     assert turns.side("keras", "eager", "ms").reason == "no GPU"
+
+
+def test_a_gpu_is_not_compared_with_a_cpu() -> None:
+    turns = Turns({"torch": [{"device": "NVIDIA H200", "ms": 1.0}], "keras": [{"device": "cpu", "ms": 9.0}]})
+    _refuse_unlike(turns)
+    why = "not compared: PyTorch on NVIDIA H200 and TensorFlow on cpu; --accelerator cpu compares them there"
+    assert {turns.side(name, "ms") for name in turns.found} == {Side(reason=why)}
+    alike = Turns({name: [{"device": "NVIDIA H200", "ms": 1.0}] for name in turns.found})
+    _refuse_unlike(alike)
+    assert alike.side("keras", "ms").samples == ((1.0,),)
 
 
 def test_the_first_export_of_each_framework_does_not_count_since_it_imports_the_converter() -> None:
