@@ -172,10 +172,10 @@ def in_keras(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
     @tf.function(reduce_retracing=True)
     def step(which: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         count = tf.shape(which, tf.int64)[0]
-        place = tf.stack([count, tf.zeros_like(count), count])
-        batch = _keras_fit.augmented(tf.gather(images, which), training.augment, seed, place)
+        draws = _keras_fit.drawn(training.augment, seed, tf.stack([count, tf.zeros_like(count), count]))
+        batch = _keras_fit.augmented(tf.cast(tf.gather(images, which), tf.float32), training.augment, draws)
         with tf.GradientTape() as tape:
-            loss = criterion(tf.gather(labels, which), net(tf.cast(batch, tf.float32), training=True))
+            loss = criterion(tf.gather(labels, which), net(batch, training=True))
         optimizer.apply(tape.gradient(loss, net.trainable_variables))
         return loss
 

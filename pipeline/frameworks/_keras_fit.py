@@ -80,25 +80,39 @@ def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], s
     return np.array(numbers, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
 
 
-def augmented(images: tf.Tensor, names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
-    """Images (n, height, width, channels) of a batch, each flipped and shifted at random as `names` say.
+def drawn(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """What `augmented` does to the pictures of a part, a tensor a name: flipped or not, bool (n,); shifted by how much
+    from the top left, int32 (2, n, 1).
 
     Args:
         seed: int64 (2,): the same seed, the same batch.
-        place: int64 (3,): the images are of a batch of so many, for all of which is drawn, from here to there.
+        place: int64 (3,): the part is of a batch of so many, for all of which is drawn, from here to there.
     """
-    shape = tf.shape(images)
-    height, width = shape[1], shape[2]
     whole, start, end = place[0], place[1], place[2]
+    draws = []
     for name in names:
         seed += 1
         reach = _loop.reach(name)
         if reach is None:
-            flip = (tf.random.stateless_uniform([whole], seed) < 0.5)[start:end]
-            images = tf.where(flip[:, None, None, None], tf.reverse(images, [2]), images)
+            draws.append((tf.random.stateless_uniform([whole], seed) < 0.5)[start:end])
+        else:
+            by = tf.random.stateless_uniform([2, whole, 1], seed, 0, 2 * reach + 1, tf.int32)
+            draws.append(by[:, start:end])
+    return tuple(draws)
+
+
+def augmented(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Float images (n, height, width, channels), each flipped and shifted as `names` say and `drawn` has drawn.
+
+    On the device that trains: floats, because TensorFlow pads and gathers no bytes on a GPU.
+    """
+    height, width = images.shape[1:3]
+    for name, by in zip(names, draws, strict=True):
+        reach = _loop.reach(name)
+        if reach is None:
+            images = tf.where(by[:, None, None, None], tf.reverse(images, [2]), images)
         else:
             padded = tf.pad(images, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "REFLECT")
-            by = tf.random.stateless_uniform([2, whole, 1], seed, 0, 2 * reach + 1, tf.int32)[:, start:end]
             rows, columns = by[0] + tf.range(height), by[1] + tf.range(width)
             # One row of every picture, or one column, is chosen for each place: whole rows are what gather copies.
             images = tf.gather(padded, rows, batch_dims=1)
@@ -230,7 +244,7 @@ class Loop:
             from_logits=True, label_smoothing=self.training.label_smoothing, reduction=None
         )
         self.state = [*self.network.variables, *self.optimizer.variables]
-        self.augmented, self.plain = tf.function(self._augmented), tf.function(self._plain)
+        self.drawn, self.plain = tf.function(self._drawn), tf.function(self._plain)
         self.trained, self.seen_right = tf.function(self._steps), tf.function(self._right)
         self.training_batches = self.validation_batches = None
 
@@ -238,7 +252,7 @@ class Loop:
         """See `_loop.Loop`."""
         settings = self.settings
         if self.training_batches is None:  # one for all epochs, in order: to begin one takes as long as many steps
-            self.training_batches = self._given(self._parts_from(epoch).map(self.augmented, tf.data.AUTOTUNE))
+            self.training_batches = self._given(self._parts_from(epoch).map(self.drawn, tf.data.AUTOTUNE))
         chunks: Iterable[int] = range(0, self.steps, CHUNK)
         if settings.group.node_rank == 0:
             name, count = f"epoch {epoch + 1}/{settings.epochs}", -(-self.steps // CHUNK)
@@ -299,22 +313,26 @@ class Loop:
 
         return tf.data.Dataset.range(epoch, self.settings.epochs).flat_map(elements)
 
-    def _augmented(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Float images of a part as they are seen in training, one-hot labels, the part's weight."""
-        trainset, which = self.pictures["train"], numbers[: place[3] - place[2]]
-        draws = tf.stack([place[4], place[0] * 16])
-        images = augmented(trainset.read(which), self.training.augment, draws, place[1:4])
-        return tf.cast(images, tf.float32), tf.one_hot(tf.gather(trainset.labels, which), self.classes), weight
+    def _drawn(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[Any, ...]:
+        """The pictures of a part as bytes, which are a quarter of what floats would be on the way to a GPU; one-hot
+        labels; the part's weight; and what augmentation is to do."""
+        images, labels = self._part("train", numbers, place)
+        draws = drawn(self.training.augment, tf.stack([place[4], place[0] * 16]), place[1:4])
+        return images, tf.one_hot(labels, self.classes), weight, draws
 
     def _plain(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Float images of a part, labels, the part's weight."""
-        validation, which = self.pictures["validation"], numbers[: place[3] - place[2]]
-        return tf.cast(validation.read(which), tf.float32), tf.gather(validation.labels, which), weight
+        """The pictures of a part as bytes, labels, the part's weight."""
+        return *self._part("validation", numbers, place), weight
+
+    def _part(self, split: str, numbers: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures, which = self.pictures[split], numbers[: place[3] - place[2]]
+        return pictures.read(which), tf.gather(pictures.labels, which)
 
     def _given(self, batches: tf.data.Dataset) -> Any:
-        """These elements, one a device of this machine."""
+        """These elements, one a device of this machine, and on it before their step begins."""
         batches = batches.prefetch(tf.data.AUTOTUNE)
-        if self.settings.group.size == 1:
+        devices = self.strategy.extended.worker_devices
+        if len(devices) == 1 and "CPU" in devices[0] and self.settings.group.size == 1:
             return iter(batches)  # as the other way round, and sooner
         return iter(self.strategy.distribute_datasets_from_function(lambda _: batches))
 
@@ -325,11 +343,12 @@ class Loop:
             total += self.strategy.reduce("SUM", self.strategy.run(self._step, next(batches)), axis=None)
         return total
 
-    def _step(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    def _step(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, draws: Sequence[tf.Tensor]) -> tf.Tensor:
         """A device's part of a step; its part of the batch's mean loss."""
         world = self.settings.group.size
+        seen = augmented(_floats(images), self.training.augment, draws)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(self.loss(labels, self.network(images, training=True))) * weight / world
+            loss = tf.reduce_mean(self.loss(labels, self.network(seen, training=True))) * weight / world
             loss += sum(self.network.losses) / world
         variables = self.network.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
@@ -343,7 +362,7 @@ class Loop:
         return total
 
     def _seen_right(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        right = tf.equal(tf.argmax(self.network(images, training=False), 1), labels)
+        right = tf.equal(tf.argmax(self.network(_floats(images), training=False), 1), labels)
         return tf.reduce_sum(tf.cast(tf.logical_and(right, weight > 0), tf.int64))
 
 

@@ -355,15 +355,18 @@ def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
 
     from pipeline.frameworks import _keras_fit
 
+    def seen_as(pictures: np.ndarray, names: tuple[str, ...], start: int, end: int) -> np.ndarray:
+        place = tf.constant([64, start, end], tf.int64)
+        draws = _keras_fit.drawn(names, tf.constant([0, 0], tf.int64), place)
+        answers: np.ndarray = _keras_fit.augmented(tf.constant(pictures, tf.float32), names, draws).numpy()
+        return answers
+
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-    whole, seed = tf.constant([64, 0, 64], tf.int64), tf.constant([0, 0], tf.int64)
     for names, ways in ((("flip",), 2), (("shift1",), 9)):
-        seen = _keras_fit.augmented(tf.constant(images), names, seed, whole).numpy()
-        again = _keras_fit.augmented(tf.constant(images), names, seed, whole).numpy()
-        part = _keras_fit.augmented(tf.constant(images[10:30]), names, seed, tf.constant([64, 10, 30], tf.int64))
-        assert (part.numpy() == seen[10:30]).all()
-        assert (seen == again).all()
+        seen = seen_as(images, names, 0, 64)
+        assert (seen_as(images[10:30], names, 10, 30) == seen[10:30]).all()
+        assert (seen_as(images, names, 0, 64) == seen).all()
         found = set()
         for i, image in enumerate(seen):
             may = {"no": images[i], "yes": images[i, :, ::-1]} if ways == 2 else {
@@ -371,6 +374,36 @@ def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
             }  # fmt: skip
             found.add(next(name for name, picture in may.items() if (picture == image).all()))
         assert len(found) == ways
+
+
+def test_every_operation_of_augmentation_is_one_that_tensorflow_has_on_a_gpu() -> None:
+    """What has no kernel there is done on the CPU, and the step waits for it: so it is with padding bytes."""
+    import tensorflow as tf
+    from tensorflow.python.framework import kernels
+
+    from pipeline.frameworks import _keras_fit
+
+    def on_gpu(operation: tf.Operation) -> bool:
+        given = {name: operation.get_attr(name).as_datatype_enum for name in ("T", "Tparams", "SrcT", "DstT")
+                 if name in operation.node_def.attr}  # fmt: skip
+        return any(
+            all(given.get(c.name, -1) in (*c.allowed_values.list.type, -1) for c in kernel.constraint)
+            for kernel in kernels.get_registered_kernels_for_op(operation.type).kernel
+            if kernel.device_type == "GPU"
+        )
+
+    def missing(dtype: tf.DType) -> set[str]:
+        def step(images: tf.Tensor, flips: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+            return _keras_fit.augmented(tf.cast(images, dtype), ("flip", "shift4"), (flips, shifts))
+
+        signature = [((None, 32, 32, 3), tf.uint8), ((None,), tf.bool), ((2, None, 1), tf.int32)]
+        graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(*each) for each in signature)).graph
+        operations = [one for one in graph.get_operations() if one.type not in ("Placeholder", "NoOp")]
+        assert len(operations) > 10
+        return {one.type for one in operations if not on_gpu(one)}
+
+    assert missing(tf.float32) == set()
+    assert {"MirrorPad", "GatherV2"} <= missing(tf.uint8)
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------
