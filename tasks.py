@@ -95,17 +95,18 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             signal.signal(signal.SIGTERM, _terminate)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup asks for
                 signal.signal(signal.SIGHUP, _terminate)
+            traced = debug and not own
             try:
                 body(*args, **({**kwargs, "debug": debug} if own else kwargs))
                 sys.stdout.flush()
             except PipelineError as error:
-                if debug:
+                if traced:
                     raise
                 raise Exit(f"error: {_one_line(error)}", code=2) from error
             except OSError as error:
                 if isinstance(error, BrokenPipeError) and _nobody_reads():
                     raise Exit(code=128 + signal.SIGPIPE) from None
-                if debug:
+                if traced:
                     raise
                 raise Exit(f"error: {_of_the_system(error)}", code=2) from error
             except KeyboardInterrupt as error:
@@ -113,12 +114,12 @@ def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 raise Exit("interrupted; the next run goes on from here", code=code) from None
 
         signature = inspect.signature(body)
-        own = signature.parameters.get("debug")  # a task for which the word means more
+        own = signature.parameters.get("debug")  # a task for which the word means something else
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
         opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
         known = {name: HELP[name] + _default(p) for name, p in opened.__signature__.parameters.items() if name in HELP}  # type: ignore[attr-defined]
         if own:
-            known["debug"] = "an app that a debugger and run-as may enter; and the traceback of an error"
+            known["debug"] = "an app that a debugger and run-as may enter"
         return task(help=known, auto_shortflags=False, **options)(opened)
 
     return wrap

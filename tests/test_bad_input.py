@@ -623,6 +623,11 @@ def test_a_build_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "build") in inv(tmp_path / "build", "train").only
 
 
+def test_debug_and_release_together_are_refused_in_a_line(tmp_path: Path) -> None:
+    done = inv(tmp_path / "build", "android.build", "--debug", "--release")
+    assert done.only == "--debug or --release: one of them at a time"
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done: Done = inv(tmp_path / "build", "export", "--target", "tflight", "--debug")
     assert done.code != 0 and "Traceback" in done.err and "UnknownName: unknown target 'tflight'" in done.err
