@@ -164,7 +164,7 @@ def _shrunk(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug
             package.jar(folder / "classes", new / jar)
         (new / "rules.pro").write_text("".join([*rules, *(["-dontshrink\n-dontoptimize\n"] if debug else [])]))
         words: list[str | Path] = [*JAVA, "-Xmx2g", "-cp", parts.find("compiler", "r8").path, "com.android.tools.r8.R8"]
-        words += ["--debug" if debug else "--release", "--lib", sdk(), "--lib", _jdk(), "--pg-conf", new / "rules.pro"]
+        words += ["--debug" if debug else "--release", "--lib", sdk(), "--lib", jdk(), "--pg-conf", new / "rules.pro"]
         if name == "dex":
             words += ["--min-api", parts.versions()["min-sdk"], "--output", new / "out.zip"]
         else:
@@ -194,7 +194,7 @@ def _classes(part: parts.Part) -> Iterator[Path]:
     yield taken
 
 
-def _jdk() -> Path:
+def jdk() -> Path:
     """The JDK's folder: Robolectric's framework jar has Android's classes without java.lang."""
     found = shutil.which("javac")
     assert found is not None  # system.require("android") has looked

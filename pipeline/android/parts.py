@@ -66,7 +66,7 @@ def versions() -> Mapping[str, str]:
 
 @cache
 def parts(section: str) -> tuple[Part, ...]:
-    """The parts of a section of checksums.toml: "app", "sdk", "compiler", "jvm" or "lint"."""
+    """The parts of a section of checksums.toml: "app", "sdk", "compiler", "jvm", "oldest" or "lint"."""
     return tuple(
         _part(coordinate, sha256) for coordinate, sha256 in tomllib.loads(CHECKSUMS.read_text())[section].items()
     )

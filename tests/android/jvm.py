@@ -118,7 +118,7 @@ def junit(build: Store, models: list[Path], classes: list[str], place: Path, tol
         place: what is /data/local/tmp/lastmile to the app.
         told: what else the classes ask for, as properties with `lastmile.` before the name.
     """
-    parts.fetch([part for section in ("app", "sdk", "compiler", "jvm") for part in parts.parts(section)])
+    parts.fetch([part for section in ("app", "sdk", "compiler", "jvm", "oldest") for part in parts.parts(section)])
     steps = code.Steps(build.root / "android" / "steps")
     linked = code.resources(steps, "0.0.0-test", False, models)
     ours = compiled(steps, linked)
@@ -129,9 +129,14 @@ def junit(build: Store, models: list[Path], classes: list[str], place: Path, tol
         f"android_resource_apk={linked}/resources.apk\nandroid_merged_manifest={linked}/AndroidManifest.xml\n"
         f"android_custom_package=org.lastmile.app\nandroid_merged_assets={linked}/assets\n"
     )
+    frameworks = place / "frameworks"
+    frameworks.mkdir()
+    for section in ("jvm", "oldest"):
+        framework = parts.find(section, "android-all-instrumented").path
+        (frameworks / framework.name).symlink_to(framework)
     jars = [*phone.classpath(), *code.jars("app"), *ours, place / "config"]
     words = [*code.JAVA, "-Xmx1500m", "-cp", ":".join(map(str, jars)), f"-Djava.library.path={native}"]
-    words += ["-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={phone.framework()}"]
+    words += ["-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={frameworks}"]
     words += [f"-Dlastmile.{name}={path}" for name, path in {"place": place, **told}.items()]
     words += ["org.junit.runner.JUnitCore", *classes]
     # TFLite takes XNNPACK from API level 20 on, and asks for it.

@@ -1,6 +1,7 @@
 package org.lastmile.app
 
 import android.app.Activity
+import android.os.Build
 import android.os.Bundle
 import android.os.Process
 import android.view.WindowManager
@@ -16,8 +17,7 @@ class RunActivity : Activity() {
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
-        setShowWhenLocked(true)
-        setTurnScreenOn(true)
+        overTheLock()
         val text = TextView(this)
         text.setPadding(PADDING, PADDING, PADDING, PADDING)
         setContentView(text)
@@ -41,6 +41,16 @@ class RunActivity : Activity() {
                 UNDER_WAY.set(null)
                 runOnUiThread { finish() }
             }
+        }
+    }
+
+    @Suppress("DEPRECATION") // Android 8.0 has the flags alone
+    private fun overTheLock() {
+        if (Build.VERSION.SDK_INT >= 27) {
+            setShowWhenLocked(true)
+            setTurnScreenOn(true)
+        } else {
+            window.addFlags(WindowManager.LayoutParams.FLAG_SHOW_WHEN_LOCKED or WindowManager.LayoutParams.FLAG_TURN_SCREEN_ON)
         }
     }
 
