@@ -24,7 +24,7 @@ from pipeline.store import Store
 ABIS = ("arm64-v8a", "x86_64")
 ENGINES = ("litert", "executorch")
 TARGETS = ("tflite", "executorch")
-"""Whose files the engines run; the app has a model of each inside."""
+"""Whose files each of the engines runs; the app has models of each inside."""
 FOLDER, MANIFEST, APK, AAR = "android", "apk.json", "lastmile.apk", "inference.aar"
 
 
@@ -84,12 +84,14 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
     """Makes the APK, unless it is up to date.
 
     Args:
-        models: folders of exported artifacts (artifact.json and its file) that go into it.
+        models: folders of exported artifacts (artifact.json and its file); those that its engines run go into it.
 
     Raises:
         BadOption, NeedsTool, StageFailed: an option that cannot be, a missing program, or a tool that refuses.
     """
     options.check()
+    run = [target for engine, target in zip(ENGINES, TARGETS, strict=True) if engine in options.engines]
+    models = [folder for folder in models if package.artifact(folder).target in run]
     key = _key(models, options)
     there = store.read_or_say(Built, build.root / FOLDER / MANIFEST)
     apk = path(build)

@@ -92,24 +92,28 @@ def member(part: parts.Part, name: str) -> bytes:
         return aar.read(name)
 
 
-def model(folder: Path) -> tuple[str, str]:
-    """The names of an artifact's files in its folder: its manifest, and the model.
+def artifact(folder: Path) -> Artifact:
+    """What an artifact's folder says that it is.
 
     Raises:
         Broken: there is no manifest.
     """
-    artifact = store.read(Artifact, folder / "artifact.json")
-    if artifact is None:
+    found = store.read(Artifact, folder / "artifact.json")
+    if found is None:
         raise Broken(f"{folder} has no artifact.json; inv export makes it")
-    return "artifact.json", safe_file_name(artifact.file)
+    return found
+
+
+def model(folder: Path) -> tuple[str, str]:
+    """The names of an artifact's files in its folder: its manifest, and the model."""
+    return "artifact.json", safe_file_name(artifact(folder).file)
 
 
 def copy_models(folders: Sequence[Path], into: Path) -> None:
     """Each artifact as a folder <model>-<recipe>-<target>."""
     for folder in folders:
-        artifact = store.read(Artifact, folder / "artifact.json")
-        assert artifact is not None  # `model` has read it
-        home = into / f"{artifact.model}-{artifact.recipe}-{artifact.target}"
+        one = artifact(folder)
+        home = into / f"{one.model}-{one.recipe}-{one.target}"
         home.mkdir(parents=True)
         for name in model(folder):
             (home / name).write_bytes((folder / name).read_bytes())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import struct
 import tomllib
 import zipfile
@@ -86,6 +88,20 @@ def _classes(dex: bytes) -> set[str]:
         text = dex[start : dex.index(b"\0", start)].decode(errors="replace")  # its length comes first
         found.add(text[text.index("L") + 1 : -1].replace("/", "."))
     return found
+
+
+def test_an_apk_with_one_runtime_has_that_ones_models_and_libraries_alone(
+    kept: Store, matrix: Store, tmp_path: Path
+) -> None:
+    for steps in (kept.root / "android" / "steps").glob("*"):  # what needs no compiling anew
+        shutil.copytree(steps, tmp_path / "android" / "steps" / steps.name, copy_function=os.link)
+    android.build(Store(tmp_path), _models(matrix), android.Options(engines=("litert",)))
+    with zipfile.ZipFile(android.path(Store(tmp_path))) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[2] for name in names if name.startswith("assets/models/")} == {
+        "tiny-fp32-tflite", "tiny-int8-tflite",
+    }  # fmt: skip
+    assert [name for name in names if name.startswith("lib/")] == ["lib/arm64-v8a/libtensorflowlite_jni.so"]
 
 
 def test_libraries_lie_on_16_kb_pages_and_what_is_not_made_for_them_is_named(apk: tuple[android.Built, Path]) -> None:
