@@ -26,6 +26,15 @@ android {
             signingConfig = signingConfigs["debug"]
         }
     }
+    testOptions.unitTests {
+        isIncludeAndroidResources = true
+        // They want what tests/android/jvm.py lays out, and say where by properties: elsewhere they are compiled only.
+        all { test ->
+            val told = System.getProperties().filterKeys { "$it".startsWith("lastmile.") }
+            told.forEach { (name, value) -> test.systemProperty("$name", value) }
+            test.onlyIf { told.isNotEmpty() }
+        }
+    }
     compileOptions {
         sourceCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())
         targetCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())
@@ -45,4 +54,6 @@ dependencies {
     implementation(libs.fbjni)
     implementation(libs.nativeloader)
     implementation(files(built.resolve("executorch/classes.jar")))
+    testImplementation(libs.junit)
+    testImplementation(libs.robolectric)
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def junit(build: Store, models: list[Path], classes: list[str], place: Path, tol
     words = [*code.JAVA, "-Xmx1500m", "-cp", ":".join(map(str, jars)), f"-Djava.library.path={native}"]
     words += ["-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={frameworks}"]
     words += [f"-Dlastmile.{name}={path}" for name, path in {"place": place, **told}.items()]
-    words += ["org.junit.runner.JUnitCore", *classes]
+    words += [f"-Dlastmile.begun={time.time_ns() // 1_000_000}", "org.junit.runner.JUnitCore", *classes]
     # TFLite takes XNNPACK from API level 20 on, and asks for it.
     env = {"LD_LIBRARY_PATH": str(native), "ro.build.version.sdk": parts.versions()["target-sdk"]}
     return proc.run(words, timeout=900, env=env)

@@ -177,6 +177,13 @@ def test_no_other_file_of_the_app_names_a_version() -> None:
         assert re.findall(r"\d+\.\d+\.\d+|Sdk = \d+|versionCode = \d+", path.read_text()) == [], path
 
 
+def test_the_wrapper_fetches_the_catalogs_gradle_by_content() -> None:
+    lines = (parts.ROOT / "gradle" / "wrapper" / "gradle-wrapper.properties").read_text().splitlines()
+    named = dict(line.split("=", 1) for line in lines)
+    assert named["distributionUrl"].endswith(f"/gradle-{parts.versions()['gradle']}-bin.zip")
+    assert re.fullmatch("[0-9a-f]{64}", named["distributionSha256Sum"])
+
+
 def test_a_part_with_other_content_is_refused(tmp_path: Path) -> None:
     part = parts.find("app", "kotlin-stdlib")
     (tmp_path / part.file).write_bytes(b"something else")

@@ -3,7 +3,6 @@ package org.lastmile.app
 import android.os.Looper
 import android.widget.TextView
 import java.io.File
-import java.lang.management.ManagementFactory
 import java.nio.ByteBuffer
 import org.json.JSONArray
 import org.json.JSONObject
@@ -45,7 +44,7 @@ class StartFigure {
         }
         val answered = System.currentTimeMillis()
         assertEquals("Both say 1", verdict.text)
-        val process = ManagementFactory.getRuntimeMXBean().startTime
+        val process = System.getProperty("lastmile.begun")!!.toLong()
         tell(JSONObject().put("system_ms", begun - process).put("shown_ms", shown - begun).put("answered_ms", answered - begun))
     }
 }
