@@ -116,6 +116,54 @@ def test_a_model_that_was_altered_there_is_refused_and_sent_anew(job: Phone, fil
     assert adb.call(job.build, DEVICE, "litert", files.run(*QUICK), 300).code == 0
 
 
+def for_core_ml(model: Path, into: Path) -> Path:
+    """An ExecuTorch file as if exported for another backend: a text in a flatbuffer is its length and its bytes."""
+    ours, others = b"\x0e\0\0\0XnnpackBackend\0", b"\x0d\0\0\0CoreMLBackend\0\0"
+    content = model.read_bytes()
+    assert ours in content
+    path = into / "model.pte"
+    path.write_bytes(content.replace(ours, others))
+    return path
+
+
+def with_an_operator_of_its_own(model: Path, into: Path) -> Path:
+    """A TFLite file whose first operator is one that no runtime knows."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    there = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model.read_bytes()))
+    code = there.operatorCodes[there.subgraphs[0].operators[0].opcodeIndex]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = "MySpecialOp"
+    builder = flatbuffers.Builder()
+    builder.Finish(there.Pack(builder), b"TFL3")
+    path = into / "model.tflite"
+    path.write_bytes(builder.Output())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("target", "spoil", "told"),
+    [
+        (
+            "executorch",
+            for_core_ml,
+            "it was exported for CoreMLBackend, and this build has VulkanBackend, XnnpackBackend",
+        ),
+        ("tflite", with_an_operator_of_its_own, "Encountered unresolved custom op: MySpecialOp"),
+    ],
+)
+def test_what_the_engine_has_not_is_named(
+    job: Phone, matrix: Store, tmp_path: Path, target: str, spoil: Callable[[Path, Path], Path], told: str
+) -> None:
+    model = spoil(next(matrix.root.glob(f"*/fp32/{target}/model.*")), tmp_path)
+    adb.push(job.build, DEVICE, [model])
+    done = adb.call(job.build, DEVICE, adb.RUNTIMES[target], ["run", model, *QUICK], 300)
+    assert done.code == 2 and done.out == ""
+    assert done.err.startswith("edge-bench: ") and done.err.count("\n") == 1
+    assert told in done.err
+
+
 def test_evaluation_data_cut_short_is_named(job: Phone, files: Files, tmp_path: Path) -> None:
     short = tmp_path / "it's $short; .npy"
     short.write_bytes(files.pictures.read_bytes()[:-100])
