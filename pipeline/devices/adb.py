@@ -47,21 +47,29 @@ LOCKED, REFUSED, DIED = 91, 92, 93
 """Exit codes of RUN."""
 
 HOLD = r"""
-mkdir -p "$1/files" "$1/runs" && cd "$1" || exit 1
 clean() { am force-stop "$3"; rm -rf "$1"/runs/* "$1"/files/.tmp-* "$4"/*; }
-(
-  flock -n 9 || { echo "waits $(cat who)"; flock 9; }
-  echo "$2" >who
-  clean "$@"
-  p=$(pm path "$3"); p=${p#package:}
-  [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled true
-  echo held $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
-  cat >/dev/null
-  [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled false
-  clean "$@"
-) 9>>lock
+for attempt in 1 2 3 4 5; do
+  mkdir -p "$1/files" "$1/runs" && cd "$1" || exit 1
+  (
+    flock -n 9 || { echo "waits $(cat who)"; flock 9; }
+    [ lock -ef /proc/self/fd/9 ] || exit 1
+    echo "$2" >who
+    clean "$@"
+    p=$(pm path "$3"); p=${p#package:}
+    [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled true
+    echo held $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
+    cat >/dev/null
+    [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled false
+    clean "$@"
+    rmdir files 2>/dev/null && rm -rf "$1"
+    exit 0
+  ) 9>>lock && exit 0
+done
+exit 1
 """
-"""Words: our folder there, who we are, the app, the app's folder, whether clocks are fixed."""
+"""Words: our folder there, who we are, the app, the app's folder, whether clocks are fixed.
+
+A job that leaves no file there takes the folder with it, lock and all; who waited for that lock takes a new one."""
 
 HAVE = r"""
 cd "$1" || exit 1; shift

@@ -283,6 +283,22 @@ def test_a_second_job_waits_and_says_for_whom(phone: Phone, desk: Desk) -> None:
     assert other.ended().code == 0
 
 
+def test_cleaning_leaves_nothing_of_ours_there_and_lets_who_waited_have_the_phone_alone(
+    phone: Phone, desk: Desk
+) -> None:
+    with adb.alone(phone.build, DEVICE):
+        words = [str(word) for word in desk.bench if word not in QUICK]
+        other = Running(desk.build, "push", *words[1:], **desk.env)
+        other.until_said("phone-emulated is in use by ")
+        adb.clean(phone.build, DEVICE)
+    assert other.ended().code == 0
+    assert phone.shell("ls /data/local/tmp/lastmile/files") != ""
+    adb.clean(phone.build, DEVICE)
+    assert phone.shell("ls -A /data/local/tmp /data/app /sdcard/Android/data") == (
+        "/data/app:\n\n/data/local/tmp:\n\n/sdcard/Android/data:"
+    )
+
+
 def test_a_phone_whose_clock_is_years_off_is_measured_and_believed_in_nothing_of_time(
     phone: Phone, desk: Desk, files: Files
 ) -> None:
