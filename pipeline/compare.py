@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ from pipeline import plugins, proc, store, train
 from pipeline.comparisons import FRAMEWORKS, Comparison, Part, Run
 from pipeline.comparisons._turns import check_accelerator
 from pipeline.core import to_json
-from pipeline.errors import BadOption, MissingExtra, StageFailed
+from pipeline.errors import BadOption, StageFailed
 from pipeline.progress import say
 from pipeline.report import comparison as reporting
 from pipeline.store import Store
@@ -34,8 +33,6 @@ from pipeline.verdicts import verdict
 
 MACHINE = ("cpu", "cores", "memory_bytes", "os", "arch", "python")
 """Facts of edge-bench that say which machine it is."""
-PACKAGES = (("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras"))
-"""Without these there is nothing to compare, and the extras that bring them."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,8 @@ def compare(build: Store, jobs: Mapping[str, Job], names: Sequence[str], options
         BadOption, BadModel, MissingExtra: as the command line deserves; nothing is measured then.
     """
     options.check()
-    for package, extra in PACKAGES:
-        if find_spec(package) is None:
-            raise MissingExtra(package, extra)
+    for name in jobs:
+        plugins.require(plugins.load("frameworks", name).PACKAGES)
     for job in jobs.values():
         train.ready(build, job)  # says what is wrong with the command
     run = Run(build, jobs, options.targets, options.recipes, options.rounds, options.epochs, options.accuracy, Path())

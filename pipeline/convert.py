@@ -18,10 +18,13 @@ def convert(build: Store, job: train.Job, to: str) -> Checkpoint:
     Raises:
         BadOption: both are one framework.
         BadModel: the model has no twin there, or the twins differ.
+        MissingExtra: one of the frameworks is not installed; nothing is trained then.
     """
     refuse_same(job.framework, to)
     target = replace(job, framework=to)
     there = train.ready(build, target)
+    for name in (job.framework, to):
+        plugins.require(plugins.load("frameworks", name).PACKAGES)
     origin = train.train(build, job)
     if there is not None and there.facts.get("converted_sha256") == origin.weights_sha256:
         return there

@@ -65,12 +65,18 @@ def export_all(build: Store, jobs: Sequence[train.Job], targets: Sequence[str], 
     Args:
         jobs: one a framework.
 
+    Raises:
+        MissingExtra: what makes a job's graphs is not installed; nothing is trained then.
+
     Returns:
         One outcome a cell, in the order asked for; a failed cell does not keep others from being made.
     """
     done = [current(build, job, targets, names) for job in jobs]
     if None not in done:
         return [outcome for outcomes in done for outcome in outcomes or []]
+    for job, outcomes in zip(jobs, done, strict=True):
+        if outcomes is None:
+            plugins.require(plugins.load("frameworks", job.framework).GRAPHS)
     with store.lock(build, f"export of {jobs[0].model}"):
         wanted = recipes(names)
         todo: dict[str, list[Work]] = {}

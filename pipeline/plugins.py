@@ -7,7 +7,7 @@ heavy packages are imported inside the plug-ins' functions.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,21 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "a package", name) from error
+
+
+def require(extras: Mapping[str, str]) -> None:
+    """
+    Args:
+        extras: packages, and the extras that bring them.
+
+    Raises:
+        MissingExtra: one is not installed. It is looked for, not imported.
+    """
+    from importlib.util import find_spec
+
+    for package, name in extras.items():
+        if find_spec(package) is None:
+            raise MissingExtra(package, name)
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:

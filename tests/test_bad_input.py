@@ -555,6 +555,23 @@ def test_training_without_its_extra_names_the_install_line(
     assert tree(tmp_path / "build") == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (("convert", "--from", "torch", "--to", "keras"), "tensorflow", "keras"),
+        (("convert", "--from", "keras", "--to", "torch"), "lightning_fabric", "torch"),
+        (("export", "--framework", "keras"), "torch", "torch"),
+        (("export", "--framework", "all"), "torchao", "torch"),
+    ],
+)
+def test_what_the_other_framework_lacks_is_said_before_the_first_is_trained(
+    words: tuple[str, ...], package: str, extra: str, tmp_path: Path, without: str
+) -> None:
+    done = inv(tmp_path / "build", *words, PYTHONPATH=without, ABSENT=package)
+    assert done.only == install(package, extra)
+    assert tree(tmp_path / "build") == {}
+
+
 def test_a_target_without_its_extra_names_the_install_line_and_others_are_made(
     copied: Store, tiny: Path, without: str
 ) -> None:

@@ -81,12 +81,16 @@ class Framework(Protocol):
         WEIGHTS: name of the weights file in a checkpoint.
         TOOLS: distributions whose versions decide what comes out.
         EXTRA: the extra of pyproject.toml that brings them.
+        PACKAGES: what training, predicting and exchanging weights import, and the extras that bring it.
+        GRAPHS: the same of what makes its graphs.
         SUMMARY: one line for people.
     """
 
     WEIGHTS: str
     TOOLS: tuple[str, ...]
     EXTRA: str
+    PACKAGES: Mapping[str, str]
+    GRAPHS: Mapping[str, str]
     SUMMARY: str
 
     def joined(self, devices: int) -> Group | None:

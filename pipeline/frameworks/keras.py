@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,9 @@ from pipeline import errors, proc
 from pipeline.catalog import Model
 from pipeline.core import to_json
 from pipeline.datasets import Split
-from pipeline.errors import BadModel, BadOption, MissingExtra, StageFailed
+from pipeline.errors import BadModel, BadOption, StageFailed
 from pipeline.frameworks import Group, Settings
-from pipeline.plugins import extra, import_order
+from pipeline.plugins import extra, import_order, require
 from pipeline.progress import logged
 from pipeline.targets import Source
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.keras"
 TOOLS: tuple[str, ...] = ("keras", "tensorflow", "torch", "torchao", "litert-torch")
 EXTRA = "keras"
+PACKAGES: Mapping[str, str] = {"tensorflow": "keras", "keras": "keras"}
+GRAPHS: Mapping[str, str] = {"keras": "keras", "torch": "torch", "torchao": "torch"}
 SUMMARY = "Keras 3: trained on TensorFlow, captured on PyTorch"
 
 
@@ -131,9 +132,7 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
 
 def capture(model: Model, weights: Path, folder: Path) -> None:
     """See `Framework.capture`: in a process of its own, because Keras takes one backend a process."""
-    for package, name in (("keras", EXTRA), ("torch", "torch")):
-        if find_spec(package) is None:
-            raise MissingExtra(package, name)
+    require(GRAPHS)
     request = {
         "model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights), "folder": str(folder)
     }  # fmt: skip
