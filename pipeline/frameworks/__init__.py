@@ -59,8 +59,8 @@ class Settings:
         batch_size: samples a step, those of all devices together.
         accelerator: "auto" (a GPU where there is one), "cpu" or "cuda".
         lr: peak learning rate.
-        seed: of initial weights, order of samples and augmentation: the same seed on the same machine gives the same
-            weights, interrupted or not.
+        seed: of initial weights, order of samples and augmentation: on the same machine's CPU the same seed gives the
+            same weights, interrupted or not; a GPU adds up in any order, and rounds otherwise each time.
         resume: go on from where an interrupted training with the same settings ended.
         group: who trains. It decides how fast, not what comes out, so it is in no key.
     """
