@@ -135,7 +135,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
             count = len(which)
             batch = images[which].to(device).float()
             batch = _fit.augmented(batch, training.augment, draws, count, slice(0, count))
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            with torch.autocast(device, torch.bfloat16, enabled=_fit.precision(device) == "bfloat16"):
                 loss = criterion(net(batch.contiguous(memory_format=torch.channels_last)), labels[which].to(device))
             optimizer.zero_grad()
             loss.backward()
@@ -156,8 +156,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
 
     training, settings = model.spec.training, settings_of(model)
     kind = _distribute.device("auto")
-    if kind == "GPU":
-        keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy(_distribute.policy(kind))
     strategy = _distribute.strategy(Group(), kind)
     shown_to = dict.fromkeys(("train", "validation"), _keras_fit.Pictures(split, None))
     ours = _keras_fit.Loop(strategy, model, settings, shown_to, folder, "key")

@@ -32,7 +32,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         For each way what `Clock.times` gives, and `graphs`: how often Python was traced; or {"reason": …}.
     """
     place = _distribute.device(request["accelerator"])
-    keras.config.set_dtype_policy("mixed_bfloat16" if place.startswith("GPU") else "float32")
+    keras.config.set_dtype_policy(_distribute.policy(place))
     found: dict[str, Any] = {"device": _keras_fit._name(place)}
     clock = Clock(request)
 

@@ -18,7 +18,7 @@ def training(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         Samples a second; the curve of validation accuracy as [seconds since the first epoch began, share]; the peak
-        memory of the largest process; the device's name.
+        memory: of the first GPU, or of the largest process on a CPU; the device's name.
     """
     build, job = train.planned(request["job"])
     checkpoint = train.train(build, job)
@@ -27,7 +27,7 @@ def training(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         "samples_per_second": checkpoint.facts["samples_per_second"],
         "curve": events.tags(run)["accuracy/validation"].points,
         "accuracy": checkpoint.accuracy,
-        "peak_rss_bytes": _peak_rss_bytes(job.devices > 1),
+        "peak_bytes": checkpoint.facts.get("peak_gpu_bytes") or _peak_rss_bytes(job.devices > 1),
         "device": checkpoint.facts["device"],
     }
 

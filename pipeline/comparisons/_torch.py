@@ -59,7 +59,7 @@ def _step(model: Model, device: torch.device, compiled: bool) -> Step:
     run = torch.compile(net) if compiled else net
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=_fit.precision(device.type) == "bfloat16"):
             loss = criterion(run(images.contiguous(memory_format=torch.channels_last)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

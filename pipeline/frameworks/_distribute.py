@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from pipeline import proc, system
 from pipeline.errors import BadOption, StageFailed
-from pipeline.frameworks import Group, _group, _meeting
+from pipeline.frameworks import Group, _group, _loop, _meeting
 from pipeline.frameworks._group import End, Part
 from pipeline.progress import say
 
@@ -74,6 +74,19 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
 @functools.cache  # once is enough
 def _say_unused() -> None:
     say(f"training on the CPU: {UNUSED}")
+
+
+def precision(kind: str) -> str:
+    """See `_loop.precision`; `kind` is `device`'s."""
+    if kind == "CPU":
+        return _loop.precision(None)
+    details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
+    return _loop.precision(details.get("compute_capability"))
+
+
+def policy(kind: str) -> str:
+    """Keras's name for `precision`."""
+    return "mixed_bfloat16" if precision(kind) == "bfloat16" else "float32"
 
 
 def strategy(group: Group, kind: str) -> tf.distribute.Strategy:

@@ -109,8 +109,13 @@ def accelerator(word: str, devices: int = 1) -> str:
     return "cuda"
 
 
+def precision(where: str) -> str:
+    """See `_loop.precision`; `where` is "cuda" or "cpu"."""
+    return _loop.precision(torch.cuda.get_device_capability() if where == "cuda" else None)
+
+
 def fabric(word: str, group: Group) -> Fabric:
-    """Lightning Fabric on GPUs in bfloat16, or on the CPU in float32, as one of the group's processes.
+    """Lightning Fabric on GPUs or the CPU, as one of the group's processes.
 
     Raises:
         BadOption: as `accelerator`.
@@ -128,7 +133,7 @@ def fabric(word: str, group: Group) -> Fabric:
         strategy=DDPStrategy(forward_sync_buffers=False) if group.size > 1 else "auto",
         devices=group.devices,
         num_nodes=group.nodes,
-        precision="bf16-mixed" if where == "cuda" else "32-true",
+        precision="bf16-mixed" if precision(where) == "bfloat16" else "32-true",
     )
 
 
@@ -146,7 +151,7 @@ def fit(
         BadData: another machine of the group has other data, code or settings than the first.
 
     Returns:
-        The facts of `_loop.follow`, and the device.
+        The facts of `_loop.follow`, and of `_ran`.
     """
     group = settings.group
     engine = fabric(settings.accelerator, group)
@@ -154,11 +159,13 @@ def fit(
     first = engine.is_global_zero
     _loop.agree(key, engine.broadcast(key), engine.global_rank)
     engine.seed_everything(settings.seed, verbose=False)
+    if engine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engine.device)
     pictures = {name: Pictures(data[name], name if first else None, group.devices) for name in ("train", "validation")}
     loop = prepared(engine, network, training, settings, pictures, State(home / "training", key))
     facts = _loop.fresh() | _resumed(loop)
     run = home / "tensorboard" / key[:12] if first else None
-    return _loop.follow(loop, facts, settings, len(pictures["train"]), run) | {"device": _device(engine)}
+    return _loop.follow(loop, facts, settings, len(pictures["train"]), run) | _ran(engine)
 
 
 @dataclass(frozen=True)
@@ -334,5 +341,11 @@ def _kept(folder: Path, key: str) -> dict[str, Any] | None:
     return kept if kept["key"] == key else None
 
 
-def _device(engine: Fabric) -> str:
-    return torch.cuda.get_device_name() if engine.device.type == "cuda" else "cpu"
+def _ran(engine: Fabric) -> dict[str, Any]:
+    """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
+    device = engine.device
+    facts: dict[str, Any] = {"device": "cpu", "precision": precision(device.type)}
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        facts |= {"device": torch.cuda.get_device_name(device), "peak_gpu_bytes": peak}
+    return facts

@@ -193,12 +193,14 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
         StageFailed: the loss is no number any more, or the connection to another machine broke.
 
     Returns:
-        The facts of `_loop.follow`, and the device.
+        The facts of `_loop.follow`, and of `_ran`.
     """
     group = settings.group
     kind = _distribute.device(settings.accelerator, group)
     strategy = _distribute.strategy(group, kind)
-    keras.config.set_dtype_policy("mixed_bfloat16" if kind == "GPU" else "float32")
+    keras.config.set_dtype_policy(_distribute.policy(kind))
+    if kind == "GPU":
+        tf.config.experimental.reset_memory_stats("GPU:0")
     first, folder = group.node_rank == 0, home / "training"
     try:
         with _distribute.connected(group):
@@ -217,7 +219,7 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
         best = _keras.network(model)
         _load(folder / "best.npz", best.variables)
         _keras.save(best, folder / "model.keras")
-    return facts | {"device": _name(kind)}
+    return facts | _ran(kind)
 
 
 class Loop:
@@ -399,6 +401,14 @@ def _neutral(path: str) -> str:
     """A variable's name as PyTorch's twin has it in TensorBoard, where PyTorch has such a thing."""
     layer, leaf = path.split("/")[-2:]
     return f"{layer}.{_keras.LEAVES.get(leaf, leaf)}"
+
+
+def _ran(kind: str) -> dict[str, Any]:
+    """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
+    facts: dict[str, Any] = {"device": _name(kind), "precision": _distribute.precision(kind)}
+    if kind == "GPU":
+        facts["peak_gpu_bytes"] = int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    return facts
 
 
 def _name(kind: str) -> str:

@@ -110,6 +110,16 @@ def rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+BFLOAT16 = (8, 0)
+"""The compute capability from which GPUs multiply bfloat16. Source: CUDA C++ Programming Guide."""
+
+
+def precision(capability: tuple[int, int] | None) -> str:
+    """What a network is multiplied in: "bfloat16", with its weights and sums in float32, on GPUs that can; else
+    "float32", also on older GPUs, which would emulate it. None stands for a CPU."""
+    return "bfloat16" if capability is not None and capability >= BFLOAT16 else "float32"
+
+
 def agree(mine: str, first: str, rank: int) -> None:
     """
     Raises:

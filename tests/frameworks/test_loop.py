@@ -25,6 +25,12 @@ def test_augmentations_are_flip_and_shifts_by_so_many_pixels() -> None:
             _loop.reach(name)
 
 
+def test_bfloat16_is_for_gpus_that_multiply_it() -> None:
+    capabilities = (None, (7, 0), (7, 5), (8, 0), (9, 0), (10, 0))
+    found = [_loop.precision(capability) for capability in capabilities]
+    assert found == ["float32"] * 3 + ["bfloat16"] * 3
+
+
 def test_a_process_with_other_data_or_code_is_named() -> None:
     _loop.agree("key", "key", 1)
     with pytest.raises(BadData, match="process 1 has other data, code or settings than process 0"):
