@@ -16,6 +16,7 @@ from pipeline.datasets import Split
 from pipeline.errors import BadOption
 from pipeline.store import Store
 from pipeline.train import Job
+from tests.cli import inv
 from tests.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +143,13 @@ def test_adopted_weights_replace_a_checkpoint_which_is_kept(copied: Store, job: 
     assert store.sha256(kept / old.weights) == old.weights_sha256
     mine.write_bytes(mine.read_bytes() + b" ")
     assert train.ready(copied, asked) is None, "the file is another now"
+
+
+def test_training_in_one_framework_after_the_other_says_no_warning(tiny: Path, tmp_path: Path) -> None:
+    """On a machine without a GPU, CUDA's loader fails in another way for who comes second."""
+    done = inv(tmp_path / "build", "train", "--model", tiny, "--framework", "all", "--epochs", "1")
+    assert len(done.lines) == 2
+    assert "Warning" not in done.err and "CUDA" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +98,9 @@ def accelerator(word: str, devices: int = 1) -> str:
     Raises:
         BadOption: a GPU is asked for and there is none, or more than there are.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with warnings.catch_warnings():  # that it finds no driver, where TensorFlow has looked for one before
+        warnings.filterwarnings("ignore", "CUDA initialization")
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if word == "cuda" and not gpus:
         raise BadOption("--accelerator cuda: PyTorch sees no GPU here; use cpu, or auto, which takes one where it is")
     if word == "cpu" or not gpus:
