@@ -2,17 +2,24 @@
 optimizer, augmentation and batch, the pictures in memory.
 
     .venv/bin/python benchmarks/training.py [--model NAME] [--pictures N] [--rounds N]
+    .venv/bin/python benchmarks/training.py --waiting [--framework NAME] [--model NAME] …
 
 Ours and the bare loop train in one process, a short epoch each in turn, and each goes first as often; a round's ratio
 is of two neighbours, so that a machine that has other things to do slows both. The interval is that of the median of
 the rounds' ratios, exact for any distribution (order statistics). Ratios of the process's CPU time say the same where
 the wall clock is another's. What ours does after an epoch, evaluating and keeping its state, is not in it.
 Bound: at least 0.9 of the bare loop's pictures a second.
+
+--waiting: how long the device waits for data. In the bare loop's place stands our own with one batch that is on the
+device already, so that its time is the step's alone; the share of time waited is 1 - one batch's time / ours. A GPU is
+taken where there is one; TensorFlow's is in an environment of its own (docs/scaling.md), hence --framework.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
 import math
 import subprocess
@@ -34,6 +41,8 @@ from pipeline.frameworks import Group, Settings
 BOUND = 0.9
 Epoch = Callable[[int], object]
 """Trains through all pictures once, and is through when it returns."""
+Loops = tuple[Epoch, Epoch, Epoch, Callable[[], dict[str, Any]]]
+"""Our loop, a bare one, ours with one batch that is on the device, and the device's facts after training."""
 
 
 def main() -> int:
@@ -41,16 +50,41 @@ def main() -> int:
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--pictures", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--waiting", action="store_true", help="the share of time that the device waits for data")
+    parser.add_argument("--framework", help="one of them alone")
     parser.add_argument("--one", metavar="FRAMEWORK", help="be one of the processes")
     options = parser.parse_args()
     model = catalog.find(options.model)
     if options.one:
         with tempfile.TemporaryDirectory() as folder:
-            ours, bare = LOOPS[options.one](model, pictures(model, options.pictures), Path(folder))
-            print(json.dumps(rounds(ours, bare, options.rounds)))
+            ours, bare, same, facts = LOOPS[options.one](model, pictures(model, options.pictures), Path(folder))
+            taken = rounds(ours, same if options.waiting else bare, options.rounds)
+            print(json.dumps({**taken, **facts()}))
         return 0
+    frameworks = [options.framework] if options.framework else model.frameworks
+    return waiting(options, frameworks) if options.waiting else throughput(options, model, frameworks)
+
+
+def waiting(options: argparse.Namespace, frameworks: Sequence[str]) -> int:
+    rows, kept = [], {}
+    for framework in frameworks:
+        taken = alone(framework)
+        shares = [1 - same / ours for ours, same in taken["wall"]]
+        speeds = [options.pictures / _common.median([each[i] for each in taken["wall"]]) for i in (0, 1)]
+        found = _common.median(shares), *interval(shares)
+        where = f"{taken['device']}, {taken['precision']}"
+        rows.append([framework, where, *(f"{speed:.0f}" for speed in speeds), shown(found)])
+        kept[framework] = {**taken, "share_waiting": found}
+    head = ["framework", "device", "pictures a second", "with one batch", "share of time waiting [95 %]"]
+    print(_common.table(head, rows))
+    name = "_".join(["waiting", catalog.find(options.model).spec.name, *frameworks[: len(frameworks) == 1]])
+    _common.keep(name, {"pictures": options.pictures, "frameworks": kept})
+    return 0
+
+
+def throughput(options: argparse.Namespace, model: Model, frameworks: Sequence[str]) -> int:
     rows, kept, held = [], {}, []
-    for framework in model.frameworks:
+    for framework in frameworks:
         taken = alone(framework)
         ratios = {clock: [bare / ours for ours, bare in taken[clock]] for clock in ("wall", "cpu")}
         speeds = [options.pictures / _common.median([each[i] for each in taken["wall"]]) for i in (0, 1)]
@@ -108,7 +142,7 @@ def settings_of(model: Model) -> Settings:
     return Settings(1000, model.spec.training.batch_size, model.spec.training.lr, 0, "auto")
 
 
-def in_torch(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
+def in_torch(model: Model, split: Split, folder: Path) -> Loops:
     import torch
 
     from pipeline.frameworks import _fit
@@ -120,6 +154,11 @@ def in_torch(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
     shown_to = dict.fromkeys(("train", "validation"), _fit.Pictures(split, None))
     state = _fit.State(folder, "key")
     ours = _fit.prepared(engine, framework.network(model), training, settings, shown_to, state)
+    first = next(iter(ours.batches(0)))
+
+    class Same(_fit._Loop):
+        def batches(self, seed: int) -> Any:
+            return itertools.repeat(first, self.steps)
 
     device = engine.device.type
     net = framework.network(model).to(device, memory_format=torch.channels_last)
@@ -142,10 +181,10 @@ def in_torch(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
             optimizer.step()
         return float(loss.detach())
 
-    return ours.epoch, bare
+    return ours.epoch, bare, Same(**vars(ours)).epoch, lambda: _fit._ran(engine)
 
 
-def in_keras(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
+def in_keras(model: Model, split: Split, folder: Path) -> Loops:
     from pipeline.frameworks.keras import _on_tensorflow
 
     _on_tensorflow()
@@ -160,6 +199,13 @@ def in_keras(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
     strategy = _distribute.strategy(Group(), kind)
     shown_to = dict.fromkeys(("train", "validation"), _keras_fit.Pictures(split, None))
     ours = _keras_fit.Loop(strategy, model, settings, shown_to, folder, "key")
+    first, same = next(ours._given(ours._parts_from(0).map(ours.drawn))), copy.copy(ours)
+
+    class Same:
+        def __next__(self) -> Any:
+            return first
+
+    same.training_batches = Same()
 
     net = _keras_fit.deployable(_keras.network(model), model.spec.preprocessing)
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay)
@@ -185,7 +231,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> tuple[Epoch, Epoch]:
             loss = step(which, tf.constant([epoch, start], tf.int64))
         return float(loss)
 
-    return ours.epoch, bare
+    return ours.epoch, bare, same.epoch, lambda: _keras_fit._ran(kind)
 
 
 LOOPS = {"torch": in_torch, "keras": in_keras}

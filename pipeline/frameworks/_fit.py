@@ -202,11 +202,7 @@ class _Loop:
         part = Part(engine.global_rank, engine.world_size)
         seed = _loop.seed(self.settings, epoch)
         torch.manual_seed(seed + part.rank)  # of dropout
-        order, draws = torch.Generator().manual_seed(seed), torch.Generator(engine.device).manual_seed(seed)
-        batches: Iterable[Batch] = engine.setup_dataloaders(
-            self.pictures["train"].shuffled(size, part, order, engine.device.type == "cuda"),
-            use_distributed_sampler=False,
-        )
+        draws, batches = torch.Generator(engine.device).manual_seed(seed), self.batches(seed)
         if engine.is_global_zero:
             batches = bar(batches, f"epoch {epoch + 1}/{self.settings.epochs}", self.steps, "batch")
         loss_function = nn.CrossEntropyLoss(label_smoothing=self.training.label_smoothing)
@@ -224,6 +220,16 @@ class _Loop:
             self.schedule.step()
             total += loss.detach()
         return float(engine.all_reduce(total, reduce_op="mean")) / self.steps
+
+    def batches(self, seed: int) -> Iterable[Batch]:
+        """This process's parts of an epoch's batches, on its device."""
+        engine = self.engine
+        part, order = Part(engine.global_rank, engine.world_size), torch.Generator().manual_seed(seed)
+        loader = self.pictures["train"].shuffled(
+            self.settings.batch_size, part, order, pin=engine.device.type == "cuda"
+        )
+        found: Iterable[Batch] = engine.setup_dataloaders(loader, use_distributed_sampler=False)
+        return found
 
     def accuracy(self) -> float:
         """See `_loop.Loop`; each process looks at its part."""
