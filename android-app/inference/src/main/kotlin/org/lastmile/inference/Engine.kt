@@ -52,7 +52,8 @@ internal inline fun <T> explained(body: () -> T): T =
     try {
         body()
     } catch (error: RuntimeException) {
-        throw InferenceException(error.message.orEmpty().lineSequence().joinToString(" ") { it.trim() }.trim().ifEmpty { "$error" }, error)
+        val lines = error.message.orEmpty().lines().map(String::trim).distinct() // TFLite's come twice
+        throw InferenceException(lines.joinToString(" ").trim().ifEmpty { "$error" }, error)
     }
 
 /** What [body] makes of something open, which is closed where it makes nothing of it: its memory is none that Java frees. */
