@@ -14,7 +14,6 @@ from pipeline.core import ModelSpec
 from pipeline.errors import BadModel, first_line
 from pipeline.frameworks import _constants
 from pipeline.plugins import extra
-from pipeline.targets import Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,11 +78,12 @@ def step(folder: Path) -> float | None:
     return float(output.args[1])
 
 
-def source(framework: str, captured: Path, quantized: Path | None) -> Source:
-    """The programs in these folders, with a batch of one."""
-    if quantized is None:
-        return Source(framework, _single(captured / FLOAT))
-    return Source(framework, _single(captured / FLOAT), _single(quantized / FOLDED), _single(quantized / UNFOLDED))
+def program(captured: Path, quantized: Path | None, name: str) -> Any:
+    """One of the programs of a `Source`, with a batch of one; None where these folders hold none of that name."""
+    places = {"program": captured / FLOAT}
+    if quantized is not None:
+        places |= {"quantized": quantized / FOLDED, "unfolded": quantized / UNFOLDED}
+    return _single(places[name]) if name in places else None
 
 
 def keep(program: Any, path: Path) -> None:

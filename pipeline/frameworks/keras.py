@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,11 +171,14 @@ def step(folder: Path) -> float | None:
 
 def source(model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:
     """See `Framework.source`."""
+    return Source("keras", partial(_program, captured, quantized), partial(_saved_model, model, weights))
+
+
+def _program(captured: Path, quantized: Path | None, name: str) -> Any:
     _with_graphs()
     from pipeline.frameworks import _graphs
 
-    found = _graphs.source("keras", captured, quantized)
-    return replace(found, saved_model=partial(_saved_model, model, weights))
+    return _graphs.program(captured, quantized, name)
 
 
 def _saved_model(model: Model, weights: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +198,7 @@ def source(model: Model, weights: Path, captured: Path, quantized: Path | None) 
     """See `Framework.source`."""
     from pipeline.frameworks import _graphs
 
-    return _graphs.source("torch", captured, quantized)
+    return Source("torch", partial(_graphs.program, captured, quantized))
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------

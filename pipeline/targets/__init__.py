@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,18 +24,30 @@ class Source:
 
     Attributes:
         framework: whose program it is.
-        program: the float model with a static batch of 1, a torch.export.ExportedProgram: image inputs NCHW
-            float32 with raw values.
-        quantized: for a static recipe the calibrated graph of the same form, whose weights are stored as int8.
-        unfolded: the same with float weights that the graph quantizes, which litert-torch wants.
+        open: reads one of the programs below by its name; None where there is none. Only a target that asks for one
+            loads PyTorch, which holds them.
         saved_model: writes the float model as a TensorFlow SavedModel; None where the framework cannot.
     """
 
     framework: str
-    program: Any
-    quantized: Any = None
-    unfolded: Any = None
+    open: Callable[[str], Any]
     saved_model: Callable[[Path], None] | None = None
+
+    @cached_property
+    def program(self) -> Any:
+        """The float model with a static batch of 1, a torch.export.ExportedProgram: image inputs NCHW float32 with raw
+        values."""
+        return self.open("program")
+
+    @cached_property
+    def quantized(self) -> Any:
+        """For a static recipe the calibrated graph of the same form, whose weights are stored as int8."""
+        return self.open("quantized")
+
+    @cached_property
+    def unfolded(self) -> Any:
+        """The same with float weights that the graph quantizes, which litert-torch wants."""
+        return self.open("unfolded")
 
 
 @dataclass(frozen=True)
