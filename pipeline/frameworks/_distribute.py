@@ -48,9 +48,8 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
             where there are several machines.
     """
     if accelerator == "cpu":
-        with contextlib.suppress(
-            RuntimeError
-        ):  # this process has used TensorFlow, and what it took of a GPU is its own
+        # Where this process has used TensorFlow already, what that took of a GPU is its own.
+        with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], "GPU")
     gpus = tf.config.get_visible_devices("GPU") if accelerator != "cpu" else []
     if accelerator == "cuda" and not gpus:
