@@ -20,7 +20,8 @@ from pipeline.errors import NeedsTool
 
 RUNNING: set[subprocess.Popen[str]] = set()
 """What `watch` is watching now."""
-LEASH = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+SETPRIV = shutil.which("setpriv")
+LEASH = (SETPRIV, "--pdeathsig", "KILL") if SETPRIV else ()
 """The words before a program that `run` and `watch` wait for: the kernel ends it when the thread that waits is gone, so
 none works on after a kill -9 in a folder whose lock is free. What it leaves running by a fork of its own (QEMU, adb's
 server, an ssh connection) is not ended. It is a program and not a preexec_fn, which may hang where there are threads.
