@@ -18,6 +18,8 @@ from pipeline.progress import say
 
 TIME_LIMIT = 3600.0
 """Seconds after which a process is given up."""
+GPU_PYTHON = Path(__file__).parents[2] / ".venv-gpu" / "bin" / "python"
+"""Of the environment without PyTorch in which TensorFlow can use a GPU, where somebody made it: docs/scaling.md."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _asked(run: Run, framework: str, request: Mapping[str, Any]) -> dict[str, An
         "spec": to_json(run.model.spec), **request,
     }  # fmt: skip
     env = {"TORCHINDUCTOR_CACHE_DIR": str(caches), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = proc.run([sys.executable, "-m", "pipeline.comparisons._probe", json.dumps(whole)], TIME_LIMIT, env=env)
+    program = [python(framework, request["verb"]), "-m", "pipeline.comparisons._probe", json.dumps(whole)]
+    done = proc.run(program, TIME_LIMIT, env=env)
     said: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"failed": f"its process: {done.reason}"}
     if "disk_full" in said:
         raise DiskFull(said["disk_full"])
@@ -143,3 +146,9 @@ def together(*turns: Turns) -> dict[str, tuple[str, ...]]:
 def _short(value: float) -> float:
     """Six significant digits: a clock's noise need not be kept."""
     return float(f"{value:.6g}")
+
+
+def python(framework: str, verb: str) -> str:
+    """What runs a framework's process; Keras is captured by PyTorch, wherever it was trained."""
+    apart = framework == "keras" and verb != "capturing" and GPU_PYTHON.is_file()
+    return str(GPU_PYTHON) if apart else sys.executable

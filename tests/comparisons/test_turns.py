@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from pipeline.comparisons import Side
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.comparisons import Side, _turns
 from pipeline.comparisons._files import _plan
 from pipeline.comparisons._turns import Turns, _refuse_unlike, order
+from tests.cli import ROOT
 
 
 def test_every_round_has_both_and_the_next_goes_the_other_way_round() -> None:
@@ -32,6 +38,17 @@ def test_a_gpu_is_not_compared_with_a_cpu() -> None:
     alike = Turns({name: [{"device": "NVIDIA H200", "ms": 1.0}] for name in turns.found})
     _refuse_unlike(alike)
     assert alike.side("keras", "ms").samples == ((1.0,),)
+
+
+def test_tensorflow_runs_in_the_environment_that_was_made_for_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert _turns.GPU_PYTHON == ROOT / ".venv-gpu" / "bin" / "python"
+    monkeypatch.setattr(_turns, "GPU_PYTHON", tmp_path / "python")
+    assert _turns.python("keras", "steps") == sys.executable, "nobody made one"
+    (tmp_path / "python").touch()
+    assert _turns.python("keras", "steps") == str(tmp_path / "python")
+    assert {_turns.python("torch", "steps"), _turns.python("keras", "capturing")} == {sys.executable}
 
 
 def test_the_first_export_of_each_framework_does_not_count_since_it_imports_the_converter() -> None:
