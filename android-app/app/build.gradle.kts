@@ -26,15 +26,7 @@ android {
             signingConfig = signingConfigs["debug"]
         }
     }
-    testOptions.unitTests {
-        isIncludeAndroidResources = true
-        // They want what tests/android/jvm.py lays out, and say where by properties: elsewhere they are compiled only.
-        all { test ->
-            val told = System.getProperties().filterKeys { "$it".startsWith("lastmile.") }
-            told.forEach { (name, value) -> test.systemProperty("$name", value) }
-            test.onlyIf { told.isNotEmpty() }
-        }
-    }
+    testOptions.unitTests.isIncludeAndroidResources = true
     compileOptions {
         sourceCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())
         targetCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())

@@ -13,15 +13,7 @@ android {
         minSdk = libs.versions.min.sdk.get().toInt()
         consumerProguardFiles("consumer-rules.pro")
     }
-    testOptions.unitTests {
-        isIncludeAndroidResources = true
-        // They want what tests/android/jvm.py lays out, and say where by properties: elsewhere they are compiled only.
-        all { test ->
-            val told = System.getProperties().filterKeys { "$it".startsWith("lastmile.") }
-            told.forEach { (name, value) -> test.systemProperty("$name", value) }
-            test.onlyIf { told.isNotEmpty() }
-        }
-    }
+    testOptions.unitTests.isIncludeAndroidResources = true
     compileOptions {
         sourceCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())
         targetCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())

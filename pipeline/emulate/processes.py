@@ -6,12 +6,10 @@ import time
 
 from pipeline import proc
 
-started = proc.began
-
 
 def runs(pid: int, began: int | None) -> bool:
     """Whether that very process lives."""
-    return began is not None and started(pid) == began
+    return began is not None and proc.began(pid) == began
 
 
 def wait_for_end(pid: int, began: int | None, seconds: float) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import emulate
+from pipeline import emulate, proc
 from pipeline.devices import adb
-from pipeline.emulate import debian, processes
+from pipeline.emulate import debian
 from pipeline.emulate import phone as emulated
 from pipeline.emulate.phone import image
 from pipeline.errors import NeedsTool, StageFailed, UnknownName
@@ -88,7 +88,7 @@ def test_the_apps_own_screen_opens_and_stays(phone: Phone) -> None:
 def test_stopping_ends_all_that_ran_in_it(phone: Phone) -> None:
     state = emulated.boot(phone.build)
     assert emulate.stop(phone.build, "phone") is True
-    assert processes.started(state["pid"]) is None
+    assert proc.began(state["pid"]) is None
     assert not Path(state["socket"]).parent.exists()
     assert emulated.endpoint(phone.build) == "it does not run; start it: inv devices.emulate --board phone"
     assert emulate.stop(phone.build, "phone") is False

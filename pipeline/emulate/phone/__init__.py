@@ -149,7 +149,7 @@ def _start(build: Store, prefix: list[str], made: image.Image, how: Boot) -> Non
     except BaseException:
         _end(process)
         raise
-    state = {"schema": 1, "board": BOARD, "pid": pid, "started": processes.started(pid), "socket": str(socket)}
+    state = {"schema": 1, "board": BOARD, "pid": pid, "started": proc.began(pid), "socket": str(socket)}
     (home / "new.json").write_text(json.dumps(state, indent=1) + "\n")
     (home / "new.json").replace(home / "board.json")
     say(f"the emulated phone started in {time.monotonic() - began:.1f} s")

@@ -177,7 +177,7 @@ def _start(build: Store, board: Board, made: image.Image, how: Boot) -> None:
     port = _launch(board, made, home, how)
     pid = int((home / "pid").read_text())
     state = {
-        "schema": 1, "board": board.name, "pid": pid, "started": processes.started(pid), "image": made.folder.name,
+        "schema": 1, "board": board.name, "pid": pid, "started": proc.began(pid), "image": made.folder.name,
         "address": "127.0.0.1", "port": port, "user": USER, "identity": str(pairs.client.resolve()),
         "known_hosts": str((home / "known_hosts").resolve()),
     }  # fmt: skip
