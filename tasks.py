@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline import android
-    from pipeline.budget import Budget, Comparison
     from pipeline.core import Checkpoint, Device
-    from pipeline.export import Outcome
-    from pipeline.store import Store
-    from pipeline.train import Job
+    from pipeline.results.instruction_budget import Budget, Comparison
+    from pipeline.stages.export import Outcome
+    from pipeline.stages.train import Job
+    from pipeline.system.store import Store
 
 ROOT = Path(__file__).parent
 FROM = Path(os.environ.get("LASTMILE_FROM", ""))
@@ -184,8 +184,8 @@ def train(
     """Train a model (or adopt --weights), unless the checkpoint is up to date; on several devices or machines."""
     from dataclasses import replace
 
-    from pipeline import store
-    from pipeline import train as training
+    from pipeline.stages import train as training
+    from pipeline.system import store
 
     choices: dict[str, Any] = {
         "epochs": _number("epochs", epochs, int), "batch_size": _number("batch-size", batch_size, int),
@@ -214,8 +214,8 @@ def train(
 @door()
 def convert(_c: Context, from_: str, to_: str, model: str = "digits_cnn", data: str | None = None) -> None:
     """Carry a checkpoint's weights into the same network in another framework."""
-    from pipeline import convert as converting
-    from pipeline import store
+    from pipeline.stages import convert as converting
+    from pipeline.system import store
 
     (job,) = _jobs(model, from_, data, None)
     _jobs(model, to_, data, None)  # refused before anything is trained
@@ -242,7 +242,7 @@ def push(
 ) -> None:  # fmt: skip
     """Send artifacts and evaluation data to a device; what is there already is not sent again."""
     from pipeline import devices
-    from pipeline import push as pushing
+    from pipeline.stages import push as pushing
 
     there = devices.find(device)
     jobs = _jobs(model, framework, data, weights)
@@ -263,8 +263,11 @@ def bench(
     """Measure size, load, latency, memory and accuracy on a device; --check fails where instructions grew."""
     from dataclasses import replace
 
-    from pipeline import budget, devices, measure, results, table
-    from pipeline import threads as numbers_of_threads
+    from pipeline import devices
+    from pipeline.report import terminal
+    from pipeline.results import collect, instruction_budget
+    from pipeline.stages import _threads as numbers_of_threads
+    from pipeline.stages import measure
 
     there, numbers = devices.find(device), numbers_of_threads.wanted(threads)
     options = measure.Options(
@@ -285,19 +288,21 @@ def bench(
         for lost in measure.bench(build, job, there, _of(job, outcomes), replace(options, threads=number))
     ]
     wanted = {(outcome.target, outcome.recipe) for outcome in outcomes}
-    cells = results.cells(build, [(_name(job), job.framework) for job in jobs])
-    print(table.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
+    cells = collect.cells(build, [(_name(job), job.framework) for job in jobs])
+    print(terminal.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
     if failed:
         raise failed[0]
     if check or record:
-        counts = [budget.count(found) for number in numbers for found in measure.kept(outcomes, there, number)]
+        counts = [
+            instruction_budget.count(found) for number in numbers for found in measure.kept(outcomes, there, number)
+        ]
         if not counts:
             raise BadOption(f"{device} runs none of these: there is nothing to count")
         if record:
-            budget.record(_place(record), counts)
+            instruction_budget.record(_place(record), counts)
             print(f"{record}: {len(counts)} counts recorded")
         else:
-            _hold(budget.compare(counts, recorded, there, wanted))
+            _hold(instruction_budget.compare(counts, recorded, there, wanted))
 
 
 @door()
@@ -307,8 +312,8 @@ def trace(
 ) -> None:  # fmt: skip
     """Follow one picture here and on a device, from its pixels to the outputs: where do they first differ?"""
     from pipeline import devices
-    from pipeline import push as pushing
-    from pipeline import trace as tracing
+    from pipeline.stages import push as pushing
+    from pipeline.stages import trace as tracing
 
     there, picture = devices.find(device), _place(image)
     tracing.read(picture)  # refused before anything is made for it
@@ -329,8 +334,9 @@ def trace(
 @door()
 def results(_c: Context, json: bool = False, framework: str = "all") -> None:
     """Print every cell that was exported or measured."""
-    from pipeline import core, table
-    from pipeline import results as reading
+    from pipeline import core
+    from pipeline.report import terminal
+    from pipeline.results import collect as reading
 
     build = _build()
     cells = reading.cells(build, _made(build, framework))
@@ -339,7 +345,7 @@ def results(_c: Context, json: bool = False, framework: str = "all") -> None:
 
         print(dumps(core.to_json(cells), indent=1))
     else:
-        print(table.table(cells))
+        print(terminal.table(cells))
 
 
 @door()
@@ -360,29 +366,33 @@ def frameworks(
     """Compare PyTorch with TensorFlow on a model, measured in turn; write a report with a verdict for every row."""
     from dataclasses import replace
 
-    from pipeline import compare, comparisons
+    from pipeline.framework_comparison import parts as comparison_parts
+    from pipeline.framework_comparison import run
 
     share = _number("accuracy", accuracy, float)
-    options = compare.Options(
+    options = run.Options(
         tuple(_names("targets", target)), tuple(_names("recipes", recipe)), _whole("rounds", rounds),
         _number("epochs", epochs, int), None if share is None else share / 100, again,
     )  # fmt: skip
-    names = comparisons.parts() if parts == "all" else _names("comparisons", parts)
+    names = comparison_parts.parts() if parts == "all" else _names(comparison_parts.REGISTRY, parts)
     jobs = {job.framework: replace(job, accelerator=accelerator) for job in _jobs(model, "torch,keras", data, None)}
-    print(compare.compare(_build(), jobs, names, options))
+    print(run.compare(_build(), jobs, names, options))
 
 
 @door()
 def demo(_c: Context) -> None:
     """Train on real digits, export to every target under every recipe, measure here, write a report."""
-    from pipeline import devices, measure, results, table
+    from pipeline import devices
     from pipeline import report as reporting
+    from pipeline.report import terminal
+    from pipeline.results import collect
+    from pipeline.stages import measure
 
     build = _build()
     (job,) = _jobs("digits_cnn", "torch", None, None)
     outcomes = _export(build, [job], "all", "all")
     failed = measure.bench(build, job, devices.find("local"), outcomes, measure.Options())
-    print(table.table(results.cells(build, [("digits_cnn", "torch")])))
+    print(terminal.table(collect.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {reporting.report(build)}")
     if failed:
         raise failed[0]
@@ -391,7 +401,8 @@ def demo(_c: Context) -> None:
 @door()
 def clean(_c: Context, model: str | None = None) -> None:
     """Remove all that was made, and end emulated boards; or one model's part of it."""
-    from pipeline import emulate, store
+    from pipeline import emulate
+    from pipeline.system import store
 
     build = _build()
     found = _homes(build, model) if model else build.contents()
@@ -416,14 +427,14 @@ def _homes(build: Store, word: str) -> list[Path]:
     Raises:
         BadOption: nothing is there of it.
     """
-    from pipeline import catalog, plugins
+    from pipeline import registry, sources
     from pipeline.errors import BadModel, UnknownName
 
-    kinds = {f".{name}" for name in (*plugins.names("frameworks"), "frameworks")}
+    kinds = {f".{name}" for name in (*registry.names("frameworks"), "frameworks")}
     there = [path for path in sorted(build.root.glob("*")) if path.suffix in kinds and path.is_dir()]
     name = word
     with contextlib.suppress(UnknownName, BadModel):  # its folder may be gone, and what was made of it is there
-        name = catalog.find(_model(word)).spec.name
+        name = sources.find(_model(word)).spec.name
     homes = [path for path in there if path.stem == name]
     if not homes:
         raise BadOption(f"nothing of {name!r} in {build.root} (there is: {_listed(path.stem for path in there)})")
@@ -436,38 +447,38 @@ def _homes(build: Store, word: str) -> list[Path]:
 @door()
 def models(_c: Context) -> None:
     """List the models."""
-    from pipeline import catalog
+    from pipeline import sources
 
-    for name in catalog.names():
-        model = catalog.find(name)
+    for name in sources.names():
+        model = sources.find(name)
         spec = model.spec
         size = "×".join(str(n) for n in spec.inputs[0].shape)
         options = "".join(f", {key}={value:g}" for key, value in spec.options.items())
-        doc = (catalog.describe(model) or "").splitlines()[0]
+        doc = (sources.describe(model) or "").splitlines()[0]
         print(f"{name:20} {size:10} {spec.dataset:12} {', '.join(model.frameworks)}{options}\n{'':20} {doc}")
 
 
 @door()
 def recipes(_c: Context) -> None:
     """List the quantization recipes."""
-    from pipeline import export as exporting
-    from pipeline import plugins
+    from pipeline import registry
+    from pipeline.stages import export as exporting
 
-    for recipe in exporting.recipes(plugins.names("recipes")):
+    for recipe in exporting.recipes(registry.names("recipes")):
         print(f"{recipe.name:18} weights {recipe.weights:8} activations {recipe.activations:13} {recipe.summary}")
 
 
 @door()
 def targets(_c: Context) -> None:
     """List the export targets, and the recipes that each cannot do."""
-    from pipeline import export as exporting
-    from pipeline import plugins
+    from pipeline import registry
+    from pipeline.stages import export as exporting
 
-    for name in plugins.names("targets"):
-        module = plugins.load("targets", name)
+    for name in registry.names("targets"):
+        module = registry.load("targets", name)
         print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
-        for recipe in exporting.recipes(plugins.names("recipes")):
-            reasons = {framework: module.supports(recipe, framework) for framework in plugins.names("frameworks")}
+        for recipe in exporting.recipes(registry.names("recipes")):
+            reasons = {framework: module.supports(recipe, framework) for framework in registry.names("frameworks")}
             alike = len(set(reasons.values())) == 1
             for framework, reason in list(reasons.items())[: 1 if alike else None]:
                 if reason:
@@ -477,16 +488,16 @@ def targets(_c: Context) -> None:
 @door(name="list", default=True)
 def devices_list(_c: Context) -> None:
     """List the devices of devices.toml, and whether each answers; and the phones that adb sees."""
-    from pipeline import devices, plugins
+    from pipeline import devices, registry
 
     build = _build()
     for device in devices.devices().values():
-        module = plugins.load("devices", device.kind)
+        module = registry.load("devices", device.kind)
         reason = module.answers(build, device)
         emulated = " (emulated)" if device.emulated else ""
         print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
-    for kind in plugins.names("devices"):
-        for line in plugins.load("devices", kind).nearby(build, list(devices.devices().values())):
+    for kind in registry.names("devices"):
+        for line in registry.load("devices", kind).nearby(build, list(devices.devices().values())):
             print(f"{'seen':22} {kind:6} {line}")
 
 
@@ -511,7 +522,7 @@ def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -
 def devices_setup(_c: Context, device: str, target: str = "all") -> None:
     """Bring edge-bench and the runtimes for these targets to a device; what is there already is not sent again."""
     from pipeline import devices
-    from pipeline import push as pushing
+    from pipeline.stages import push as pushing
 
     there = devices.find(device)
     _refuse_unmeasurable(device, target)
@@ -526,10 +537,10 @@ def devices_setup(_c: Context, device: str, target: str = "all") -> None:
 @door(name="clean")
 def devices_clean(_c: Context, device: str) -> None:
     """Free what setup and push took on a device."""
-    from pipeline import devices, plugins
+    from pipeline import devices, registry
 
     there = devices.find(device)
-    freed = plugins.load("devices", there.kind).clean(_build(), there)
+    freed = registry.load("devices", there.kind).clean(_build(), there)
     print(f"{device}: {freed:,} bytes freed")
 
 
@@ -559,7 +570,7 @@ def android_build(
 @door()
 def doctor(_c: Context) -> None:
     """Check the environment and say how to mend each thing."""
-    from pipeline import doctor as examining
+    from pipeline.stages import doctor as examining
 
     checks = examining.doctor(_build())
     for check in checks:
@@ -573,9 +584,9 @@ def doctor(_c: Context) -> None:
 @door(name="download")
 def data_download(_c: Context, dataset: str = "cifar10", to: str = "data") -> None:
     """Fetch a dataset's official archive and verify its checksum."""
-    from pipeline import plugins
+    from pipeline import registry
 
-    module = plugins.load("datasets", dataset)
+    module = registry.load("datasets", dataset)
     if not hasattr(module, "download"):
         raise BadOption(f"{dataset} has no official archive to fetch")
     print(module.download(_place(to)))
@@ -602,14 +613,14 @@ def lint(_c: Context) -> None:
 @door()
 def test(_c: Context, match: str | None = None) -> None:
     """Run ruff, mypy and every test."""
-    from pipeline import system
     from pipeline.errors import NeedsTool
-    from pipeline.progress import say
+    from pipeline.system import packages
+    from pipeline.system.progress import say
 
     if match is None:
         lint.body(_c)
     try:
-        system.install()
+        packages.install()
     except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
         say(f"{error}")
     # How they share the tests: Sharing in tests/conftest.py.
@@ -621,7 +632,7 @@ def test(_c: Context, match: str | None = None) -> None:
 
 
 def _build() -> Store:
-    from pipeline.store import Store
+    from pipeline.system.store import Store
 
     return Store(Path(os.environ.get("LASTMILE_BUILD") or ROOT / "build"))
 
@@ -632,15 +643,15 @@ def _jobs(model: str, framework: str, data: str | None, weights: str | None) -> 
     Raises:
         BadOption: one weights file for several frameworks.
     """
-    from pipeline import catalog
-    from pipeline.train import Job
+    from pipeline import sources
+    from pipeline.stages.train import Job
 
     model = _model(model)
-    names = catalog.find(model).frameworks if framework == "all" else _names("frameworks", framework)
+    names = sources.find(model).frameworks if framework == "all" else _names("frameworks", framework)
     if weights and len(names) > 1:
         raise BadOption(f"--weights are one framework's: say --framework {' or '.join(names)}")
     for name in names:
-        catalog.find(model).file(name)  # raises where it is not written in this framework
+        sources.find(model).file(name)  # raises where it is not written in this framework
     return [Job(model=model, framework=name, data=_path(data), weights=_path(weights)) for name in names]
 
 
@@ -662,14 +673,14 @@ def _print_checkpoint(build: Store, checkpoint: Checkpoint) -> None:
 
 
 def _name(job: Job) -> str:
-    from pipeline import catalog
+    from pipeline import sources
 
-    return catalog.find(job.model).spec.name
+    return sources.find(job.model).spec.name
 
 
 def _export(build: Store, jobs: list[Job], target: str, recipe: str, show: bool = False) -> list[Outcome]:
     """Exports what is missing; prints the outcomes; raises where one failed, or was named and cannot be."""
-    from pipeline import export as exporting
+    from pipeline.stages import export as exporting
 
     chosen, wanted = _names("targets", target), _names("recipes", recipe)
     if "all" not in (target, recipe):
@@ -690,7 +701,7 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
         Where the APK is.
     """
     from pipeline import android
-    from pipeline.train import Job
+    from pipeline.stages.train import Job
 
     outcomes = _export(build, [Job(model="digits_cnn", framework="torch")], ",".join(android.TARGETS), "fp32,int8")
     models = [outcome.path.parent for outcome in outcomes if outcome.path]
@@ -709,38 +720,38 @@ def _budget(device: Device, check: str | None, record: str | None) -> Budget:
     Raises:
         BadOption, Unsupported: both options, a file that cannot be used, or a device that counts no instructions.
     """
-    from pipeline import budget
+    from pipeline.results import instruction_budget
 
     if check and record:
         raise BadOption("--check compares with a file and --record writes it: one of them at a time")
     if check or record:
-        budget.require_clock(device)
+        instruction_budget.require_clock(device)
     file = _place(check or record or "")
     if check or (record and file.exists()):
-        return budget.read(file)
+        return instruction_budget.read(file)
     if record and not file.parent.is_dir():
         raise BadOption(f"--record {file}: there is no folder {file.parent}")
-    return budget.Budget(())
+    return instruction_budget.Budget(())
 
 
 def _hold(found: list[Comparison]) -> None:
     """Prints counts beside the recorded ones; for each that grew or is not recorded a line, and exit code 1."""
-    from pipeline import budget
+    from pipeline.results import instruction_budget
 
-    print(f"\n{budget.table(found)}")
+    print(f"\n{instruction_budget.table(found)}")
     told = [(one.fails, one.told) for one in found if one.told]
     for fails, line in told:
         if not fails:
             print(line)
     if any(fails for fails, _ in told):
         raise Exit("\n".join(str(line) for fails, line in told if fails), code=1)
-    print(f"{len(found)} counts within {budget.GROWTH:.0%} of the recorded ones, or below")
+    print(f"{len(found)} counts within {instruction_budget.GROWTH:.0%} of the recorded ones, or below")
 
 
 def _refuse_unmeasurable(device: str, target: str) -> None:
     """For a command that names its targets: refuses what the device cannot run before anything is made."""
     from pipeline import devices
-    from pipeline import push as pushing
+    from pipeline.stages import push as pushing
 
     if target != "all":
         pushing.refuse(devices.find(device), _names("targets", target))
@@ -752,13 +763,13 @@ def _names(folder: str, text: str) -> list[str]:
     Raises:
         UnknownName: one of them does not exist.
     """
-    from pipeline import plugins
+    from pipeline import registry
 
     if text == "all":
-        return plugins.names(folder)
+        return registry.names(folder)
     words = list(dict.fromkeys(word.strip() for word in text.split(",")))
     for word in words:
-        plugins.load(folder, word)
+        registry.load(folder, word)
     return words
 
 
@@ -777,10 +788,10 @@ def _place(text: str) -> Path:
 
 def _model(word: str) -> str:
     """A model folder's path as it is from here; a name as it is."""
-    from pipeline import catalog
+    from pipeline import sources
 
     name, colon, options = word.partition(":")
-    there = name not in catalog.names() and _place(name).is_dir()
+    there = name not in sources.names() and _place(name).is_dir()
     return f"{_place(name)}{colon}{options}" if there else word
 
 

@@ -13,19 +13,21 @@ from typing import Any
 
 import _common
 
-from pipeline import predictions, results, stats, train
-from pipeline.store import Store
+from pipeline import stats
+from pipeline.results import collect, predictions
+from pipeline.stages import train
+from pipeline.system.store import Store
 
 
 def beside_host(build: Store, job: train.Job, devices: Sequence[str]) -> list[dict[str, Any]]:
     """The figures of every cell that these devices measured, `local` having measured the same files."""
-    rows = [row for row in results.rows(build, [(job.model, job.framework)]) if row.measurement]
+    rows = [row for row in collect.rows(build, [(job.model, job.framework)]) if row.measurement]
     host = {(row.cell.target, row.cell.recipe): row for row in rows if row.cell.device == "local"}
     ours = [row for row in rows if row.cell.device in devices and row.cell.status == "ok"]
     return [_figures(row, host[row.cell.target, row.cell.recipe]) for row in ours]
 
 
-def _figures(row: results.Row, host: results.Row) -> dict[str, Any]:
+def _figures(row: collect.Row, host: collect.Row) -> dict[str, Any]:
     ours, theirs = (_outputs(one) for one in (row, host))
     assert row.measurement is not None
     parity = stats.parity("the host's outputs", theirs, ours, [None] * len(ours))
@@ -41,7 +43,7 @@ def _figures(row: results.Row, host: results.Row) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _outputs(row: results.Row) -> tuple[Any, ...]:
+def _outputs(row: collect.Row) -> tuple[Any, ...]:
     assert row.home is not None and row.measurement is not None
     accuracy = row.measurement.accuracy
     return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]

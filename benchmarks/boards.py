@@ -22,13 +22,16 @@ import _common
 import _device
 import numpy as np
 
-from pipeline import budget, devices, measure, plugins, stats, store, train
-from pipeline import push as pushing
+from pipeline import devices, registry, stats
 from pipeline.core import Artifact, Device, Measurement
 from pipeline.devices import _ssh
 from pipeline.emulate import pi
-from pipeline.export import Outcome, export
-from pipeline.store import Store
+from pipeline.results import instruction_budget
+from pipeline.stages import measure, train
+from pipeline.stages import push as pushing
+from pipeline.stages.export import Outcome, export
+from pipeline.system import store
+from pipeline.system.store import Store
 
 TARGETS = ("tflite", "onnx", "executorch")
 MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 500}
@@ -49,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--board", choices=list(pi.BOARDS), required=True)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--recipes", default=",".join(plugins.names("recipes")))
+    parser.add_argument("--recipes", default=",".join(registry.names("recipes")))
     parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
     parser.add_argument("--samples", type=int, help="evaluated samples, where those of MODELS would take too long")
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
@@ -85,7 +88,9 @@ def cells(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
             for error in measure.bench(build, job, device, outcomes, options):
                 print(error, file=sys.stderr)
             if device.name != "local":
-                budget.record(COUNTS, [budget.count(found) for found in measure.kept(outcomes, device, 1)])
+                instruction_budget.record(
+                    COUNTS, [instruction_budget.count(found) for found in measure.kept(outcomes, device, 1)]
+                )
         figures[job.model] = _device.beside_host(build, job, [device.name for device in _devices(board)])
         print(f"\n{job.model} on {board}\n{_device.table(figures[job.model])}")
     return figures, True
@@ -102,7 +107,7 @@ def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[di
     """Every recorded count beside that after another boot."""
     pi.stop(build, board)
     pi.boot(build, board)
-    recorded = {count.name: count.instructions for count in budget.read(COUNTS).counts}
+    recorded = {count.name: count.instructions for count in instruction_budget.read(COUNTS).counts}
     figures: dict[str, Any] = {}
     good = True
     for job, samples in jobs.items():
@@ -113,7 +118,7 @@ def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[di
             for artifact, path in pushing.runnable(outcomes, device):
                 found = store.read(Measurement, measure.home(path, device, 1) / measure.MANIFEST)
                 assert found is not None, f"{path} is not measured on {device.name}: run the part cells first"
-                before = recorded[budget.count(found).name]
+                before = recorded[instruction_budget.count(found).name]
                 now = _count(build, device, artifact, path, images)
                 name = f"{artifact.recipe} {found.runtime['name']}"
                 changes[name] = (before, now, now / before - 1)
@@ -151,7 +156,7 @@ def depends(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[d
     worst = {name: max(abs(f["changes"][name]) for f in figures.values()) for name in others}
     good = _common.verdict(
         f"weights, pictures and words change a count by less than half of what a budget allows ({worst})",
-        max(worst.values()) < budget.GROWTH / 2,
+        max(worst.values()) < instruction_budget.GROWTH / 2,
     )
     return {"digits_cnn": figures, "worst": worst}, good
 
@@ -165,7 +170,7 @@ def _count(
     options: measure.Options = OPTIONS,
 ) -> int:
     """The median count of one file on its first picture, as a bench counts it."""
-    kind, runtime = plugins.load("devices", device.kind), devices.runtime(device, artifact.target)
+    kind, runtime = registry.load("devices", device.kind), devices.runtime(device, artifact.target)
     assert runtime is not None
     kind.setup(build, device, runtime)
     kind.push(build, device, [path, images])
@@ -193,7 +198,7 @@ def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
     """Wall seconds, round trips and bytes of set-up, push and bench, in a folder on the board that is new."""
     device = devices.find(f"{board}-emulated")
     device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})
-    kind = plugins.load("devices", device.kind)
+    kind = registry.load("devices", device.kind)
     figures: dict[str, Any] = {}
     with _device.scratch(build) as other:
         kind.clean(other, device)

@@ -21,9 +21,10 @@ from typing import Any
 import _common
 import numpy as np
 
-from pipeline import catalog, plugins, push, stats, train
-from pipeline.export import export
-from pipeline.store import Store
+from pipeline import registry, sources, stats
+from pipeline.stages import push, train
+from pipeline.stages.export import export
+from pipeline.system.store import Store
 
 ROUNDS = 5
 
@@ -33,7 +34,7 @@ THEIRS = {"int8 tflite": "ai-edge-quantizer's default", "int8 onnx": "onnxruntim
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=catalog.DEFAULT)
+    parser.add_argument("--model", default=sources.DEFAULT)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--framework", default="torch")
     options = parser.parse_args()
@@ -83,7 +84,7 @@ def main() -> int:
 
 def tensorflow_lite(build: Store, job: train.Job, scratch: Path) -> Path:
     """The float .tflite that TensorFlow's own converter makes of our SavedModel."""
-    plugins.import_order()
+    registry.import_order()
     import tensorflow as tf
 
     (outcome,) = export(build, job, ["savedmodel"], ["fp32"])
@@ -94,7 +95,7 @@ def tensorflow_lite(build: Store, job: train.Job, scratch: Path) -> Path:
 
 def calibration(checkpoint: Any) -> Any:
     """The samples that our recipe calibrates on: float32 (n, height, width, channels)."""
-    recipe = plugins.load("recipes", "int8").RECIPE
+    recipe = registry.load("recipes", "int8").RECIPE
     split = train.test_split(checkpoint, "train")
     return split.images(range(recipe.calibration)).astype(np.float32)
 

@@ -21,20 +21,21 @@ from pathlib import Path
 
 import _common
 
-from pipeline import catalog, plugins, train
-from pipeline.export import export_all, recipes
-from pipeline.store import Store
+from pipeline import registry, sources
+from pipeline.stages import train
+from pipeline.stages.export import export_all, recipes
+from pipeline.system.store import Store
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=catalog.DEFAULT)
+    parser.add_argument("--model", default=sources.DEFAULT)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--framework", default="torch", help="one, or all")
     parser.add_argument("--one", metavar="FRAMEWORK:TARGET:RECIPE", help="be one of the fresh processes")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    names = catalog.find(options.model).frameworks if options.framework == "all" else [options.framework]
+    names = sources.find(options.model).frameworks if options.framework == "all" else [options.framework]
     jobs = [train.Job(model=options.model, framework=name, data=options.data) for name in names]
     if options.one:
         name, target, recipe = options.one.split(":")
@@ -47,7 +48,7 @@ def main() -> int:
             name, framework = checkpoint.spec.name, checkpoint.framework
             shutil.copytree(build.checkpoint(name, framework), fresh.checkpoint(name, framework))
         started = clocks()
-        outcomes = export_all(fresh, jobs, plugins.names("targets"), plugins.names("recipes"))
+        outcomes = export_all(fresh, jobs, registry.names("targets"), registry.names("recipes"))
         together = since(started)
         print(f"together: {together[0]:.1f} s, {together[1]:.1f} s of processors", file=sys.stderr)
     cells = [(o.framework, o.target, o.recipe) for o in outcomes if o.status == "ok"]
@@ -94,7 +95,7 @@ def one(build: Store, job: train.Job, target: str, name: str) -> None:
     """Trace, quantize where the recipe is static, convert: nothing is shared with another export."""
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
-    framework = plugins.load("frameworks", job.framework)
+    framework = registry.load("frameworks", job.framework)
     (recipe,) = recipes([name])
     with tempfile.TemporaryDirectory() as folder:
         captured, quantized = Path(folder) / "float", Path(folder) / "static"
@@ -105,7 +106,7 @@ def one(build: Store, job: train.Job, target: str, name: str) -> None:
             images = train.test_split(checkpoint, "train").images(range(recipe.calibration))
             framework.quantize(captured, checkpoint.spec.inputs[0].value_range, images, quantized)
         source = framework.source(model, weights, captured, quantized if recipe.static else None)
-        module = plugins.load("targets", target)
+        module = registry.load("targets", target)
         module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{module.SUFFIX}")
 
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import _common
 
-from pipeline import stats, train
-from pipeline.export import export
-from pipeline.store import Store
+from pipeline import stats
+from pipeline.stages import train
+from pipeline.stages.export import export
+from pipeline.system.store import Store
 
 ROUNDS = 15
 

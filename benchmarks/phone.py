@@ -24,15 +24,16 @@ import _device
 import numpy as np
 from PIL import Image
 
-from pipeline import android, devices, measure, plugins, train
+from pipeline import android, devices, registry
 from pipeline.android import phone as app
 from pipeline.core import to_json
 from pipeline.datasets import _images
 from pipeline.devices import adb
 from pipeline.emulate import phone
 from pipeline.errors import PipelineError
-from pipeline.export import Outcome, export
-from pipeline.store import Store
+from pipeline.stages import measure, train
+from pipeline.stages.export import Outcome, export
+from pipeline.system.store import Store
 
 sys.path.append(str(_common.ROOT))
 from tests.android import golden, jvm
@@ -50,7 +51,7 @@ SNR_DB, SAME_TOP1, CLOSE, OWN_BYTES, BUILD_SECONDS, STARTS = 60, 0.995, 0.99, 30
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--recipes", default=",".join(plugins.names("recipes")))
+    parser.add_argument("--recipes", default=",".join(registry.names("recipes")))
     parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
     options = parser.parse_args()
@@ -190,7 +191,7 @@ def costs(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
     with _device.scratch(build) as other:
         (other.root / "android").symlink_to((build.root / "android").resolve())
         outcomes = export(other, train.Job(), ["tflite"], ["int8"])
-        plugins.load("devices", "adb").clean(other, DEVICE)
+        registry.load("devices", "adb").clean(other, DEVICE)
         for name in ("bench", "bench whose app and files are there"):
             figures[name] = _cost(name, lambda: _bench(other, outcomes))
     print(_device.costs(figures))

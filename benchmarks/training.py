@@ -33,10 +33,10 @@ from typing import Any
 import _common
 import numpy as np
 
-from pipeline import catalog
-from pipeline.catalog import Model
+from pipeline import sources
 from pipeline.datasets import Split
 from pipeline.frameworks import Group, Settings
+from pipeline.sources import Model
 
 BOUND = 0.9
 Epoch = Callable[[int], object]
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--framework", help="one of them alone")
     parser.add_argument("--one", metavar="FRAMEWORK", help="be one of the processes")
     options = parser.parse_args()
-    model = catalog.find(options.model)
+    model = sources.find(options.model)
     if options.one:
         with tempfile.TemporaryDirectory() as folder:
             ours, bare, same, facts = LOOPS[options.one](model, pictures(model, options.pictures), Path(folder))
@@ -77,7 +77,7 @@ def waiting(options: argparse.Namespace, frameworks: Sequence[str]) -> int:
         kept[framework] = {**taken, "share_waiting": found}
     head = ["framework", "device", "pictures a second", "with one batch", "share of time waiting [95 %]"]
     print(_common.table(head, rows))
-    name = "_".join(["waiting", catalog.find(options.model).spec.name, *frameworks[: len(frameworks) == 1]])
+    name = "_".join(["waiting", sources.find(options.model).spec.name, *frameworks[: len(frameworks) == 1]])
     _common.keep(name, {"pictures": options.pictures, "frameworks": kept})
     return 0
 

@@ -322,3 +322,31 @@ def _check(a: Sequence[Array], b: Sequence[Array]) -> None:
             raise ParityFailed(f"output {place} has shape {other.shape}, the reference's is {one.shape}")
         if not one.ndim or len(one) != len(a[0]) or not one.size:
             raise ParityFailed(f"output {place} has shape {one.shape}: there are no samples to compare")
+
+
+# -- subsets of a split ------------------------------------------------------------------------------------------------
+
+SUBSET_SEED = 0
+
+
+def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
+    """Indices of a stratified subset: each class keeps its share, and every call gives the same samples.
+
+    A larger subset contains every smaller one.
+
+    Args:
+        labels: (N,) labels of the whole split.
+        samples: from 1 to N.
+
+    Returns:
+        int64 (samples,), ascending.
+    """
+    import numpy as np
+
+    # RandomState's numbers are frozen for ever, those of newer generators are not. Source: NEP 19.
+    order = np.random.RandomState(SUBSET_SEED).permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return np.sort(order[np.argsort(place[order], kind="stable")[:samples]])

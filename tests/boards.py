@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.core import Device
 from pipeline.devices import ssh
 from pipeline.emulate import pi
-from pipeline.store import Store
+from pipeline.system.store import Store
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import store
 from pipeline.core import (
     Accuracy,
     Artifact,
@@ -22,7 +21,8 @@ from pipeline.core import (
     Tensor,
     Training,
 )
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
 
 SAMPLES = 200
 LOCAL = {"name": "local", "kind": "local", "emulated": False, "board": "a desk", "cpu": "a cpu", "cores": 4, "os": "x"}

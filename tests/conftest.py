@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from pipeline import system
 from pipeline.devices import _adb
 from pipeline.emulate import phone as emulated_phone
 from pipeline.emulate import pi
 from pipeline.errors import NeedsTool
-from pipeline.store import Store
-from pipeline.train import Job
+from pipeline.stages.train import Job
+from pipeline.system import packages
+from pipeline.system.store import Store
 from tests.boards import Board
 from tests.make_matrix import JOB, ROOT, TINY
 from tests.phones import Phone, app
@@ -37,7 +37,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MACHINES = (
     "tests/android/", "tests/devices/", "tests/edge_bench/test_executorch_runner.py", "tests/emulate/",
-    "tests/test_budget.py", "tests/test_trace.py",
+    "tests/results/test_instruction_budget.py", "tests/stages/test_trace.py",
 )  # fmt: skip
 """Where the tests are that use an emulated board or phone, of which a session has one."""
 
@@ -127,7 +127,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """An emulated Raspberry Pi 4 that runs for the whole session. A test that ends or breaks it boots it anew."""
     try:
         for use in ("emulate", "cross"):
-            system.require(use)
+            packages.require(use)
     except NeedsTool as error:
         if os.environ.get("CI") == "true":
             raise
@@ -179,7 +179,7 @@ def copied(matrix: Store, tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def imported() -> None:
     """Imports PyTorch, what quantizes with it, and Keras: what others' code warns of while imported is not ours."""
-    from pipeline.plugins import import_order
+    from pipeline.registry import import_order
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

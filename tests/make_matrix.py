@@ -6,9 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import devices, export, measure, plugins
-from pipeline.store import Store
-from pipeline.train import Job
+from pipeline import devices, registry
+from pipeline.stages import export, measure
+from pipeline.stages.train import Job
+from pipeline.system.store import Store
 
 ROOT = Path(__file__).parents[1]
 TINY = Path(__file__).parent / "models" / "tiny"
@@ -19,7 +20,7 @@ QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0)
 def main(root: Path, framework: str) -> None:
     """Exports the tiny model to every target under every recipe, and measures here what runs here."""
     build, job = Store(root), replace(JOB, framework=framework)
-    outcomes = export.export(build, job, plugins.names("targets"), plugins.names("recipes"))
+    outcomes = export.export(build, job, registry.names("targets"), registry.names("recipes"))
     measure.bench(build, job, devices.find("local"), outcomes, QUICK)
 
 

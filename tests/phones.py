@@ -15,7 +15,7 @@ from pipeline.android import phone as android_phone
 from pipeline.core import Device
 from pipeline.devices import adb
 from pipeline.emulate import phone
-from pipeline.store import Store
+from pipeline.system.store import Store
 
 DEVICE = Device("phone-emulated", "adb", True, {"board": "phone"})
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.events import without_tensorflow
+from pipeline.system.tensorboard import without_tensorflow
 
 
 class Run:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import plugins
+from pipeline import registry
 from pipeline.errors import BadData, BadWeights, PipelineError
-from pipeline.store import Store
-from pipeline.train import Job, ready, train
+from pipeline.stages.train import Job, ready, train
+from pipeline.system.store import Store
 from tests.cli import ROOT, Done, environment, inv, tree, unfinished
 from tests.datasets.making import as_folder, as_zip, class_files, divided_files, picture
 
@@ -103,7 +103,7 @@ def test_an_unknown_plug_in_is_refused_with_the_known_and_the_nearest(
 ) -> None:
     said = refused(tmp_path / "build", *words)
     near = f"; did you mean {nearest!r}?" if nearest else ""
-    assert said == f"unknown {kind} {name!r}{near} (known: {', '.join(plugins.names(f'{kind}s'))})"
+    assert said == f"unknown {kind} {name!r}{near} (known: {', '.join(registry.names(f'{kind}s'))})"
 
 
 def test_an_unknown_model_is_refused_with_the_known_and_the_nearest(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import core, store
+from pipeline import core
 from pipeline.core import Cell, Failure, Measurement, ModelSpec, Recipe, Tensor, from_json, safe_file_name, to_json
 from pipeline.errors import Broken
+from pipeline.system import store
 
 GOLDEN = Path(__file__).parent / "golden"
 NOUNS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.system.store import Store
 from tests.cli import INV, ROOT, Done, Running, environment, inv, processes, tree, unfinished
 
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
@@ -94,7 +94,10 @@ def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(
 
 @pytest.mark.parametrize(
     ("at_work", "words"),
-    [("pipeline.worker", ("export", "--recipe", "fp16")), ("edge_bench run", ("bench", "--min-seconds", "60"))],
+    [
+        ("pipeline.stages._export_process", ("export", "--recipe", "fp16")),
+        ("edge_bench run", ("bench", "--min-seconds", "60")),
+    ],
 )
 def test_a_killed_command_leaves_nobody_at_work(
     copied: Store, tiny: Path, at_work: str, words: tuple[str, ...]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline import catalog, plugins
-from pipeline.catalog import Model
+from pipeline import registry, sources
+from pipeline.sources import Model
 from tests.frameworks import making
 
 pytestmark = pytest.mark.usefixtures("imported")
@@ -17,7 +17,7 @@ SMALL = {"mobilenet_v3_small": "mobilenet_v3_small:classes=4,width=0.25"}
 
 
 def find(name: str) -> Model:
-    return catalog.find(SMALL.get(name, name))
+    return sources.find(SMALL.get(name, name))
 
 
 def torch_losses(model: Model, steps: int) -> list[float]:
@@ -61,16 +61,16 @@ def keras_losses(model: Model, steps: int) -> list[float]:
 
 
 LOSSES: dict[str, Callable[[Model, int], list[float]]] = {"torch": torch_losses, "keras": keras_losses}
-BUILT = [(name, framework) for name in catalog.names() for framework in find(name).frameworks if framework in LOSSES]
+BUILT = [(name, framework) for name in sources.names() for framework in find(name).frameworks if framework in LOSSES]
 
 
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", sources.names())
 def test_its_spec_names_a_dataset_and_a_framework_that_there_are(name: str) -> None:
     model = find(name)
-    assert model.spec.dataset in plugins.names("datasets")
+    assert model.spec.dataset in registry.names("datasets")
     assert model.frameworks
     assert model.spec.name.startswith(name)
-    assert catalog.describe(model).splitlines()[0].strip()
+    assert sources.describe(model).splitlines()[0].strip()
     assert len(model.spec.labels) in (0, model.spec.classes)
 
 

@@ -10,13 +10,13 @@ from shlex import quote
 
 import pytest
 
-from pipeline import plugins
-from pipeline.catalog import find
+from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.errors import BadModel, Broken
-from pipeline.store import Store, read
-from pipeline.train import Job, make, ready, renewal, train
-from pipeline.train import test_split as split_of
+from pipeline.sources import find
+from pipeline.stages.train import Job, make, ready, renewal, train
+from pipeline.stages.train import test_split as split_of
+from pipeline.system.store import Store, read
 from tests.cli import inv, unfinished
 from tests.datasets.making import as_folder, class_files, divided_files
 
@@ -84,7 +84,7 @@ def test_a_folder_and_pictures_become_measured_files_for_every_target(
     left = next(cell["reason"] for cell in told if (cell["recipe"], cell["target"]) == ("fp16", "onnx"))
     assert left == f"not exported yet: inv export --model {quote(str(doorbell))} --target onnx --recipe fp16"
     cells = [cell for cell in told if cell["recipe"] == "int8"]
-    status = {**dict.fromkeys(plugins.names("targets"), "ok"), "savedmodel": "unsupported"}
+    status = {**dict.fromkeys(registry.names("targets"), "ok"), "savedmodel": "unsupported"}
     assert {cell["target"]: cell["status"] for cell in cells} == status
     for cell in cells:
         assert (cell["model"], cell["framework"]) == ("doorbell", "torch")

@@ -260,3 +260,26 @@ def test_parity_with_nothing_on_one_side() -> None:
 def test_outputs_that_do_not_match_are_refused(reference: Any, found: Any, scales: Any, message: str) -> None:
     with pytest.raises(ParityFailed, match=message):
         stats.parity("float model", reference, found, scales)
+
+
+# -- stratified subsets
+
+SORTED = np.repeat(np.arange(10), 100)  # as class folders are read
+
+
+@pytest.mark.parametrize("samples", [1, 10, 37, 500, 1000])
+def test_every_class_has_its_share(samples: int) -> None:
+    chosen = stats.stratified(SORTED, samples)
+    assert len(np.unique(chosen)) == samples and list(chosen) == sorted(chosen)
+    counts = np.bincount(SORTED[chosen], minlength=10)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_uneven_classes_keep_their_proportions() -> None:
+    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    assert np.bincount(labels[stats.stratified(labels, 100)]).tolist() == [90, 9, 1]
+
+
+def test_the_samples_are_the_same_for_ever() -> None:
+    assert stats.stratified(SORTED, 5).tolist() == [298, 553, 672, 859, 993]
+    assert set(stats.stratified(SORTED, 50)) < set(stats.stratified(SORTED, 60))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import catalog, devices, plugins, proc, store
+from pipeline import devices, registry, sources
 from pipeline.core import Cell, Latency
-from pipeline.store import Store
+from pipeline.system import proc, store
+from pipeline.system.store import Store
 from tests.cli import INV, ROOT, Done, environment, inv, tree
 
 HEAVY = {"torch", "tensorflow", "keras", "coremltools", "executorch", "onnx", "numpy"}
@@ -69,7 +70,7 @@ def test_an_export_that_is_up_to_date_loads_no_framework_and_changes_nothing(cop
     assert packages & HEAVY == set()
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
     cells = [line.split() for line in done.lines]
-    assert len(cells) == len(plugins.names("targets")) * len(plugins.names("recipes"))
+    assert len(cells) == len(registry.names("targets")) * len(registry.names("recipes"))
     paths = [Path(words[2]) for words in cells if words[2].startswith("/")]
     assert len(paths) == len(list(copied.root.glob("*/*/*/artifact.json"))) and all(path.exists() for path in paths)
 
@@ -124,21 +125,21 @@ def test_a_name_that_the_help_sends_people_to_is_a_task() -> None:
 
 
 def test_models_lists_the_folders_in_models(tmp_path: Path) -> None:
-    assert names_in(inv(tmp_path, "models")) == catalog.names()
+    assert names_in(inv(tmp_path, "models")) == sources.names()
 
 
 @pytest.mark.parametrize("folder", ["recipes", "targets"])
 def test_plug_ins_are_listed_by_their_files_names(tmp_path: Path, folder: str) -> None:
-    assert names_in(inv(tmp_path, folder)) == plugins.names(folder)
+    assert names_in(inv(tmp_path, folder)) == registry.names(folder)
 
 
 def test_targets_shows_every_recipe_that_one_cannot_do_with_the_reason(tmp_path: Path) -> None:
     lines = inv(tmp_path, "targets").lines
-    for target in plugins.names("targets"):
-        module = plugins.load("targets", target)
-        for name in plugins.names("recipes"):
-            recipe = plugins.load("recipes", name).RECIPE
-            for framework in plugins.names("frameworks"):
+    for target in registry.names("targets"):
+        module = registry.load("targets", target)
+        for name in registry.names("recipes"):
+            recipe = registry.load("recipes", name).RECIPE
+            for framework in registry.names("frameworks"):
                 reason = module.supports(recipe, framework)
                 said = {f"{'':12} not {name}: {reason}", f"{'':12} not {name} from {framework}: {reason}"} & set(lines)
                 assert len(said) == (0 if reason is None else 1)
@@ -168,7 +169,7 @@ def test_doctor_looks_at_every_package_runtime_and_device(tmp_path: Path) -> Non
 
 def test_results_as_json_is_a_list_of_cells_with_the_designs_fields(matrix: Store) -> None:
     cells = inv(matrix.root, "results", "--json").json
-    assert len(cells) >= len(plugins.names("targets")) * len(plugins.names("recipes"))
+    assert len(cells) >= len(registry.names("targets")) * len(registry.names("recipes"))
     names = {field.name for field in fields(Cell)}
     for cell in cells:
         assert set(cell) == names

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import store, system
 from pipeline.android import code, package, parts
 from pipeline.errors import BadOption
-from pipeline.store import Store
+from pipeline.system import packages, store
+from pipeline.system.store import Store
 
 ABIS = ("arm64-v8a", "x86_64")
 ENGINES = ("litert", "executorch")
@@ -97,7 +97,7 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
     apk = path(build)
     if there and there.key == key and apk.is_file() and store.sha256(apk) == there.sha256:
         return there
-    system.require("android")
+    packages.require("android")
     with store.lock(build, "the Android app's build"):
         parts.fetch([*parts.parts("app"), *parts.parts("sdk"), *parts.parts("compiler")])
         version = f"{parts.versions()['version-name']}-{key[:8]}"
@@ -119,7 +119,7 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
 
 def aar(build: Store) -> Path:
     """Makes the inference library as an AAR: our classes and R8's rules; the app that uses it names its runtimes."""
-    system.require("android")
+    packages.require("android")
     with store.lock(build, "the inference library's build"):
         parts.fetch([*parts.parts("app"), *parts.parts("sdk"), *parts.parts("compiler")])
         steps = code.Steps(build.root / FOLDER / "steps")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import proc, store
 from pipeline.android import package, parts
 from pipeline.errors import StageFailed
-from pipeline.progress import say
+from pipeline.system import proc, store
+from pipeline.system.progress import say
 
 INFERENCE, APP = parts.ROOT / "inference", parts.ROOT / "app"
 STEP_SECONDS = 900.0

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import proc, store
 from pipeline.android import parts
 from pipeline.core import Artifact, safe_file_name
 from pipeline.errors import BadOption, Broken, StageFailed
+from pipeline.system import proc, store
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 PAGE = 16384

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from pipeline import proc, store, system
 from pipeline.errors import Broken, StageFailed
-from pipeline.progress import say
+from pipeline.system import packages, proc, store
+from pipeline.system.progress import say
 
 ROOT = Path(__file__).parent.parent.parent / "android-app"
 CATALOG = ROOT / "gradle" / "libs.versions.toml"
@@ -88,7 +88,7 @@ def fetch(wanted: Sequence[Part]) -> None:
     gone = [part for part in wanted if not part.path.is_file()]
     if not gone:
         return
-    system.require("android")
+    packages.require("android")
     say(f"fetching {len(gone)} parts of the Android app")
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)

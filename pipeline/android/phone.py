@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import proc, store, system
 from pipeline.android import ENGINES, FOLDER, Built, code, package, parts
 from pipeline.errors import NeedsTool, StageFailed
-from pipeline.store import Store
+from pipeline.system import packages, proc, store
+from pipeline.system.store import Store
 
 ABI = "x86_64"
 BRIDGE = Path(__file__).parent / "bionic" / "bionic.c"
@@ -66,7 +66,7 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
     """
     if platform.machine() != "x86_64":
         raise NeedsTool(f"an emulated phone runs Android's libraries for x86-64, and this is {platform.machine()}")
-    system.require_all(["android", "native"])
+    packages.require_all(["android", "native"])
     with store.lock(build, "the emulated phone's app"):
         parts.fetch([part for section in ("app", "sdk", "compiler", "jvm") for part in parts.parts(section)])
         steps = code.Steps(build.root / FOLDER / "steps")

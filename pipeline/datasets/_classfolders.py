@@ -12,7 +12,7 @@ from pipeline.datasets import SPLITS, Split, _images, _splits
 from pipeline.datasets._files import Files, open_files
 from pipeline.datasets._splits import Sample
 from pipeline.errors import BadData
-from pipeline.progress import bar
+from pipeline.system.progress import bar
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.core import Preprocessing
 from pipeline.datasets import SPLITS, Split
 from pipeline.errors import BadOption
-from pipeline.store import digest
+from pipeline.system.store import digest
 
 if TYPE_CHECKING:
     import numpy as np

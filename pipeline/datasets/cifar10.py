@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pipeline import store
 from pipeline.core import Preprocessing
 from pipeline.datasets import Split, _batches, _classfolders, _images, _splits
 from pipeline.errors import BadData
-from pipeline.progress import bar, say
+from pipeline.system import store
+from pipeline.system.progress import bar, say
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import plugins
+from pipeline import registry
 from pipeline.core import Device
 from pipeline.errors import BadOption, UnknownName
-from pipeline.proc import Done
-from pipeline.store import Store
+from pipeline.system.proc import Done
+from pipeline.system.store import Store
 
 FILE = Path(__file__).parent.parent.parent / "devices.toml"
 
@@ -97,27 +97,27 @@ def find(name: str) -> Device:
 
 def runtime(device: Device, target: str) -> str | None:
     """The edge-bench runtime that runs a target's files on a device; None where none can."""
-    kind = plugins.load("devices", device.kind)
+    kind = registry.load("devices", device.kind)
     chosen = {**kind.RUNTIMES, **device.options.get("runtimes", {})}.get(target)
-    return str(chosen) if chosen else plugins.load("targets", target).RUNTIME
+    return str(chosen) if chosen else registry.load("targets", target).RUNTIME
 
 
 def refuses(device: Device, target: str) -> str | None:
     """Why a target's files are not measured on a device; None where they are."""
-    module = plugins.load("targets", target)
-    refused = plugins.load("devices", device.kind).REFUSES.get(target)
+    module = registry.load("targets", target)
+    refused = registry.load("devices", device.kind).REFUSES.get(target)
     if refused and target not in device.options.get("runtimes", {}):
         return str(refused)
     if module.UNCHECKED and runtime(device, target) is None:
         return str(module.UNCHECKED)
-    if target not in device.options.get("targets", plugins.names("targets")):
+    if target not in device.options.get("targets", registry.names("targets")):
         return f"devices.toml leaves {target} out for {device.name}"
     return None
 
 
 def _device(path: Path, name: str, table: Any) -> Device:
     if not isinstance(table, dict) or not isinstance(table.get("kind"), str):
-        raise BadOption(f"{path}: [{name}] needs a kind (known: {', '.join(plugins.names('devices'))})")
+        raise BadOption(f"{path}: [{name}] needs a kind (known: {', '.join(registry.names('devices'))})")
     options = {key: value for key, value in table.items() if key not in ("kind", "emulated")}
     emulated, targets, runtimes = table.get("emulated", False), table.get("targets", []), table.get("runtimes", {})
     if not isinstance(emulated, bool):
@@ -127,9 +127,9 @@ def _device(path: Path, name: str, table: Any) -> Device:
     if not isinstance(runtimes, dict):
         raise BadOption(f"{path}: [{name}] runtimes says a runtime for each target, not {runtimes!r}")
     try:
-        plugins.load("devices", table["kind"])
+        registry.load("devices", table["kind"])
         for target in (*targets, *runtimes):
-            plugins.load("targets", target)
+            registry.load("targets", target)
     except UnknownName as error:
         raise BadOption(f"{path}: [{name}] {error}") from error
     return Device(name, table["kind"], emulated, options)

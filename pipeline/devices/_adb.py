@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline import proc, system
 from pipeline.errors import StageFailed, Unreachable
-from pipeline.proc import Done
-from pipeline.progress import say
+from pipeline.system import packages, proc
+from pipeline.system.proc import Done
+from pipeline.system.progress import say
 
 ASK_SECONDS, SEND_SECONDS, END_SECONDS = 60.0, 3600.0, 20.0
 READY = "device"
@@ -196,7 +196,7 @@ def seen(env: Mapping[str, str]) -> list[Seen]:
         NeedsTool: there is no adb.
         Unreachable: its server does not answer.
     """
-    system.require("phones")
+    packages.require("phones")
     done = proc.run(["adb", "devices", "-l"], timeout=ASK_SECONDS, env=env)
     if done.code != 0:
         raise Unreachable(f"adb does not answer ({done.reason}); adb kill-server may mend it")

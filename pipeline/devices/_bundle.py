@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc, runner, store
 from pipeline.core import SCHEMA
-from pipeline.devices import _edge_bench
+from pipeline.devices import _edge_bench, _runner
 from pipeline.errors import StageFailed
-from pipeline.progress import say
-from pipeline.store import Store
+from pipeline.system import proc, store
+from pipeline.system.progress import say
+from pipeline.system.store import Store
 
 TOO_LARGE = {"executorch": "executorch_runner"}
 """Runtimes whose packages are too large for a board, and what runs the same files there."""
@@ -110,7 +110,7 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
     if runtime in TOO_LARGE:
         raise StageFailed(f"{runtime}'s packages are too large for a board; {TOO_LARGE[runtime]} is for boards")
     wanted = _edge_bench.requirements(runtime)
-    native = [runner.build(build, board.machine)] if runtime in _edge_bench.NATIVE else []
+    native = [_runner.build(build, board.machine)] if runtime in _edge_bench.NATIVE else []
     source = _edge_bench.HERE / "src"
     parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _edge_bench.sources()]
     key = store.digest([

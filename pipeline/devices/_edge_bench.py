@@ -7,12 +7,14 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-from pipeline import plugins, runner, store
+from pipeline import registry
+from pipeline.devices import _runner
 from pipeline.errors import StageFailed
+from pipeline.system import store
 
 HERE = Path(__file__).parent.parent.parent / "edge-bench"
 NATIVE = ("executorch_runner",)
-"""Runtimes that no package index has: pipeline/runner.py builds them, for this machine or for a board."""
+"""Runtimes that no package index has: pipeline/devices/_runner.py builds them, for this machine or for a board."""
 
 
 def sources() -> list[Path]:
@@ -42,5 +44,5 @@ def packages(runtime: str) -> tuple[str, ...]:
 @cache
 def identity() -> str:
     """Hash of edge-bench and of the versions that its runtimes are to have."""
-    files = [*sources(), HERE / "pyproject.toml", runner.SOURCE]
-    return store.digest([[store.sha256(path) for path in files], plugins.versions(("executorch",))])
+    files = [*sources(), HERE / "pyproject.toml", _runner.SOURCE]
+    return store.digest([[store.sha256(path) for path in files], registry.versions(("executorch",))])

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc
 from pipeline.errors import StageFailed, Unreachable
-from pipeline.progress import say
+from pipeline.system import proc
+from pipeline.system.progress import say
 
 LOST = 255  # Source: ssh(1), EXIT STATUS
 NO_PYTHON, OLD_PYTHON = 127, 70

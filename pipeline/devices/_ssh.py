@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc
 from pipeline.core import Device
 from pipeline.devices import _session
 from pipeline.devices._session import Refused, Session, Traffic
 from pipeline.errors import BadOption, NeedsTool, Unreachable
+from pipeline.system import proc
 
 CONNECT_SECONDS = 15
 ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")

@@ -20,15 +20,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import android, store
+from pipeline import android
 from pipeline.core import Device
 from pipeline.devices import _adb
 from pipeline.devices._adb import Phone
 from pipeline.emulate import phone as emulated
 from pipeline.errors import BadOption, NeedsTool, PipelineError, StageFailed, Unreachable
-from pipeline.proc import Done
-from pipeline.progress import say
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.proc import Done
+from pipeline.system.progress import say
+from pipeline.system.store import Store
 
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"tflite": "litert", "executorch": "executorch"}

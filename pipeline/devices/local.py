@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pipeline import plugins, proc, runner, store
+from pipeline import registry
 from pipeline.core import Device
-from pipeline.devices import _edge_bench
+from pipeline.devices import _edge_bench, _runner
 from pipeline.errors import NeedsTool, StageFailed
-from pipeline.proc import Done
-from pipeline.progress import say
-from pipeline.store import Store
+from pipeline.system import proc, store
+from pipeline.system.proc import Done
+from pipeline.system.progress import say
+from pipeline.system.store import Store
 
 CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
@@ -54,7 +55,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         StageFailed: it could not be installed; the reason is the installer's.
     """
     if runtime in _edge_bench.NATIVE:
-        runner.build(build, platform.machine())
+        _runner.build(build, platform.machine())
         return
     python = _python(build, runtime)
     if runtime not in APART or _is_made(python):
@@ -79,7 +80,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
 def identity(build: Store, device: Device, runtime: str) -> str:
     """See `DeviceKind.identity`: in this environment the packages are whatever is installed."""
     installed = () if runtime in APART else _edge_bench.packages(runtime)
-    return store.digest([_edge_bench.identity(), plugins.versions(installed)])
+    return store.digest([_edge_bench.identity(), registry.versions(installed)])
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
@@ -91,7 +92,7 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
     """See `DeviceKind.call`."""
     env = {"PYTHONHASHSEED": "0"}  # as on a board: the steps of a look-up are then the same each time
     if runtime in _edge_bench.NATIVE:
-        env |= _with_path(runner.build(build, platform.machine()))
+        env |= _with_path(_runner.build(build, platform.machine()))
     return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout, env=env)
 
 

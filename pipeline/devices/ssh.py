@@ -20,14 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
 from pipeline.core import Device
 from pipeline.devices import _bundle, _edge_bench, _session, _ssh
 from pipeline.emulate import pi
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
-from pipeline.proc import Done
-from pipeline.progress import bar, say
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.proc import Done
+from pipeline.system.progress import bar, say
+from pipeline.system.store import Store
 
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}

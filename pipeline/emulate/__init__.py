@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipeline.emulate import phone, pi
 from pipeline.errors import UnknownName
-from pipeline.store import Store
+from pipeline.system.store import Store
 
 PHONE = phone.BOARD
 """The one that the app runs on: it has to be built first."""

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline import proc, system
 from pipeline.errors import StageFailed
+from pipeline.system import packages, proc
 
 
 def apt(work: Path, settings: Mapping[str, str | Path]) -> dict[str, str]:
@@ -118,7 +118,7 @@ def run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: P
     Raises:
         StageFailed: it failed; the reason is its own.
     """
-    program = system.find(str(argv[0])) or argv[0]
+    program = packages.find(str(argv[0])) or argv[0]
     done = proc.run([program, *argv[1:]], timeout=900, env=env, cwd=cwd)
     if done.code != 0:
         raise StageFailed(f"{argv[0]} failed: {done.reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pipeline import proc
+from pipeline.system import proc
 
 
 def runs(pid: int, began: int | None) -> bool:

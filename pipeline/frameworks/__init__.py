@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.catalog import Model
 from pipeline.datasets import Split
+from pipeline.sources import Model
 from pipeline.targets import Source
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog import Model
 from pipeline.core import ModelSpec, from_json
 from pipeline.errors import PipelineError
-from pipeline.plugins import import_order
+from pipeline.registry import import_order
+from pipeline.sources import Model
 
 
 def main(request: dict[str, Any]) -> None:

@@ -20,11 +20,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline import proc, system
 from pipeline.errors import BadOption, StageFailed
 from pipeline.frameworks import Group, _group, _loop, _meeting
 from pipeline.frameworks._group import End, Part
-from pipeline.progress import say
+from pipeline.system import packages, proc
+from pipeline.system.progress import say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,8 +54,8 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
     gpus = tf.config.get_visible_devices("GPU") if accelerator != "cpu" else []
     if accelerator == "cuda" and not gpus:
         why = "TensorFlow sees no GPU here; use cpu, or auto, which takes one where it is"
-        raise BadOption(f"--accelerator cuda: {UNUSED if system.nvidia_driver() else why}")
-    if accelerator == "auto" and not gpus and system.nvidia_driver():
+        raise BadOption(f"--accelerator cuda: {UNUSED if packages.nvidia_driver() else why}")
+    if accelerator == "auto" and not gpus and packages.nvidia_driver():
         _say_unused()
     if gpus and group.devices > len(gpus):
         raise BadOption(

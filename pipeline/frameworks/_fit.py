@@ -17,13 +17,13 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
-from pipeline import store
 from pipeline.core import Training
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken
 from pipeline.frameworks import Group, Settings, _ddp, _group, _loop
 from pipeline.frameworks._group import Part
-from pipeline.progress import bar
+from pipeline.system import store
+from pipeline.system.progress import bar
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -13,7 +13,7 @@ import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantiz
 from pipeline.core import ModelSpec
 from pipeline.errors import BadModel, first_line
 from pipeline.frameworks import _constants
-from pipeline.plugins import extra
+from pipeline.registry import extra
 
 if TYPE_CHECKING:
     import numpy as np

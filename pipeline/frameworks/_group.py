@@ -86,7 +86,7 @@ class End:
 
     Attributes:
         code: its exit code; negative is the signal that ended it.
-        said: what `pipeline.trainer` wrote into its error file; empty where it could not.
+        said: what `pipeline.stages._train_process` wrote into its error file; empty where it could not.
     """
 
     code: int

@@ -14,10 +14,10 @@ import h5py
 import keras
 import numpy as np
 
-from pipeline import store
-from pipeline.catalog import Model
 from pipeline.errors import BadModel, BadWeights, first_line
 from pipeline.frameworks import _network
+from pipeline.sources import Model
+from pipeline.system import store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

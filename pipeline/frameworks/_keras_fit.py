@@ -11,14 +11,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline import store
-from pipeline.catalog import Model
 from pipeline.core import ModelSpec, Preprocessing
 from pipeline.datasets import Split
 from pipeline.errors import Broken
 from pipeline.frameworks import Settings, _distribute, _keras, _loop
 from pipeline.frameworks._group import Part
-from pipeline.progress import bar
+from pipeline.sources import Model
+from pipeline.system import store
+from pipeline.system.progress import bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.datasets import Split
 from pipeline.errors import BadData, BadOption, StageFailed
-from pipeline.events import Events
 from pipeline.frameworks import Group, Settings
-from pipeline.progress import bar, say
+from pipeline.system.progress import bar, say
+from pipeline.system.tensorboard import Events
 
 if TYPE_CHECKING:
     import numpy as np

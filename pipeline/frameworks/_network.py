@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipeline.catalog import Model
 from pipeline.errors import BadModel, PipelineError, first_line
+from pipeline.sources import Model
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
-from pipeline import store
 from pipeline.errors import BadWeights, first_line
+from pipeline.system import store
 
 WRAPPED = "module."
 """How the names of a model's tensors begin while it is wrapped in DataParallel or DistributedDataParallel."""

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import errors, proc
-from pipeline.catalog import Model
+from pipeline import errors
 from pipeline.core import to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, StageFailed
 from pipeline.frameworks import Group, Settings
-from pipeline.plugins import extra, import_order, require
-from pipeline.progress import logged
+from pipeline.registry import extra, import_order, require
+from pipeline.sources import Model
+from pipeline.system import proc
+from pipeline.system.progress import logged
 from pipeline.targets import Source
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.catalog import Model
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, first_line
 from pipeline.frameworks import Group, Settings
-from pipeline.plugins import extra
+from pipeline.registry import extra
+from pipeline.sources import Model
 from pipeline.targets import Source
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def graph(model: Model, weights: Path) -> bytes:
         import warnings
 
         import torch
-    from pipeline.events import without_tensorflow
+    from pipeline.system.tensorboard import without_tensorflow
 
     without_tensorflow()
     from torch.utils.tensorboard._pytorch_graph import graph as trace  # SummaryWriter.add_graph, without its file

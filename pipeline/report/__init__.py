@@ -17,14 +17,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import results, store
 from pipeline.core import to_json
-from pipeline.equality import Equality, equalities, over_threads
 from pipeline.report import charts, origins, tables, threads
 from pipeline.report.page import Section, markdown, web_page
 from pipeline.report.summary import summary
-from pipeline.results import Row
-from pipeline.store import Store
+from pipeline.results import collect
+from pipeline.results.bit_equality import Equality, equalities, over_threads
+from pipeline.results.collect import Row
+from pipeline.system import store
+from pipeline.system.store import Store
 
 
 def report(build: Store, models: Sequence[tuple[str, str]] | None = None) -> Path:
@@ -36,7 +37,7 @@ def report(build: Store, models: Sequence[tuple[str, str]] | None = None) -> Pat
     Raises:
         DiskFull: no space is left.
     """
-    found = results.rows(build, models)
+    found = collect.rows(build, models)
     sections = _sections(found, equalities(found))
     page = build.root / "report.html"
     _write(build.root / "results.json", json.dumps([to_json(row.cell) for row in found], indent=1) + "\n")

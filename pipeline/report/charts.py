@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline import stats, words
+from pipeline import formatting, stats
+from pipeline.formatting import NONE
 from pipeline.report import figures
 from pipeline.report.groups import by_device, by_model, samples
 from pipeline.report.page import Block, Section, Table, numbers, texts
-from pipeline.results import Row
-from pipeline.words import NONE
+from pipeline.results.collect import Row
 
 MOST_CLASSES = 20
 """More classes than these do not fit a heatmap's width; those that change the most are shown, and it is said."""
@@ -19,7 +19,7 @@ def trade_off(found: Sequence[Row]) -> Section:
     targets = _names(found, "target")
     blocks: list[Block] = []
     for place, rows in by_device(found):
-        known = [row for row in rows if words.cost(row.cell)]
+        known = [row for row in rows if formatting.cost(row.cell)]
         if known:
             left = (
                 "The fewest instructions first. Left: instructions an inference, the median of raw runs (logarithmic "

@@ -7,12 +7,10 @@ from html import escape
 from math import floor, log10
 from typing import Any
 
-from pipeline import words
-from pipeline.comparisons import Curve
+from pipeline import formatting
+from pipeline.formatting import Unit
 from pipeline.report.summary import verdict
-from pipeline.results import Row
-from pipeline.verdicts import Verdict
-from pipeline.words import Unit
+from pipeline.results.collect import Row
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart by people with any colour vision. Source: Okabe and Ito, "Color Universal Design", 2008."""
@@ -28,7 +26,7 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
     """A line for each cell, the cheapest first: p50 to p99, the drop with its interval, the file's size."""
     from plotly.subplots import make_subplots
 
-    unit = words.unit(row.cell for row in timed)
+    unit = formatting.unit(row.cell for row in timed)
     rows = sorted(timed, key=lambda row: _p50(row, unit))
     figure = make_subplots(rows=1, cols=3, shared_yaxes=True, column_widths=[0.46, 0.34, 0.2], horizontal_spacing=0.03)
     for place, target in enumerate(targets):
@@ -36,10 +34,10 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
         if own:
             color = COLORS[place % len(COLORS)]
             style = {"color": color, "symbol": SYMBOLS[place % len(SYMBOLS)], "size": 10}
-            shared = {"mode": "markers", "name": _safe(target), "legendgroup": target, "marker": style}
+            shared = {"mode": "markers", "name": safe(target), "legendgroup": target, "marker": style}
             figure.add_scatter(**shared, **_latencies(own, unit, color), row=1, col=1)
             figure.add_scatter(**shared, **_drops(own, unit, color), row=1, col=2)
-            figure.add_bar(**_kilobytes(own, color), name=_safe(target), legendgroup=target, row=1, col=3)
+            figure.add_bar(**_kilobytes(own, color), name=safe(target), legendgroup=target, row=1, col=3)
     ends = [_p99(row, unit) for row in rows]
     figure.add_scatter(
         x=ends,
@@ -55,7 +53,7 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
     low, high = log10(min(_p50(row, unit) for row in rows)), log10(max(ends))
     room = max(0.1 * (high - low), 0.1)
     bounds = [low - room, high + 2 * room]  # the figures stand to the right of the points
-    figure.update_xaxes(type="log", range=bounds, tickvals=_ticks(*bounds), title=f"p50, {unit.name}", col=1)
+    figure.update_xaxes(type="log", range=bounds, tickvals=ticks(*bounds), title=f"p50, {unit.name}", col=1)
     figure.update_xaxes(title="drop, points (right is worse)", zeroline=False, col=2)
     figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT, row=1, col=2)
     largest = max(row.cell.size_bytes or 0 for row in rows) / 1000
@@ -90,15 +88,15 @@ def sizes(held: Mapping[tuple[str, str], float], targets: Sequence[str], recipes
         values = [held.get((target, recipe)) for recipe in recipes]
         pattern = {"shape": PATTERNS[place % len(PATTERNS)], "size": 6}
         figure.add_bar(
-            name=_safe(target),
-            x=[_safe(recipe) for recipe in recipes],
+            name=safe(target),
+            x=[safe(recipe) for recipe in recipes],
             y=values,
             text=["" if v is None else f"{v:,.1f}" for v in values],
             textposition="outside",
             textangle=0,
             cliponaxis=False,
             marker={"color": COLORS[place % len(COLORS)], "pattern": pattern},
-            hovertemplate=f"{_safe(target)}, %{{x}}: %{{y:,.1f}} kB<extra></extra>",
+            hovertemplate=f"{safe(target)}, %{{x}}: %{{y:,.1f}} kB<extra></extra>",
         )
     figure.update_layout(barmode="group", bargap=0.18, bargroupgap=0.06, uniformtext={"mode": "show", "minsize": 9})
     figure.update_layout(height=340, margin={"b": 30})
@@ -129,7 +127,7 @@ def classes(rows: Sequence[Row], labels: Sequence[str], shown: Sequence[int], te
         showscale=False,
         text=texts,
         texttemplate="%{text}",
-        customdata=[[f"{_safe(words.name(row.cell))}, {_safe(labels[i])}" for i in shown] for row in rows],
+        customdata=[[f"{safe(formatting.name(row.cell))}, {safe(labels[i])}" for i in shown] for row in rows],
         hovertemplate="%{customdata}<br>drop %{text} points<extra></extra>",
     )
     figure = go.Figure(squares)
@@ -140,97 +138,6 @@ def classes(rows: Sequence[Row], labels: Sequence[str], shown: Sequence[int], te
         tickvals=list(range(len(rows))), ticktext=_labels(rows), autorange="reversed", showgrid=False, zeroline=False
     )
     figure.update_layout(height=100 + 26 * len(rows), margin={"b": 10})
-    return figure
-
-
-def ratios(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """A line for each row: the ratio with its interval, on a logarithmic axis; very wide intervals leave it."""
-    figure = _intervals(rows)
-    values = [1.0, *(found.ratio for _, found in rows if found.ratio)]
-    bounds = [*values, *(bound for _, found in rows for bound in found.interval or ())]
-    low = log10(max(min(bounds), min(values) / MOST_ROOM))
-    high = log10(min(max(bounds), max(values) * MOST_ROOM))
-    room = max(0.06 * (high - low), 0.02)
-    span = [low - room, high + room]
-    figure.update_xaxes(
-        type="log", range=span, tickvals=_ticks(*span), tickformat="~g", tickangle=0, title="TensorFlow / PyTorch"
-    )
-    figure.add_vline(x=1, line_width=1, line_dash="dot", line_color=SOFT)
-    return figure
-
-
-def shifts(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """A line for each row: the difference in points with its interval."""
-    figure = _intervals(rows)
-    figure.update_xaxes(title="TensorFlow - PyTorch, points", zeroline=False)
-    figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT)
-    return figure
-
-
-MOST_ROOM = 10.0
-"""A chart of ratios ends so many times beyond its outermost points: an interval of two rounds may span decades."""
-
-SIDES = {"torch": (COLORS[1], "square"), "keras": (COLORS[0], "circle")}
-"""How a framework is drawn."""
-
-
-def _intervals(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """Points with their intervals, one line each; the first at the top, coloured by who is better."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    names = {"torch": "PyTorch is better", "keras": "TensorFlow is better", None: "no difference we can resolve"}
-    for better, name in names.items():
-        own = [(text, found) for text, found in rows if found.better == better and found.ratio and found.interval]
-        if not own:
-            continue
-        color, symbol = SIDES.get(better or "", (SOFT, "diamond"))
-        spans = [(found.ratio or 0.0, *(found.interval or (0.0, 0.0))) for _, found in own]
-        figure.add_scatter(
-            x=[value for value, *_ in spans],
-            y=[_safe(text) for text, _ in own],
-            mode="markers",
-            name=name,
-            marker={"color": color, "symbol": symbol, "size": 10},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [high - value for value, _, high in spans],
-                "arrayminus": [value - low for value, low, _ in spans],
-                "color": color,
-            },
-            customdata=[(low, high) for _, low, high in spans],
-            hovertemplate="%{y}<br>%{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>",
-        )
-    order = [_safe(text) for text, _ in rows][::-1]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.7, len(rows) - 0.3])
-    figure.update_layout(height=120 + 24 * len(rows), margin={"b": 50})
-    return figure
-
-
-def curves(lines: Sequence[Curve], names: Mapping[str, str]) -> Any:
-    """Accuracy against seconds, a line a training."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    seen: set[str] = set()
-    for line in lines:
-        color, symbol = SIDES[line.framework]
-        figure.add_scatter(
-            x=[x for x, _ in line.points],
-            y=[100 * y for _, y in line.points],
-            mode="lines+markers",
-            name=names[line.framework],
-            legendgroup=line.framework,
-            showlegend=line.framework not in seen,
-            line={"color": color, "width": 1.5},
-            marker={"symbol": symbol, "size": 5},
-            hovertemplate="%{x:.1f} s: %{y:.1f} %<extra></extra>",
-        )
-        seen.add(line.framework)
-    figure.update_xaxes(title="seconds", rangemode="tozero")
-    figure.update_yaxes(title="validation accuracy, %")
-    figure.update_layout(height=360, margin={"b": 50})
     return figure
 
 
@@ -275,16 +182,17 @@ def _drops(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
 
 def _hover(own: Sequence[Row], unit: Unit) -> dict[str, Any]:
     told = [
-        f"<b>{_safe(words.run(row.cell))}</b><br>p50 {unit.text(_cost(row).p50)} {unit.name}<br>"
-        f"{words.kilobytes(row.cell.size_bytes)} kB<br>drop {_safe(words.drop(row.cell).rstrip('*'))} points<br>"
-        f"{_safe(verdict(row))}"
+        f"<b>{safe(formatting.run(row.cell))}</b><br>p50 {unit.text(_cost(row).p50)} {unit.name}<br>"
+        f"{formatting.kilobytes(row.cell.size_bytes)} kB<br>"
+        f"drop {safe(formatting.drop(row.cell).rstrip('*'))} points<br>"
+        f"{safe(verdict(row))}"
         for row in own
     ]
     return {"customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
 
 
-def _cost(row: Row) -> words.Cost:
-    cost = words.cost(row.cell)
+def _cost(row: Row) -> formatting.Cost:
+    cost = formatting.cost(row.cell)
     assert cost is not None  # only such rows are drawn
     return cost
 
@@ -298,7 +206,11 @@ def _p99(row: Row, unit: Unit) -> float:
     return max(_cost(row).p99 * unit.scale, 1e-6)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return [safe(formatting.run(row.cell)) for row in rows]
+
+
+def ticks(low: float, high: float) -> list[float]:
     """Round values between two powers of ten: the fewer of each decade, the more decades there are."""
     choices = ((0.7, (1, 1.5, 2, 3, 4, 6)), (1.5, (1, 2, 5)), (3.0, (1, 3)))
     steps = next((steps for span, steps in choices if high - low < span), (1,))
@@ -306,14 +218,10 @@ def _ticks(low: float, high: float) -> list[float]:
     return [value for value in values if low <= log10(value) <= high]
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
-    return [_safe(words.run(row.cell)) for row in rows]
-
-
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Text as plotly shows it letter by letter: it reads a few HTML tags otherwise."""
     return escape(text, quote=False)
 
 
 def _short(label: str) -> str:
-    return _safe(label if len(label) <= 14 else label[:13] + "…")
+    return safe(label if len(label) <= 14 else label[:13] + "…")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from pipeline import words
+from pipeline import formatting
 from pipeline.core import Measurement
-from pipeline.results import Row
+from pipeline.results.collect import Row
 
 
 def by_model(found: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     """All rows, by model and framework."""
-    return [(name, list(group)) for name, group in groupby(found, key=lambda row: words.model(row.cell))]
+    return [(name, list(group)) for name, group in groupby(found, key=lambda row: formatting.model(row.cell))]
 
 
 def by_device(found: Iterable[Row]) -> list[tuple[str, list[Row]]]:
@@ -32,4 +32,4 @@ def samples(row: Row) -> int:
 
 
 def _place(row: Row) -> str:
-    return f"{words.model(row.cell)} on {words.device(row.cell)}"
+    return f"{formatting.model(row.cell)} on {formatting.device(row.cell)}"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from pipeline import words
+from pipeline import formatting
 from pipeline.report.groups import measured
 from pipeline.report.page import Block, Section, Table, only, texts
-from pipeline.results import Row
+from pipeline.results.collect import Row
 
 METHOD = (
     "Latency: one inference with the input in memory, outputs read back; decoding and resizing of pictures is not in "
@@ -36,7 +36,7 @@ def machines(found: Sequence[Row]) -> Section:
         facts = {
             key: _values(_fact(key, m.device.get(key)) for m in own) for m in own for key in m.device if key != "name"
         }
-        facts["runtimes"] = _values(words.runtime(m) for m in own)
+        facts["runtimes"] = _values(formatting.runtime(m) for m in own)
         facts["temperature, °C"] = _range(t for m in own for t in m.temperature_c)
         facts["load average"] = _range(t for m in own for t in m.load_average)
         facts["throttled"] = _values({True: "yes", False: "no", None: "cannot tell"}[m.throttled] for m in own)
@@ -48,7 +48,7 @@ def machines(found: Sequence[Row]) -> Section:
 
 def _values(values: Iterable[Any]) -> str:
     """Different values once each, in words."""
-    known = {None: words.NONE, True: "yes", False: "no"}
+    known = {None: formatting.NONE, True: "yes", False: "no"}
     return " / ".join(dict.fromkeys(known[v] if v is None or isinstance(v, bool) else str(v) for v in values))
 
 
@@ -84,7 +84,7 @@ def tools(found: Sequence[Row]) -> Section:
                 used.setdefault(tool, {}).setdefault(stage, set()).add(version)
     stages = ("training", "export", "measurement")
     lines = tuple(
-        (tool, *(", ".join(sorted(where.get(stage, ()))) or words.NONE for stage in stages))
+        (tool, *(", ".join(sorted(where.get(stage, ()))) or formatting.NONE for stage in stages))
         for tool, where in sorted(used.items())
     )
     columns = texts("tool", *stages)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import stats, words
+from pipeline import formatting, stats
 from pipeline.core import Cell
+from pipeline.formatting import Unit
 from pipeline.report.groups import by_device, samples
 from pipeline.report.page import Block, Section, only
-from pipeline.results import Row
-from pipeline.steps import WAY
-from pipeline.words import Unit
+from pipeline.results.collect import Row
+from pipeline.results.output_diff import WAY
 
 WORTH_SAYING = 1.1
 """A cell that is less than this many times better than fp32 is not said to be better."""
@@ -38,26 +38,26 @@ def verdict(row: Row) -> str:
 
 def _of_place(place: str, rows: Sequence[Row]) -> list[str]:
     """The sentences of one model on one device."""
-    share = words.percent(rows[0].cell.reference_accuracy)
+    share = formatting.percent(rows[0].cell.reference_accuracy)
     points = [f"{place}: the float model is right on {share} % of {samples(rows[0]):,} samples."]
     kept = [row for row in rows if row.cell.drop_interval and row.cell.drop_interval[0] <= 0]
     if not kept:
         return [*points, f"{place}: every measured cell is worse than the float model, by more than chance explains."]
-    unit = words.unit(row.cell for row in rows)
+    unit = formatting.unit(row.cell for row in rows)
     smallest = min(kept, key=lambda row: row.cell.size_bytes or 0)
     points.append(f"Smallest without a resolved loss: {_sentence(smallest, rows, unit)}")
-    known = [row for row in kept if words.cost(row.cell)]
+    known = [row for row in kept if formatting.cost(row.cell)]
     if known:
-        best = "Fewest instructions" if unit == words.INSTRUCTIONS else "Fastest"
+        best = "Fewest instructions" if unit == formatting.INSTRUCTIONS else "Fastest"
         points.append(f"{best} without a resolved loss: {_cheapest(known, rows, unit)}")
     return points
 
 
 def _cheapest(known: Sequence[Row], rows: Sequence[Row], unit: Unit) -> str:
     """The cell of the lowest median, and those that its own spread does not tell from it."""
-    costs = [(cost, row) for row in known if (cost := words.cost(row.cell))]
+    costs = [(cost, row) for row in known if (cost := formatting.cost(row.cell))]
     cost, best = min(costs, key=lambda each: each[0].p50)
-    near = [words.run(row.cell) for other, row in costs if row is not best and other.p50 <= cost.p90]
+    near = [formatting.run(row.cell) for other, row in costs if row is not best and other.p50 <= cost.p90]
     sentence = _sentence(best, rows, unit)
     if not near:
         return sentence
@@ -68,12 +68,12 @@ def _sentence(row: Row, rows: Sequence[Row], unit: Unit) -> str:
     """One cell in words: size, cost, drop, and what that drop is worth."""
     cell = row.cell
     base = next((r.cell for r in rows if (r.cell.recipe, r.cell.target) == ("fp32", cell.target)), cell)
-    parts = [f"{words.kilobytes(cell.size_bytes)} kB{_smaller(cell, base)}"]
-    cost = words.cost(cell)
+    parts = [f"{formatting.kilobytes(cell.size_bytes)} kB{_smaller(cell, base)}"]
+    cost = formatting.cost(cell)
     if cost:
         parts.append(f"{unit.text(cost.p50)} {unit.name} (p50){_cheaper(cell, base)}")
-    parts.append(f"drop {words.drop(cell).rstrip('*')} points")
-    return f"{words.run(cell)}: {', '.join(parts)}: {verdict(row)}."
+    parts.append(f"drop {formatting.drop(cell).rstrip('*')} points")
+    return f"{formatting.run(cell)}: {', '.join(parts)}: {verdict(row)}."
 
 
 def _through_host(place: str, rows: Sequence[Row]) -> list[str]:
@@ -87,12 +87,12 @@ def _through_host(place: str, rows: Sequence[Row]) -> list[str]:
     sentence = f"{place} beside this machine: {same} of {len(compared)} files give the same bits on all {count}"
     if same < len(compared):
         least = min(compared, key=lambda each: each[0])
-        sentence += f", {words.run(least[-1].cell)} on the fewest ({words.percent(least[0])} %)"
+        sentence += f", {formatting.run(least[-1].cell)} on the fewest ({formatting.percent(least[0])} %)"
     worst = min(compared, key=lambda each: each[1])
-    where = "" if worst[1] == 1 else f" or more ({words.run(worst[-1].cell)})"
+    where = "" if worst[1] == 1 else f" or more ({formatting.run(worst[-1].cell)})"
     left = len(pairs) - len(compared)
     more = f" {left} more were not measured on this machine." if left else ""
-    return [f"{sentence}; top-1 is the same on {words.percent(worst[1])} %{where}.{more}"]
+    return [f"{sentence}; top-1 is the same on {formatting.percent(worst[1])} %{where}.{more}"]
 
 
 def _smaller(cell: Cell, base: Cell) -> str:
@@ -103,7 +103,7 @@ def _smaller(cell: Cell, base: Cell) -> str:
 
 def _cheaper(cell: Cell, base: Cell) -> str:
     """How much faster it is than fp32 on the same target, or how many fewer its instructions are, where it is."""
-    own, other = words.cost(cell), words.cost(base)
+    own, other = formatting.cost(cell), formatting.cost(base)
     if not (own and other and own.p50):
         return ""
     ratio, what = other.p50 / own.p50, "faster" if cell.latency_ms else "fewer"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline import caveats, stats, words
+from pipeline import formatting, stats
 from pipeline.core import Artifact, Cell, Step
-from pipeline.equality import Equality
+from pipeline.formatting import NONE, Unit
 from pipeline.report.groups import by_device, by_model
 from pipeline.report.page import Block, Section, Table, numbers, only, texts
-from pipeline.results import Row
-from pipeline.steps import WAY
-from pipeline.words import NONE, Unit
+from pipeline.results.bit_equality import Equality
+from pipeline.results.collect import Row
+from pipeline.results.output_diff import WAY
+from pipeline.results.warnings import once
 
 ABOUT_CELLS = (
     "Drop: percentage points lost against the float model on the same samples; negative is a gain. A star: the "
@@ -46,7 +47,7 @@ def cells(found: Sequence[Row]) -> Section:
 
 def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
     found = [row.cell for row in rows]
-    unit = words.unit(found)
+    unit = formatting.unit(found)
     load = () if found[0].emulated else ("load, ms",)
     columns = (
         *texts("recipe", "target", "device"),
@@ -58,34 +59,40 @@ def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
 
 def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
     cell = row.cell
-    head = (cell.recipe, cell.target, words.place(cell), words.kilobytes(cell.size_bytes))
+    head = (cell.recipe, cell.target, formatting.place(cell), formatting.kilobytes(cell.size_bytes))
     if cell.status != "ok":
         return *head, f"{cell.status}: {cell.reason}"
     if cell.device is None:
         return *head, cell.unchecked or "not checked"
-    return *head, *_costs(cell, unit), *_memory(row), words.percent(cell.accuracy), *_beside_float(cell)
+    return *head, *_costs(cell, unit), *_memory(row), formatting.percent(cell.accuracy), *_beside_float(cell)
 
 
 def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
     """p50, p90, p99; and load, where the clock is a real one."""
-    cost = words.cost(cell)
+    cost = formatting.cost(cell)
     texts = (NONE,) * 3 if cost is None else tuple(unit.text(value) for value in (cost.p50, cost.p90, cost.p99))
     if cell.emulated:
         return texts
-    return *texts, NONE if cell.load_ms is None else words.figure(cell.load_ms)
+    return *texts, NONE if cell.load_ms is None else formatting.figure(cell.load_ms)
 
 
 def _memory(row: Row) -> tuple[str, str]:
     """The process's peak, and what of it came after the runtime was started."""
     peak, before = row.cell.peak_rss_bytes, row.measurement.rss_before_load_bytes if row.measurement else None
-    return words.megabytes(peak), NONE if peak is None or before is None else words.megabytes(max(0, peak - before))
+    return formatting.megabytes(peak), NONE if peak is None or before is None else formatting.megabytes(
+        max(0, peak - before)
+    )
 
 
 def _beside_float(cell: Cell) -> tuple[str, str, str]:
     """Drop, its interval and the agreement."""
     if cell.drop_points is None or cell.drop_interval is None:
-        return NONE, NONE, words.percent(cell.agreement)
-    return words.points(cell.drop_points), words.interval(cell.drop_interval), words.percent(cell.agreement)
+        return NONE, NONE, formatting.percent(cell.agreement)
+    return (
+        formatting.points(cell.drop_points),
+        formatting.interval(cell.drop_interval),
+        formatting.percent(cell.agreement),
+    )
 
 
 def steps(found: Sequence[Row]) -> Section:
@@ -116,10 +123,10 @@ def _step(cell: Cell, step: Step) -> Iterator[tuple[str, ...]]:
     names = (
         cell.recipe,
         cell.target,
-        step.place if first else f"→ {step.place}{words.throttled(cell) if last else ''}",
+        step.place if first else f"→ {step.place}{formatting.throttled(cell) if last else ''}",
     )
     if step.accuracy is not None:
-        yield *names, step.runtime or NONE, words.percent(step.accuracy), *_beside(step)
+        yield *names, step.runtime or NONE, formatting.percent(step.accuracy), *_beside(step)
     if step.reason is not None:
         yield *names, step.reason
 
@@ -130,7 +137,7 @@ def _beside(step: Step) -> tuple[str, ...]:
     if error is None:
         return NONE, NONE, count, NONE
     largest = "not finite" if error >= stats.LARGEST_ERROR else f"{error:.3g}"
-    return words.percent(step.equal), words.percent(step.top1_agreement), count, largest
+    return formatting.percent(step.equal), formatting.percent(step.top1_agreement), count, largest
 
 
 def bit_equality(pairs: Sequence[Equality]) -> Section:
@@ -142,7 +149,12 @@ def bit_equality(pairs: Sequence[Equality]) -> Section:
     lines = tuple(
         (
             *(f"{p.model} ({p.framework})", p.recipe, p.device, p.first, p.second),
-            *(f"{p.equal:,}", f"{p.samples:,}", words.percent(p.equal / p.samples), words.percent(p.agreement)),
+            *(
+                f"{p.equal:,}",
+                f"{p.samples:,}",
+                formatting.percent(p.equal / p.samples),
+                formatting.percent(p.agreement),
+            ),
             *(f"{p.max_error:.4g}", "yes" if p.one_graph else "no"),
         )
         for p in pairs
@@ -164,8 +176,8 @@ def without_figures(found: Sequence[Row]) -> Section:
     for cell in (row.cell for row in found):
         if cell.status != "ok" or cell.device is None:
             status, reason = ("not checked", cell.unchecked) if cell.status == "ok" else (cell.status, cell.reason)
-            names = (words.model(cell), cell.recipe, cell.target, words.device(cell))
-            lines.append((*names, words.kilobytes(cell.size_bytes), status, reason or ""))
+            names = (formatting.model(cell), cell.recipe, cell.target, formatting.device(cell))
+            lines.append((*names, formatting.kilobytes(cell.size_bytes), status, reason or ""))
     return Section(
         "unmeasured",
         "Cells without a measurement",
@@ -204,7 +216,7 @@ def _export(file: Artifact) -> tuple[str, ...]:
     return (
         *(*head, parity.against, f"{parity.samples:,}", f"{parity.snr_db:.1f}", f"{parity.cosine:.6f}"),
         *(f"{parity.max_error:.3g}", NONE if parity.max_steps is None else f"{parity.max_steps:.1f}"),
-        *(words.percent(parity.top1_agreement), words.percent(parity.equal)),
+        *(formatting.percent(parity.top1_agreement), formatting.percent(parity.equal)),
     )
 
 
@@ -221,6 +233,6 @@ def warnings(found: Sequence[Row]) -> Section:
     return Section(
         "warnings",
         "Warnings",
-        blocks=only(Block(points=tuple(caveats.once([row.cell for row in found])))),
+        blocks=only(Block(points=tuple(once([row.cell for row in found])))),
         nothing="No measurement gave reason for a warning.",
     )

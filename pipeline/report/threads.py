@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import words
-from pipeline.equality import OverThreads
+from pipeline import formatting
+from pipeline.formatting import NONE
 from pipeline.report.page import Block, Section, Table, numbers, only, texts
-from pipeline.words import NONE
+from pipeline.results.bit_equality import OverThreads
 
 
 def section(found: Sequence[OverThreads]) -> Section:
@@ -26,8 +26,12 @@ def section(found: Sequence[OverThreads]) -> Section:
 
 def _line(pair: OverThreads) -> tuple[str, ...]:
     one, many = pair.one.latency_ms, pair.many.latency_ms
-    names = (words.model(pair.many), pair.many.recipe, pair.many.target, words.device(pair.many))
+    names = (formatting.model(pair.many), pair.many.recipe, pair.many.target, formatting.device(pair.many))
     times = (NONE, NONE, NONE)
     if one is not None and many is not None:
-        times = words.figure(many.p50), words.figure(one.p50), words.figure(one.p50 / many.p50) if many.p50 else NONE
+        times = (
+            formatting.figure(many.p50),
+            formatting.figure(one.p50),
+            formatting.figure(one.p50 / many.p50) if many.p50 else NONE,
+        )
     return *names, *times, f"{pair.equal:,}", f"{pair.samples:,}"

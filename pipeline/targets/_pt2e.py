@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from pipeline.plugins import extra
+from pipeline.registry import extra
 
 
 def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:

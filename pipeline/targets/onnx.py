@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
-from pipeline.plugins import extra
+from pipeline.registry import extra
 from pipeline.targets import Exported, Source, only_programs
 from pipeline.targets._pt2e import quantize_weights
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.errors import Unsupported
-from pipeline.plugins import extra
+from pipeline.registry import extra
 from pipeline.targets import Exported, Source
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
-from pipeline.plugins import extra
+from pipeline.registry import extra
 from pipeline.targets import Exported, Source, only_programs
 
 SUFFIX = ".tflite"

@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from pipeline import store, system
 from pipeline.errors import NeedsTool
-from pipeline.store import Store
+from pipeline.system import packages, store
+from pipeline.system.store import Store
 from tests.android import jvm
 from tests.make_matrix import ROOT
 
@@ -22,7 +22,7 @@ MODEL = ("tiny", "torch")
 def tools() -> None:
     """The programs that building the app needs: without them a test is skipped here, and fails where CI=true."""
     try:
-        system.require_all(["android", "native"])
+        packages.require_all(["android", "native"])
     except NeedsTool as error:
         if os.environ.get("CI") == "true":
             raise

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import proc, store
 from pipeline.android import code, parts, phone
 from pipeline.core import Artifact, to_json
-from pipeline.store import Store
+from pipeline.system import proc, store
+from pipeline.system.store import Store
 from tests.android import golden
 
 TESTS = ("inference", "app")

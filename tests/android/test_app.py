@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from pipeline import store
 from pipeline.core import Artifact, Measurement
 from pipeline.datasets import _images
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
 from tests.android import golden, jvm
 from tests.android.conftest import MODEL, RECIPES, TARGETS
 

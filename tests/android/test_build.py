@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline import android, proc
+from pipeline import android
 from pipeline.android import package, parts, phone
 from pipeline.errors import BadOption, Broken
-from pipeline.store import Store
+from pipeline.system import proc
+from pipeline.system.store import Store
 from tests.android import jvm
 from tests.android.conftest import MODEL
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import android, proc, store
+from pipeline import android
 from pipeline.android import code, parts
 from pipeline.core import Artifact
-from pipeline.store import Store
+from pipeline.system import proc, store
+from pipeline.system.store import Store
 from tests.android import jvm
 from tests.android.conftest import MODEL
 

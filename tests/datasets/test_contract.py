@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import plugins
+from pipeline import registry
 from pipeline.core import Preprocessing
 from pipeline.datasets import SPLITS, Dataset, Split
 from pipeline.errors import BadData, BadModel, BadOption
 from tests.datasets import making
 
 ROOT = Path(__file__).parents[2]
-NAMES = plugins.names("datasets")
+NAMES = registry.names("datasets")
 CLASSES = {"cat": 40, "dog": 60}
 
 MAKERS = {
@@ -41,14 +41,16 @@ class Made:
 
 @pytest.fixture(scope="module", params=NAMES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    module: Dataset = plugins.load("datasets", request.param)
+    module: Dataset = registry.load("datasets", request.param)
     if module.EMBEDDED:
         return Made(module, None)
     return Made(module, MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
 
 
 def test_importing_them_loads_no_heavy_package() -> None:
-    code = "import sys; from pipeline import plugins\nfor n in plugins.names('datasets'): plugins.load('datasets', n)\n"
+    code = (
+        "import sys; from pipeline import registry\nfor n in registry.names('datasets'): registry.load('datasets', n)\n"
+    )
     code += "print([m for m in ('numpy', 'PIL', 'sklearn', 'torch', 'tqdm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import plugins, store
+from pipeline import registry
 from pipeline.core import Device
 from pipeline.devices import _ssh
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
 from tests.boards import Board as EmulatedBoard
 from tests.phones import DEVICE as PHONE
 from tests.phones import Phone
@@ -63,7 +64,7 @@ class Place:
     target: str = "onnx"
 
 
-@pytest.fixture(params=[*plugins.names("devices"), EMULATED])
+@pytest.fixture(params=[*registry.names("devices"), EMULATED])
 def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
     """A device of every kind."""
     kind = request.param

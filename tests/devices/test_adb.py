@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import system
 from pipeline.core import Device
 from pipeline.devices import _adb, adb
 from pipeline.errors import BadOption, NeedsTool, StageFailed, Unreachable
-from pipeline.store import Store
+from pipeline.system import packages
+from pipeline.system.store import Store
 from tests.phones import Server
 
 ONE = "R5CT20ABCDE            device usb:1-4 product:o1s model:SM_G991B device:o1s transport_id:3\n"
@@ -33,7 +33,7 @@ PHONE = Device("phone", "adb")
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """The user's own adb server; it sees nothing until it is told."""
     try:
-        system.require("phones")
+        packages.require("phones")
     except NeedsTool as error:
         pytest.skip(str(error))
     started = Server(tmp_path, "")

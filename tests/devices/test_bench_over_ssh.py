@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import export, measure, results, store
-from pipeline import push as pushing
 from pipeline.core import Device, Measurement
 from pipeline.devices import _ssh
-from pipeline.export import Outcome
-from pipeline.store import Store
-from pipeline.train import Job
+from pipeline.results import collect
+from pipeline.stages import export, measure
+from pipeline.stages import push as pushing
+from pipeline.stages.export import Outcome
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
 from tests.make_matrix import QUICK
 
 from .sshd import Board
@@ -74,7 +76,7 @@ def test_a_clock_that_counts_instructions_is_shown_as_no_latency(
 ) -> None:
     device = own_board.device(emulated=True, clock="instructions")
     assert measure.bench(build, job, device, outcomes, QUICK) == []
-    cells = [cell for cell in results.cells(build, None) if cell.device == "board"]
+    cells = [cell for cell in collect.cells(build, None) if cell.device == "board"]
     assert [(cell.emulated, cell.latency_ms, cell.load_ms) for cell in cells] == [(True, None, None)]
     assert cells[0].instructions is not None and cells[0].instructions > 0
 

@@ -13,9 +13,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from pipeline import devices, plugins, store
+from pipeline import devices, registry
 from pipeline.core import Device
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
 from tests.make_matrix import ROOT
 
 from .conftest import Place
@@ -33,7 +34,7 @@ def build(place: Place) -> Store:
 
 @pytest.fixture
 def kind(device: Device) -> ModuleType:
-    return plugins.load("devices", device.kind)
+    return registry.load("devices", device.kind)
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_cleaning_frees_what_was_brought(kind: ModuleType, device: Device, build
 
 def test_every_kind_keeps_the_protocol(tmp_path: Path) -> None:
     """mypy compares each module of the folder with `DeviceKind`."""
-    lines = [f"from pipeline.devices import {name}\n_{name}: DeviceKind = {name}" for name in plugins.names("devices")]
+    lines = [f"from pipeline.devices import {name}\n_{name}: DeviceKind = {name}" for name in registry.names("devices")]
     check = tmp_path / "check.py"
     check.write_text("\n".join(["from pipeline.devices import DeviceKind", *lines, ""]))
     words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(check)]

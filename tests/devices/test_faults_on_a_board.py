@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import store
 from pipeline.core import Measurement
 from pipeline.devices import _ssh, ssh
 from pipeline.emulate import pi
 from pipeline.errors import Unreachable
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
 from tests.boards import Board
 from tests.cli import Done, Running, inv
 

@@ -19,14 +19,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import android, store
+from pipeline import android
 from pipeline.android import package
 from pipeline.core import Measurement
 from pipeline.devices import _adb, adb
 from pipeline.emulate import phone as emulated
 from pipeline.errors import StageFailed, Unreachable
-from pipeline.proc import Done
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.proc import Done
+from pipeline.system.store import Store
 from tests.cli import Running, inv
 from tests.phones import DEVICE, Phone
 

@@ -8,25 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import devices, plugins
+from pipeline import devices, registry
 from pipeline.core import Device
 from pipeline.errors import BadOption, UnknownName
-from pipeline.store import Store
+from pipeline.system.store import Store
 
 ROOT = Path(__file__).parents[2]
-KINDS = plugins.names("devices")
+KINDS = registry.names("devices")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_verbs_are_callable_and_its_description_is_one_line(kind: str) -> None:
-    module = plugins.load("devices", kind)
+    module = registry.load("devices", kind)
     for verb in ("about", "answers", "alone", "setup", "identity", "push", "call", "clean"):
         assert callable(getattr(module, verb))
     assert module.__doc__ and module.__doc__.splitlines()[0].endswith(".")
 
 
 def test_importing_them_loads_no_framework() -> None:
-    code = "import sys; from pipeline import plugins\nfor n in plugins.names('devices'): plugins.load('devices', n)\n"
+    code = (
+        "import sys; from pipeline import registry\nfor n in registry.names('devices'): registry.load('devices', n)\n"
+    )
     code += "print([m for m in ('numpy', 'torch', 'edge_bench', 'paramiko') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
@@ -37,11 +39,11 @@ def test_a_device_of_the_file_can_be_described_asked_and_does_not_refuse_every_t
     name: str, tmp_path: Path
 ) -> None:
     device = devices.find(name)
-    module = plugins.load("devices", device.kind)
+    module = registry.load("devices", device.kind)
     about, reason = module.about(device), module.answers(Store(tmp_path), device)
     assert about and "\n" not in about
     assert reason is None or "\n" not in reason
-    assert any(devices.refuses(device, target) is None for target in plugins.names("targets"))
+    assert any(devices.refuses(device, target) is None for target in registry.names("targets"))
 
 
 # -- devices.toml ------------------------------------------------------------------------------------------------------
@@ -58,7 +60,7 @@ def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_table_is_a_device_and_what_is_not_ours_is_for_its_kind(toml: Path) -> None:
     toml.write_text('[desk]\nkind = "local"\nemulated = true\nsummary = "a desk"\n')
     assert devices.devices() == {"desk": Device("desk", "local", True, {"summary": "a desk"})}
-    assert plugins.load("devices", "local").about(devices.find("desk")).startswith("a desk (")
+    assert registry.load("devices", "local").about(devices.find("desk")).startswith("a desk (")
 
 
 def test_the_repositorys_file_is_used_where_no_other_is_named() -> None:
@@ -116,5 +118,5 @@ def test_a_device_may_choose_its_targets_and_the_runtime_of_each() -> None:
 
 
 def test_this_machine_refuses_what_nothing_here_can_run() -> None:
-    for target in plugins.names("targets"):
-        assert devices.refuses(devices.find("local"), target) == plugins.load("targets", target).UNCHECKED
+    for target in registry.names("targets"):
+        assert devices.refuses(devices.find("local"), target) == registry.load("targets", target).UNCHECKED

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import store
 from pipeline.core import Device
 from pipeline.devices import _board, _bundle, _ssh, ssh
 from pipeline.errors import BadOption, StageFailed
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
 
 from .sshd import Board, below, free_port, key
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from edge_bench import runtimes
 
-from pipeline import runner as build_runner
-from pipeline.store import Store
+from pipeline.devices import _runner as build_runner
+from pipeline.system.store import Store
 
 from .calls import Call, Done, Subject, environment
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import runner as build_runner
+from pipeline.devices import _runner as build_runner
 from pipeline.errors import StageFailed
-from pipeline.store import Store
+from pipeline.system.store import Store
 
 from .calls import Call, environment
 

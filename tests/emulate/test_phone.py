@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import emulate, proc
+from pipeline import emulate
 from pipeline.devices import adb
 from pipeline.emulate import debian
 from pipeline.emulate import phone as emulated
 from pipeline.emulate.phone import image
 from pipeline.errors import NeedsTool, StageFailed, UnknownName
-from pipeline.store import Store
+from pipeline.system import proc
+from pipeline.system.store import Store
 from tests.phones import DEVICE, Phone
 
 # -- what it is --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from pipeline.emulate import pi
 from pipeline.emulate.pi import image
 from pipeline.errors import StageFailed, UnknownName
-from pipeline.store import Store
+from pipeline.system.store import Store
 from tests.boards import Board
 
 ROOT = Path(__file__).parents[2]

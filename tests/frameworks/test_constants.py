@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.system.store import Store
 
 pytestmark = pytest.mark.usefixtures("imported")
 

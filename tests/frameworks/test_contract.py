@@ -10,26 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import catalog, plugins, store
+from pipeline import registry, sources
 from pipeline.errors import BadModel, BadOption, BadWeights
-from pipeline.events import Events
 from pipeline.frameworks import Framework, Settings
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.store import Store
+from pipeline.system.tensorboard import Events
 from tests.frameworks import making
 from tests.runs import Run
 
 pytestmark = pytest.mark.usefixtures("imported")
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "models" / "tiny"
-MODEL = catalog.find(str(TINY))
-NAMES = [name for name in plugins.names("frameworks") if name in MODEL.frameworks]
+MODEL = sources.find(str(TINY))
+NAMES = [name for name in registry.names("frameworks") if name in MODEL.frameworks]
 SHORT = Settings(epochs=3, batch_size=16, lr=1e-2, seed=7, accelerator="cpu")
 KEY = "k" * 64
 
 
 @pytest.fixture(params=NAMES)
 def framework(request: pytest.FixtureRequest) -> Framework:
-    found: Framework = plugins.load("frameworks", request.param)
+    found: Framework = registry.load("frameworks", request.param)
     return found
 
 
@@ -55,8 +56,8 @@ def train(framework: Framework, home: Path, settings: Settings = SHORT, key: str
 
 
 def test_importing_it_loads_no_heavy_package() -> None:
-    code = "import sys; from pipeline import plugins\nfor n in plugins.names('frameworks'):\n"
-    code += "    plugins.load('frameworks', n)\nprint([m for m in ('numpy', 'torch', 'keras', 'tensorflow') if m in "
+    code = "import sys; from pipeline import registry\nfor n in registry.names('frameworks'):\n"
+    code += "    registry.load('frameworks', n)\nprint([m for m in ('numpy', 'torch', 'keras', 'tensorflow') if m in "
     code += "sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
@@ -105,9 +106,9 @@ def test_the_graph_is_one_that_tensorboard_reads(framework: Framework, tmp_path:
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from pipeline import plugins
+from pipeline import registry
 from tests.frameworks.test_contract import train
-train(plugins.load("frameworks", sys.argv[1]), Path(sys.argv[2]))
+train(registry.load("frameworks", sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -145,9 +146,9 @@ def test_another_training_and_one_that_is_told_not_to_do_not_resume(
 ON_A_GPU = """
 import sys
 from pathlib import Path
-from pipeline import plugins
+from pipeline import registry
 from tests.frameworks.test_contract import Settings, train
-_, facts = train(plugins.load("frameworks", sys.argv[1]), Path(sys.argv[2]), Settings(1, 16, 1e-2, 0, "cuda"))
+_, facts = train(registry.load("frameworks", sys.argv[1]), Path(sys.argv[2]), Settings(1, 16, 1e-2, 0, "cuda"))
 assert facts["device"] != "cpu" and facts["peak_gpu_bytes"] > 0, facts
 """
 

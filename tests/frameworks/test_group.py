@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import trainer
 from pipeline.errors import BadData, PipelineError, StageFailed
 from pipeline.frameworks import _group
+from pipeline.stages import _train_process
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -33,7 +33,7 @@ def cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *ends: BaseException 
         file, said = tmp_path / f"{rank}.json", {}
         monkeypatch.setenv(_group.ERROR_FILE, str(file))
         if isinstance(end, BaseException):
-            trainer._record(end)
+            _train_process._record(end)
             said = json.loads(file.read_text())
         code = 143 if isinstance(end, SystemExit) else 1
         failures[rank] = _group.End(end if isinstance(end, int) else code, said)
@@ -77,6 +77,6 @@ def test_a_process_that_said_nothing_is_named_with_its_exit_code(
 
 def test_an_error_is_written_as_the_launcher_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(_group.ERROR_FILE, str(tmp_path / "error.json"))
-    trainer._record(BadData("one\ntwo"))
+    _train_process._record(BadData("one\ntwo"))
     written = json.loads((tmp_path / "error.json").read_text())
     assert (written["message"]["message"], written["kind"]) == ("one two", "BadData")

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import catalog
-from pipeline.catalog import Model
+from pipeline import sources
 from pipeline.core import to_json
 from pipeline.errors import BadModel, BadOption, BadWeights, Broken, UnknownName
 from pipeline.frameworks import Settings
 from pipeline.frameworks import keras as framework
+from pipeline.sources import Model
 from tests.frameworks import making
 
 pytestmark = pytest.mark.usefixtures("imported")
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "models" / "tiny"
-MODEL = catalog.find(str(TINY))
+MODEL = sources.find(str(TINY))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def custom(folder: Path, code: str) -> Model:
     text = (TINY / "__init__.py").read_text().replace('name="tiny"', 'name="custom"')
     (folder / "__init__.py").write_text(text)
     (folder / "keras.py").write_text(code)
-    return catalog.find(str(folder))
+    return sources.find(str(folder))
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -512,4 +512,4 @@ def test_a_folder_of_ones_own_needs_no_torch_py(tmp_path: Path) -> None:
     shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("torch.py", "__pycache__"))
     text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="mine"')
     (folder / "__init__.py").write_text(text)
-    assert catalog.find(str(folder)).frameworks == ["keras"]
+    assert sources.find(str(folder)).frameworks == ["keras"]

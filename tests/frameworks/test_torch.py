@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import catalog
+from pipeline import sources
 from pipeline.core import Preprocessing
 from pipeline.errors import BadModel, BadWeights, Broken
 from pipeline.frameworks import Settings
 from pipeline.frameworks import torch as framework
-from pipeline.store import Store
+from pipeline.system.store import Store
 from tests.frameworks import making
 
 pytestmark = pytest.mark.usefixtures("imported")
-MODEL = catalog.find(str(Path(__file__).parents[1] / "models" / "tiny"))
+MODEL = sources.find(str(Path(__file__).parents[1] / "models" / "tiny"))
 
 
 @pytest.fixture
@@ -197,14 +197,14 @@ def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> No
 # -- networks ----------------------------------------------------------------------------------------------------------
 
 
-def copy_of(name: str, folder: Path, change: tuple[str, str]) -> catalog.Model:
+def copy_of(name: str, folder: Path, change: tuple[str, str]) -> sources.Model:
     """A model folder like another one but for its name and one place in its code."""
-    original = catalog.find(name)
+    original = sources.find(name)
     for file, (old, new) in {"__init__.py": ('name="', 'name="copy_of_'), "torch.py": change}.items():
         text = (original.folder / file).read_text()
         assert old in text
         (folder / file).write_text(text.replace(old, new, 1))
-    return catalog.find(str(folder))
+    return sources.find(str(folder))
 
 
 def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_last(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, t
     spec = (MODEL.folder / "__init__.py").read_text().replace('name="tiny"', 'name="unusable"')
     (tmp_path / "__init__.py").write_text(spec)
     with pytest.raises(BadModel, match=complaint) as caught:
-        framework.network(catalog.find(str(tmp_path)))
+        framework.network(sources.find(str(tmp_path)))
     assert str(tmp_path / "torch.py") in str(caught.value)
 
 

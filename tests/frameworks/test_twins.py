@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import catalog, stats
-from pipeline.catalog import Model
+from pipeline import sources, stats
 from pipeline.frameworks import keras as in_keras
 from pipeline.frameworks import torch as in_torch
+from pipeline.sources import Model
 from tests.frameworks import making
 from tests.test_models import find
 
 pytestmark = pytest.mark.usefixtures("imported")
 TINY = Path(__file__).parents[1] / "models" / "tiny"
-TWINS = [*catalog.names(), str(TINY)]
+TWINS = [*sources.names(), str(TINY)]
 
 
 @pytest.fixture(params=TWINS, ids=lambda name: Path(name).name)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import plugins
+from pipeline import registry
 from pipeline.core import Recipe, from_json, to_json
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "recipes"
-NAMES = plugins.names("recipes")
+NAMES = registry.names("recipes")
 
 
 def recipe(name: str) -> Recipe:
-    found: Recipe = plugins.load("recipes", name).RECIPE
+    found: Recipe = registry.load("recipes", name).RECIPE
     return found
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.plugins import import_order
-from pipeline.store import Store
+from pipeline.registry import import_order
+from pipeline.system.store import Store
 
 
 def graph(folder: Path) -> dict[str, Any]:

@@ -15,33 +15,35 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import export, plugins, store
+from pipeline import registry
 from pipeline.core import Artifact, Recipe
-from pipeline.parity import LEAST_SNR_DB, MOST_STEPS
-from pipeline.store import Store
-from pipeline.train import Job
+from pipeline.stages import export
+from pipeline.stages._parity import LEAST_SNR_DB, MOST_STEPS
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS = plugins.names("frameworks")
-TARGETS, RECIPES = plugins.names("targets"), plugins.names("recipes")
+FRAMEWORKS = registry.names("frameworks")
+TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
 LAYOUTS = {"tflite": "NHWC", "savedmodel": "NHWC", "executorch": "NCHW", "onnx": "NCHW", "coreml": "image"}
 SHAPES = {"NHWC": (1, 8, 8, 1), "NCHW": (1, 1, 8, 8), "image": (1, 1, 8, 8)}
 
 
 def recipe_of(name: str) -> Recipe:
-    found: Recipe = plugins.load("recipes", name).RECIPE
+    found: Recipe = registry.load("recipes", name).RECIPE
     return found
 
 
 def reason(framework: str, target: str, recipe: str) -> str | None:
-    found: str | None = plugins.load("targets", target).supports(recipe_of(recipe), framework)
+    found: str | None = registry.load("targets", target).supports(recipe_of(recipe), framework)
     return found
 
 
 Cell = tuple[str, str, str]
 CELLS = [cell for cell in product(FRAMEWORKS, TARGETS, RECIPES) if reason(*cell) is None]
-RUNNING = [cell for cell in CELLS if plugins.load("targets", cell[1]).UNCHECKED is None]
-COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(plugins.load("targets", cell[1]), "answers")]
+RUNNING = [cell for cell in CELLS if registry.load("targets", cell[1]).UNCHECKED is None]
+COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(registry.load("targets", cell[1]), "answers")]
 
 
 @pytest.fixture(scope="session")
@@ -114,21 +116,21 @@ def test_keras_goes_wherever_pytorch_goes() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_framework_it_does_not_know_is_refused_with_its_name(target: str) -> None:
     for recipe in RECIPES:
-        assert plugins.load("targets", target).supports(recipe_of(recipe), "caffe")
-    assert "caffe" in plugins.load("targets", target).supports(recipe_of("fp32"), "caffe")
+        assert registry.load("targets", target).supports(recipe_of(recipe), "caffe")
+    assert "caffe" in registry.load("targets", target).supports(recipe_of("fp32"), "caffe")
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
 def test_the_manifest_is_complete(cell: Cell, build: Store) -> None:
     framework, target, recipe = cell
     artifact, path = artifact_of(build, *cell)
-    module = plugins.load("targets", target)
+    module = registry.load("targets", target)
     assert (artifact.model, artifact.framework) == ("tiny", framework)
     assert (artifact.target, artifact.recipe) == (target, recipe)
     assert path.suffix == module.SUFFIX
     assert artifact.sha256 == store.sha256(path)
     assert artifact.size_bytes == store.size(path) > 1000
-    assert artifact.tools == plugins.versions(module.TOOLS)
+    assert artifact.tools == registry.versions(module.TOOLS)
     assert artifact.spec.labels == tuple("0123456789")
     assert artifact.seconds > 0
     assert (artifact.parity is not None) == (cell in COMPARED)
@@ -307,11 +309,12 @@ AGAIN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from pipeline import export, plugins
-from pipeline.store import Store
+from pipeline import registry
+from pipeline.stages import export
+from pipeline.system.store import Store
 from tests.make_matrix import JOB
-jobs = [replace(JOB, framework=name) for name in plugins.names("frameworks")]
-export.export_all(Store(Path(sys.argv[1])), jobs, plugins.names("targets"), plugins.names("recipes"))
+jobs = [replace(JOB, framework=name) for name in registry.names("frameworks")]
+export.export_all(Store(Path(sys.argv[1])), jobs, registry.names("targets"), registry.names("recipes"))
 """
 
 

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc, store, system
 from pipeline.emulate import processes
 from pipeline.emulate.phone import image
 from pipeline.errors import NeedsTool, StageFailed
-from pipeline.progress import say
-from pipeline.store import Store
+from pipeline.system import packages, proc, store
+from pipeline.system.progress import say
+from pipeline.system.store import Store
 
 BOARD = "phone"
 SERIAL = "emulator-5554"
@@ -111,7 +111,7 @@ def _namespaces() -> list[str]:
     """
     if platform.machine() != "x86_64":
         raise NeedsTool(f"the emulated phone runs Android's x86-64 libraries, and this machine is {platform.machine()}")
-    system.require("phone")
+    packages.require("phone")
     words = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), *NAMESPACES]
     done = proc.run([*words, "true"], timeout=30)
     if done.code != 0:
@@ -163,7 +163,7 @@ def _clock(home: Path, now: int | None) -> dict[str, str]:
     """
     if now is None:
         return {}
-    system.require("native")
+    packages.require("native")
     library = home / "clock.so"
     done = proc.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, image.FILES / "clock.c"], timeout=60)
     if done.code != 0:

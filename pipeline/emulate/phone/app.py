@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pipeline import proc, store
+from pipeline.system import proc, store
 
 HOST = Path(__file__).parent / "Phone.java"
 START_SECONDS = 120.0

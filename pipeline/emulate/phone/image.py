@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import store
 from pipeline.emulate import debian
 from pipeline.errors import StageFailed
-from pipeline.progress import say
-from pipeline.store import Store
+from pipeline.system import store
+from pipeline.system.progress import say
+from pipeline.system.store import Store
 
 FILES = Path(__file__).parent / "files"
 SUITE = "trixie"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from pipeline import proc, store
 from pipeline.emulate.phone.app import App, Log
+from pipeline.system import proc, store
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 SHELL_HOLDS = ("android.permission.DUMP",)

@@ -24,9 +24,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc
 from pipeline.emulate.phone.app import App, Log
 from pipeline.emulate.phone.services import Services
+from pipeline.system import proc
 
 NODES = ("null", "zero", "random", "urandom", "tty")
 SHELL = {

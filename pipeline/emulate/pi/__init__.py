@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import proc, store, system
 from pipeline.emulate import processes
 from pipeline.emulate.pi import image
 from pipeline.errors import NeedsTool, StageFailed, UnknownName
-from pipeline.progress import say
-from pipeline.store import Store
+from pipeline.system import packages, proc, store
+from pipeline.system.progress import say
+from pipeline.system.store import Store
 
 USER = "pi"
 BOOT_SECONDS = 180.0
@@ -107,7 +107,7 @@ def boot(build: Store, name: str, how: Boot | None = None) -> dict[str, Any]:
     board, how = _board(name), how or Boot()
     with store.lock(Store(build.root / "boards"), f"boot of {name}"):
         if _state(build, name) is None:
-            system.require("emulate")
+            packages.require("emulate")
             made = image.there(build)
             if made is None:
                 with store.lock(build, "making the system of the emulated boards"):

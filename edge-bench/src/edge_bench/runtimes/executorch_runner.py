@@ -1,7 +1,8 @@
 """ExecuTorch through edge-bench's own C++ runner: the same kernels as `executorch` without torch, for boards.
 
-The runner is a small library beside ExecuTorch's own (runner/runner.cpp; Lastmile's pipeline/runner.py builds it for
-this machine and for boards), in a package named executorch_runner. By name only, never instead of executorch.
+The runner is a small library beside ExecuTorch's own (runner/runner.cpp; Lastmile's
+pipeline/devices/_runner.py builds it for this machine and for boards), in a package named executorch_runner.
+It is used by name only, never instead of executorch.
 """
 
 from __future__ import annotations

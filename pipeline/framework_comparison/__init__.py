@@ -1,0 +1,1 @@
+"""PyTorch against TensorFlow on one model: measured alternately, judged, reported (`inv frameworks`)."""

@@ -1,0 +1,162 @@
+"""Files made and measured in turn: captures, exports, benches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import devices, registry
+from pipeline.core import Artifact, to_json
+from pipeline.errors import DiskFull
+from pipeline.framework_comparison.parts import FRAMEWORKS, Row, Run
+from pipeline.framework_comparison.parts._turns import take
+from pipeline.results import collect
+from pipeline.stages import export, push, train
+from pipeline.stages import quantize as quantizing
+from pipeline.system import proc
+from pipeline.system.progress import say
+from pipeline.system.store import Store
+
+Cell = tuple[str, str, str]
+"""Framework, recipe, target."""
+Samples = list[tuple[float, ...]] | str
+"""A tuple for each round; or why there are none."""
+
+DEVICE = "local"
+LEAST_RUNS, LEAST_SECONDS = 64, 0.1
+"""One measurement's, of which there is one a round."""
+TIME_LIMIT = 3600.0
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def captured(run: Run) -> list[Row]:
+    """Times of what every export needs first."""
+    import numpy as np
+
+    recipe = next(recipe for recipe in export.recipes(registry.names("recipes")) if recipe.static)
+    split = train.test_split(run.checkpoint("torch"), "train")
+    images = run.scratch / "calibration.npy"
+    np.save(images, split.images(range(min(recipe.calibration, len(split)))))
+
+    def ask(framework: str, _: int) -> dict[str, Any]:
+        checkpoint = run.checkpoint(framework)
+        weights = run.build.checkpoint(checkpoint.spec.name, framework) / checkpoint.weights
+        return {"spec": to_json(checkpoint.spec), "weights": str(weights), "images": str(images)}
+
+    turns = take(run, "capture", "capturing", ask)
+    whats = {"captured": "captured as a graph, imports included", "quantized": f"its static {recipe.name} graph"}
+    return [
+        turns.row("Graphs for export, s", what, "s", "lower", dict.fromkeys(FRAMEWORKS, (key,)))
+        for key, what in whats.items()
+    ]
+
+
+# -- exports -----------------------------------------------------------------------------------------------------------
+
+
+def exported(run: Run, cells: Collection[Cell]) -> dict[Cell, Samples]:
+    """Seconds of each export: one process a target, in which the frameworks take turns."""
+    build = _copied(run)
+    found: dict[Cell, Samples] = {}
+    for target in run.targets:
+        pairs = [(recipe, name) for recipe in run.recipes for name in FRAMEWORKS]
+        wanted = [(name, recipe, target) for recipe, name in pairs if (name, recipe, target) in cells]
+        if wanted:
+            found |= _worked(run, build, target, _plan(wanted, run.rounds))
+    return found
+
+
+def _plan(wanted: list[Cell], rounds: int) -> list[tuple[Cell, bool]]:
+    """Cells in the order in which they are made, and whether that counts: the first of each framework does not, since
+    the first export imports the converter. Every other round goes backwards."""
+    first = {cell[0]: cell for cell in reversed(wanted)}
+    plan = [(cell, False) for cell in first.values()]
+    for number in range(rounds):
+        plan += [(cell, True) for cell in (wanted if number % 2 == 0 else wanted[::-1])]
+    return plan
+
+
+def _worked(run: Run, build: Store, target: str, plan: list[tuple[Cell, bool]]) -> dict[Cell, Samples]:
+    """What became of a plan in the process that exports for a target."""
+    say(f"  exports to {target}: {len(plan)}")
+    left, found = list(plan), dict[Cell, Samples]()
+
+    def each(line: str) -> None:
+        event = json.loads(line)
+        if event.get("disk_full"):
+            raise DiskFull(event["disk_full"])
+        cell, counts = left.pop(0)
+        samples = found.setdefault(cell, [])
+        if event["status"] != "ok":
+            found[cell] = event["says"]
+        elif counts and isinstance(samples, list):
+            samples.append((float(f"{event['seconds']:.6g}"),))
+
+    work = [[train.plain(build, run.jobs[name]), recipe] for (name, recipe, _), _ in plan]
+    request = json.dumps({"target": target, "work": work})
+    done = proc.watch([sys.executable, "-m", "pipeline.stages._export_process", request], each, {"PYTHONHASHSEED": "0"})
+    for cell, _ in left:
+        found[cell] = f"failed: {done.reason}"
+    return found
+
+
+def _copied(run: Run) -> Store:
+    """A build folder with checkpoints and graphs alone, so that nothing that is there is made again."""
+    build = Store(run.scratch / "exports")
+    for name in FRAMEWORKS:
+        checkpoint = run.checkpoint(name)
+        model = checkpoint.spec.name
+        there = [run.build.checkpoint(model, name), *run.build.home(model, name).glob("**/graphs")]
+        for folder in there:
+            shutil.copytree(folder, build.root / folder.relative_to(run.build.root))
+        assert quantizing.ready(build, checkpoint, None) is not None  # `prepare` has exported
+    return build
+
+
+# -- benches -----------------------------------------------------------------------------------------------------------
+
+
+def benched(run: Run, found: Mapping[Cell, collect.Row]) -> dict[str, dict[Cell, Samples]]:
+    """Times and memory of every file that runs here: a process of edge-bench each, the frameworks in turn."""
+    device = devices.find(DEVICE)
+    kind = registry.load("devices", device.kind)
+    images = push.evaluation(run.build, run.checkpoint("torch"))
+    kept: dict[str, dict[Cell, Samples]] = {"ms": {}, "load_ms": {}, "peak_mb": {}}
+    wanted = [cell for cell, row in found.items() if row.artifact and row.home]
+    wanted.sort(key=lambda cell: (cell[1:], list(FRAMEWORKS).index(cell[0])))
+    for number in range(run.rounds):
+        say(f"  benches, round {number + 1}: {len(wanted)}")
+        for cell in wanted if number % 2 == 0 else wanted[::-1]:
+            artifact = found[cell].artifact
+            assert artifact is not None
+            path = run.build.cell(artifact.model, *cell) / artifact.file
+            runtime = devices.runtime(device, cell[2])
+            assert runtime is not None  # it has run before
+            done = kind.call(run.build, device, runtime, _words(artifact, path, images, runtime), TIME_LIMIT)
+            if done.code != 0:
+                for samples in kept.values():
+                    samples[cell] = f"failed: {done.reason}"
+                continue
+            said = json.loads(done.out)
+            _add(kept["ms"], cell, tuple(float(f"{ns / loops / 1e6:.5g}") for loops, ns in said["runs"]))
+            _add(kept["load_ms"], cell, (float(f"{said['load_ns'] / 1e6:.5g}"),))
+            _add(kept["peak_mb"], cell, (said["peak_rss_bytes"] / 1e6,))
+    return kept
+
+
+def _words(artifact: Artifact, path: Path, images: Path, runtime: str) -> list[str | Path]:
+    layout = ["--layout", artifact.inputs[0].layout] if artifact.inputs[0].layout else []
+    bounds = ["--min-runs", str(LEAST_RUNS), "--min-seconds", str(LEAST_SECONDS)]
+    return ["run", path, "--inputs", images, "--runtime", runtime, "--threads", "1", *layout, *bounds]
+
+
+def _add(samples: dict[Cell, Samples], cell: Cell, values: tuple[float, ...]) -> None:
+    kept = samples.setdefault(cell, [])
+    if isinstance(kept, list):  # a failure stays one
+        kept.append(values)

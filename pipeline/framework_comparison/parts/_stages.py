@@ -1,0 +1,60 @@
+"""Verbs of a probe that are stages of the pipeline, the same in every framework: what a user's command does."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import registry
+from pipeline.sources import Model
+from pipeline.stages import train
+from pipeline.system import tensorboard
+
+CAPTURED, QUANTIZED = "captured", "quantized"
+
+
+def training(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    """A training as `inv train` does it.
+
+    Returns:
+        Samples a second; the curve of validation accuracy as [seconds since the first epoch began, share]; the peak
+        memory: of the first GPU, or of the largest process on a CPU; the device's name.
+    """
+    build, job = train.planned(request["job"])
+    checkpoint = train.train(build, job)
+    run = build.home(checkpoint.spec.name, checkpoint.framework) / "tensorboard" / checkpoint.key[:12]
+    return {
+        "samples_per_second": checkpoint.facts["samples_per_second"],
+        "curve": tensorboard.tags(run)["accuracy/validation"].points,
+        "accuracy": checkpoint.accuracy,
+        "peak_bytes": checkpoint.facts.get("peak_gpu_bytes") or _peak_rss_bytes(job.devices > 1),
+        "device": checkpoint.facts["device"],
+    }
+
+
+def capturing(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    """What every export needs first: the captured graph, and the static int8 one; seconds, the frameworks' import in
+    the first of them."""
+    import numpy as np
+
+    framework = registry.load("frameworks", request["framework"])
+    folder = Path(request["scratch"]) / CAPTURED
+    images = np.load(request["images"], allow_pickle=False)
+    folder.mkdir(exist_ok=True)
+    folder.with_name(QUANTIZED).mkdir(exist_ok=True)
+    started = time.perf_counter()
+    framework.capture(model, Path(request["weights"]), folder)
+    captured = time.perf_counter()
+    framework.quantize(folder, model.spec.inputs[0].value_range or (0.0, 255.0), images, folder.with_name(QUANTIZED))
+    quantized = time.perf_counter()
+    return {CAPTURED: captured - started, QUANTIZED: quantized - captured}
+
+
+def _peak_rss_bytes(many: bool) -> int:
+    """Of this process, or of the largest that it waited for."""
+    if many:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) * 1024

@@ -1,0 +1,145 @@
+"""PyTorch's side: a training step eager and compiled, and what its mistakes look like."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import NeedsTool
+from pipeline.framework_comparison.parts._clock import Clock, noise, said
+from pipeline.frameworks import _fit
+from pipeline.frameworks import torch as framework
+from pipeline.sources import Model
+
+Step = Callable[[torch.Tensor, torch.Tensor], float]
+
+
+def device(model: Model, request: dict[str, Any]) -> str:
+    """See `_keras.device`."""
+    return _fit.accelerator(request["accelerator"])
+
+
+def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    """See `_keras.steps`; the ways are eager and torch.compile with its default backend, which makes C++ or Triton."""
+    device = torch.device(_fit.accelerator(request["accelerator"]))
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
+    clock = Clock(request)
+    for way in ("eager", "compiled"):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        step = _step(model, device, compiled=way == "compiled")
+
+        def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            images, labels = noise(model.spec, count)
+            return torch.from_numpy(images).permute(0, 3, 1, 2).to(device), torch.from_numpy(labels).to(device)
+
+        try:
+            found[way] = clock.times(step, batch)
+        except Exception as error:  # what compiles may raise anything, and the other way is a result still
+            if way == "eager":
+                raise
+            found[way] = {"reason": _reason(error)}
+            continue
+        found[way]["graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return found
+
+
+def _step(model: Model, device: torch.device, compiled: bool) -> Step:
+    """A training step on a fresh network, as the training loop has it."""
+    training = model.spec.training
+    net = framework.network(model).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=training.weight_decay)
+    criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
+    run = torch.compile(net) if compiled else net
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> float:
+        with torch.autocast(device.type, torch.bfloat16, enabled=_fit.precision(device.type) == "bfloat16"):
+            loss = criterion(run(images.contiguous(memory_format=torch.channels_last)), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def _reason(error: Exception) -> str:
+    """Why a step could not be compiled: mostly for want of a compiler."""
+    text = " ".join(str(error).split())
+    if "compiler" in text.lower() or "g++" in text:
+        return str(NeedsTool(f"torch.compile needs a C++ compiler: {text[:200]}"))
+    return f"failed: {type(error).__name__}: {text[:200]}"
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
+    """See `_keras.mistakes`."""
+    found: dict[str, Any] = {}
+    for mode in request["modes"]:
+        for case in ("shape", "nan", "nan, looked for"):
+            torch._dynamo.reset()
+            torch.manual_seed(0)
+            net = framework.network(model).train()
+            name, layer = _second(net)
+            if case == "shape":
+                net.set_submodule(name, _one_more_input(layer))
+            else:
+                layer.register_forward_hook(lambda _module, _inputs, output: torch.log(-output.abs() - 1))
+            with _anomalies(case == "nan, looked for") as heard:
+                says = _provoked(model, torch.compile(net) if mode == "compiled" else net)
+            heard_too = [str(warning.message) for warning in heard]
+            found[f"{case}, {mode}"] = {
+                "says": said("\n".join([*heard_too, says])) if says else "",
+                "layer": [name.removeprefix("net."), name.removeprefix("net.").replace(".", "_")],
+                "when": "in the first step",
+            }
+    return found
+
+
+def _provoked(model: Model, net: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """What is raised in one step; nothing where nothing is."""
+    images, labels = noise(model.spec, model.spec.training.batch_size)
+    try:
+        outputs = net(torch.from_numpy(images).permute(0, 3, 1, 2))
+        loss = nn.functional.cross_entropy(outputs, torch.from_numpy(labels))
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@contextlib.contextmanager
+def _anomalies(on: bool) -> Iterator[list[warnings.WarningMessage]]:
+    """PyTorch's tool that looks for NaN in gradients, where it is on, and the warnings with which it speaks."""
+    with warnings.catch_warnings(record=True) as heard, torch.autograd.set_detect_anomaly(on):
+        warnings.simplefilter("always")
+        spoken: list[warnings.WarningMessage] = []
+        yield spoken
+        spoken += [warning for warning in heard if "Traceback of forward call" in str(warning.message)]
+
+
+def _second(net: nn.Module) -> tuple[str, nn.Module]:
+    """The second layer that mixes channels, with its name: depthwise ones have no number of inputs of their own."""
+    layers = [
+        (name, layer)
+        for name, layer in net.get_submodule("net").named_modules(prefix="net")
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    ]
+    return layers[min(1, len(layers) - 1)]
+
+
+def _one_more_input(layer: nn.Module) -> nn.Module:
+    """Such a layer for one channel more than comes."""
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features + 1, layer.out_features)
+    assert isinstance(layer, nn.Conv2d)
+    size, stride = layer.kernel_size, layer.stride
+    return nn.Conv2d(layer.in_channels + 1, layer.out_channels, size, stride, layer.padding)  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""Trainings in turn, each in a build folder of its own that the next one of its framework removes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.framework_comparison.parts import Run
+from pipeline.framework_comparison.parts._turns import Turns, take
+from pipeline.stages import train
+from pipeline.system import store
+from pipeline.system.store import Store
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where a training runs."""
+
+    name: str
+    accelerator: str
+    devices: int
+
+
+WAYS = (
+    Way("one CPU worker", "cpu", 1),
+    Way("two CPU workers", "cpu", 2),
+    Way("one GPU", "cuda", 1),
+    Way("two GPUs", "cuda", 2),
+)
+
+
+def train_in_turn(run: Run, way: Way, epochs: int | None, rounds: int = 0) -> Turns:
+    """Trains in turn; what a training writes is in `home` until that framework's next."""
+
+    def ask(framework: str, number: int) -> dict[str, object]:
+        store.remove(home(run, framework).root)
+        return {"job": _job(run, way, framework, epochs, number)}
+
+    return take(run, f"training, {way.name}", "training", ask, rounds)
+
+
+def home(run: Run, framework: str) -> Store:
+    """Where a training that is measured writes."""
+    return Store(run.scratch / f"build-{framework}")
+
+
+def _job(run: Run, way: Way, framework: str, epochs: int | None, seed: int) -> dict[str, object]:
+    """A job of `inv train` in a build folder of its own."""
+    data = run.checkpoint(framework).data
+    how: dict[str, Any] = {
+        "epochs": epochs,
+        "seed": seed,
+        "accelerator": way.accelerator,
+        "devices": way.devices,
+        "resume": False,
+    }
+    job = replace(run.jobs[framework], **how, data=None if data is None else Path(data))
+    return train.plain(home(run, framework), job)

@@ -1,0 +1,97 @@
+"""Debugging: what a wrong shape and a NaN look like in each, verbatim, and whether the layer is named."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipeline.framework_comparison.parts import EXACT, FRAMEWORKS, Found, Row, Run, Side
+from pipeline.framework_comparison.parts._turns import Turns, take
+
+ORDER = 4
+TITLE = "Debugging"
+ABOUT = (
+    "The same mistakes in the same network, in its second layer that mixes channels: it is made for one channel more "
+    "than comes (shape), or its output is the logarithm of negative numbers (NaN). One training step, as the "
+    "framework is by default, and for the NaN once more with its own tool looking (torch.autograd.set_detect_anomaly, "
+    "tf.debugging.enable_check_numerics). Messages are verbatim, but for a terminal's colours and for where this "
+    "environment lies."
+)
+
+CASES = {
+    "shape": "a wrong number of channels",
+    "nan": "a NaN",
+    "nan, looked for": "a NaN, with the framework's own tool looking",
+}
+MODES = ("eager", "compiled")
+OPERATION = re.compile(r"\b[Ll]og(Backward\d*)?\b")
+"""The logarithm, in a message."""
+SILENCE = "(nothing: the loss is NaN, and training goes on)"
+
+
+def prepare(run: Run) -> object:
+    """See `Comparison.prepare`."""
+    return [run.model.source(name) for name in run.jobs]
+
+
+def measure(run: Run) -> Found:
+    """See `Comparison.measure`."""
+    turns = take(run, "mistakes", "mistakes", lambda *_: {"modes": MODES}, rounds=1)
+    keys = [(case, mode) for case in CASES for mode in MODES]
+    rows = [
+        *(_row(turns, key, "Is anything said", lambda one: bool(one["says"])) for key in keys),
+        *(_row(turns, key, "Is the layer named", _names_layer) for key in keys),
+        *(_row(turns, key, "Is the operation named", _names_operation) for key in keys if key[0] != "shape"),
+        *(_row(turns, key, "Before the first step", _early) for key in keys if key[0] == "shape"),
+        *(_words(turns, key) for key in keys),
+    ]
+    return Found(tuple(rows), loaded=turns.loaded)
+
+
+def _names_layer(one: dict[str, Any]) -> bool:
+    return any(name in one["says"] for name in one["layer"])
+
+
+def _names_operation(one: dict[str, Any]) -> bool:
+    return OPERATION.search(one["says"]) is not None
+
+
+def _early(one: dict[str, Any]) -> bool:
+    return bool(one["when"] != "in the first step")
+
+
+def _row(turns: Turns, key: tuple[str, str], table: str, holds: Any) -> Row:
+    """A row of yes and no."""
+
+    def side(name: str) -> Side:
+        if name in turns.reasons:
+            return Side(reason=turns.reasons[name])
+        yes = holds(turns.found[name][0][", ".join(key)])
+        return Side(((float(yes),),), text="yes" if yes else "no")
+
+    return Row(
+        table, f"{CASES[key[0]]}, {key[1]}", "yes or no", "higher", EXACT, {name: side(name) for name in FRAMEWORKS}
+    )
+
+
+def _words(turns: Turns, key: tuple[str, str]) -> Row:
+    """What is said, and how long it is."""
+
+    def side(name: str) -> Side:
+        if name in turns.reasons:
+            return Side(reason=turns.reasons[name])
+        says = turns.found[name][0][", ".join(key)]["says"]
+        return Side(((float(len(says)),),), text=says or SILENCE)
+
+    return Row(
+        MESSAGES,
+        f"{CASES[key[0]]}, {key[1]}",
+        "characters",
+        "neither",
+        EXACT,
+        {name: side(name) for name in FRAMEWORKS},
+    )
+
+
+MESSAGES = "What is said, verbatim"
+"""The table whose texts are messages."""

@@ -1,0 +1,1 @@
+"""Results: what was exported and measured, read back from the build folder. No framework is loaded."""

@@ -1,0 +1,97 @@
+"""Bit for bit: the outputs of one static recipe under all targets, and of one file on one thread and on more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+
+from pipeline import formatting, registry, stats
+from pipeline.core import Cell
+from pipeline.results.collect import Row, outputs
+
+
+@dataclass(frozen=True)
+class Equality:
+    """The outputs of one static recipe under two targets, on one device and over the same samples.
+
+    Attributes:
+        one_graph: both files were lowered from the one quantized graph; else each converter quantized for itself.
+        equal: how many samples have bit-equal outputs, of `samples`.
+        agreement: share of samples with the same top-1.
+        max_error: largest absolute difference of any output.
+    """
+
+    model: str
+    framework: str
+    recipe: str
+    device: str
+    first: str
+    second: str
+    one_graph: bool
+    equal: int
+    samples: int
+    agreement: float
+    max_error: float
+
+
+def equalities(found: Iterable[Row]) -> list[Equality]:
+    """Every two targets of these rows that were measured on one device under one static recipe."""
+
+    def group(row: Row) -> tuple[str, str, str, str, int]:
+        cell = row.cell
+        return cell.model, cell.framework, cell.recipe, formatting.device(cell), cell.samples or 0
+
+    static = {name for name in registry.names("recipes") if registry.load("recipes", name).RECIPE.static}
+    measured = (row for row in found if row.measurement and row.cell.status == "ok" and row.cell.recipe in static)
+    groups = groupby(sorted(measured, key=group), key=group)
+    return [equality for _, rows in groups for equality in _compare(list(rows))]
+
+
+@dataclass(frozen=True)
+class OverThreads:
+    """One file on several threads beside the same on one, on one device and over the same samples.
+
+    Attributes:
+        equal: how many samples have bit-equal outputs, of `samples`.
+    """
+
+    one: Cell
+    many: Cell
+    equal: int
+    samples: int
+
+
+def over_threads(found: Iterable[Row]) -> list[OverThreads]:
+    """Every row of more than one thread beside that of one thread, where there is one over the same samples."""
+    rows = [row for row in found if row.measurement and row.cell.status == "ok"]
+    ones = {_file(row.cell): row for row in rows if row.cell.threads == 1}
+    pairs = [(ones[_file(row.cell)], row) for row in rows if row.cell.threads != 1 and _file(row.cell) in ones]
+    return [
+        OverThreads(one.cell, many.cell, stats.equal_count(outputs(one), outputs(many)), many.cell.samples or 0)
+        for one, many in pairs
+    ]
+
+
+def _file(cell: Cell) -> tuple[str | int | None, ...]:
+    return cell.model, cell.framework, cell.recipe, cell.target, cell.device, cell.samples
+
+
+def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
+    """All pairs of one model, recipe and device."""
+    held = [outputs(row) for row in rows]
+    for (a, left), (b, right) in combinations(zip(rows, held, strict=True), 2):
+        distance = stats.parity(a.cell.target, left, right, [None] * len(left))
+        yield Equality(
+            model=a.cell.model,
+            framework=a.cell.framework,
+            recipe=a.cell.recipe,
+            device=formatting.device(a.cell),
+            first=a.cell.target,
+            second=b.cell.target,
+            one_graph=all(row.artifact is not None and row.artifact.quantized_by == "graph" for row in (a, b)),
+            equal=stats.equal_count(left, right),
+            samples=distance.samples,
+            agreement=distance.top1_agreement,
+            max_error=distance.max_error,
+        )

@@ -1,0 +1,83 @@
+"""Parity: an exported file's outputs beside those of the graph it was made from. A wrong export is a failure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import stats
+from pipeline.core import Parity, Recipe
+from pipeline.errors import ParityFailed, StageFailed
+from pipeline.stages.quantize import MANIFEST, REFERENCE, Graph
+from pipeline.system import proc, store
+from pipeline.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0}
+"""By the recipe's weights. Rounding to float16 costs about 60 dB and to int8 about 35 dB below the signal, less what a
+deep network adds; a wrong layout or order gives 0 dB or less."""
+
+MOST_STEPS = 4
+"""How many output steps a static int8 file may be from the quantized graph: runtimes may round ties differently, and a
+difference of one step early in a network grows to some at its end. Whole ones: in float32, four of them may be a little
+more than four times one."""
+
+
+def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
+    """Runs the file on the samples kept in the folder `graph` and compares all outputs of all samples with what that
+    graph says.
+
+    Raises:
+        ParityFailed: the outputs are not the graph's.
+        StageFailed: the runtime could not run the file.
+    """
+    import numpy as np
+
+    with np.load(graph / REFERENCE, allow_pickle=False) as kept:
+        samples, reference = kept["samples"], kept["output_0"]
+    made = store.read(Graph, graph / MANIFEST)
+    answers = getattr(target, "answers", None)
+    outputs = answers(path, samples) if answers else predict(path, target, samples)
+    against = "quantized graph" if recipe.static else "float model"
+    parity = stats.parity(against, [reference], outputs, [made.step if made else None])
+    if recipe.static and parity.max_steps is not None and round(parity.max_steps) > MOST_STEPS:
+        raise ParityFailed(
+            f"outputs leave the quantized graph's by {parity.max_steps:.1f} output steps ({MOST_STEPS} are allowed)"
+        )
+    least = LEAST_SNR_DB[recipe.weights]
+    if parity.snr_db < least:
+        raise ParityFailed(
+            f"outputs are not the {against}'s: {parity.snr_db:.1f} dB where a right export has {least:g} dB or more, "
+            f"top-1 agrees on {parity.top1_agreement:.1%}"
+        )
+    return parity
+
+
+def predict(path: Path, target: Target, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """All outputs of a file for `samples` (N, height, width, channels), by edge-bench in a process of its own.
+
+    Raises:
+        StageFailed: the runtime cannot run the file.
+    """
+    import numpy as np
+
+    inputs, answers = (store.unfinished(path.with_name(name)) for name in ("samples.npy", "outputs.npz"))
+    assert target.RUNTIME is not None  # the caller asked whether the file can run here
+    try:
+        np.save(inputs, samples)
+        words: list[str | Path] = ["predict", path, "--inputs", inputs, "--out", answers]
+        words += ["--runtime", target.RUNTIME, "--layout", target.LAYOUT]
+        done = proc.run([sys.executable, "-m", "edge_bench", *words], own_group=False)
+        if done.code != 0:
+            raise StageFailed(f"{target.RUNTIME} cannot run the file: {done.reason.removeprefix('edge-bench: ')}")
+        count = len(json.loads(done.out)["outputs"])
+        with np.load(answers, allow_pickle=False) as kept:
+            return [kept[f"output_{i}"] for i in range(count)]
+    finally:
+        store.remove(inputs)
+        store.remove(answers)

@@ -1,0 +1,63 @@
+"""One of the processes that train together, started by a framework's launcher:
+`python -m pipeline.stages._train_process REQUEST`.
+
+What it raises goes into the file that the launcher names, PyTorch's or ours, from which `inv train` makes one line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(request: dict[str, Any]) -> int:
+    """Takes part to the end; the exit code."""
+    # Nobody trains on when the process that holds the build folder's lock is gone.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        from pipeline.stages import train
+
+        train.take_part(*train.planned(request))
+    except BaseException as error:  # a model's code may raise anything
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        _record(error)
+        return 128 + signal.SIGTERM if isinstance(error, SystemExit) else 1
+    return 0
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit("ended by SIGTERM")  # through every `finally`: nothing half-written stays
+
+
+def _record(error: BaseException) -> None:
+    """Writes an error as the launcher reads it, with its kind, and its time to less than a second."""
+    now = time.time()
+    said = " ".join(str(error).split())
+    content = {
+        "message": {
+            "message": said,
+            "extraInfo": {"py_callstack": traceback.format_exc(), "timestamp": str(int(now))},
+        },
+        "kind": type(error).__name__,
+        "at": now,
+    }
+    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(content))
+
+
+if __name__ == "__main__":
+    code = main(json.loads(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the launcher may send SIGTERM now, and libraries that are just being unloaded would make a noise

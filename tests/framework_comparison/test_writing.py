@@ -1,0 +1,33 @@
+"""Lines of code are lines with code on them."""
+
+from pipeline.framework_comparison.parts.writing import code_lines
+
+SOURCE = '''"""A module
+of two lines."""
+
+import os  # counts
+
+
+# does not
+def f(
+    x: int,
+) -> str:
+    """Nor this."""
+    text = """this does,
+
+and so does its last line"""
+
+    return text
+
+
+LIMIT = 3
+"""What it is: no code."""
+'''
+
+
+def test_blank_lines_comments_and_docstrings_are_no_lines_of_code() -> None:
+    assert code_lines(SOURCE) == len(["import", "def", "x", "-> str", "text", "", "and so", "return", "LIMIT"])
+
+
+def test_a_file_without_code_has_none() -> None:
+    assert code_lines('"""Only words."""\n# and a comment\n') == 0

@@ -1,0 +1,402 @@
+"""report over a build folder of all targets and recipes: what the page and the Markdown say, and what they never do."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core import Cell, Failure, Parity, from_json
+from pipeline.report import report
+from pipeline.results import collect
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.builds import BOARD, LOCAL, Tree
+
+HOSTILE = "<script>alert('no')</script> | & `x`"
+LABELS = ("airplane", "automobile", "bird", "cat", HOSTILE, "dog", "frog", "horse", "ship", "truck")
+RECIPES = ("fp32", "fp16", "int8", "int8_dynamic", "int8_weight_only")
+TARGETS = ("tflite", "executorch", "onnx", "coreml")
+SHARES = {"fp32": 1.0, "fp16": 0.52, "int8": 0.3, "int8_dynamic": 0.29, "int8_weight_only": 0.31}
+SIZES = {"tflite": 321_160, "executorch": 322_900, "onnx": 347_004, "coreml": 318_400}
+MILLISECONDS = {"tflite": 0.25, "executorch": 0.19, "onnx": 0.21}
+SPEEDS = {"fp32": 1.0, "fp16": 1.02, "int8": 0.55, "int8_dynamic": 0.8, "int8_weight_only": 1.01}
+
+
+class Demo(Tree):
+    """Every recipe under every target, 500 samples of 10 classes: figures such as a small image model has."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "resnet8", labels=LABELS)
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(1)
+        self.truth = self.random.integers(0, 10, 500)
+        self.logits = self.random.normal(size=(500, 10)).astype(np.float32)
+        self.logits[np.arange(500), self.truth] += 2.6
+
+    def fill(self) -> None:
+        self.checkpoint(samples=500)
+        static = self.near(0.16)
+        for recipe in RECIPES:
+            for target in TARGETS:
+                if (recipe, target) != ("int8_dynamic", "coreml"):
+                    self.export(recipe, target)
+            for target in TARGETS[:3]:
+                outputs = static if recipe == "int8" else self.near(0.001 if recipe.startswith("fp") else 0.1)
+                if (recipe, target) == ("int8", "onnx"):
+                    outputs = outputs + (self.random.random(outputs.shape) < 0.016).astype(np.float32) * 0.1
+                self.run(recipe, target, np.round(outputs, 1) if recipe == "int8" else outputs)
+        for target in TARGETS[:2]:
+            self.measure("fp32", target, device=BOARD, runs=((1, 41_000_000),) * 5)
+            self.measure("int8", target, np.round(static, 1), device=BOARD, runs=((1, 38_000_000),) * 5)
+        broken = self.build.cell("resnet8", "torch", "int8_dynamic", "onnx")
+        (broken / "artifact.json").unlink()
+        store.write(
+            broken / "failure.json", Failure("failed", "no kernel for DynamicQuantizeLinear", "export.log", "k")
+        )
+
+    def near(self, noise: float) -> Any:
+        return (self.logits + self.random.normal(size=self.logits.shape, scale=noise)).astype(np.float32)
+
+    def export(self, recipe: str, target: str) -> None:
+        checked = Parity(
+            "quantized graph" if recipe == "int8" else "float model", 500, 41.2, 0.99991, 0.12, 1.0, 0.994, 0.87
+        )
+        notes = ("weights are unpacked to float32 when the model is loaded",) if recipe == "int8_weight_only" else ()
+        size = int(SIZES[target] * SHARES[recipe])
+        parity = None if target == "coreml" else checked
+        self.artifact(recipe, target, size, parity=parity, notes=notes, tools={"torch": "2.13.0", target: "1.2.3"})
+
+    def run(self, recipe: str, target: str, outputs: Any) -> None:
+        ns = MILLISECONDS[target] * SPEEDS[recipe] * 1e6
+        runs = tuple((4, int(4 * ns * (1 + abs(self.random.normal(scale=0.02))))) for _ in range(150))
+        busy = (3.5, 3.8) if (recipe, target) == ("fp16", "onnx") else (0.4, 0.9)
+        self.measure(
+            recipe, target, outputs, device={**LOCAL, "memory_bytes": 16_000_000_000}, runs=runs, load_average=busy
+        )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    made = Demo(tmp_path_factory.mktemp("build"))
+    made.fill()
+    assert report(made.build) == made.root / "report.html"
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(demo: Demo) -> str:
+    """The page without plotly.js, which is no text of ours."""
+    return re.sub(
+        r"<script>/\*\*\n\* plotly\.js.*?</script>", "", (demo.root / "report.html").read_text(), flags=re.DOTALL
+    )
+
+
+def section(page: str, name: str) -> str:
+    """One section of the page."""
+    found = re.search(rf'<section id="{name}">.*?</section>', page, re.DOTALL)
+    assert found, name
+    return found[0]
+
+
+def lines(part: str) -> list[list[str]]:
+    """The texts of a part's table rows."""
+    rows = re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)
+    return [
+        [html.unescape(text.strip()) for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+        for row in rows
+    ]
+
+
+def markdown(demo: Demo) -> str:
+    return (demo.root / "report.md").read_text()
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_cell_with_its_figures(demo: Demo, page: str) -> None:
+    found = collect.cells(demo.build)
+    rows = [row for row in lines(section(page, "cells")) if row[0] != "recipe"]
+    first, then = ([c for c in found if c.emulated is emulated] for emulated in (False, True))
+    assert [row[:3] for row in rows] == [[c.recipe, c.target, c.device or "–"] for c in (*first, *then)]
+    (int8,) = [row for row in rows if row[:3] == ["int8", "executorch", "local"]]
+    assert int8[3:] == [
+        "96.9", "0.106", "0.108", "0.109", "3.00", "50.0", "10.0", "80.20", "+1.00", "[−0.95, +2.95]", "94.00",
+    ]  # fmt: skip
+
+
+def test_units_stand_in_the_headers_and_figures_to_the_right(page: str) -> None:
+    part = section(page, "cells")
+    assert '<th class="number">p99, ms</th>' in part
+    assert '<td class="number">0.109</td>' in part
+
+
+def test_an_unsupported_and_a_failed_cell_show_their_reasons_in_the_table_and_below_it(page: str) -> None:
+    reason = "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
+    assert ["int8_dynamic", "coreml", "–", "–", f"unsupported: {reason}"] in lines(section(page, "cells"))
+    below = [row[1:4] + row[5:] for row in lines(section(page, "unmeasured"))]
+    assert ["int8_dynamic", "coreml", "–", "unsupported", reason] in below
+    assert ["int8_dynamic", "onnx", "–", "failed", "no kernel for DynamicQuantizeLinear"] in below
+
+
+def test_core_ml_is_not_checked_and_never_ok(demo: Demo, page: str) -> None:
+    rows = [row for row in lines(section(page, "cells")) if row[1] == "coreml" and row[0] != "int8_dynamic"]
+    assert len(rows) == 4
+    assert all(len(row) == 5 and row[4].startswith("not checked on Linux") for row in rows)
+    assert [row[5] for row in lines(section(page, "unmeasured")) if row[2] == "coreml"].count("not checked") == 4
+    assert not [line for line in markdown(demo).splitlines() if "coreml" in line and "ok" in line.split()]
+
+
+def test_an_emulated_device_has_instructions_with_their_spread_and_no_latency(page: str) -> None:
+    found = lines(section(page, "cells"))
+    _, head = [row for row in found if row[0] == "recipe"]
+    assert head[4:7] == ["p50, instructions", "p90, instructions", "p99, instructions"]
+    assert not [title for title in head if title.endswith(("ms", "µs"))]
+    rows = [row for row in found if row[2] == "pi4-emulated"]
+    assert [row[4] for row in rows] == ["41,000,000", "41,000,000", "38,000,000", "38,000,000"]
+    assert '"text":"p50, instructions"' in section(page, "trade-off")
+    assert "38,000,000 instructions (p50)" in section(page, "summary")
+    assert "Fewest instructions without a resolved loss: int8 on executorch" in section(page, "summary")
+
+
+def test_the_way_to_a_device_is_told_step_by_step(page: str) -> None:
+    head, *rows = lines(section(page, "steps"))
+    assert head[4:] == ["accuracy, %", "bit-equal, %", "same top-1, %", "of samples", "largest difference"]
+    runtime = "litert 2.3.0, 1 thread, XNNPACK"
+    way = [row[2:] for row in rows if row[:2] == ["int8", "tflite"]]
+    assert way[0] == ["framework", "torch 2.13.0", "81.20", "–", "–", "500", "–"]
+    assert [line[:2] for line in way[1:]] == [["→ local", runtime], ["→ pi4-emulated", runtime]]
+    assert way[2][2:] == ["80.20", "100.00", "100.00", "500", "0"]
+    assert "resnet8 (torch) on pi4-emulated beside this machine: 2 of 4 files give the same bits" in section(
+        page, "summary"
+    )
+
+
+def test_a_step_that_is_missing_says_the_command_that_makes_it(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", device=BOARD)
+    page = report(tree.build).read_text()
+    reason = "not measured on this machine: inv bench --model toy --target onnx --recipe int8 --device local"
+    assert ["int8", "onnx", "→ local", reason] in lines(section(page, "steps"))
+    assert "not compared with this machine" in section(page, "summary")
+
+
+def test_where_only_this_machine_measured_the_way_to_another_device_is_said(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    assert "inv bench --device NAME" in section(report(tree.build).read_text(), "steps")
+
+
+def test_a_throttled_run_is_marked_wherever_its_times_stand(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    tree.measure("int8", "onnx", device={**LOCAL, "name": "pi4", "kind": "ssh"}, throttled=True)
+    page = report(tree.build).read_text()
+    assert [row[2] for row in lines(section(page, "cells")) if row[:2] == ["int8", "onnx"]] == [
+        "local",
+        "pi4 (throttled)",
+    ]
+    assert section(page, "summary").count("int8 on onnx (throttled): 4.1 kB") == 2
+    assert "int8 on onnx (throttled)" in section(page, "trade-off")
+    assert [row[2] for row in lines(section(page, "steps"))][-1] == "→ pi4 (throttled)"
+    assert ["throttled", "yes"] in lines(section(page, "machines"))
+    assert "the device slowed its clock" in section(page, "warnings")
+    assert "| int8 | onnx | pi4 (throttled) |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_difference_that_the_samples_cannot_resolve_is_said_to_be_none(page: str) -> None:
+    part = html.unescape(section(page, "summary"))
+    assert (
+        "Fastest without a resolved loss: int8 on executorch: 96.9 kB (3.3 times smaller than fp32), 0.106 ms (p50) "
+        "(1.8 times faster than fp32), drop +1.00 [-0.95, +2.95] points: no difference that 500 samples can resolve."
+    ) in part
+
+
+def test_a_loss_that_they_resolve_is_marked_and_not_recommended(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("fp32", "onnx", 8000)
+    tree.measure("fp32", "onnx")
+    tree.artifact("int8", "onnx", 4000)
+    tree.measure("int8", "onnx", tree.wrong(20))
+    report(tree.build)
+    page = (tmp_path / "report.html").read_text()
+    assert "Smallest without a resolved loss: fp32 on onnx: 8.0 kB" in section(page, "summary")
+    (int8,) = [row for row in lines(section(page, "cells")) if row[:3] == ["int8", "onnx", "local"]]
+    assert int8[-3:-1] == ["+10.00", "[+5.56, +14.24]*"]
+
+
+def test_latencies_within_each_others_spread_are_said_not_to_be_told_apart(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    for target, ns in (("onnx", 100), ("tflite", 103), ("executorch", 200)):
+        tree.artifact("fp32", target)
+        tree.measure("fp32", target, runs=tuple((1, 1000 * ns + 100 * i) for i in range(100)))
+    report(tree.build)
+    part = section((tmp_path / "report.html").read_text(), "summary")
+    assert "Fastest without a resolved loss: fp32 on onnx" in part
+    assert "Not told apart from it, since within its p50 to p90: fp32 on tflite." in part
+
+
+def test_bit_equality_says_on_how_many_of_how_many(page: str) -> None:
+    local = [row[3:7] for row in lines(section(page, "equality")) if row[2] == "local"]
+    assert local == [
+        ["executorch", "onnx", "415", "500"],
+        ["executorch", "tflite", "500", "500"],
+        ["onnx", "tflite", "415", "500"],
+    ]
+
+
+def test_changes_of_each_class_are_in_a_chart_and_a_table(page: str) -> None:
+    part = section(page, "classes")
+    head, first, *_ = lines(part)
+    assert head == ["recipe", "target", *LABELS]
+    assert first == ["fp32", "executorch", *["0"] * 10]
+    assert "46 to 58 samples" in part
+
+
+def test_of_many_classes_those_that_change_the_most_are_shown_and_it_is_said(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, labels=tuple(f"class {i}" for i in range(40)))
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", tree.wrong(40 + 3))
+    report(tree.build)
+    part = section((tmp_path / "report.html").read_text(), "classes")
+    head = lines(part)[0]
+    assert len(head) == 2 + 20
+    assert {"class 0", "class 1", "class 2"} <= set(head)
+    assert "the 20 of 40 classes that change the most" in part
+
+
+def test_where_no_class_changes_a_sentence_says_so_and_no_chart_is_drawn(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    part = section(report(tree.build).read_text(), "classes")
+    assert "toy (torch) on local: no class is right more or less often than in the float model, in any cell." in part
+    assert "<table>" not in part
+    assert "plotly" not in part
+
+
+def test_a_fast_model_is_in_microseconds_on_the_whole_page(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", runs=((1000, 2_230_000),) * 100)
+    page = report(tree.build).read_text()
+    head, *rows = lines(section(page, "cells"))
+    (int8,) = [row for row in rows if row[:3] == ["int8", "onnx", "local"]]
+    assert (head[4:8], int8[4:8]) == (["p50, µs", "p90, µs", "p99, µs", "load, ms"], ["2.23", "2.23", "2.23", "3.00"])
+    assert "2.23 µs (p50)" in section(page, "summary")
+    assert "p50, \\u00b5s" in section(page, "trade-off")
+
+
+def test_the_summary_points_to_warnings_and_each_is_said_once(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    for target in ("onnx", "tflite"):
+        tree.artifact("int8", target)
+        tree.measure("int8", target, throttled=True)
+    page = report(tree.build).read_text()
+    assert "2 of 2 measured cells have warnings" in section(page, "summary")
+    assert section(page, "warnings").count("<li>2 of 2 cells: the device slowed its clock") == 1
+
+
+def test_facts_at_start_and_end_are_said_with_their_unit_or_not_at_all(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    for target, clock in (("onnx", [1_500_000_000, 1_800_000_000]), ("tflite", [None, None])):
+        tree.artifact("int8", target)
+        tree.measure("int8", target, device={**LOCAL, "frequency_hz": clock})
+    assert ["frequency", "1.50 GHz to 1.80 GHz / –"] in lines(section(report(tree.build).read_text(), "machines"))
+
+
+def test_warnings_machines_tools_and_method_are_there(page: str) -> None:
+    assert "fp16 on onnx, local: other programs were running (load average 3.5 on 4 cores)" in section(page, "warnings")
+    assert ["memory", "16.0 GB"] in lines(section(page, "machines"))
+    assert ["runtimes", "litert 2.3.0, 1 thread, XNNPACK"] in lines(section(page, "machines"))
+    assert ["torch", "2.13.0", "2.13.0", "–"] in lines(section(page, "tools"))
+    assert "Bonett and Price" in section(page, "method")
+
+
+def test_exports_show_their_parity(page: str) -> None:
+    row = ["int8", "tflite", "graph", "quantized graph", "500", "41.2", "0.999910", "0.12", "1.0", "99.40", "87.00"]
+    part = section(page, "exports")
+    assert row in lines(part)
+    noted = ", ".join(f"int8_weight_only on {target}" for target in sorted(TARGETS))
+    assert f"<li>{noted}: weights are unpacked to float32 when the model is loaded</li>" in part
+
+
+# -- what it never does ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_fetches_nothing(demo: Demo, page: str) -> None:
+    assert not re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)\s*=", page)
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(""", page)
+    assert "Content-Security-Policy" in page
+    assert "default-src 'none'" in html.unescape(page)
+    assert (demo.root / "report.html").read_text().count("plotly.js v") == 1
+
+
+def test_names_of_users_are_shown_and_never_run(demo: Demo, page: str) -> None:
+    assert HOSTILE not in page
+    assert "alert(&#39;no&#39;)" in page
+    assert "<script>alert" not in page
+    assert "<script>" not in markdown(demo)
+
+
+def test_charts_name_every_measured_cell(demo: Demo, page: str) -> None:
+    part = section(page, "trade-off")
+    for cell in collect.cells(demo.build):
+        if cell.latency_ms:
+            assert f"{cell.recipe} on {cell.target}" in part
+    assert all(f'"name":"{target}"' in section(page, "sizes") for target in TARGETS)
+
+
+# -- the other two files -----------------------------------------------------------------------------------------------
+
+
+def test_the_json_is_what_results_prints(demo: Demo) -> None:
+    found = json.loads((demo.root / "results.json").read_text())
+    assert [from_json(Cell, value) for value in found] == collect.cells(demo.build)
+
+
+def test_the_markdown_has_the_same_tables(demo: Demo, page: str) -> None:
+    text = markdown(demo)
+    titles = [html.unescape(title) for title in re.findall(r"<h2>(.*?)</h2>", page)]
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == titles
+    assert "| int8 | executorch | local | 96.9 | 0.106 | 0.108 | 0.109 |" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) == len(lines(page)) + len(re.findall("<table>", page))
+
+
+def test_every_line_of_a_markdown_table_has_as_many_cells_as_its_head(demo: Demo) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", markdown(demo), re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_the_same_build_gives_the_same_report(demo: Demo) -> None:
+    before = {name: (demo.root / name).read_bytes() for name in ("report.html", "report.md", "results.json")}
+    report(demo.build)
+    assert {name: (demo.root / name).read_bytes() for name in before} == before
+
+
+def test_an_empty_build_folder_gives_a_report_that_says_how_to_begin(tmp_path: Path) -> None:
+    page = report(Store(tmp_path / "build")).read_text()
+    assert "No models yet: inv train." in page
+    assert "plotly" not in page.replace("js-plotly-plot", "")
+    assert json.loads((tmp_path / "build" / "results.json").read_text()) == []

@@ -1,0 +1,359 @@
+"""results over build folders made by hand: every state a cell can be in, and what is wrong in a folder is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import formatting
+from pipeline.core import Cell, Failure, to_json
+from pipeline.results import collect
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.builds import BOARD, LOCAL, Tree, predictions
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    made = Tree(tmp_path)
+    made.checkpoint()
+    return made
+
+
+def cell(tree: Tree, recipe: str, target: str, device: str | None = None) -> Cell:
+    """The one cell of these names."""
+    (found,) = [
+        c for c in collect.cells(tree.build) if (c.recipe, c.target) == (recipe, target) and device in (None, c.device)
+    ]
+    return found
+
+
+# -- the states of a cell ----------------------------------------------------------------------------------------------
+
+
+def test_every_recipe_and_target_has_a_cell_even_where_nothing_was_made(tree: Tree) -> None:
+    found = collect.cells(tree.build)
+    assert len(found) == 5 * 5
+    assert {c.status for c in found} == {"missing", "unsupported"}
+    assert all(c.reason for c in found)
+
+
+def test_without_a_checkpoint_there_are_no_cells_unless_the_model_is_asked_for(tmp_path: Path) -> None:
+    assert collect.cells(Store(tmp_path)) == []
+    asked = collect.cells(Store(tmp_path), [("toy", "torch")])
+    assert {c.reason for c in asked if c.status == "missing"} == {"not trained yet: inv train --model toy"}
+
+
+def test_what_is_not_exported_says_the_command_that_would(tree: Tree) -> None:
+    assert cell(tree, "int8", "tflite").reason == (
+        "not exported yet: inv export --model toy --target tflite --recipe int8"
+    )
+
+
+def test_what_is_not_measured_says_the_command_that_would_and_shows_its_size(tree: Tree) -> None:
+    tree.artifact("int8", "tflite")
+    found = cell(tree, "int8", "tflite")
+    assert (found.status, found.size_bytes) == ("missing", 4096)
+    assert found.reason == "not measured yet: inv bench --model toy --target tflite --recipe int8"
+
+
+def test_another_framework_than_torch_is_in_the_command(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, framework="keras")
+    tree.checkpoint()
+    tree.artifact("fp32", "onnx")
+    assert "--model toy --framework keras " in (cell(tree, "fp32", "onnx").reason or "")
+
+
+def test_an_unsupported_cell_has_the_targets_reason(tree: Tree) -> None:
+    found = cell(tree, "int8_dynamic", "coreml")
+    assert found.status == "unsupported"
+    assert "Core ML" in (found.reason or "")
+
+
+def test_a_measured_cell_has_all_its_figures(tree: Tree) -> None:
+    tree.artifact("int8", "tflite")
+    tree.measure("int8", "tflite", tree.wrong(4))
+    found = cell(tree, "int8", "tflite", "local")
+    assert (found.status, found.reason, found.emulated) == ("ok", None, False)
+    assert found.latency_ms is not None
+    assert found.latency_ms.p50 == pytest.approx(0.025)
+    assert (found.load_ms, found.first_run_ms, found.peak_rss_bytes) == (3.0, 0.09, 50_000_000)
+    assert (found.reference_accuracy, found.accuracy) == (1.0, 0.98)
+    assert found.drop_points == pytest.approx(2.0)
+    assert found.drop_interval == pytest.approx((-0.3808, 4.3411), abs=1e-4)
+    assert found.agreement == 0.98
+    assert found.runtime == "litert 2.3.0, 1 thread, XNNPACK"
+    assert found.warnings == ()
+
+
+def test_each_device_has_a_cell_of_its_own(tree: Tree) -> None:
+    tree.artifact("fp32", "onnx")
+    tree.measure("fp32", "onnx")
+    tree.measure("fp32", "onnx", device=BOARD)
+    devices = [c.device for c in collect.cells(tree.build) if c.status == "ok"]
+    assert devices == ["local", "pi4-emulated"]
+
+
+def test_each_number_of_threads_has_a_cell_of_its_own(tree: Tree) -> None:
+    tree.artifact("fp32", "onnx")
+    tree.measure("fp32", "onnx")
+    home = tree.build.cell("toy", "torch", "fp32", "onnx") / "local"
+    noun = tree.measure("fp32", "onnx", runtime={"name": "onnxruntime", "threads": 4})
+    (home / "threads-4").mkdir()
+    for name in ("measurement.json", "predictions.npz"):
+        (home / name).rename(home / "threads-4" / name)
+    tree.measure("fp32", "onnx")
+    found = [c for c in collect.cells(tree.build) if c.status == "ok"]
+    assert [(c.device, c.threads, formatting.device(c)) for c in found] == [
+        ("local", 1, "local"), ("local", 4, "local, 4 threads"),
+    ]  # fmt: skip
+    store.write(home / "threads-4" / "measurement.json", dataclasses.replace(noun, artifact_sha256="of last week"))
+    (stale,) = [c for c in collect.cells(tree.build) if c.threads == 4]
+    assert (stale.reason or "").endswith("--recipe fp32 --device local --threads 4")
+
+
+@pytest.mark.parametrize("name", ["threads-2", "threads-two", "more"])
+def test_a_measurement_in_the_folder_of_other_threads_is_said(tree: Tree, name: str) -> None:
+    tree.artifact("fp32", "onnx")
+    tree.measure("fp32", "onnx")
+    home = tree.build.cell("toy", "torch", "fp32", "onnx") / "local"
+    (home / name).mkdir()
+    for file in ("measurement.json", "predictions.npz"):
+        (home / file).rename(home / name / file)
+    found = cell(tree, "fp32", "onnx")
+    assert found.status == "failed" and "local/1" in (found.reason or "")
+
+
+def test_an_emulated_device_shows_instructions_and_no_time(tree: Tree) -> None:
+    tree.artifact("fp32", "onnx")
+    tree.measure("fp32", "onnx", device=BOARD)
+    found = cell(tree, "fp32", "onnx")
+    assert found.emulated
+    assert (found.latency_ms, found.load_ms, found.first_run_ms) == (None, None, None)
+    assert found.instructions == 25_000
+    assert found.accuracy == 1.0
+
+
+def test_an_emulated_device_whose_clock_counts_nothing_shows_neither(tree: Tree) -> None:
+    tree.artifact("fp32", "tflite")
+    tree.measure("fp32", "tflite", device={**LOCAL, "name": "phone-emulated", "emulated": True})
+    found = cell(tree, "fp32", "tflite")
+    assert (found.status, found.latency_ms, found.instructions) == ("ok", None, None)
+
+
+def test_a_core_ml_export_is_ok_as_an_export_and_says_that_it_is_not_checked(tree: Tree) -> None:
+    tree.artifact("fp32", "coreml")
+    found = cell(tree, "fp32", "coreml")
+    assert (found.status, found.device, found.size_bytes) == ("ok", None, 4096)
+    assert (found.accuracy, found.latency_ms, found.parity) == (None, None, None)
+    assert (found.unchecked or "").startswith("not checked on Linux")
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_a_recorded_failure_is_shown_with_its_reason(tree: Tree, status: str) -> None:
+    folder = tree.build.cell("toy", "torch", "int8", "onnx")
+    store.write(folder / "failure.json", Failure(status, "no kernel for Foo", "export.log", "k"))
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.reason) == (status, "no kernel for Foo")
+
+
+def test_a_run_that_failed_on_a_device_is_a_failed_cell_of_that_device(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    folder = tree.build.cell("toy", "torch", "int8", "onnx") / "pi5"
+    store.write(folder / "failure.json", Failure("failed", "Illegal instruction", "", "k"))
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.device, found.reason) == ("failed", "pi5", "Illegal instruction")
+
+
+def test_a_run_that_failed_after_a_good_one_is_a_warning_beside_it(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    folder = tree.build.cell("toy", "torch", "int8", "onnx") / "local"
+    store.write(folder / "failure.json", Failure("failed", "no end after 600 s", "", "k"))
+    found = cell(tree, "int8", "onnx")
+    assert found.status == "ok"
+    assert found.warnings == ("measured before the last run, which failed: no end after 600 s",)
+
+
+# -- what is stale -----------------------------------------------------------------------------------------------------
+
+
+def test_a_measurement_of_another_export_is_not_shown(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", artifact_sha256="of last week")
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.accuracy, found.latency_ms) == ("missing", None, None)
+    assert found.reason == (
+        "measured on an older export: inv bench --model toy --target onnx --recipe int8 --device local"
+    )
+
+
+def test_a_measurement_over_other_samples_is_not_shown(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    tree.checkpoint(dataset_sha256="other")
+    assert "measured on other samples" in (cell(tree, "int8", "onnx").reason or "")
+
+
+def test_an_export_of_other_weights_is_not_shown(tree: Tree) -> None:
+    tree.artifact("int8", "onnx", weights_sha256="older")
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.size_bytes) == ("missing", None)
+    assert "other weights" in (found.reason or "")
+
+
+def test_a_failure_is_not_hidden_by_the_export_it_could_not_replace(tree: Tree) -> None:
+    tree.artifact("int8", "onnx", weights_sha256="older")
+    folder = tree.build.cell("toy", "torch", "int8", "onnx")
+    store.write(folder / "failure.json", Failure("failed", "no kernel for Foo", "export.log", "k"))
+    assert cell(tree, "int8", "onnx").reason == "no kernel for Foo"
+
+
+# -- what is broken ----------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_manifest_is_a_failed_cell_that_names_the_place(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    home = tree.build.cell("toy", "torch", "int8", "onnx")
+    for path, device in ((home / "local" / "measurement.json", "local"), (home / "artifact.json", None)):
+        path.write_text("{")
+        found = cell(tree, "int8", "onnx")
+        assert (found.status, found.device) == ("failed", device)
+        assert path.name in (found.reason or "")
+
+
+def test_a_manifest_that_is_not_text_is_a_failed_cell(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    (tree.build.cell("toy", "torch", "int8", "onnx") / "artifact.json").write_bytes(b"\xff\xfe\x00")
+    assert cell(tree, "int8", "onnx").status == "failed"
+
+
+def test_a_broken_checkpoint_fails_what_cannot_be_compared_without_it(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    (tree.build.checkpoint("toy", "torch") / "checkpoint.json").write_text('{"schema": 1}')
+    found = collect.cells(tree.build)
+    assert {c.status for c in found} == {"failed", "unsupported"}
+    assert all("checkpoint is broken" in (c.reason or "") for c in found if c.status == "failed")
+
+
+def test_a_missing_or_shortened_file_is_said(tree: Tree) -> None:
+    tree.artifact("int8", "onnx", size=100)
+    file = tree.build.cell("toy", "torch", "int8", "onnx") / "model.bin"
+    file.write_bytes(bytes(99))
+    assert "has 99 bytes, its manifest says 100" in (cell(tree, "int8", "onnx").reason or "")
+    file.unlink()
+    assert "model.bin is missing" in (cell(tree, "int8", "onnx").reason or "")
+
+
+def test_a_manifest_in_anothers_folder_is_said(tree: Tree) -> None:
+    made = tree.artifact("int8", "onnx")
+    folder = tree.build.cell("toy", "torch", "int8", "onnx")
+    store.write(folder / "artifact.json", dataclasses.replace(made, target="tflite"))
+    assert "toy/torch/int8/onnx is of toy/torch/int8/tflite" in (cell(tree, "int8", "onnx").reason or "")
+
+
+def test_a_manifest_cannot_point_out_of_its_folder(tree: Tree) -> None:
+    tree.artifact("int8", "onnx", file="../../secret")
+    assert "not a plain file name" in (cell(tree, "int8", "onnx").reason or "")
+
+
+def test_predictions_that_were_changed_are_said(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    predictions(tree.build.cell("toy", "torch", "int8", "onnx") / "local" / "predictions.npz", output_0=tree.wrong(1))
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.accuracy) == ("failed", None)
+    assert "another sha256" in (found.reason or "")
+
+
+def with_predictions(tree: Tree, content: bytes) -> Cell:
+    """The cell of a measurement whose predictions are `content`, with the hash that belongs to it."""
+    tree.artifact("int8", "onnx")
+    noun = tree.measure("int8", "onnx")
+    home = tree.build.cell("toy", "torch", "int8", "onnx") / "local"
+    (home / "predictions.npz").write_bytes(content)
+    digest = store.sha256(home / "predictions.npz")
+    accuracy = dataclasses.replace(noun.accuracy, predictions_sha256=digest)
+    store.write(home / "measurement.json", dataclasses.replace(noun, accuracy=accuracy))
+    return cell(tree, "int8", "onnx")
+
+
+def test_predictions_that_would_run_code_are_not_opened(tree: Tree) -> None:
+    file = io.BytesIO()
+    np.savez(file, output_0=np.array([{}], dtype=object))
+    found = with_predictions(tree, file.getvalue())
+    assert found.status == "failed"
+    assert "not an .npz file of arrays" in (found.reason or "")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'"])
+def test_predictions_that_are_no_npz_are_said(tree: Tree, content: bytes) -> None:
+    assert with_predictions(tree, content).status == "failed"
+
+
+def test_predictions_of_fewer_samples_are_not_compared(tree: Tree) -> None:
+    file = io.BytesIO()
+    np.savez(file, output_0=tree.logits[:-1])
+    assert "the float model's are [((200, 4), 'float32')]" in (with_predictions(tree, file.getvalue()).reason or "")
+
+
+def test_an_accuracy_that_the_predictions_do_not_give_is_said(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    noun = tree.measure("int8", "onnx", tree.wrong(4))
+    better = dataclasses.replace(noun.accuracy, value=1.0)
+    tree.measure("int8", "onnx", tree.wrong(4), accuracy=better)
+    assert "gives accuracy 0.9800 over 200 samples, measurement.json says 1.0000" in (
+        cell(tree, "int8", "onnx").reason or ""
+    )
+
+
+def test_a_measurement_without_runs_is_said(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", runs=())
+    assert "at least one run" in (cell(tree, "int8", "onnx").reason or "")
+
+
+def test_a_device_that_does_not_say_whether_it_is_emulated_shows_no_latency(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", device={"name": "local"})
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.latency_ms) == ("failed", None)
+
+
+def test_outputs_that_are_not_finite_are_counted_as_wrong_and_warned_of(tree: Tree) -> None:
+    outputs = tree.wrong(2)
+    outputs[:2] = np.nan
+    outputs[:2, 3] = np.inf
+    tree.artifact("fp16", "onnx")
+    noun = tree.measure("fp16", "onnx", outputs)
+    tree.measure("fp16", "onnx", outputs, accuracy=dataclasses.replace(noun.accuracy, value=0.99))
+    found = cell(tree, "fp16", "onnx")
+    assert (found.accuracy, found.agreement) == (0.99, 0.99)
+    assert any("2 of 200 samples gave NaN or infinite outputs" in text for text in found.warnings)
+
+
+def test_an_export_whose_recipe_is_gone_is_still_shown(tree: Tree) -> None:
+    tree.artifact("int3", "onnx")
+    found = cell(tree, "int3", "onnx")
+    assert found.status == "failed"
+    assert "recipe 'int3' is not known" in (found.reason or "")
+
+
+# -- for scripts -------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_as_json_has_the_fields_that_scripts_read(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    found = json.loads(json.dumps(to_json(cell(tree, "int8", "onnx"))))
+    assert {"model", "framework", "recipe", "target", "device", "emulated", "status", "reason"} <= set(found)
+    assert {"size_bytes", "instructions", "load_ms", "peak_rss_bytes", "accuracy", "agreement"} <= set(found)
+    assert set(found["latency_ms"]) == {"p50", "p90", "p99", "mean", "n"}
+    assert len(found["drop_interval"]) == 2

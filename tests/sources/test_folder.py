@@ -1,0 +1,161 @@
+"""Models are folders: in models/, or anywhere else, with options behind a colon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import sources
+from pipeline.errors import BadModel, BadOption, UnknownName
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_folders_in_models_are_the_models() -> None:
+    assert sources.names() == sorted(
+        path.name for path in (ROOT / "models").iterdir() if (path / "__init__.py").exists()
+    )
+    assert sources.DEFAULT in sources.names()
+
+
+@pytest.mark.parametrize("name", sources.names())
+def test_a_model_is_found_by_name_and_by_its_folders_path(name: str) -> None:
+    by_name, by_path = sources.find(name), sources.find(str(ROOT / "models" / name))
+    assert by_name == by_path
+    assert by_name.spec.name == name
+    for framework in by_name.frameworks:
+        assert len(by_name.source(framework)) == 64
+
+
+def test_a_folder_elsewhere_is_a_model(tiny: Path) -> None:
+    model = sources.find(str(tiny))
+    assert (model.folder, model.spec.name, model.frameworks) == (tiny, "tiny", ["keras", "torch"])
+    assert callable(model.code("torch").build)
+    assert sources.describe(model).startswith("The smallest network")
+
+
+@pytest.mark.parametrize("word", ["digits_cnn", "mobilenet_v3_small:classes=3,width=0.5", "{tiny}"])
+def test_a_model_knows_the_word_that_finds_it_from_any_folder(
+    word: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sources.find(word.format(tiny=tiny))
+    assert model.word == word.format(tiny=tiny)
+    monkeypatch.chdir(tmp_path)
+    assert sources.find(model.word) == model
+
+
+def test_an_unknown_name_lists_the_known_and_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownName, match=rf"^unknown model 'resnet9'; .*\(known: {', '.join(sources.names())}\)$"):
+        sources.find("resnet9")
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def test_options_change_the_spec_and_its_name_says_those_that_are_not_the_default() -> None:
+    spec = sources.find("mobilenet_v3_small:width=0.5,classes=10").spec
+    assert spec.name == "mobilenet_v3_small-classes=10-width=0.5"
+    assert (spec.classes, spec.options["width"]) == (10, 0.5)
+    assert sources.find("mobilenet_v3_small:width=1,classes=1000").spec == sources.find("mobilenet_v3_small").spec
+
+
+def test_the_order_of_options_does_not_matter() -> None:
+    one, other = (sources.find(f"mobilenet_v3_small:{o}") for o in ("width=0.5,classes=10", "classes=10,width=0.5"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("depth=2", r"has no option 'depth' \(it has: classes, width\)"),
+        ("width=wide", "width='wide' is not a number"),
+        ("width=", "width='' is not a number"),
+        ("width=0", "width must be more than 0"),
+        ("width=-1", "width must be more than 0"),
+        ("width=nan", "width"),
+        ("width=inf", "width"),
+        ("classes=2.5", "classes"),
+        ("width=0.5,", "has no option ''"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(options: str, complaint: str) -> None:
+    with pytest.raises(BadOption, match=complaint):
+        sources.find(f"mobilenet_v3_small:{options}")
+
+
+def test_a_model_without_options_says_that_it_has_none() -> None:
+    with pytest.raises(BadOption, match=r"digits_cnn has no option 'width' \(it has: none\)"):
+        sources.find("digits_cnn:width=1")
+
+
+# -- classes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_datasets_classes_become_the_labels() -> None:
+    model = sources.fitted(sources.find("mobilenet_v3_small:classes=2"), ("cat", "dog"))
+    assert model.spec.labels == ("cat", "dog")
+
+
+def test_another_number_of_classes_is_refused_with_the_option_that_fits_it() -> None:
+    with pytest.raises(BadOption, match=r"has 1000 classes and the data has 2: say --model .*:classes=2"):
+        sources.fitted(sources.find("mobilenet_v3_small"), ("cat", "dog"))
+    with pytest.raises(BadOption, match=r"^digits_cnn has 10 classes and the data has 2$"):
+        sources.fitted(sources.find("digits_cnn"), ("cat", "dog"))
+
+
+def test_a_spec_is_what_manifests_will_say_it_is(tiny: Path, tmp_path: Path) -> None:
+    text = (tiny / "__init__.py").read_text()
+    (tmp_path / "__init__.py").write_text(text.replace("(8, 8, 1)", "[8, 8, 1]"))
+    assert sources.find(str(tmp_path)).spec == sources.find(str(tiny)).spec
+
+
+# -- folders that are no models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("SPEC =", "SPECS =", "has no SPEC of type"),
+        ('name="tiny"', 'name="ti ny"', "may have letters, digits, _ and - only"),
+        ('name="tiny"', 'name="../tiny"', "may have letters, digits, _ and - only"),
+        ('name="tiny"', 'name="resnet8"', "is the name of a model that is already here"),
+        ('task="image_classification"', 'task="segmentation"', r"'segmentation' is not known \(known: image_class"),
+        ('color="L"', 'color="RGB"', "'RGB' does not go with 1 channels"),
+        ('color="L"', 'color="CMYK"', "'CMYK' does not go with 1 channels"),
+        ("mean=(0.0,)", "mean=(0.0, 0.0)", "need 1 values each"),
+        ("crop=8", "crop=7", "crop must be the height and width"),
+        ("resize=8", "resize=4", "resize at least that"),
+        ("(8, 8, 1)", "(8, 9, 1)", "crop must be the height and width"),
+        ("(8, 8, 1)", "(64,)", "one input"),
+        ("(8, 8, 1)", "(8.0, 8, 1)", r"__init__\.py: SPEC\.inputs\[0\]\.shape\[0\]: expected int, not 8\.0"),
+        ("epochs=2", "epochs='2'", r"SPEC\.training\.epochs: expected int, not '2'"),
+        ("std=(255.0,)", "std=(0.0,)", r"preprocessing\.mean must be finite, and \.std more than 0"),
+        ("std=(255.0,)", "std=(float('nan'),)", r"preprocessing\.mean must be finite, and \.std more than 0"),
+        ("mean=(0.0,)", "mean=(float('inf'),)", r"preprocessing\.mean must be finite"),
+        ("SPEC =", "raise SystemExit(3)\nSPEC =", "cannot be imported: SystemExit: 3"),
+        ("SPEC =", "raise RuntimeError('on purpose')\nSPEC =", "cannot be imported: RuntimeError: on purpose"),
+        ("SPEC =", "SPEC = (", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_spec_that_later_stages_cannot_rely_on_is_refused_with_its_folder(
+    old: str, new: str, complaint: str, tiny: Path, tmp_path: Path
+) -> None:
+    text = (tiny / "__init__.py").read_text()
+    assert old in text
+    (tmp_path / "__init__.py").write_text(text.replace(old, new))
+    with pytest.raises(BadModel, match=complaint) as caught:
+        sources.find(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_what_is_no_model_folder_is_refused_with_what_would_be_one(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match=r"is not a model folder: it has no __init__\.py with SPEC"):
+        sources.find(str(tmp_path))
+    with pytest.raises(BadModel, match=r"^no model folder at .*/none: it would hold __init__\.py"):
+        sources.find(str(tmp_path / "none"))
+
+
+def test_a_framework_that_a_model_is_not_written_in_is_named(tiny: Path) -> None:
+    with pytest.raises(BadModel, match=r"^model tiny has no jax\.py in .*: it needs build\(spec\) there"):
+        sources.find(str(tiny)).code("jax")

@@ -1,0 +1,118 @@
+"""Chunks: each is asked for once, kept, checked, and put together as one call would have written it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import Broken, Unreachable
+from pipeline.stages import _chunks
+from pipeline.system import store
+
+SAMPLES = 23
+WORDS = ["predict", "model"]
+
+
+class Device:
+    """Evaluates as edge-bench does: sample i gives (i, i + 0.5, 2 i) and i². Goes away before call number `lost`."""
+
+    def __init__(self, lost: int | None = None) -> None:
+        self.lost, self.starts = lost, list[int]()
+
+    def __call__(self, words: Sequence[str | Path]) -> Mapping[str, Any]:
+        assert list(words[:2]) == WORDS
+        if len(self.starts) == self.lost:
+            raise Unreachable("board: the connection was lost")
+        start, count, out = int(words[3]), int(words[5]), Path(words[7])
+        self.starts.append(start)
+        i = np.arange(start, start + count, dtype=np.float32)
+        with out.open("wb") as file:
+            np.savez(file, output_0=np.stack([i, i + 0.5, 2 * i], 1), output_1=i * i)
+        return {"samples": count, "predictions_sha256": store.sha256(out)}
+
+
+def all_of(folder: Path, device: Device, chunk: int | None = 5, key: str = "k") -> list[Path]:
+    return list(_chunks.predict(folder, key, WORDS, _chunks.spans(SAMPLES, chunk), device))
+
+
+def test_spans_cover_every_sample_once() -> None:
+    assert _chunks.spans(7, 3) == [range(3), range(3, 6), range(6, 7)]
+    assert _chunks.spans(6, 3) == [range(3), range(3, 6)]
+    assert _chunks.spans(7, None) == [range(7)]
+    assert _chunks.spans(7, 100) == [range(7)]
+
+
+def test_a_small_rest_goes_with_the_last_chunk() -> None:
+    assert _chunks.spans(504, 500) == [range(504)]
+    assert _chunks.spans(1050, 500) == [range(500), range(500, 1050)]
+    assert _chunks.spans(1051, 500) == [range(500), range(500, 1000), range(1000, 1051)]
+    assert _chunks.spans(50, 500) == [range(50)]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 22, 23, None])
+def test_chunks_together_are_what_one_call_gives(tmp_path: Path, chunk: int | None) -> None:
+    _chunks.join(all_of(tmp_path, Device(), chunk), tmp_path / "all.npz")
+    i = np.arange(SAMPLES, dtype=np.float32)
+    with np.load(tmp_path / "all.npz", allow_pickle=False) as joined:
+        assert joined.files == ["output_0", "output_1"]
+        assert np.array_equal(joined["output_0"], np.stack([i, i + 0.5, 2 * i], 1))
+        assert np.array_equal(joined["output_1"], i * i)
+        assert joined["output_0"].dtype == joined["output_1"].dtype == np.float32
+
+
+def test_a_lost_device_is_asked_for_the_missing_chunks_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unreachable):
+        all_of(tmp_path, Device(lost=2))
+    again = Device()
+    all_of(tmp_path, again)
+    assert again.starts == [10, 15, 20]
+    assert "2 of 5 chunks of samples are there" in capsys.readouterr().err
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_damaged_or_missing_chunk_is_asked_for_again(tmp_path: Path) -> None:
+    all_of(tmp_path, Device())
+    (tmp_path / "chunks/5.npz").write_bytes(b"damaged")
+    (tmp_path / "chunks/15.npz").unlink()
+    (tmp_path / "chunks/20.json").write_text("{")
+    again = Device()
+    all_of(tmp_path, again)
+    assert again.starts == [5, 15, 20]
+
+
+def test_chunks_of_something_else_do_not_count(tmp_path: Path) -> None:
+    all_of(tmp_path, Device())
+    other, smaller = Device(), Device()
+    all_of(tmp_path, other, key="other")
+    assert other.starts == [0, 5, 10, 15, 20]
+    all_of(tmp_path, smaller, chunk=4, key="other")
+    assert smaller.starts == [0, 4, 8, 12, 16]  # 20 to 22 is a chunk of either size
+
+
+def test_a_chunk_that_is_not_what_the_device_sent_is_refused(tmp_path: Path) -> None:
+    def lies(words: Sequence[str | Path]) -> Mapping[str, Any]:
+        return {**Device()(words), "predictions_sha256": "0" * 64}
+
+    with pytest.raises(Broken, match="is not what the device sent"):
+        list(_chunks.predict(tmp_path, "k", WORDS, _chunks.spans(4, None), lies))
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_a_finished_latency_run_is_not_made_again(tmp_path: Path) -> None:
+    def run(words: Sequence[str | Path]) -> Mapping[str, Any]:
+        return {"runs": [[1, 2]], "words": list(words)}
+
+    def never(words: Sequence[str | Path]) -> Mapping[str, Any]:
+        raise AssertionError
+
+    first = _chunks.run(tmp_path, "k", ["run"], run)
+    assert _chunks.run(tmp_path, "k", ["run"], never) == first
+    with pytest.raises(AssertionError):
+        _chunks.run(tmp_path, "other", ["run"], never)
+    _chunks.forget(tmp_path)
+    with pytest.raises(AssertionError):
+        _chunks.run(tmp_path, "k", ["run"], never)

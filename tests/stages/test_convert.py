@@ -1,0 +1,75 @@
+"""Convert as a stage: the same network's checkpoint in the other framework."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core import Checkpoint
+from pipeline.errors import BadModel, BadOption
+from pipeline.stages import train
+from pipeline.stages.convert import convert
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.cli import inv
+
+pytestmark = pytest.mark.usefixtures("imported")
+
+
+def outputs(build: Store, framework: str) -> np.ndarray:
+    with np.load(build.checkpoint("tiny", framework) / "predictions.npz") as kept:
+        answers: np.ndarray = kept["output_0"]
+        return answers
+
+
+def test_there_and_back_the_answers_stay_and_so_do_the_weights(copied: Store, job: Job) -> None:
+    there = convert(copied, job, "keras")
+    assert (there.framework, there.origin, there.samples) == ("keras", "converted from torch", 504)
+    np.testing.assert_allclose(outputs(copied, "keras"), outputs(copied, "torch"), atol=1e-4)
+    before = (copied.checkpoint("tiny", "torch") / "model.safetensors").read_bytes()
+    assert convert(copied, job, "keras") == there, "what is up to date is not made again"
+    assert train.ready(copied, dataclasses.replace(job, framework="keras")) == there
+    back = convert(copied, dataclasses.replace(job, framework="keras"), "torch")
+    assert back.origin == "converted from keras"
+    from safetensors.numpy import load, load_file
+
+    after, old = load_file(copied.checkpoint("tiny", "torch") / back.weights), load(before)
+    assert all((after[name] == old[name]).all() for name in old if not name.endswith("num_batches_tracked"))
+    kept = list(copied.home("tiny", "torch").glob("checkpoint-*"))
+    assert len(kept) == 1 and store.read(Checkpoint, kept[0] / "checkpoint.json") is not None
+
+
+def test_one_framework_twice_is_refused(copied: Store, job: Job) -> None:
+    with pytest.raises(BadOption, match="both torch: name two of keras, torch"):
+        convert(copied, job, "torch")
+
+
+def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lonely"
+    shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
+    text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="lonely"')
+    (folder / "__init__.py").write_text(text)
+    said = inv(tmp_path / "build", "convert", "--model", folder, "--from", "torch", "--to", "keras").only
+    assert said == f"model lonely has no keras.py in {folder}: it needs build(spec) there"
+    for command in ("train", "export", "bench"):
+        assert inv(tmp_path / "build", command, "--model", folder, "--framework", "keras").only == said
+    assert not (tmp_path / "build").exists()
+
+
+def test_twins_that_are_two_networks_are_refused_and_nothing_is_left(tiny: Path, tmp_path: Path) -> None:
+    folder, build = tmp_path / "uneven", Store(tmp_path / "build")
+    shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, old, new in (("__init__.py", '"tiny"', '"uneven"'), ("keras.py", '"features_3"', '"another"')):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+    with pytest.raises(
+        BadModel, match=r"^uneven's twins differ: another\.weight, features_3\.weight is in one of them"
+    ):
+        convert(build, Job(model=str(folder), epochs=1, accelerator="cpu"), "keras")
+    assert not list(build.home("uneven", "keras").rglob("*.*"))

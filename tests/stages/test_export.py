@@ -1,0 +1,243 @@
+"""Export as a stage: what is up to date costs nothing, what is not what its manifest says is made anew, and a process
+that dies costs one recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline import registry
+from pipeline.core import Artifact, Checkpoint, Failure
+from pipeline.errors import StageFailed, Unsupported
+from pipeline.results import collect
+from pipeline.stages import export, train
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+
+ROOT = Path(__file__).parents[2]
+TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
+EXPORT = """
+import json, sys
+from pathlib import Path
+from pipeline.stages import export
+from pipeline.system.store import Store
+from tests.make_matrix import JOB
+outcomes = export.export(Store(Path(sys.argv[1])), JOB, sys.argv[2].split(","), sys.argv[3].split(","))
+print(json.dumps([[o.target, o.recipe, o.status, o.reason, o.fresh] for o in outcomes]))
+print(json.dumps([m for m in ("torch", "numpy", "onnx", "tensorflow", "coremltools") if m in sys.modules]))
+"""
+
+
+def start(build: Store, targets: list[str], recipes: list[str]) -> subprocess.Popen[str]:
+    """An export in a process of its own."""
+    command = [sys.executable, "-c", EXPORT, str(build.root), ",".join(targets), ",".join(recipes)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[list[list[object]], list[str], str]:
+    """Outcomes, the heavy packages that were imported, and what was said."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    outcomes, heavy = out.splitlines()
+    return json.loads(outcomes), json.loads(heavy), err
+
+
+def snapshot(root: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in root.rglob("*")}
+
+
+def checkpoint_of(build: Store) -> Checkpoint:
+    found = store.read(Checkpoint, build.checkpoint("tiny", "torch") / "checkpoint.json")
+    assert found is not None
+    return found
+
+
+# -- up to date --------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_export_says_nothing_writes_nothing_and_imports_no_framework(matrix: Store) -> None:
+    before = snapshot(matrix.root)
+    outcomes, heavy, said = finish(start(matrix, TARGETS, RECIPES))
+    assert heavy == []
+    assert said == ""
+    assert snapshot(matrix.root) == before
+    assert [status for _, _, status, _, _ in outcomes if status != "unsupported"] == ["ok"] * 19
+    assert not any(fresh for *_, fresh in outcomes)
+
+
+KEY = """
+import sys
+from pathlib import Path
+from pipeline.stages import export
+from pipeline.system import store
+from pipeline.core import Checkpoint
+print(export.key(store.read(Checkpoint, Path(sys.argv[1])), export.recipes(["int8"])[0], "onnx"))
+"""
+
+
+def key_where(build: Store, path: Path) -> str:
+    """The key of int8 for onnx where the packages in `path` come before those installed."""
+    command = [sys.executable, "-c", KEY, str(build.checkpoint("tiny", "torch") / "checkpoint.json")]
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(matrix)
+    fp32, int8 = export.recipes(["fp32", "int8"])
+    first = export.key(checkpoint, int8, "onnx")
+    assert export.key(checkpoint_of(matrix), int8, "onnx") == first
+    spec = dataclasses.replace(checkpoint.spec, labels=tuple("abcdefghij"))
+    others = [
+        export.key(checkpoint, fp32, "onnx"),
+        export.key(checkpoint, int8, "tflite"),
+        export.key(checkpoint, dataclasses.replace(int8, calibration=128), "onnx"),
+        export.key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), int8, "onnx"),
+        export.key(dataclasses.replace(checkpoint, spec=spec), int8, "onnx"),
+    ]
+    assert key_where(matrix, tmp_path) == first
+    info = tmp_path / "onnx-99.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnx\nVersion: 99.0\n")
+    others.append(key_where(matrix, tmp_path))
+    assert len({first, *others}) == 7
+
+
+def test_a_cell_that_needs_making_makes_all_outcomes_unknown(copied: Store, job: Job) -> None:
+    (copied.cell("tiny", "torch", "fp16", "onnx") / "artifact.json").unlink()
+    assert export.current(copied, job, ["onnx"], ["fp16"]) is None
+    assert export.current(copied, job, ["onnx"], ["fp32"]) is not None
+
+
+def test_where_nothing_was_trained_nothing_is_current(tmp_path: Path, job: Job) -> None:
+    assert export.current(Store(tmp_path), job, TARGETS, RECIPES) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- not what the manifest says ----------------------------------------------------------------------------------------
+
+
+def test_what_was_altered_or_cut_off_is_made_anew_with_a_line_and_the_rest_left_alone(copied: Store) -> None:
+    folders = {recipe: copied.cell("tiny", "torch", recipe, "onnx") for recipe in ("fp16", "fp32", "int8")}
+    old = {recipe: store.read(Artifact, folder / "artifact.json") for recipe, folder in folders.items()}
+    with (folders["fp32"] / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    manifest = folders["fp16"] / "artifact.json"
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    untouched = snapshot(folders["int8"])
+    outcomes, _, said = finish(start(copied, ["onnx"], ["fp16", "fp32", "int8"]))
+    assert [(recipe, status, fresh) for _, recipe, status, _, fresh in outcomes] == [
+        ("fp16", "ok", True),
+        ("fp32", "ok", True),
+        ("int8", "ok", False),
+    ]
+    assert f"{folders['fp32'] / 'model.onnx'} is not what its manifest says (sha256 differs); made anew\n" in said
+    assert f"{manifest}: not JSON" in said
+    for recipe, folder in folders.items():
+        new, before = store.read(Artifact, folder / "artifact.json"), old[recipe]
+        assert new is not None and before is not None
+        assert (new.sha256, new.key) == (before.sha256, before.key)
+        assert store.sha256(folder / new.file) == new.sha256
+    assert snapshot(folders["int8"]) == untouched
+
+
+def test_a_manifest_that_points_elsewhere_is_not_followed(copied: Store, job: Job) -> None:
+    path = copied.cell("tiny", "torch", "fp32", "onnx") / "artifact.json"
+    path.write_text(path.read_text().replace('"model.onnx"', '"../../../../../etc/passwd"'))
+    with pytest.raises(Exception, match="not a plain file name"):
+        export.current(copied, job, ["onnx"], ["fp32"])
+
+
+# -- a process that dies -----------------------------------------------------------------------------------------------
+
+
+def workers_of(parent: int) -> list[int]:
+    """Process ids of a process's children that export."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    tasks = Path(f"/proc/{parent}/task")
+    found = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    assert children.exists()
+    return [pid for pid in found if b"pipeline.stages._export_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_killed_worker_costs_its_recipe_only_and_the_failure_is_kept(copied: Store, job: Job) -> None:
+    recipes = ["fp16", "fp32", "int8"]
+    folders = {recipe: copied.cell("tiny", "torch", recipe, "onnx") for recipe in recipes}
+    for folder in folders.values():
+        (folder / "artifact.json").unlink()
+        (folder / "export.log").unlink()
+    process = start(copied, ["onnx"], recipes)
+    tick = threading.Event()
+    while not (folders["fp32"] / "export.log").exists():
+        assert process.poll() is None, process.communicate()[1]
+        tick.wait(0.005)
+    (worker,) = workers_of(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    outcomes, _, said = finish(process)
+    assert [(recipe, status) for _, recipe, status, _, _ in outcomes] == [
+        ("fp16", "ok"),
+        ("fp32", "failed"),
+        ("int8", "ok"),
+    ]
+    assert "  onnx fp32: failed: ended by SIGKILL" in said
+    failure = store.read(Failure, folders["fp32"] / "failure.json")
+    assert failure is not None and failure.status == "failed" and failure.reason.startswith("ended by SIGKILL")
+    assert (folders["fp32"] / failure.log).is_file()
+    cells = {(c.target, c.recipe): c for c in collect.cells(copied) if c.target == "onnx"}
+    assert cells["onnx", "fp32"].status == "failed"
+    assert (cells["onnx", "fp32"].reason or "").startswith("ended by SIGKILL")
+    assert {cells["onnx", recipe].status for recipe in ("fp16", "int8")} == {"ok"}
+    assert export.current(copied, job, ["onnx"], ["fp32"]) is None, "what failed is tried again"
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_named_cell_that_cannot_be_is_refused_with_the_targets_reason() -> None:
+    reason = registry.load("targets", "coreml").supports(export.recipes(["int8_dynamic"])[0], "torch")
+    with pytest.raises(Unsupported) as caught:
+        export.refuse_unsupported("torch", ["tflite", "coreml"], ["fp32", "int8_dynamic"])
+    assert str(caught.value) == f"coreml does not support int8_dynamic: {reason}"
+    export.refuse_unsupported("torch", ["tflite"], RECIPES)
+
+
+def test_failed_exports_are_an_error_that_names_them_and_shows_the_logs_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "export.log"
+    log.write_text("\n".join(f"line {i}" for i in range(9)))
+    lost = export.Outcome("int8", "onnx", "failed", "no such operator", log=log)
+    fine = export.Outcome("fp32", "onnx", "ok")
+    export.raise_if_failed([fine])
+    assert capsys.readouterr().err == ""
+    with pytest.raises(StageFailed, match=r"^1 of 2 exports failed.*onnx int8"):
+        export.raise_if_failed([fine, lost])
+    said = capsys.readouterr().err
+    assert "onnx int8: no such operator" in said and "line 8" in said and "line 4" in said and "line 3" not in said
+    assert f"(log: {log})" in said
+
+
+def test_a_line_of_the_terminal_says_where_how_large_and_how_it_was_checked(matrix: Store, job: Job) -> None:
+    outcomes = export.current(matrix, job, TARGETS, RECIPES)
+    assert outcomes is not None
+    for outcome in outcomes:
+        line = export.line(outcome)
+        assert outcome.target in line and outcome.recipe in line and "\n" not in line
+        if outcome.artifact is None:
+            assert f"unsupported: {outcome.reason}" in line
+        else:
+            assert f"{outcome.artifact.size_bytes:,} bytes" in line and str(outcome.path) in line
+            assert "top-1 agreement" in line or "not checked on Linux" in line
+
+
+def test_the_checkpoint_is_the_one_that_train_finds(matrix: Store, job: Job) -> None:
+    assert train.ready(matrix, job) == checkpoint_of(matrix)

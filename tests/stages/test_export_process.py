@@ -1,0 +1,116 @@
+"""The exporting process: the order of its imports, and what it says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import Failure
+from pipeline.errors import StageFailed, Unsupported
+from pipeline.stages import train
+from pipeline.stages._export_process import _reason
+from pipeline.stages.train import Job
+from pipeline.system.store import Store, read
+from tests.conftest import SPIED
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_coremltools_and_litert_torch_can_both_be_imported_after_what_the_worker_imports_first() -> None:
+    """tensorflow before triton ends a process by a signal, and coremltools imports tensorflow where it is installed."""
+    code = "from pipeline.registry import import_order\nimport_order()\nimport torch, coremltools, litert_torch, sys\n"
+    code += "print('tensorflow' in sys.modules, 'triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "True True"
+
+
+@pytest.mark.parametrize(
+    ("framework", "elsewhere"),
+    [
+        ("torch", {"coreml": {"torch", "tensorflow"}}),  # coremltools imports it where it is installed
+        (
+            "keras",
+            {
+                "coreml": {"torch", "tensorflow"},
+                "savedmodel": {"keras", "tensorflow"},
+                "tests.make_matrix": {"keras", "tensorflow", "torch"},  # trains, and then quantizes the program
+            },
+        ),
+    ],
+)
+def test_an_export_loads_the_other_framework_only_where_its_target_needs_it(
+    framework: str, elsewhere: dict[str, set[str]], request: pytest.FixtureRequest
+) -> None:
+    """Seen from within the processes that made the matrix: each says at its end what it had loaded. What is exported
+    from Keras has become a program of PyTorch before."""
+    made: Store = request.getfixturevalue("matrix" if framework == "torch" else "keras_matrix")
+    loaded: dict[str, set[str]] = {}
+    for path in (made.root.parent / SPIED).glob("*.json"):
+        said = json.loads(path.read_text())
+        loaded.setdefault(_of(said["words"]), set()).update(said["loaded"])
+    targets = ["coreml", "executorch", "onnx", "tflite", *(["savedmodel"] if framework == "keras" else [])]
+    names = [*targets, "tests.make_matrix"]
+    assert {name: loaded[name] for name in names} == {name: elsewhere.get(name, {"torch"}) for name in names}
+
+
+def _of(words: list[str]) -> str:
+    """Whose process it was: a target's, or the module's that was run."""
+    module = words[words.index("-m") + 1] if "-m" in words else words[-1]
+    return str(json.loads(words[-1])["target"]) if module == "pipeline.stages._export_process" else module
+
+
+def test_a_job_survives_its_way_to_the_worker() -> None:
+    for job in (Job(), Job("m", "torch", Path("data"), Path("w.pt"), 3, 4, 0.5, 7, "cpu", False, 2, 3, 1, "here")):
+        assert train.planned(json.loads(json.dumps(train.plain(Store(Path("b")), job)))) == (Store(Path("b")), job)
+
+
+def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next_goes_on(
+    copied: Store, job: Job
+) -> None:
+    """The graph's kept answers are made another graph's: the file is right, but not what it is compared with."""
+    folder = copied.graphs("tiny", "torch", "int8")
+    checkpoint = train.ready(copied, job)
+    assert checkpoint is not None
+    spoil_reference(folder)
+    work = [[train.plain(copied, job), "int8"], [train.plain(copied, job), "fp32"]]
+    request = {"target": "onnx", "work": work}
+    command = [sys.executable, "-m", "pipeline.stages._export_process", json.dumps(request)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(event["recipe"], event["status"]) for event in events] == [("int8", "failed"), ("fp32", "ok")]
+    cell = copied.cell("tiny", "torch", "int8", "onnx")
+    failure = read(Failure, cell / "failure.json")
+    assert failure is not None and "outputs leave the quantized graph's by" in failure.reason
+    assert not (cell / "artifact.json").exists()
+
+
+def spoil_reference(folder: Path) -> None:
+    """Writes other answers into a graphs folder, and a manifest that vouches for them."""
+    import dataclasses
+
+    import numpy as np
+
+    from pipeline.stages import quantize
+    from pipeline.system import store
+
+    with np.load(folder / "reference.npz") as kept:
+        arrays = dict(kept)
+    np.savez(folder / "reference.npz", samples=arrays["samples"], output_0=-arrays["output_0"])
+    graph = read(quantize.Graph, folder / "graph.json")
+    assert graph is not None
+    files = {**graph.files, "reference.npz": store.sha256(folder / "reference.npz")}
+    store.write(folder / "graph.json", dataclasses.replace(graph, files=files))
+
+
+def test_a_reason_is_the_first_line_that_says_something_and_names_errors_of_others() -> None:
+    assert _reason(Unsupported("no such thing")) == "no such thing"
+    assert _reason(StageFailed("\n\n first \nsecond")) == "first"
+    assert _reason(ValueError("\nbad value\nmore")) == "ValueError: bad value"
+    assert _reason(KeyError()) == "KeyError: KeyError"
+    assert len(_reason(ValueError("x" * 1000))) == 300

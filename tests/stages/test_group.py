@@ -1,0 +1,247 @@
+"""Data-parallel training: many processes do what one does, a lost one ends the job, and any number resumes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pipeline import registry
+from pipeline.core import Checkpoint
+from pipeline.errors import BadOption
+from pipeline.stages import train
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.cli import ROOT, Done, Running, environment, inv, processes, tree
+
+pytestmark = pytest.mark.usefixtures("imported")
+FRAMEWORKS = registry.names("frameworks")
+JOB = Job(epochs=3, accelerator="cpu")
+BETWEEN = 1e-5
+"""How far the losses may be apart, as a share: sums over the batch are rounded in another order."""
+
+
+def words(framework: str, epochs: int = 3) -> tuple[str, ...]:
+    model = ("--model", "digits_cnn", "--framework", framework)
+    return ("train", *model, "--epochs", str(epochs), "--accelerator", "cpu")
+
+
+def checkpoint_of(build: Path, framework: str) -> Checkpoint:
+    found = store.read(Checkpoint, Store(build).checkpoint("digits_cnn", framework) / "checkpoint.json")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+    """What one process makes: batch normalisation, augmentation, and a last batch that is not full."""
+
+    @cache
+    def made(framework: str) -> Checkpoint:
+        return train.train(Store(tmp_path_factory.mktemp("alone")), dataclasses.replace(JOB, framework=framework))
+
+    return made
+
+
+def assert_alike(found: Checkpoint, alone: Checkpoint) -> None:
+    assert found.key == alone.key, "how many processes there were is no part of what was trained"
+    assert found.facts["losses"] == pytest.approx(alone.facts["losses"], rel=BETWEEN)
+    assert found.facts["best_accuracy"] == pytest.approx(alone.facts["best_accuracy"], abs=0.01)
+    assert found.accuracy == pytest.approx(alone.accuracy, abs=0.01)
+
+
+def lost(process: str) -> str:
+    return (
+        f"training process {process}, from 0) was ended by SIGKILL, and the others with it; the same command goes on "
+        f"after the last whole epoch"
+    )
+
+
+def member(build: Path, rank: int) -> int:
+    """The process of a rank in the training that writes into a build folder; TensorFlow's is the only one there."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile, or is another user's
+        ours = f"LASTMILE_BUILD={build}".encode() in variables and b"pipeline.stages._train_process" in command
+        ranks = [word.removeprefix(b"RANK=") for word in variables if word.startswith(b"RANK=")]
+        if ours and ranks in ([], [str(rank).encode()]):
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+# -- on one machine ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("framework", "process"), [("torch", "1 (of 2"), ("keras", "0 (of 1")])
+def test_two_devices_train_as_one_does_and_a_killed_process_ends_the_job_that_one_resumes(
+    framework: str, process: str, tmp_path: Path, alone: Callable[[str], Checkpoint], capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = Running(tmp_path, *words(framework), "--devices", "2")
+    running.until_said("epoch 1/3")
+    os.kill(member(tmp_path, int(process[0])), signal.SIGKILL)
+    done = running.ended()
+    assert done.err.splitlines()[0].endswith("pictures of digits, 2 devices")
+    assert sum("epoch 1/3" in line for line in done.err.splitlines()) == 1, "one of them speaks"
+    assert done.complaint == lost(process)
+    assert processes(tmp_path) == []
+    job = dataclasses.replace(JOB, framework=framework)
+    found = train.train(Store(tmp_path), job)
+    assert "resuming after epoch" in capsys.readouterr().err
+    assert (found.facts["devices"], len(found.facts["losses"])) == (1, 3)
+    assert_alike(found, alone(framework))
+    assert train.ready(Store(tmp_path), job) == found
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_network_with_other_outputs_than_its_spec_is_refused_in_one_line_by_all(
+    framework: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "seven"
+    shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, old, new in (("__init__", '"tiny"', '"seven"'), (framework, "spec.classes", "7")):
+        path = folder / f"{name}.py"
+        path.write_text(path.read_text().replace(old, new))
+    asked = ("--model", folder, "--framework", framework, "--accelerator", "cpu", "--devices", "2")
+    done = inv(tmp_path / "build", "train", *asked)
+    assert done.complaint == f"{folder}/{framework}.py: two pictures give (2, 7) where SPEC.outputs has (2, 10)"
+    assert done.err.splitlines()[:-1] == [f"training seven ({framework}) on 1164 pictures of digits, 2 devices"]
+    assert tree(tmp_path / "build") == {}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_ctrl_c_ends_every_process(framework: str, tmp_path: Path) -> None:
+    running = Running(tmp_path, *words(framework, 50), "--devices", "2")
+    running.until_said("epoch 1/50")
+    running.interrupted()
+
+
+def test_the_end_of_the_first_process_is_the_end_of_all(tmp_path: Path) -> None:
+    """It holds the lock: another run may be writing to the folder now."""
+    running = Running(tmp_path, *words("torch", 500), "--devices", "2")
+    running.until_said("epoch 1/500")
+    running.process.kill()
+    running.process.communicate()  # until the last process that writes to its streams has ended
+    assert processes(tmp_path) == []
+
+
+def test_inv_train_is_one_training_under_torchrun(tmp_path: Path, alone: Callable[[str], Checkpoint]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "invoke"]
+    done = subprocess.run(
+        [*command, *words("torch")], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("top-1") == 1, "process 0 alone evaluates"
+    found = checkpoint_of(tmp_path, "torch")
+    assert (found.facts["devices"], found.facts["nodes"]) == (2, 1)
+    assert_alike(found, alone("torch"))
+
+
+# -- on two ------------------------------------------------------------------------------------------------------------
+
+
+def test_two_machines_train_as_one_and_the_first_keeps_the_checkpoint(
+    tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
+) -> None:
+    asked = (*words("torch"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
+    second = Running(tmp_path / "second", *asked, "--node-rank", "1")
+    assert_as_one(tmp_path, "torch", inv(tmp_path / "first", *asked), second.ended(), alone)
+
+
+def test_a_machine_that_loses_its_process_ends_the_others_and_they_resume_as_one_by_tf_config(
+    tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
+) -> None:
+    """Also from a state that only the first machine has."""
+    asked = (*words("keras"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
+    second = Running(tmp_path / "second", *asked, "--node-rank", "1")
+    first = Running(tmp_path / "first", *asked)
+    first.until_said("epoch 1/3")
+    os.kill(member(tmp_path / "second", 1), signal.SIGKILL)
+    assert (first.ended().complaint, second.ended().complaint) == (lost("1 (of 2"),) * 2
+    assert processes(tmp_path / "first") == []
+
+    def told(index: int) -> str:
+        workers = [f"127.0.0.1:{port}" for port in ports]
+        return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
+
+    second = Running(tmp_path / "second", *words("keras"), TF_CONFIG=told(1))
+    done = inv(tmp_path / "first", *words("keras"), TF_CONFIG=told(0))
+    assert "resuming after epoch" in done.err
+    assert_as_one(tmp_path, "keras", done, second.ended(), alone)
+
+
+def assert_as_one(
+    folder: Path, framework: str, first: Done, second: Done, alone: Callable[[str], Checkpoint]
+) -> None:  # fmt: skip
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert second.out.startswith("took part as machine 1 of 2; the checkpoint is on ")
+    assert "epoch" not in second.err, "the first alone tells"
+    assert not (folder / "second").exists()
+    found = checkpoint_of(folder / "first", framework)
+    assert (found.facts["devices"], found.facts["nodes"]) == (1, 2)
+    assert_alike(found, alone(framework))
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    """Two that nobody listens at."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in (one, other)]
+
+
+# -- groups that cannot be ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"devices": 0}, "--devices and --num-nodes must be more than 0"),
+        ({"devices": 3}, "--batch-size 32 is that of all 3 devices together: it must be a multiple of 3"),
+        ({"devices": 2, "batch_size": 33}, "--batch-size 33 is that of all 2 devices together"),
+        ({"num_nodes": 2}, "meet at HOST or HOST:PORT of the one with --node-rank 0"),
+        ({"num_nodes": 2, "main_address": "host:port"}, "meet at HOST or HOST:PORT"),
+        ({"main_address": "host"}, "several machines, and only they, meet at"),
+        ({"num_nodes": 2, "main_address": "host", "node_rank": 2}, "--node-rank 2: from 0 to --num-nodes - 1"),
+        ({"devices": 2, "epochs": None, "weights": Path("mine.pt")}, "leave --devices and --num-nodes out"),
+    ],
+)
+def test_a_group_that_cannot_be_is_refused_before_anything_is_made(
+    asked: dict[str, object], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadOption, match=re.escape(complaint)):
+        train.train(Store(tmp_path), dataclasses.replace(JOB, **asked))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_another_launcher_the_options_for_a_group_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadOption, match="torchrun says how many processes there are: leave --devices"):
+        train.train(Store(tmp_path), dataclasses.replace(JOB, devices=2))
+    with pytest.raises(BadOption, match="torchrun starts processes of PyTorch; those of TensorFlow are named"):
+        train.train(Store(tmp_path), dataclasses.replace(JOB, framework="keras"))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
+    with pytest.raises(BadOption, match="another launcher says which machines there are: leave --num-nodes"):
+        train.train(Store(tmp_path), dataclasses.replace(JOB, framework="keras", num_nodes=2, main_address="a"))
+    with pytest.raises(BadOption, match="--devices 2 --num-nodes 2: where there are several machines"):
+        train.take_part(Store(tmp_path), dataclasses.replace(JOB, framework="keras", devices=2))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,287 @@
+"""Measure as a stage: raw samples and every answer are kept; what is measured is not measured again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import devices, registry, stats
+from pipeline.core import Device, Failure, Measurement
+from pipeline.devices import _edge_bench
+from pipeline.errors import BadOption
+from pipeline.results import bit_equality, collect
+from pipeline.stages import export, measure, push, train
+from pipeline.stages.export import Outcome
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.builds import Tree, predictions
+from tests.make_matrix import QUICK
+
+LOCAL = devices.find("local")
+RUNNING = [name for name in registry.names("targets") if registry.load("targets", name).UNCHECKED is None]
+
+
+def outcomes_of(build: Store, job: Job, targets: list[str], recipes: list[str]) -> list[Outcome]:
+    found = export.current(build, job, targets, recipes)
+    assert found is not None
+    return found
+
+
+def folder_of(build: Store, target: str, recipe: str, device: str = "local") -> Path:
+    return build.cell("tiny", "torch", recipe, target) / device
+
+
+def measurement_of(build: Store, target: str, recipe: str, device: str = "local") -> Measurement:
+    found = store.read(Measurement, folder_of(build, target, recipe, device) / "measurement.json")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("target", RUNNING)
+@pytest.mark.parametrize("recipe", registry.names("recipes"))
+def test_raw_samples_and_facts_are_kept(target: str, recipe: str, matrix: Store) -> None:
+    found = measurement_of(matrix, target, recipe)
+    artifact = json.loads((folder_of(matrix, target, recipe).parent / "artifact.json").read_text())
+    assert found.artifact_sha256 == artifact["sha256"]
+    assert found.size_bytes == artifact["size_bytes"]
+    assert (found.target, found.recipe, found.model, found.framework) == (target, recipe, "tiny", "torch")
+    assert len(found.runs) >= QUICK.min_runs
+    assert found.warmup and all(loops >= 1 and ns > 0 for loops, ns in (*found.warmup, *found.runs))
+    assert found.load_ns > 0 and found.first_run_ns > 0
+    assert found.peak_rss_bytes >= found.rss_before_load_bytes > 1 << 20
+    assert (found.device["name"], found.device["kind"], found.device["emulated"]) == ("local", "local", False)
+    assert found.runtime["name"] == registry.load("targets", target).RUNTIME
+    assert found.runtime["threads"] == 1
+    assert found.tools["edge-bench"]
+
+
+@pytest.mark.parametrize("target", RUNNING)
+@pytest.mark.parametrize("recipe", registry.names("recipes"))
+def test_accuracy_is_that_of_the_kept_answers_to_the_whole_test_split(
+    target: str, recipe: str, matrix: Store, job: Job
+) -> None:
+    found = measurement_of(matrix, target, recipe)
+    path = folder_of(matrix, target, recipe) / found.accuracy.predictions
+    assert store.sha256(path) == found.accuracy.predictions_sha256
+    with np.load(path) as kept:
+        answers = kept["output_0"]
+    with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
+        reference, labels = kept["output_0"], kept["labels"]
+    assert answers.shape == (504, 10) and answers.dtype == np.float32
+    assert found.accuracy.samples == 504
+    assert found.accuracy.value == (answers.argmax(1) == labels).mean()
+    assert found.accuracy.reference == (reference.argmax(1) == labels).mean() > 0.8
+    assert abs(found.accuracy.value - found.accuracy.reference) < 0.02
+
+
+def test_a_second_bench_does_nothing(copied: Store, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = outcomes_of(copied, job, RUNNING, registry.names("recipes"))
+    before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")}
+    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
+    assert capsys.readouterr().err == ""
+
+
+def test_what_decides_a_figure_decides_its_key(
+    matrix: Store, job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checkpoint = train.ready(matrix, job)
+    assert checkpoint is not None
+    (outcome,) = outcomes_of(matrix, job, ["onnx"], ["fp32"])
+    ((artifact, _),) = push.runnable([outcome], LOCAL)
+
+    def key(device: Device = LOCAL, **changes: Any) -> str:
+        of = dataclasses.replace(checkpoint, **changes)
+        return measure.key(matrix, of, device, artifact, QUICK)
+
+    first = key()
+    assert key() == first
+    others = [
+        key(dataset_sha256="0" * 64),
+        key(dataclasses.replace(LOCAL, name="other")),
+        measure.key(matrix, checkpoint, LOCAL, dataclasses.replace(artifact, sha256="0" * 64), QUICK),
+        measure.key(matrix, checkpoint, LOCAL, artifact, dataclasses.replace(QUICK, samples=100)),
+    ]
+    with monkeypatch.context() as patch:
+        installed = registry.versions
+        patch.setattr(registry, "versions", lambda names: {**installed(names), "onnxruntime": "99.0"})
+        others.append(key())
+    for name in ("sources", "requirements"):  # another edge-bench, and another runtime that a board is given
+        with monkeypatch.context() as patch:
+            edge_bench = shutil.copytree(_edge_bench.HERE, tmp_path / name)
+            patch.setattr(_edge_bench, "HERE", edge_bench)
+            changed = edge_bench / ("pyproject.toml" if name == "requirements" else "src/edge_bench/measure.py")
+            changed.write_text(changed.read_text() + "\n")
+            _edge_bench.identity.cache_clear()
+            others.append(key())
+    _edge_bench.identity.cache_clear()
+    assert key() == first
+    assert len({first, *others}) == 8
+
+
+def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["fp32"])
+    one = measurement_of(copied, "onnx", "fp32")
+    two_threads = dataclasses.replace(QUICK, threads=2)
+    assert measure.bench(copied, job, LOCAL, outcomes, two_threads) == []
+    two = measurement_of(copied, "onnx", "fp32", "local/threads-2")
+    assert (one.runtime["threads"], two.runtime["threads"]) == (1, 2)
+    assert one.key != two.key
+    assert measurement_of(copied, "onnx", "fp32") == one
+    assert measure.kept(outcomes, LOCAL, 1) == [one] and measure.kept(outcomes, LOCAL, 2) == [two]
+    assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(two_threads, again=True)) == []
+    again = measurement_of(copied, "onnx", "fp32", "local/threads-2")
+    assert again.key == two.key and again.runs != two.runs
+    assert again.accuracy == two.accuracy
+    found = [row for row in collect.rows(copied) if (row.cell.target, row.cell.recipe) == ("onnx", "fp32")]
+    assert [(row.cell.device, row.cell.threads) for row in found] == [("local", 1), ("local", 2)]
+    (pair,) = bit_equality.over_threads(found)
+    assert (pair.equal, pair.samples) == (504, 504)
+
+
+def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    whole = measurement_of(copied, "onnx", "int8").accuracy
+    assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(QUICK, samples=100)) == []
+    found = measurement_of(copied, "onnx", "int8").accuracy
+    with np.load(copied.checkpoint("tiny", "torch") / "predictions.npz") as kept:
+        reference, labels = kept["output_0"], kept["labels"]
+    chosen = stats.stratified(labels, 100)
+    assert (found.samples, whole.samples) == (100, 504)
+    assert found.reference == (reference[chosen].argmax(1) == labels[chosen]).mean()
+    with np.load(folder_of(copied, "onnx", "int8") / "predictions.npz") as kept:
+        assert found.value == (kept["output_0"].argmax(1) == labels[chosen]).mean()
+    (cell,) = [c for c in collect.cells(copied) if (c.target, c.recipe) == ("onnx", "int8")]
+    assert (cell.status, cell.samples, cell.reference_accuracy) == ("ok", 100, found.reference)
+    assert "accuracy is over 100 of the split's 504 samples: leave --samples out for all of them" in cell.warnings
+
+
+def test_outputs_that_are_no_numbers_are_wrong_here_as_in_the_results(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "build")
+    tree.logits[tree.truth == 0] = np.nan  # of which argmax says 0
+    checkpoint = tree.checkpoint()
+    digest = predictions(tmp_path / "outputs.npz", output_0=tree.logits)
+    np.save(tmp_path / "labels.npy", tree.truth)
+    place = measure._Place(tree.build, checkpoint, LOCAL, tmp_path / "images.npy", QUICK)
+    assert measure._accuracy(place, tmp_path / "outputs.npz", digest).value == 0.75
+    assert measure._reference(place, 100) == 0.75
+
+
+def test_more_samples_than_there_are_is_refused(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    with pytest.raises(BadOption, match="--samples 505: tiny's test split has 504"):
+        measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(QUICK, samples=505))
+
+
+def test_altered_answers_are_measured_anew_with_a_line(
+    copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = outcomes_of(copied, job, ["tflite"], ["fp32", "int8"])
+    path = folder_of(copied, "tflite", "int8") / "predictions.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    said = capsys.readouterr().err
+    assert f"{path} is not what its manifest says; measured anew\n" in said
+    assert "  tflite int8: p50 " in said and "tflite fp32" not in said
+    assert path.read_bytes() == whole
+
+
+def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    (folder_of(copied, "onnx", "int8") / "measurement.json").unlink()
+    forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3)
+    (failed,) = measure.bench(copied, job, LOCAL, outcomes, forever)
+    assert str(failed) == "onnx int8 on local: no end after 3 s"
+    failure = store.read(Failure, folder_of(copied, "onnx", "int8") / "failure.json")
+    assert failure is not None and (failure.status, failure.reason) == ("failed", "no end after 3 s")
+    (cell,) = [c for c in collect.cells(copied) if (c.target, c.recipe, c.device) == ("onnx", "int8", "local")]
+    assert (cell.status, cell.reason) == ("failed", "no end after 3 s")
+
+
+def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["tflite"], ["fp32", "int8"])
+    for recipe in ("fp32", "int8"):
+        (folder_of(copied, "tflite", recipe) / "measurement.json").unlink()
+    model = copied.cell("tiny", "torch", "fp32", "tflite") / "model.tflite"
+    model.write_bytes(model.read_bytes()[:1000])
+    (failed,) = measure.bench(copied, job, LOCAL, outcomes, QUICK)
+    assert str(failed).startswith("tflite fp32 on local: ")
+    assert not (folder_of(copied, "tflite", "fp32") / "measurement.json").exists()
+    assert (folder_of(copied, "tflite", "fp32") / "failure.json").is_file()
+    assert measurement_of(copied, "tflite", "int8").accuracy.samples == 504
+    assert not list(copied.root.rglob(f"{store.TEMPORARY}*"))
+
+
+def test_a_measurement_that_works_takes_the_failures_place(copied: Store, job: Job) -> None:
+    outcomes = outcomes_of(copied, job, ["tflite"], ["int8"])
+    folder = folder_of(copied, "tflite", "int8")
+    store.write(folder / "failure.json", Failure("failed", "once", "", "key"))
+    (folder / "measurement.json").unlink()
+    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
+
+
+def test_an_emulated_device_is_said_to_be_one_and_no_latency_is_shown(
+    copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretended = Device("pretended", "local", emulated=True)
+    assert measure.bench(copied, job, pretended, outcomes_of(copied, job, ["tflite"], ["int8"]), QUICK) == []
+    assert measurement_of(copied, "tflite", "int8", "pretended").device["emulated"] is True
+    said = capsys.readouterr().err
+    assert "tflite int8: top-1 " in said and " ms" not in said
+
+
+def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(copied: Store, job: Job) -> None:
+    """tflite-runtime needs numpy<2; its environment is really installed."""
+    device = devices.find("local-tflite-runtime")
+    outcomes = outcomes_of(copied, job, RUNNING, ["int8"])
+    assert measure.bench(copied, job, device, outcomes, QUICK) == []
+    found = measurement_of(copied, "tflite", "int8", device.name)
+    assert found.runtime["name"] == "tflite_runtime"
+    assert found.tools["numpy"].startswith("1.")
+    assert not folder_of(copied, "onnx", "int8", device.name).exists()
+    (made,) = (copied.root / "environments").glob("tflite_runtime-*")
+    assert (made / "bin" / "python").is_file()
+    here = measurement_of(copied, "tflite", "int8")
+    assert abs(found.accuracy.value - here.accuracy.value) < 0.01
+    place = made.stat().st_ino
+    assert measure.bench(copied, job, device, outcomes, dataclasses.replace(QUICK, threads=2)) == []
+    assert [path.stat().st_ino for path in made.parent.iterdir()] == [place], "it is not installed again"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threads": 0}, {"threads": -1}, {"min_runs": 0}, {"min_seconds": -0.1}, {"time_limit": 0},
+        {"min_seconds": float("nan")}, {"time_limit": float("inf")},
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(BadOption, match="--threads, --min-runs and --samples are at least 1"):
+        dataclasses.replace(measure.Options(), **wrong).check()
+
+
+def test_the_pictures_of_a_bench_are_those_of_the_checkpoint(matrix: Store, job: Job) -> None:
+    found = measurement_of(matrix, "tflite", "fp32")
+    (folder,) = (matrix.root / "data").iterdir()
+    assert folder.name == f"digits-{found.accuracy.dataset_sha256[:16]}"
+    assert len(push.labels(folder / "images.npy")) == found.accuracy.samples
+
+
+def test_a_line_of_an_emulated_device_has_instructions_where_they_are_counted_and_never_a_time(matrix: Store) -> None:
+    found = measurement_of(matrix, "onnx", "fp32")
+    found = dataclasses.replace(found, runs=((1, 69_314),) * 99 + ((2, 140_000),))
+    assert "ms, p99" in measure._says(found)
+    emulated = {**found.device, "emulated": True}
+    silent = measure._says(dataclasses.replace(found, device=emulated))
+    assert silent.startswith("top-1 ")
+    counted = measure._says(dataclasses.replace(found, device={**emulated, "clock": "instructions"}))
+    assert counted == f"69,314 instr., p99 +0.0%, {silent}"

@@ -1,0 +1,138 @@
+"""Parity: a file that answers otherwise than its graph is a failure, whatever the way in which it does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline import registry
+from pipeline.errors import ParityFailed, StageFailed
+from pipeline.stages._parity import check, predict
+from pipeline.system.store import Store
+from pipeline.targets import Target
+
+ONNX = cast(Target, registry.load("targets", "onnx"))
+FP32, INT8 = registry.load("recipes", "fp32").RECIPE, registry.load("recipes", "int8").RECIPE
+
+
+@pytest.fixture
+def file(matrix: Store, tmp_path: Path) -> Path:
+    """The float ONNX file, to be changed."""
+    return Path(shutil.copy(matrix.cell("tiny", "torch", "fp32", "onnx") / "model.onnx", tmp_path))
+
+
+@pytest.fixture
+def graph(matrix: Store, tmp_path: Path) -> Path:
+    """The float graph's folder, to be changed."""
+    return shutil.copytree(matrix.graphs("tiny", "torch"), tmp_path / "graphs")
+
+
+@pytest.fixture
+def quantized(matrix: Store, tmp_path: Path) -> Path:
+    """The int8 graph's folder, to be changed."""
+    return shutil.copytree(matrix.graphs("tiny", "torch", "int8"), tmp_path / "quantized")
+
+
+def change(path: Path, to: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Puts other values into the last layer's weights."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    (weight,) = [t for t in model.graph.initializer if t.name.endswith("classifier.weight")]
+    weight.CopyFrom(numpy_helper.from_array(to(numpy_helper.to_array(weight)), weight.name))
+    onnx.save(model, path)
+
+
+def answer_otherwise(folder: Path, to: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Gives a graph other answers than it had."""
+    with np.load(folder / "reference.npz") as kept:
+        arrays: dict[str, Any] = dict(kept)
+    np.savez(folder / "reference.npz", samples=arrays["samples"], output_0=to(arrays["output_0"]))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_right_file_passes_and_nothing_is_left_beside_it(file: Path, graph: Path) -> None:
+    parity = check(file, ONNX, FP32, graph)
+    assert parity.snr_db > 100
+    assert (parity.samples, parity.top1_agreement, parity.against) == (128, 1.0, "float model")
+    assert names(file.parent) == ["graphs", "model.onnx"]
+
+
+def test_what_another_check_has_beside_the_file_is_left_alone(file: Path, graph: Path) -> None:
+    others = [file.with_name(f".tmp-{name}") for name in ("samples.npy", "outputs.npz")]
+    for other in others:
+        other.write_text("another's")
+    check(file, ONNX, FP32, graph)
+    assert [other.read_text() for other in others] == ["another's"] * 2
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        (lambda w: -w, r"outputs are not the float model's: -?\d+\.\d dB where a right export has 60 dB or more"),
+        (lambda w: w[::-1].copy(), "outputs are not the float model's"),
+        (lambda w: w * np.float32(1.002), "outputs are not the float model's: 5"),
+        (np.zeros_like, "outputs are not the float model's"),
+        (lambda w: np.full_like(w, np.nan), "outputs are not the float model's|NaN|not finite"),
+    ],
+    ids=["negative", "classes in another order", "a thousandth off", "nothing", "NaN"],
+)
+def test_other_weights_fail(to: Callable[[np.ndarray], np.ndarray], words: str, file: Path, graph: Path) -> None:
+    change(file, to)
+    with pytest.raises(ParityFailed, match=words):
+        check(file, ONNX, FP32, graph)
+    assert names(file.parent) == ["graphs", "model.onnx"]
+
+
+def test_one_wrong_sample_in_128_fails(file: Path, graph: Path) -> None:
+    def one(outputs: np.ndarray) -> np.ndarray:
+        outputs[77] = outputs[77, ::-1]
+        return outputs
+
+    answer_otherwise(graph, one)
+    with pytest.raises(ParityFailed, match="outputs are not the float model's"):
+        check(file, ONNX, FP32, graph)
+
+
+@pytest.mark.parametrize("rounding", [0.9999, 1.0001])
+def test_a_static_file_may_be_four_output_steps_off_and_not_five(
+    matrix: Store, quantized: Path, rounding: float
+) -> None:
+    path = matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx"
+    exact = predict(path, ONNX, np.load(quantized / "reference.npz")["samples"])[0]
+    step = check(path, ONNX, INT8, quantized)
+    assert step.max_steps is not None and step.max_steps <= 4
+    size = step.max_error / step.max_steps
+
+    def off(steps: int) -> Callable[[np.ndarray], np.ndarray]:
+        def to(_: np.ndarray) -> np.ndarray:
+            answers = exact.copy()
+            answers[5, 3] += steps * size * rounding
+            return answers
+
+        return to
+
+    answer_otherwise(quantized, off(4))
+    four = check(path, ONNX, INT8, quantized)
+    assert four.max_steps == pytest.approx(4 * rounding)
+    assert four.equal == 127 / 128
+    answer_otherwise(quantized, off(5))
+    with pytest.raises(ParityFailed, match=r"^outputs leave the quantized graph's by 5\.0 output steps \(4 are"):
+        check(path, ONNX, INT8, quantized)
+
+
+def test_a_file_that_the_runtime_cannot_run_is_a_failure_in_its_words(file: Path, graph: Path) -> None:
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(StageFailed, match=r"^onnxruntime cannot run the file: ") as caught:
+        check(file, ONNX, FP32, graph)
+    assert not isinstance(caught.value, ParityFailed)
+    assert names(file.parent) == ["graphs", "model.onnx"]

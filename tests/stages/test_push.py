@@ -1,0 +1,82 @@
+"""Push: the evaluation split is made once, by content, and goes with every artifact that a device can run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline import devices, registry
+from pipeline.core import Checkpoint, Device
+from pipeline.errors import Broken, Unsupported
+from pipeline.stages import export, push, train
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.make_matrix import TINY
+
+TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
+
+
+def checkpoint_of(build: Store, job: Job) -> Checkpoint:
+    found = train.ready(build, job)
+    assert found is not None
+    return found
+
+
+def test_the_evaluation_split_is_every_test_picture_with_its_label(matrix: Store, job: Job) -> None:
+    checkpoint = checkpoint_of(matrix, job)
+    images = push.evaluation(matrix, checkpoint)
+    test = train.test_split(checkpoint)
+    kept = np.load(images)
+    assert (kept.dtype, kept.shape) == (np.uint8, (504, 8, 8, 1))
+    assert (kept == test.images(range(504))).all()
+    assert (push.labels(images) == test.labels).all()
+    assert checkpoint.dataset_sha256[:16] in images.parent.name
+
+
+def test_what_is_whole_is_not_made_again_and_what_is_not_is(
+    copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = checkpoint_of(copied, job)
+    images = push.evaluation(copied, checkpoint)
+    whole = store.sha256(images.parent)
+    made = images.stat().st_mtime_ns
+    assert push.evaluation(copied, checkpoint) == images
+    assert (images.stat().st_mtime_ns, capsys.readouterr().err) == (made, "")
+    with images.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    assert push.evaluation(copied, checkpoint) == images
+    assert capsys.readouterr().err == "preparing 504 evaluation pictures of digits\n"
+    assert store.sha256(images.parent) == whole
+
+
+def test_pictures_that_changed_since_the_training_are_refused(copied: Store, job: Job) -> None:
+    import dataclasses
+
+    checkpoint = dataclasses.replace(checkpoint_of(copied, job), dataset_sha256="0" * 64)
+    with pytest.raises(Broken, match=rf"changed since tiny was trained; inv train --model {TINY} takes them in"):
+        push.evaluation(copied, checkpoint)
+    assert not [path for path in (copied.root / "data").iterdir() if "0000" in path.name]
+
+
+def test_this_machine_is_sent_nothing_and_has_what_it_can_run(matrix: Store, job: Job) -> None:
+    outcomes = export.current(matrix, job, TARGETS, RECIPES)
+    assert outcomes is not None
+    runnable = push.runnable(outcomes, devices.find("local"))
+    here = {target for target in TARGETS if registry.load("targets", target).RUNTIME}
+    assert {artifact.target for artifact, _ in runnable} == here >= {"tflite", "executorch", "onnx"}
+    assert push.push(matrix, job, devices.find("local"), outcomes) == (len(runnable) + 1, 0)
+
+
+def test_a_device_gets_the_targets_that_devices_toml_gives_it(matrix: Store, job: Job) -> None:
+    outcomes = export.current(matrix, job, TARGETS, RECIPES)
+    assert outcomes is not None
+    desk = Device("desk", "local", options={"targets": ["onnx"]})
+    assert {artifact.target for artifact, _ in push.runnable(outcomes, desk)} == {"onnx"}
+
+
+def test_a_named_target_that_a_device_cannot_run_is_refused_with_the_reason() -> None:
+    with pytest.raises(Unsupported, match=r"^coreml cannot be measured on local: not checked on Linux"):
+        push.refuse(devices.find("local"), ["onnx", "coreml"])
+    push.refuse(devices.find("local"), ["onnx", "tflite"])

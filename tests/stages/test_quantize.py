@@ -1,0 +1,109 @@
+"""Quantize as a stage: graphs with their samples and answers, remade when what went in is another."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import registry
+from pipeline.core import Checkpoint
+from pipeline.stages import quantize, train
+from pipeline.stages.quantize import Graph
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+
+ROOT = Path(__file__).parents[2]
+INT8 = registry.load("recipes", "int8").RECIPE
+
+
+@pytest.fixture
+def checkpoint(matrix: Store, job: Job) -> Checkpoint:
+    found = train.ready(matrix, job)
+    assert found is not None
+    return found
+
+
+def graph_of(build: Store, recipe: str | None) -> Graph:
+    found = store.read(Graph, build.graphs("tiny", "torch", recipe) / "graph.json")
+    assert found is not None
+    return found
+
+
+def test_a_float_graph_has_no_calibration_and_no_step(matrix: Store) -> None:
+    graph = graph_of(matrix, None)
+    assert (graph.calibration, graph.step) == (None, None)
+    assert sorted(graph.files) == ["float.pt2", "reference.npz"]
+
+
+def test_a_static_graph_says_what_it_was_calibrated_on_and_its_outputs_step(matrix: Store) -> None:
+    graph = graph_of(matrix, "int8")
+    assert sorted(graph.files) == ["quantized.pt2", "reference.npz", "unfolded.pt2"]
+    assert graph.calibration is not None
+    assert (graph.calibration.dataset, graph.calibration.split, graph.calibration.samples) == ("digits", "train", 256)
+    assert graph.step is not None
+    with np.load(matrix.graphs("tiny", "torch", "int8") / "reference.npz") as kept:
+        steps = kept["output_0"] / np.float32(graph.step)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", [None, "int8"])
+def test_samples_are_the_first_of_the_test_split_with_the_graphs_answers(
+    recipe: str | None, matrix: Store, checkpoint: Checkpoint
+) -> None:
+    with np.load(matrix.graphs("tiny", "torch", recipe) / "reference.npz") as kept:
+        samples, answers = kept["samples"], kept["output_0"]
+    test = train.test_split(checkpoint)
+    assert samples.dtype == np.uint8
+    assert (samples == test.images(range(128))).all()
+    with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
+        expected = kept["output_0"][:128]
+    if recipe is None:
+        np.testing.assert_allclose(answers, expected, atol=1e-4)
+    else:
+        assert (answers.argmax(1) == expected.argmax(1)).mean() > 0.95
+
+
+def test_what_is_ready_is_not_made_again_and_loads_no_framework(matrix: Store) -> None:
+    code = "import sys\nfrom pathlib import Path\nfrom pipeline import registry\n"
+    code += "from pipeline.stages import quantize, train\n"
+    code += (
+        "from pipeline.system.store import Store\nfrom tests.make_matrix import JOB\nbuild = Store(Path(sys.argv[1]))\n"
+    )
+    code += "checkpoint = train.ready(build, JOB)\nmodel = train.model_of(checkpoint, JOB)\n"
+    code += "for recipe in (None, registry.load('recipes', 'int8').RECIPE):\n"
+    code += "    print(quantize.quantize(build, model, checkpoint, recipe).key)\nprint('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, str(matrix.root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [graph_of(matrix, None).key, graph_of(matrix, "int8").key, "False"]
+    assert done.stderr == ""
+
+
+def test_an_altered_graph_is_not_ready_and_a_line_says_so(
+    copied: Store, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quantize.ready(copied, checkpoint, INT8) == graph_of(copied, "int8")
+    path = copied.graphs("tiny", "torch", "int8") / "quantized.pt2"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert quantize.ready(copied, checkpoint, INT8) is None
+    assert capsys.readouterr().err == f"{path} is not what its manifest says; made anew\n"
+    assert quantize.ready(copied, checkpoint, None) == graph_of(copied, None)
+
+
+def test_other_weights_another_spec_other_data_and_another_recipe_are_other_graphs(checkpoint: Checkpoint) -> None:
+    spec = dataclasses.replace(checkpoint.spec, labels=tuple("abcdefghij"))
+    keys = [
+        quantize.key(checkpoint, None),
+        quantize.key(checkpoint, INT8),
+        quantize.key(checkpoint, dataclasses.replace(INT8, calibration=128)),
+        quantize.key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), INT8),
+        quantize.key(dataclasses.replace(checkpoint, spec=spec), INT8),
+        quantize.key(dataclasses.replace(checkpoint, dataset_sha256="0" * 64), INT8),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert quantize.key(dataclasses.replace(checkpoint, origin="elsewhere"), INT8) == keys[1]

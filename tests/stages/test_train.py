@@ -1,0 +1,169 @@
+"""Train as a stage: a checkpoint is what was asked for, or it is made; what it replaces is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core import Checkpoint
+from pipeline.datasets import Split
+from pipeline.errors import BadOption
+from pipeline.stages import train
+from pipeline.stages.train import Job
+from pipeline.system import store
+from pipeline.system.store import Store
+from tests.cli import inv
+from tests.runs import Run
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("imported")
+
+
+def checkpoint_of(build: Store) -> Checkpoint:
+    found = store.read(Checkpoint, build.checkpoint("tiny", "torch") / "checkpoint.json")
+    assert found is not None
+    return found
+
+
+def test_a_checkpoint_says_how_it_came_about_and_what_it_can(matrix: Store) -> None:
+    found = checkpoint_of(matrix)
+    assert found.origin == "trained"
+    assert (found.framework, found.data, found.samples) == ("torch", None, 504)
+    assert found.facts["settings"] == {"epochs": 2, "batch_size": 64, "lr": 0.01, "seed": 0}
+    assert found.facts["epoch"] == 2 and found.facts["device"]
+    folder = matrix.checkpoint("tiny", "torch")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["checkpoint.json", found.weights, found.predictions]
+    )
+    assert store.sha256(folder / found.weights) == found.weights_sha256
+    assert not (matrix.home("tiny", "torch") / "training").exists(), "the state to resume from is gone"
+
+
+def test_accuracy_is_of_the_kept_answers_over_the_whole_test_split(matrix: Store) -> None:
+    found = checkpoint_of(matrix)
+    with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
+        outputs, labels = kept["output_0"], kept["labels"]
+    assert (labels == train.test_split(found).labels).all()
+    assert found.accuracy == (outputs.argmax(1) == labels).mean() > 0.8
+
+
+def test_no_test_picture_was_trained_on_and_the_splits_are_apart(matrix: Store) -> None:
+    found = checkpoint_of(matrix)
+    splits = {name: train.test_split(found, name) for name in ("train", "validation", "test")}
+    assert found.facts["train_sha256"] == splits["train"].sha256 != splits["test"].sha256
+
+    def pictures(split: Split) -> set[bytes]:
+        return {split.read(i).tobytes() for i in range(len(split))}
+
+    assert not pictures(splits["train"]) & pictures(splits["test"])
+    assert not pictures(splits["validation"]) & pictures(splits["test"])
+
+
+def test_tensorboard_shows_how_it_was_trained_and_what_it_gets_wrong(matrix: Store) -> None:
+    found = checkpoint_of(matrix)
+    run = Run(matrix.home("tiny", "torch") / "tensorboard" / found.key[:12])
+    steps = [step for step, _ in run.scalars("loss/train")]
+    assert steps == [19, 38] and found.facts["steps"] == steps[-1]
+    assert [value for _, value in run.scalars("loss/train")] == pytest.approx(found.facts["losses"])
+    assert max(value for _, value in run.scalars("accuracy/validation")) == pytest.approx(found.facts["best_accuracy"])
+    assert run.scalars("lr")[-1][1] == pytest.approx(0, abs=1e-4)
+    assert run.scalars("accuracy/test") == [(steps[-1], pytest.approx(found.accuracy))]
+    assert run.tensor("weights/classifier.weight")[:, 2].sum() == 10 * 8 * 4 * 4
+    with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
+        answers, labels = kept["output_0"].argmax(1), kept["labels"]
+    wrong = {f"mistaken/{i:05}: {labels[i]} taken for {answers[i]}" for i in np.flatnonzero(answers != labels)}
+    assert run.pictures().keys() <= wrong and len(run.pictures()) == min(24, len(wrong)) > 0
+    assert run.embedding().sprite.image_path and len((run.folder / "features.tsv").read_text().splitlines()) == 504
+    assert run.hyperparameters() | {"model": "tiny", "framework": "torch", "epochs": 2} == run.hyperparameters()
+    assert run.ended() and run.nodes()
+
+
+# -- what is there and what is asked for -------------------------------------------------------------------------------
+
+
+def test_choices_left_open_take_what_is_there_and_choices_made_must_be_its(matrix: Store, job: Job) -> None:
+    found = checkpoint_of(matrix)
+    assert train.ready(matrix, job) == found
+    for same in ({"epochs": 2}, {"batch_size": 64}, {"lr": 0.01}, {"seed": 0}, {"resume": False}):
+        assert train.ready(matrix, dataclasses.replace(job, **same)) == found, same
+    for other in ({"epochs": 3}, {"batch_size": 32}, {"lr": 0.02}, {"seed": 1}):
+        assert train.ready(matrix, dataclasses.replace(job, **other)) is None, other
+
+
+def test_what_is_there_is_taken_without_loading_a_framework(matrix: Store) -> None:
+    code = "import sys\nfrom pathlib import Path\nfrom pipeline.stages import train\n"
+    code += "from pipeline.system.store import Store\n"
+    code += "from tests.make_matrix import JOB\nprint(train.train(Store(Path(sys.argv[1])), JOB).key)\n"
+    code += "print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    command = [sys.executable, "-c", code, str(matrix.root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == [checkpoint_of(matrix).key, "[]"]
+
+
+@pytest.mark.parametrize("which", ["weights", "predictions"])
+def test_an_altered_file_makes_it_none_with_a_line(
+    which: str, copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied.checkpoint("tiny", "torch") / getattr(checkpoint_of(copied), which)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert train.ready(copied, job) is None
+    assert capsys.readouterr().err == f"{path} is not what its manifest says; made anew\n"
+
+
+# -- making it ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_weights_in_another_store(matrix: Store, job: Job, tmp_path: Path) -> None:
+    again = train.train(Store(tmp_path), job)
+    assert again.weights_sha256 == checkpoint_of(matrix).weights_sha256
+    assert again.key == checkpoint_of(matrix).key
+
+
+def test_adopted_weights_replace_a_checkpoint_which_is_kept(copied: Store, job: Job, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    old = checkpoint_of(copied)
+    folder = copied.checkpoint("tiny", "torch")
+    state = load_file(folder / old.weights)
+    mine = tmp_path / "mine.safetensors"
+    save_file({name: -value if name == "classifier.weight" else value for name, value in state.items()}, mine)
+    asked = dataclasses.replace(job, weights=mine)
+    assert train.ready(copied, asked) is None
+    new = train.train(copied, asked)
+    assert new.origin == str(mine)
+    assert new.facts["source_sha256"] == store.sha256(mine)
+    assert new.accuracy < 0.3 < old.accuracy
+    assert train.ready(copied, asked) == train.ready(copied, job) == new
+    kept = folder.with_name(f"checkpoint-{old.weights_sha256[:8]}")
+    assert store.read(Checkpoint, kept / "checkpoint.json") == old
+    assert store.sha256(kept / old.weights) == old.weights_sha256
+    mine.write_bytes(mine.read_bytes() + b" ")
+    assert train.ready(copied, asked) is None, "the file is another now"
+
+
+def test_training_in_one_framework_after_the_other_says_no_warning(tiny: Path, tmp_path: Path) -> None:
+    """On a machine without a GPU, CUDA's loader fails in another way for who comes second."""
+    done = inv(tmp_path / "build", "train", "--model", tiny, "--framework", "all", "--epochs", "1")
+    assert len(done.lines) == 2
+    assert "Warning" not in done.err and "CUDA" not in done.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0}, {"epochs": -1}, {"batch_size": 0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": float("nan")},
+        {"lr": float("inf")}, {"seed": -1}, {"accelerator": "tpu"},
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
+    wrong: dict[str, float], job: Job, tmp_path: Path
+) -> None:
+    with pytest.raises(BadOption, match="--"):
+        train.train(Store(tmp_path), dataclasses.replace(job, **wrong))
+    assert list(tmp_path.iterdir()) == []

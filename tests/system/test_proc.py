@@ -1,0 +1,229 @@
+"""Running programs: real ones, to their end and beyond."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import NeedsTool
+from pipeline.system import proc
+
+ROOT = Path(__file__).parents[2]
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(600)
+"""
+"""A program that starts another, says both process ids, and does not end by itself."""
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone; one that nobody has collected yet (a zombie) is."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_until_ended(pids: list[int]) -> None:
+    """A kill is sent at once and done by the kernel a moment later."""
+    tick = threading.Event()
+    while not all(ended(pid) for pid in pids):
+        tick.wait(0.01)
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_what_a_program_says_and_how_it_ends_is_told() -> None:
+    done = proc.run(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
+    assert (done.code, done.out, done.err, done.timed_out) == (3, "out\n", "err\n", False)
+    assert done.argv[0] == sys.executable
+    assert done.seconds > 0
+
+
+def test_words_are_words_and_no_shell_reads_them() -> None:
+    words = ["$HOME", "a b", "; rm -rf /", "*", ""]
+    done = proc.run([*python("import sys; print(sys.argv[1:])"), *words])
+    assert done.out == f"{words}\n"
+
+
+def test_it_runs_in_a_folder_with_variables_added_and_without_input(tmp_path: Path) -> None:
+    code = "import os, sys; print(os.getcwd(), os.environ['ADDED'], 'PATH' in os.environ, repr(sys.stdin.read()))"
+    done = proc.run(python(code), cwd=tmp_path, env={"ADDED": "yes"})
+    assert done.out == f"{tmp_path} yes True ''\n"
+
+
+def test_bytes_that_are_no_text_do_not_matter() -> None:
+    assert proc.run(python(r"import os; os.write(1, b'a\xffb')")).out == "a\ufffdb"
+
+
+def test_a_program_that_is_not_there_is_named() -> None:
+    with pytest.raises(NeedsTool, match=r"^no-such-program is not installed or not on PATH$"):
+        proc.run(["no-such-program"])
+    with pytest.raises(NeedsTool, match=r"^no-such-program is not installed or not on PATH$"):
+        proc.watch(["no-such-program"], print)
+
+
+# -- reasons -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import sys; sys.exit('first\\nlast words\\n\\n')", "last words"),
+        ("import sys; sys.exit(7)", "exit code 7"),
+        ("import os; os.abort()", "ended by SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL"),
+        (
+            "import os, signal, sys; print('at work', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)",
+            "ended by SIGSEGV after: at work",
+        ),
+    ],
+)
+def test_the_reason_is_the_last_words_or_the_signals_name(code: str, reason: str) -> None:
+    assert proc.run(python(code)).reason == reason
+
+
+def test_a_real_time_signal_has_a_reason_too() -> None:
+    done = proc.run(python("import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 3)"))
+    assert done.reason == f"ended by signal {signal.SIGRTMIN + 3}"
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_time_limit_ends_the_program_and_what_it_started() -> None:
+    done = proc.run(python(PARENT), timeout=2)
+    assert done.timed_out
+    assert done.code == -signal.SIGKILL
+    assert done.reason == "no end after 2 s"
+    wait_until_ended([int(word) for word in done.out.split()])
+
+
+@pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
+def test_an_interrupt_ends_the_program_and_what_it_started(verb: str, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    words = [*python(f"import sys; sys.stdout = open({str(told)!r}, 'w')\n{PARENT}")]
+    code = f"from pipeline.system import proc\nwords = {words!r}\nproc.{verb}"
+    process = subprocess.Popen(python(code), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with told.open() as pipe:  # opens when the program opens its end
+        pids = [int(word) for word in pipe.readline().split()]
+    assert len(pids) == 2
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert err.endswith("KeyboardInterrupt\n")
+    wait_until_ended(pids)
+
+
+@pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
+def test_a_program_does_not_outlive_a_kill_of_who_waits_for_it(verb: str, tmp_path: Path) -> None:
+    """Waited for in the main thread, and in one of a pool."""
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    says = f"import os, time\nwith open({str(told)!r}, 'w') as told: print(os.getpid(), file=told)\ntime.sleep(600)"
+    code = f"import threading\nfrom pipeline.system import proc\nwords = {python(says)!r}\n"
+    code += f"threading.Thread(target=lambda: proc.{verb}).start()\nproc.{verb}"
+    process = subprocess.Popen(python(code), cwd=ROOT)
+    pids: list[int] = []
+    while len(pids) < 2:  # a reader may find both lines, or one
+        pids += [int(line) for line in told.read_text().split()]
+    process.kill()
+    process.wait()
+    wait_until_ended(pids)
+
+
+def test_a_thread_that_has_waited_takes_nothing_of_others_along() -> None:
+    """Its end would end what it started, but by then that has ended."""
+    done: list[proc.Done] = []
+    first = threading.Thread(target=lambda: done.append(proc.run(python("print('first')"))))
+    second = threading.Thread(target=lambda: done.append(proc.run(python("import time; time.sleep(1); print('last')"))))
+    for thread in (second, first):
+        thread.start()
+    for thread in (first, second):
+        thread.join()
+    assert [(one.code, one.out) for one in done] == [(0, "first\n"), (0, "last\n")]
+
+
+def test_what_a_program_leaves_running_outlives_a_kill(tmp_path: Path) -> None:
+    """As adb leaves its server, and ssh its connection."""
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    stays = f"import os, time\nwith open({str(told)!r}, 'w') as told: print(os.getpid(), file=told)\ntime.sleep(600)"
+    code = f"from pipeline.system import proc\nproc.run(['setsid', '--fork', *{python(stays)!r}])"
+    process = subprocess.Popen(python(code), cwd=ROOT)
+    pid = int(told.read_text())
+    process.kill()
+    process.wait()
+    assert not ended(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_an_interrupt_while_a_program_starts_comes_when_it_is_known_who_is_to_be_ended() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), proc.unbroken():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("started")
+    assert done == ["started"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_threads_watch_can_be_ended_from_outside() -> None:
+    pids: list[int] = []
+    said = threading.Event()
+    done: list[proc.Done] = []
+
+    def each(line: str) -> None:
+        pids.extend(int(word) for word in line.split())
+        said.set()
+
+    thread = threading.Thread(target=lambda: done.append(proc.watch(python(PARENT), each)))
+    thread.start()
+    said.wait()
+    proc.end_all()
+    thread.join()
+    assert done[0].reason == "ended by SIGKILL"
+    assert not proc.RUNNING
+    wait_until_ended(pids)
+
+
+# -- lines as they come ------------------------------------------------------------------------------------------------
+
+
+def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:
+    """The program goes on only when a file shows that its first line has arrived."""
+    arrived = tmp_path / "arrived"
+    lines: list[str] = []
+
+    def each(line: str) -> None:
+        lines.append(line)
+        arrived.touch()
+
+    code = "import os, sys, time\nprint('first', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+    code += "print('second'); print('trouble', file=sys.stderr); sys.exit(4)"
+    done = proc.watch([*python(code), arrived], each, {"ADDED": "yes"})
+    assert lines == ["first\n", "second\n"]
+    assert (done.code, done.out, done.err, done.reason) == (4, "", "trouble\n", "trouble")
+
+
+def test_an_error_in_the_reader_ends_the_program() -> None:
+    pids: list[int] = []
+
+    def each(line: str) -> None:
+        pids.extend(int(word) for word in line.split())
+        raise ValueError(line)
+
+    with pytest.raises(ValueError, match=r"^\d+ \d+\n$"):
+        proc.watch(python(PARENT), each)
+    wait_until_ended(pids)
+    assert not proc.RUNNING
