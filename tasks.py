@@ -493,11 +493,11 @@ def devices_list(_c: Context) -> None:
     build = _build()
     for device in devices.devices().values():
         module = registry.load("devices", device.kind)
-        reason = module.answers(build, device)
+        reason = module.unavailable(build, device)
         emulated = " (emulated)" if device.emulated else ""
-        print(f"{device.name:22} {device.kind:6} {module.about(device)}{emulated}: {reason or 'answers'}")
+        print(f"{device.name:22} {device.kind:6} {module.describe(device)}{emulated}: {reason or 'answers'}")
     for kind in registry.names("devices"):
-        for line in registry.load("devices", kind).nearby(build, list(devices.devices().values())):
+        for line in registry.load("devices", kind).discover(build, list(devices.devices().values())):
             print(f"{'seen':22} {kind:6} {line}")
 
 

@@ -84,7 +84,7 @@ def _version(distribution: str) -> str:
 
 
 @cache
-def code(folder: str, name: str) -> str:
+def source_hash(folder: str, name: str) -> str:
     """Hash of a plug-in's source and of its folder's helpers': a file made by other code is out of date."""
     import hashlib
 

@@ -67,7 +67,7 @@ class Board:
     def _runtime(self) -> str:
         """Where edge-bench is there, brought as `inv devices.setup` brings it; the files are beside it."""
         device = Device(f"{self.name}-emulated", "ssh", True, {"board": self.name})
-        with ssh.alone(self.build, device):
+        with ssh.exclusive(self.build, device):
             ssh.setup(self.build, device, "executorch_runner")
         assert self.files is not None
         words = ["tar", "-C", self.files, "-cf", "-", "net.pte", "x.npy"]

@@ -80,7 +80,7 @@ def test_every_tool_that_decides_what_comes_out_is_a_distribution_that_is_here()
 
 
 def test_a_plug_ins_code_has_a_hash_of_its_own() -> None:
-    hashes = {registry.code("targets", name) for name in registry.names("targets")}
+    hashes = {registry.source_hash("targets", name) for name in registry.names("targets")}
     assert len(hashes) == len(registry.names("targets"))
 
 

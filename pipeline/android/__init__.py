@@ -93,7 +93,7 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
     run = [target for engine, target in zip(ENGINES, TARGETS, strict=True) if engine in options.engines]
     models = [folder for folder in models if package.artifact(folder).target in run]
     key = _key(models, options)
-    there = store.read_or_say(Built, build.root / FOLDER / MANIFEST)
+    there = store.read_or_warn(Built, build.root / FOLDER / MANIFEST)
     apk = path(build)
     if there and there.key == key and apk.is_file() and store.sha256(apk) == there.sha256:
         return there

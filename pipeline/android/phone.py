@@ -76,7 +76,7 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
         key = store.digest(
             [apk.sha256, linked.name, classes.name, native.name, str(build.root), store.sha256(Path(__file__))]
         )
-        there = store.read_or_say(Phone, home(build) / "phone.json")
+        there = store.read_or_warn(Phone, home(build) / "phone.json")
         if there is None or there.key != key:
             with store.atomic(home(build)) as new:
                 _fill(new, linked, classes, native)

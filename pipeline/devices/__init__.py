@@ -30,19 +30,19 @@ class DeviceKind(Protocol):
     """Targets whose files another runtime runs there than here, and which."""
     DECODES: bool
     """Whether what runs there takes picture files too (`trace MODEL --image FILE`), as an app does."""
-    REFUSES: Mapping[str, str]
+    UNSUPPORTED: Mapping[str, str]
     """Targets whose files nothing runs there, and why."""
 
-    def about(self, device: Device) -> str:
+    def describe(self, device: Device) -> str:
         """What it is, in one line."""
 
-    def nearby(self, build: Store, known: Sequence[Device]) -> Iterable[str]:
+    def discover(self, build: Store, known: Sequence[Device]) -> Iterable[str]:
         """What else of this kind can be seen from here and may be no device of devices.toml: a line each."""
 
-    def answers(self, build: Store, device: Device) -> str | None:
+    def unavailable(self, build: Store, device: Device) -> str | None:
         """None if it can be used now, else why not."""
 
-    def alone(self, build: Store, device: Device) -> AbstractContextManager[None]:
+    def exclusive(self, build: Store, device: Device) -> AbstractContextManager[None]:
         """Has the device to itself for all that is asked inside, as one job; it waits while another's has it, and says
         for whom. Inside another such block it does nothing."""
 
@@ -102,10 +102,10 @@ def runtime(device: Device, target: str) -> str | None:
     return str(chosen) if chosen else registry.load("targets", target).RUNTIME
 
 
-def refuses(device: Device, target: str) -> str | None:
+def unsupported(device: Device, target: str) -> str | None:
     """Why a target's files are not measured on a device; None where they are."""
     module = registry.load("targets", target)
-    refused = registry.load("devices", device.kind).REFUSES.get(target)
+    refused = registry.load("devices", device.kind).UNSUPPORTED.get(target)
     if refused and target not in device.options.get("runtimes", {}):
         return str(refused)
     if module.UNCHECKED and runtime(device, target) is None:

@@ -129,7 +129,7 @@ class Phone:
         return replace(done, code=int(code), out=out)
 
     @contextlib.contextmanager
-    def alone(self, script: str, *words: str) -> Iterator[list[str]]:
+    def exclusive(self, script: str, *words: str) -> Iterator[list[str]]:
         """Holds the phone by a script that says "held" once it does and ends with its standard input.
 
         Lines that begin with "waits " say for whom it waits. Inside another such block this does nothing.

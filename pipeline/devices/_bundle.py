@@ -117,7 +117,7 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         runtime, wanted, parts, board.platform(), board.python, [path.name for path in native], LEFT_OUT,
     ])  # fmt: skip
     folder = build.root / "environments" / f"{runtime}-{board.machine}-{key[:16]}"
-    made = store.read_or_say(Bundle, folder / "bundle.json")
+    made = store.read_or_warn(Bundle, folder / "bundle.json")
     if made is not None and store.size(folder / made.file) == made.size_bytes:
         return made, folder / made.file
     say(f"fetching {runtime} for {board.platform()}, Python {'.'.join(map(str, board.python))}")

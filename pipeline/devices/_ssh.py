@@ -72,7 +72,7 @@ class Link:
                 raise Unreachable(f"{self.device.name}: {explain(self.device, err.read())}")
 
     @contextlib.contextmanager
-    def alone(self, hold: Mapping[str, Any]) -> Iterator[None]:
+    def exclusive(self, hold: Mapping[str, Any]) -> Iterator[None]:
         """Has the board for all that is asked inside; within another such block it is had already.
 
         Args:

@@ -34,7 +34,7 @@ from pipeline.system.store import Store
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"tflite": "litert", "executorch": "executorch"}
 DECODES = True
-REFUSES: Mapping[str, str] = {"onnx": "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"}
+UNSUPPORTED: Mapping[str, str] = {"onnx": "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"}
 KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
 )  # fmt: skip
@@ -139,15 +139,15 @@ PHONES: dict[tuple[str, ...], Phone] = {}
 """Phones in use by this process, by name and serial."""
 
 
-def about(device: Device) -> str:
-    """See `DeviceKind.about`."""
+def describe(device: Device) -> str:
+    """See `DeviceKind.describe`."""
     place = device.options.get("serial", "the one that adb sees")
     place = "board phone" if "board" in device.options else place
     return f"{device.options.get('summary', 'an Android phone')}, {place}"
 
 
-def answers(build: Store, device: Device) -> str | None:
-    """See `DeviceKind.answers`."""
+def unavailable(build: Store, device: Device) -> str | None:
+    """See `DeviceKind.unavailable`."""
     try:
         _adb.describe(_phone(build, device))
     except PipelineError as error:
@@ -155,8 +155,8 @@ def answers(build: Store, device: Device) -> str | None:
     return None
 
 
-def nearby(build: Store, known: Sequence[Device]) -> Iterator[str]:
-    """See `DeviceKind.nearby`: each with maker and model, SoC, ABI and Android version, or why it cannot be used."""
+def discover(build: Store, known: Sequence[Device]) -> Iterator[str]:
+    """See `DeviceKind.discover`: each with maker and model, SoC, ABI and Android version, or why it cannot be used."""
     try:
         phones = _adb.seen({})
     except PipelineError as error:
@@ -171,8 +171,9 @@ def nearby(build: Store, known: Sequence[Device]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def alone(build: Store, device: Device) -> Iterator[None]:
-    """See `DeviceKind.alone`: a shell there holds a lock, and ends the app and removes what it left when the job ends.
+def exclusive(build: Store, device: Device) -> Iterator[None]:
+    """See `DeviceKind.exclusive`: a shell on the phone holds a lock. When the job ends it stops the
+    app and removes what it left.
 
     Raises:
         Unreachable: there is no such phone, or it cannot be used.
@@ -181,7 +182,7 @@ def alone(build: Store, device: Device) -> Iterator[None]:
     who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
     fixed = "true" if device.options.get("fixed_performance") else "false"
     first = phone.holder is None
-    with phone.alone(HOLD, FOLDER, who, PACKAGE, OWN, fixed) as told:
+    with phone.exclusive(HOLD, FOLDER, who, PACKAGE, OWN, fixed) as told:
         if first:
             phone.app = told[0] if told else ""
         yield
@@ -195,7 +196,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     """
     if runtime not in RUNTIMES.values():
         raise StageFailed(f"{device.name}: the app has no runtime {runtime!r} (it has {', '.join(RUNTIMES.values())})")
-    with alone(build, device):
+    with exclusive(build, device):
         phone = _phone(build, device)
         apk = _apk(build)
         digest = store.sha256(apk)
@@ -222,7 +223,7 @@ def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path
         StageFailed: there is no room for it.
         Unreachable: the cable was pulled; nothing half-sent is ever used.
     """
-    with alone(build, device):
+    with exclusive(build, device):
         phone = _phone(build, device)
         names = {path: _name(path) for path in files}
         wanted = {name: path for path, name in names.items() if name not in phone.known}
@@ -251,14 +252,14 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
         StageFailed: the app is not there, and cannot be had.
         Unreachable: the connection was lost, or the screen is locked.
     """
-    with alone(build, device):
+    with exclusive(build, device):
         setup(build, device, runtime)
         return _call(_phone(build, device), device, runtime, words, timeout)
 
 
 def clean(build: Store, device: Device) -> int:
     """See `DeviceKind.clean`: removes the app too."""
-    with alone(build, device):
+    with exclusive(build, device):
         phone = _phone(build, device)
         done = _adb.check(phone.shell(CLEAN, FOLDER, PACKAGE, timeout=INSTALL_SECONDS), device.name, "cleaning")
         phone.known.clear()

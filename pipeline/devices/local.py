@@ -22,29 +22,29 @@ from pipeline.system.store import Store
 CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
 DECODES = False
-REFUSES: Mapping[str, str] = {}
+UNSUPPORTED: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has (numpy<2)."""
 
 
-def about(device: Device) -> str:
-    """See `DeviceKind.about`."""
+def describe(device: Device) -> str:
+    """See `DeviceKind.describe`."""
     summary = device.options.get("summary", "this machine")
     return f"{summary} ({platform.machine()}, {platform.system()})"
 
 
-def nearby(build: Store, known: Sequence[Device]) -> Sequence[str]:
-    """See `DeviceKind.nearby`."""
+def discover(build: Store, known: Sequence[Device]) -> Sequence[str]:
+    """See `DeviceKind.discover`."""
     return ()
 
 
-def answers(build: Store, device: Device) -> str | None:
-    """See `DeviceKind.answers`."""
+def unavailable(build: Store, device: Device) -> str | None:
+    """See `DeviceKind.unavailable`."""
     return None
 
 
-def alone(build: Store, device: Device) -> AbstractContextManager[None]:
-    """See `DeviceKind.alone`: one job at a time has the build folder, and with it this machine."""
+def exclusive(build: Store, device: Device) -> AbstractContextManager[None]:
+    """See `DeviceKind.exclusive`: one job at a time has the build folder, and with it this machine."""
     return nullcontext()
 
 

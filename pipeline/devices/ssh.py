@@ -32,7 +32,7 @@ from pipeline.system.store import Store
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}
 DECODES = False
-REFUSES: Mapping[str, str] = {}
+UNSUPPORTED: Mapping[str, str] = {}
 KEYS = (
     *_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c", "chunk_samples", "clock", "summary", "targets", "runtimes",
     "board",
@@ -41,19 +41,19 @@ PIECE = 1 << 18
 ASK_SECONDS = 60.0
 
 
-def about(device: Device) -> str:
-    """See `DeviceKind.about`."""
+def describe(device: Device) -> str:
+    """See `DeviceKind.describe`."""
     place = device.options.get("address", f"board {device.options.get('board', 'nowhere')}")
     return f"{device.options.get('summary', 'a Linux board')} at {place}"
 
 
-def nearby(build: Store, known: Sequence[Device]) -> Sequence[str]:
-    """See `DeviceKind.nearby`."""
+def discover(build: Store, known: Sequence[Device]) -> Sequence[str]:
+    """See `DeviceKind.discover`."""
     return ()
 
 
-def answers(build: Store, device: Device) -> str | None:
-    """See `DeviceKind.answers`."""
+def unavailable(build: Store, device: Device) -> str | None:
+    """See `DeviceKind.unavailable`."""
     try:
         device = _there(build, device)
         return _bundle.Board.of(_request(device, {"verb": "ask"}, ASK_SECONDS)).lacks()
@@ -64,15 +64,15 @@ def answers(build: Store, device: Device) -> str | None:
 
 
 @contextlib.contextmanager
-def alone(build: Store, device: Device) -> Iterator[None]:
-    """See `DeviceKind.alone`: a session there holds a lock, and answers all that is asked inside.
+def exclusive(build: Store, device: Device) -> Iterator[None]:
+    """See `DeviceKind.exclusive`: a session there holds a lock, and answers all that is asked inside.
 
     Raises:
         Unreachable, StageFailed: there is no way there, or no Python.
     """
     device = _there(build, device)
     who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
-    with _ssh.link(device).alone({**_common(device), "verb": "hold", "who": who}):
+    with _ssh.link(device).exclusive({**_common(device), "verb": "hold", "who": who}):
         yield
 
 
@@ -82,7 +82,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     Raises:
         StageFailed: there is no such runtime for the board, or it cannot take it.
     """
-    with alone(build, device):
+    with exclusive(build, device):
         device = _there(build, device)
         link = _ssh.link(device)
         link.begin()
@@ -107,7 +107,7 @@ def identity(build: Store, device: Device, runtime: str) -> str:
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
     """See `DeviceKind.push`: one round trip asks what is missing, and two bring that."""
-    with alone(build, device):
+    with exclusive(build, device):
         device = _there(build, device)
         names = {path: _name(path) for path in files}
         wanted = {name: path for path, name in names.items()}
@@ -129,14 +129,14 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
         Unreachable: the connection was lost.
         Broken: a file that came back is not what the board sent.
     """
-    with alone(build, device):
+    with exclusive(build, device):
         setup(build, device, runtime)
         return _call(_there(build, device), runtime, words, timeout)
 
 
 def clean(build: Store, device: Device) -> int:
     """See `DeviceKind.clean`."""
-    with alone(build, device):
+    with exclusive(build, device):
         device = _there(build, device)
         freed = int(_request(device, {"verb": "clean"})["freed_bytes"])
         _look_again(device)

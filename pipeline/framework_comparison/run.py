@@ -101,10 +101,10 @@ def _part(run: Run, name: str, home: Path, machine: Mapping[str, str], again: bo
         run.accuracy,
         machine,
         tools,
-        registry.code(REGISTRY, name),
+        registry.source_hash(REGISTRY, name),
     ]
     key, path = store.digest(of), home / f"{name}.json"
-    kept = store.read_or_say(Part, path)
+    kept = store.read_or_warn(Part, path)
     if kept is not None and kept.key == key and not again:
         return kept
     with store.lock(run.build, f"comparison of {run.model.spec.name}"), _scratch(home) as scratch:

@@ -106,7 +106,7 @@ def host_for(measurement: Measurement) -> str:
     except PipelineError:  # who runs the command that names it is told
         return HOST
     own = [device for device in known.values() if device.kind == HOST]
-    able = [device.name for device in own if devices.refuses(device, measurement.target) is None]
+    able = [device.name for device in own if devices.unsupported(device, measurement.target) is None]
     name = _runtime(measurement)[0]
     return next((d for d in able if devices.runtime(known[d], measurement.target) == name), (*able, HOST)[0])
 

@@ -41,7 +41,7 @@ class Kept:
 def run(folder: Path, key: str, words: Sequence[str | Path], call: Call) -> Mapping[str, Any]:
     """What `edge-bench run` says; asked once, and kept until the measurement is whole."""
     path = folder / FOLDER / "run.json"
-    kept = store.read_or_say(Kept, path)
+    kept = store.read_or_warn(Kept, path)
     if kept is not None and kept.key == key:
         return kept.value
     value = call(words)
@@ -113,7 +113,7 @@ def forget(folder: Path) -> None:
 def _kept(folder: Path, key: str, span: range) -> Path | None:
     """A chunk's file, if it is there and whole."""
     path = _path(folder, span)
-    kept = store.read_or_say(Kept, path.with_suffix(".json"))
+    kept = store.read_or_warn(Kept, path.with_suffix(".json"))
     if kept is None or kept.key != key or kept.value.get("samples") != len(span) or not path.is_file():
         return None
     return path if store.sha256(path) == kept.value.get("predictions_sha256") else None

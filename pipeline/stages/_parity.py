@@ -41,8 +41,8 @@ def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
     with np.load(graph / REFERENCE, allow_pickle=False) as kept:
         samples, reference = kept["samples"], kept["output_0"]
     made = store.read(Graph, graph / MANIFEST)
-    answers = getattr(target, "answers", None)
-    outputs = answers(path, samples) if answers else predict(path, target, samples)
+    own = getattr(target, "predict", None)
+    outputs = own(path, samples) if own else predict(path, target, samples)
     against = "quantized graph" if recipe.static else "float model"
     parity = stats.parity(against, [reference], outputs, [made.step if made else None])
     if recipe.static and parity.max_steps is not None and round(parity.max_steps) > MOST_STEPS:

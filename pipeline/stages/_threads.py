@@ -52,7 +52,7 @@ def on(build: Store, device: Device, targets: Sequence[str], numbers: Sequence[i
 def _cores(build: Store, device: Device, targets: Sequence[str]) -> int:
     """How many cores the device itself says it has, in the facts of a runtime that is measured there."""
     kind = registry.load("devices", device.kind)
-    runnable = [target for target in targets if devices.refuses(device, target) is None]
+    runnable = [target for target in targets if devices.unsupported(device, target) is None]
     runtime = next((devices.runtime(device, target) for target in runnable), None)
     if runtime is None:
         raise BadOption(f"--threads: {device.name} runs none of {', '.join(targets)}")

@@ -139,5 +139,5 @@ def _devices(build: Store) -> Iterator[Check]:
     from pipeline import registry
 
     for device in devices.devices().values():
-        reason = registry.load("devices", device.kind).answers(build, device)
+        reason = registry.load("devices", device.kind).unavailable(build, device)
         yield Check(f"device {device.name}", "answers" if reason is None else "does not answer", reason, optional=True)

@@ -160,14 +160,14 @@ def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
     module = registry.load("targets", target)
     return store.digest([
         quantizing.key(checkpoint, recipe if recipe.static else None), to_json(recipe),
-        registry.versions(module.TOOLS), registry.code("targets", target),
+        registry.versions(module.TOOLS), registry.source_hash("targets", target),
     ])  # fmt: skip
 
 
 def _ready(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) -> Artifact | None:
     """The artifact that is there, if it is of these inputs and its file is whole."""
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
-    artifact = store.read_or_say(Artifact, folder / MANIFEST)
+    artifact = store.read_or_warn(Artifact, folder / MANIFEST)
     if artifact is None or artifact.key != key(checkpoint, recipe, target):
         return None
     path = folder / safe_file_name(artifact.file)
@@ -199,7 +199,7 @@ def _outcome(
             fresh,
             framework=checkpoint.framework,
         )
-    failure = store.read_or_say(Failure, folder / FAILURE)
+    failure = store.read_or_warn(Failure, folder / FAILURE)
     if failure is None or failure.key != key(checkpoint, recipe, target):
         return Outcome(recipe.name, target, "failed", "not made", log=folder / LOG, framework=checkpoint.framework)
     return Outcome(

@@ -88,7 +88,7 @@ def bench(
     with store.lock(build, f"bench of {job.model} on {device.name}"):
         place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint, options.samples), options)
         try:
-            with registry.load("devices", device.kind).alone(build, device):
+            with registry.load("devices", device.kind).exclusive(build, device):
                 for one in todo:
                     failed += _measured(place, *one)
         except Unreachable as error:  # says nothing about the artifact, and the next one would fail too
@@ -130,7 +130,7 @@ def home(path: Path, device: Device, threads: int) -> Path:
 
 def ready(folder: Path, key: str) -> bool:
     """Whether a device's folder holds a whole measurement with this key."""
-    measurement = store.read_or_say(Measurement, folder / MANIFEST)
+    measurement = store.read_or_warn(Measurement, folder / MANIFEST)
     if measurement is None or measurement.key != key:
         return False
     predictions = folder / safe_file_name(measurement.accuracy.predictions)

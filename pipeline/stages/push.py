@@ -62,9 +62,9 @@ def setup(build: Store, device: Device, targets: Sequence[str]) -> Iterator[tupl
     Raises:
         Unreachable: the device does not answer.
     """
-    named = [devices.runtime(device, target) for target in targets if devices.refuses(device, target) is None]
+    named = [devices.runtime(device, target) for target in targets if devices.unsupported(device, target) is None]
     kind = registry.load("devices", device.kind)
-    with store.lock(build, f"setup of {device.name}"), kind.alone(build, device):
+    with store.lock(build, f"setup of {device.name}"), kind.exclusive(build, device):
         for runtime in dict.fromkeys(name for name in named if name):
             try:
                 kind.setup(build, device, runtime)
@@ -81,7 +81,7 @@ def runnable(outcomes: Sequence[Outcome], device: Device) -> list[tuple[Artifact
     return [
         (outcome.artifact, outcome.path)
         for outcome in outcomes
-        if outcome.artifact and outcome.path and devices.refuses(device, outcome.target) is None
+        if outcome.artifact and outcome.path and devices.unsupported(device, outcome.target) is None
     ]
 
 
@@ -92,7 +92,7 @@ def refuse(device: Device, targets: Sequence[str]) -> None:
         Unsupported: the device cannot run one of them.
     """
     for target in targets:
-        reason = devices.refuses(device, target)
+        reason = devices.unsupported(device, target)
         if reason:
             raise Unsupported(f"{target} cannot be measured on {device.name}: {reason}")
 
@@ -111,7 +111,7 @@ def evaluation(build: Store, checkpoint: Checkpoint, samples: int | None = None)
     samples = None if samples == checkpoint.samples else samples
     name = f"{checkpoint.spec.dataset}-{checkpoint.dataset_sha256[:16]}" + (f"-{samples}" if samples else "")
     folder = build.root / "data" / name
-    made = store.read_or_say(Evaluation, folder / "evaluation.json")
+    made = store.read_or_warn(Evaluation, folder / "evaluation.json")
     if made is not None and all(
         (folder / name).is_file() and store.sha256(folder / name) == digest for name, digest in made.sha256.items()
     ):

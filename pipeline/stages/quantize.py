@@ -52,7 +52,7 @@ class Graph:
 def ready(build: Store, checkpoint: Checkpoint, recipe: Recipe | None) -> Graph | None:
     """The graph that is there, if it is of this checkpoint and whole. Loads no framework."""
     folder = _folder(build, checkpoint, recipe)
-    graph = store.read_or_say(Graph, folder / MANIFEST)
+    graph = store.read_or_warn(Graph, folder / MANIFEST)
     if graph is None or graph.key != key(checkpoint, recipe):
         return None
     for name, expected in graph.files.items():
@@ -134,7 +134,7 @@ def key(checkpoint: Checkpoint, recipe: Recipe | None) -> str:
     framework = registry.load("frameworks", checkpoint.framework)
     return store.digest([
         checkpoint.weights_sha256, to_json(checkpoint.spec), checkpoint.dataset_sha256, to_json(recipe), SAMPLES,
-        registry.versions(framework.TOOLS), registry.code("frameworks", checkpoint.framework),
+        registry.versions(framework.TOOLS), registry.source_hash("frameworks", checkpoint.framework),
     ])  # fmt: skip
 
 

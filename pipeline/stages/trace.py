@@ -155,7 +155,7 @@ def _run(place: _Place, device: Device, pixels: dict[str, Any]) -> Side:
         images = place.work / "images.npy"
         words = ["predict", place.path, "--inputs", images, "--keep-input", *common]
         sent = [place.path, images]
-    with kind.alone(place.build, device):
+    with kind.exclusive(place.build, device):
         kind.setup(place.build, device, runtime)
         kind.push(place.build, device, sent)
         done = kind.call(place.build, device, runtime, words, SECONDS)

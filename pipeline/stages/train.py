@@ -74,7 +74,7 @@ def ready(build: Store, job: Job) -> Checkpoint | None:
     model = _model(job)
     _settings(model, job)  # refused also where a checkpoint is there
     folder = build.checkpoint(model.spec.name, job.framework)
-    checkpoint = store.read_or_say(Checkpoint, folder / MANIFEST)
+    checkpoint = store.read_or_warn(Checkpoint, folder / MANIFEST)
     if checkpoint is None or not _is_asked_for(checkpoint, model, job):
         return None
     for name, expected in (
@@ -255,7 +255,7 @@ def _data(build: Store, job: Job) -> Path | None:
     if registry.load("datasets", model.spec.dataset).EMBEDDED:
         return None
     for framework in dict.fromkeys([job.framework, *model.frameworks]):
-        last = store.read_or_say(Checkpoint, build.checkpoint(model.spec.name, framework) / MANIFEST)
+        last = store.read_or_warn(Checkpoint, build.checkpoint(model.spec.name, framework) / MANIFEST)
         if last is not None and last.data:
             return Path(last.data)
     return None

@@ -106,7 +106,7 @@ def read(kind: type[T], path: Path) -> T | None:
     return from_json(kind, value, str(path))
 
 
-def read_or_say(kind: type[T], path: Path) -> T | None:
+def read_or_warn(kind: type[T], path: Path) -> T | None:
     """As `read`, but a broken manifest counts as none, with a line saying so: what it described is made anew."""
     try:
         return read(kind, path)

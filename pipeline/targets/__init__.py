@@ -68,7 +68,7 @@ class Exported:
 class Target(Protocol):
     """The verbs of a module in this folder.
 
-    One whose files no edge-bench runtime runs, but this machine can, has one more: answers(path, samples), the outputs
+    One whose files no edge-bench runtime runs, but this machine can, has one more: predict(path, samples), the outputs
     for samples (N, height, width, channels), which are then compared as the others' are.
 
     Attributes:

@@ -52,7 +52,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     )
 
 
-def answers(path: Path, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+def predict(path: Path, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     """What the signature says to `samples` (N, height, width, channels), by TensorFlow here."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with extra(EXTRA):

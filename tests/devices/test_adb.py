@@ -54,16 +54,16 @@ def test_adb_says_which_phones_it_sees(server: Server) -> None:
 @pytest.mark.parametrize("line", STRANGE)
 def test_a_phone_that_cannot_be_used_is_named_with_what_mends_it(server: Server, line: str, tmp_path: Path) -> None:
     server.phones = line
-    told = adb.answers(Store(tmp_path), PHONE)
+    told = adb.unavailable(Store(tmp_path), PHONE)
     assert told is not None and told.startswith("R5CT20ABCDE: ") and STRANGE[line] in told and "\n" not in told
-    assert list(adb.nearby(Store(tmp_path), [])) == [told]
+    assert list(adb.discover(Store(tmp_path), [])) == [told]
 
 
 def test_no_phone_two_phones_and_none_named_and_one_that_is_not_there(server: Server, tmp_path: Path) -> None:
     build = Store(tmp_path)
-    assert adb.answers(build, PHONE) == _adb.NONE
+    assert adb.unavailable(build, PHONE) == _adb.NONE
     server.phones = ONE + OTHER
-    told = adb.answers(build, PHONE)
+    told = adb.unavailable(build, PHONE)
     assert told == 'adb sees 2 phones (R5CT20ABCDE, 192.168.1.7:5555): say serial = "…" in devices.toml'
     with pytest.raises(Unreachable, match=r"^named: adb sees no phone X9 \(it sees R5CT20ABCDE, 192.168.1.7:5555\)"):
         adb.push(build, Device("named", "adb", False, {"serial": "X9"}), [])
@@ -79,8 +79,8 @@ def test_a_phone_that_leaves_in_between_is_said_to_be_lost(server: Server, tmp_p
 def test_without_adb_the_line_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     told = "adb not found; as root: apt-get install --no-install-recommends adb"
-    assert adb.answers(Store(tmp_path), PHONE) == told
-    assert list(adb.nearby(Store(tmp_path), [])) == [told]
+    assert adb.unavailable(Store(tmp_path), PHONE) == told
+    assert list(adb.discover(Store(tmp_path), [])) == [told]
 
 
 HOSTILE = ["", "a b", "it's", '"$HOME"', "$(touch x)", "`x`", ";", "a\nb", "..", "-n", "*", "\\", "é ☃"]
@@ -111,7 +111,7 @@ def test_a_key_that_cannot_be_is_refused(options: dict[str, object], complaint: 
 def test_what_the_app_does_not_run_is_refused_with_the_reason(tmp_path: Path) -> None:
     from pipeline import devices
 
-    assert devices.refuses(PHONE, "onnx") == "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"
+    assert devices.unsupported(PHONE, "onnx") == "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"
     with pytest.raises(
         StageFailed, match=r"^phone: the app has no runtime 'onnxruntime' \(it has litert, executorch\)$"
     ):

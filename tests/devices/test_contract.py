@@ -61,8 +61,8 @@ def files(matrix: Store, model: Path) -> tuple[Path, Path]:
 
 
 def test_it_says_what_it_is_in_a_line_and_answers(kind: ModuleType, device: Device, build: Store) -> None:
-    assert kind.about(device).strip() and "\n" not in kind.about(device)
-    assert kind.answers(build, device) is None
+    assert kind.describe(device).strip() and "\n" not in kind.describe(device)
+    assert kind.unavailable(build, device) is None
 
 
 def test_files_go_there_once(kind: ModuleType, device: Device, place: Place, build: Store, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_call_that_takes_too_long_is_ended(
 
 
 def test_a_job_has_it_alone_and_a_job_within_a_job_is_the_same(kind: ModuleType, device: Device, build: Store) -> None:
-    with kind.alone(build, device), kind.alone(build, device):
+    with kind.exclusive(build, device), kind.exclusive(build, device):
         assert kind.push(build, device, [])[1] == 0
 
 

@@ -62,7 +62,7 @@ def files(matrix: Store) -> Files:
 @pytest.fixture
 def job(phone: Phone) -> Iterator[Phone]:
     """The phone, held for one job, with the app on it."""
-    with adb.alone(phone.build, DEVICE):
+    with adb.exclusive(phone.build, DEVICE):
         adb.setup(phone.build, DEVICE, "litert")
         yield phone
 
@@ -174,7 +174,7 @@ def test_evaluation_data_cut_short_is_named(job: Phone, files: Files, tmp_path: 
 
 
 def test_a_run_past_its_time_is_ended_and_nothing_is_left_running(phone: Phone, files: Files) -> None:
-    with adb.alone(phone.build, DEVICE):
+    with adb.exclusive(phone.build, DEVICE):
         adb.setup(phone.build, DEVICE, "litert")
         adb.push(phone.build, DEVICE, [files.model, files.pictures])
         done = adb.call(phone.build, DEVICE, "litert", files.run("--min-seconds", "600"), 2)
@@ -215,7 +215,7 @@ def test_a_cable_pulled_in_a_push_leaves_no_half_file(phone: Phone, tmp_path: Pa
     sending.join()
     assert [str(error) for error in said] == [LOST]
     until(lambda: plugged_in(phone))
-    with adb.alone(phone.build, DEVICE):
+    with adb.exclusive(phone.build, DEVICE):
         assert phone.adb("shell", "ls -a /data/local/tmp/lastmile/files").stdout.count(".tmp-") == 0
     assert adb.push(phone.build, DEVICE, [large])[1] == 192 << 20
     adb.clean(phone.build, DEVICE)
@@ -276,7 +276,7 @@ def test_a_cable_pulled_in_a_bench_loses_nothing_that_was_finished(desk: Desk, p
 
 
 def test_a_second_job_waits_and_says_for_whom(phone: Phone, desk: Desk) -> None:
-    with adb.alone(phone.build, DEVICE):
+    with adb.exclusive(phone.build, DEVICE):
         words = [str(word) for word in desk.bench if word not in QUICK]
         other = Running(desk.build, "push", *words[1:], **desk.env)
         other.until_said("phone-emulated is in use by ")
@@ -287,7 +287,7 @@ def test_a_second_job_waits_and_says_for_whom(phone: Phone, desk: Desk) -> None:
 def test_cleaning_leaves_nothing_of_ours_there_and_lets_who_waited_have_the_phone_alone(
     phone: Phone, desk: Desk
 ) -> None:
-    with adb.alone(phone.build, DEVICE):
+    with adb.exclusive(phone.build, DEVICE):
         words = [str(word) for word in desk.bench if word not in QUICK]
         other = Running(desk.build, "push", *words[1:], **desk.env)
         other.until_said("phone-emulated is in use by ")
@@ -311,7 +311,7 @@ def test_a_phone_whose_clock_is_years_off_is_measured_and_believed_in_nothing_of
         found = store.read(Measurement, desk.folder / "measurement.json")
         assert found is not None and datetime.now(UTC) - datetime.fromisoformat(found.started_at) < timedelta(hours=1)
         phone.shell("logcat -c")
-        with adb.alone(phone.build, DEVICE):
+        with adb.exclusive(phone.build, DEVICE):
             test_an_app_that_dies_in_the_middle_is_a_result_with_the_logs_last_words(
                 phone, files, "SEGV", "edge-bench: the app crashed in native code: signal 11 (SIGSEGV)"
             )
@@ -371,4 +371,4 @@ def test_an_app_of_another_signer_is_left_alone_and_a_phone_without_room_says_so
             adb.push(phone.build, DEVICE, [large])
     finally:
         phone.anew()
-    assert adb.answers(phone.build, DEVICE) is None
+    assert adb.unavailable(phone.build, DEVICE) is None

@@ -20,7 +20,7 @@ KINDS = registry.names("devices")
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_verbs_are_callable_and_its_description_is_one_line(kind: str) -> None:
     module = registry.load("devices", kind)
-    for verb in ("about", "answers", "alone", "setup", "identity", "push", "call", "clean"):
+    for verb in ("describe", "unavailable", "exclusive", "setup", "identity", "push", "call", "clean"):
         assert callable(getattr(module, verb))
     assert module.__doc__ and module.__doc__.splitlines()[0].endswith(".")
 
@@ -40,10 +40,10 @@ def test_a_device_of_the_file_can_be_described_asked_and_does_not_refuse_every_t
 ) -> None:
     device = devices.find(name)
     module = registry.load("devices", device.kind)
-    about, reason = module.about(device), module.answers(Store(tmp_path), device)
+    about, reason = module.describe(device), module.unavailable(Store(tmp_path), device)
     assert about and "\n" not in about
     assert reason is None or "\n" not in reason
-    assert any(devices.refuses(device, target) is None for target in registry.names("targets"))
+    assert any(devices.unsupported(device, target) is None for target in registry.names("targets"))
 
 
 # -- devices.toml ------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_table_is_a_device_and_what_is_not_ours_is_for_its_kind(toml: Path) -> None:
     toml.write_text('[desk]\nkind = "local"\nemulated = true\nsummary = "a desk"\n')
     assert devices.devices() == {"desk": Device("desk", "local", True, {"summary": "a desk"})}
-    assert registry.load("devices", "local").about(devices.find("desk")).startswith("a desk (")
+    assert registry.load("devices", "local").describe(devices.find("desk")).startswith("a desk (")
 
 
 def test_the_repositorys_file_is_used_where_no_other_is_named() -> None:
@@ -113,10 +113,10 @@ def test_a_device_may_choose_its_targets_and_the_runtime_of_each() -> None:
     device = devices.find("local-tflite-runtime")
     assert devices.runtime(device, "tflite") == "tflite_runtime"
     assert devices.runtime(device, "onnx") == "onnxruntime"
-    assert devices.refuses(device, "tflite") is None
-    assert devices.refuses(device, "onnx") == "devices.toml leaves onnx out for local-tflite-runtime"
+    assert devices.unsupported(device, "tflite") is None
+    assert devices.unsupported(device, "onnx") == "devices.toml leaves onnx out for local-tflite-runtime"
 
 
 def test_this_machine_refuses_what_nothing_here_can_run() -> None:
     for target in registry.names("targets"):
-        assert devices.refuses(devices.find("local"), target) == registry.load("targets", target).UNCHECKED
+        assert devices.unsupported(devices.find("local"), target) == registry.load("targets", target).UNCHECKED

@@ -58,18 +58,18 @@ def test_every_word_arrives_as_it_was(loopback: Board) -> None:
 
 def test_an_address_cannot_be_an_option(loopback: Board) -> None:
     for address in ("-oProxyCommand=touch /tmp/x", "", "a b", None):
-        assert "address" in str(ssh.answers(NOWHERE, loopback.device(address=address)))
+        assert "address" in str(ssh.unavailable(NOWHERE, loopback.device(address=address)))
 
 
 def test_an_unknown_key_of_the_table_lists_the_known(loopback: Board) -> None:
-    assert "unknown key 'adress' (known: address, " in str(ssh.answers(NOWHERE, loopback.device(adress="pi")))
+    assert "unknown key 'adress' (known: address, " in str(ssh.unavailable(NOWHERE, loopback.device(adress="pi")))
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("port", "22"), ("space_bytes", 0), ("clock", "real"), ("cool_down_c", "40")]
 )
 def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: object) -> None:
-    assert name in str(ssh.answers(NOWHERE, loopback.device(**{name: value})))
+    assert name in str(ssh.unavailable(NOWHERE, loopback.device(**{name: value})))
 
 
 # -- getting in --------------------------------------------------------------------------------------------------------
@@ -78,20 +78,20 @@ def test_a_value_that_cannot_be_is_refused(loopback: Board, name: str, value: ob
 def test_a_shell_that_prints_before_the_answer_is_said_with_what_it_prints(own_board: Board) -> None:
     keys = own_board.folder / "authorized_keys"
     keys.write_text('command="echo Welcome to the board; eval \\"$SSH_ORIGINAL_COMMAND\\"" ' + keys.read_text())
-    said = ssh.answers(NOWHERE, own_board.device())
+    said = ssh.unavailable(NOWHERE, own_board.device())
     assert said is not None and said.startswith("its shell says 'Welcome to the board' before the answer: ")
 
 
 def test_an_unknown_host_key_is_refused_with_the_line_that_adds_it(own_board: Board) -> None:
     known = own_board.folder / "known_hosts"
     known.write_text("")
-    reason = str(ssh.answers(NOWHERE, own_board.device()))
+    reason = str(ssh.unavailable(NOWHERE, own_board.device()))
     assert reason.startswith("its host key is not known here")
     assert known.read_text() == ""
     mend = reason.partition("then: ")[2]
     assert mend == f"ssh-keyscan -p {own_board.port} 127.0.0.1 >> {shlex.quote(str(known))}"
     subprocess.run(mend, shell=True, check=True, capture_output=True)
-    assert ssh.answers(NOWHERE, own_board.device()) is None
+    assert ssh.unavailable(NOWHERE, own_board.device()) is None
 
 
 def test_a_changed_host_key_is_refused_with_the_line_that_forgets_it(own_board: Board) -> None:
@@ -100,27 +100,27 @@ def test_a_changed_host_key_is_refused_with_the_line_that_forgets_it(own_board: 
     own_board.launch()
     known = own_board.folder / "known_hosts"
     before = known.read_text()
-    reason = str(ssh.answers(NOWHERE, own_board.device()))
+    reason = str(ssh.unavailable(NOWHERE, own_board.device()))
     assert reason.startswith("its host key is not the one that is known")
     assert known.read_text() == before
     mend = reason.partition("anew: ")[2].replace(", then ", " && ")
     subprocess.run(mend, shell=True, check=True, capture_output=True)
-    assert ssh.answers(NOWHERE, own_board.device()) is None
+    assert ssh.unavailable(NOWHERE, own_board.device()) is None
 
 
 def test_a_key_file_that_is_not_there_is_said(loopback: Board) -> None:
-    assert "identity = '/nowhere' is not a file" in str(ssh.answers(NOWHERE, loopback.device(identity="/nowhere")))
+    assert "identity = '/nowhere' is not a file" in str(ssh.unavailable(NOWHERE, loopback.device(identity="/nowhere")))
 
 
 def test_nobody_at_home_is_said(loopback: Board) -> None:
     port = free_port()
-    assert str(ssh.answers(NOWHERE, loopback.device(port=port))).startswith(
+    assert str(ssh.unavailable(NOWHERE, loopback.device(port=port))).startswith(
         f"[127.0.0.1]:{port} refuses connections: start sshd"
     )
 
 
 def test_a_name_that_nobody_has_is_said(loopback: Board) -> None:
-    assert str(ssh.answers(NOWHERE, loopback.device(address="no-such-board.invalid"))).startswith(
+    assert str(ssh.unavailable(NOWHERE, loopback.device(address="no-such-board.invalid"))).startswith(
         "no host is known by the name of"
     )
 
@@ -133,13 +133,13 @@ def test_jump_hosts_and_names_of_an_ssh_config_are_honoured(loopback: Board) -> 
         f"Host pi\nHostName 127.0.0.1\nPort {loopback.port}\nProxyJump door\n{common}"
     )
     device = Device("pi", "ssh", False, {"address": "pi", "config": str(config), "folder": str(loopback.home)})
-    assert ssh.answers(NOWHERE, device) is None
+    assert ssh.unavailable(NOWHERE, device) is None
 
 
 def test_an_ssh_config_whose_path_a_shell_would_split_is_refused(loopback: Board) -> None:
     config = loopback.folder / "ssh config"
     config.write_text("")
-    reason = ssh.answers(NOWHERE, loopback.device(config=str(config)))
+    reason = ssh.unavailable(NOWHERE, loopback.device(config=str(config)))
     assert reason == (
         f"[board] of devices.toml: config = {str(config)!r} has a space or another character that a shell would not "
         "leave alone, and ssh hands it to one for jump hosts: rename it"
@@ -148,13 +148,13 @@ def test_an_ssh_config_whose_path_a_shell_would_split_is_refused(loopback: Board
 
 def test_one_connection_carries_all_requests(own_board: Board) -> None:
     for _ in range(5):
-        assert ssh.answers(NOWHERE, own_board.device()) is None
+        assert ssh.unavailable(NOWHERE, own_board.device()) is None
     accepted = (own_board.folder / "log").read_text().count("Accepted publickey")
     assert accepted == 1
 
 
 def test_no_connection_outlives_the_command(own_board: Board) -> None:
-    assert ssh.answers(NOWHERE, own_board.device()) is None
+    assert ssh.unavailable(NOWHERE, own_board.device()) is None
     socket = _ssh.link(own_board.device()).socket
     _ssh.close_all()
     assert not socket.parent.exists()
@@ -177,7 +177,7 @@ def with_path(there: Board, script: str | None) -> None:
 
 def test_a_python_that_dies_is_said(own_board: Board) -> None:
     with_path(own_board, "kill -9 $$")
-    assert "its side of the work ended without an answer" in str(ssh.answers(NOWHERE, own_board.device()))
+    assert "its side of the work ended without an answer" in str(ssh.unavailable(NOWHERE, own_board.device()))
 
 
 PI = _bundle.Board("aarch64", 64, "glibc 2.36", (3, 11), "/home/pi/.lastmile", 1 << 30, ())
@@ -256,7 +256,7 @@ def test_space_is_bounded_and_the_oldest_goes_first(own_board: Board, wheels: St
 def test_a_refused_push_keeps_the_board(own_board: Board, wheels: Store, tmp_path: Path) -> None:
     device = own_board.device(space_bytes=5_000_000)
     small, large = random_file(tmp_path / "small.bin", 1000), random_file(tmp_path / "large.bin", 3_000_000)
-    with ssh.alone(wheels, device):
+    with ssh.exclusive(wheels, device):
         link = _ssh.link(device)
         session, before = link.begin(), link.traffic.sent_bytes
         with pytest.raises(StageFailed, match="space_bytes = 5000000 is less than"):
@@ -406,7 +406,7 @@ def test_strings_hash_alike_in_every_process_there(
 
 def test_a_runtime_that_vanished_is_said_and_sent_again(ready: Board, wheels: Store) -> None:
     device = ready.device()
-    with ssh.alone(wheels, device):
+    with ssh.exclusive(wheels, device):
         ssh.setup(wheels, device, "onnxruntime")
         shutil.rmtree(ready.home / "runtimes")
         with pytest.raises(StageFailed, match="run the same command again: it is sent anew"):

@@ -93,7 +93,7 @@ def test_stopping_ends_all_that_ran_in_it(phone: Phone) -> None:
     assert not Path(state["socket"]).parent.exists()
     assert emulated.endpoint(phone.build) == "it does not run; start it: inv devices.emulate --board phone"
     assert emulate.stop(phone.build, "phone") is False
-    assert adb.answers(phone.build, DEVICE) == "it does not run; start it: inv devices.emulate --board phone"
+    assert adb.unavailable(phone.build, DEVICE) == "it does not run; start it: inv devices.emulate --board phone"
     phone.anew()
 
 

@@ -79,7 +79,7 @@ def test_a_broken_manifest_is_named_and_counts_as_none(
     with pytest.raises(Broken, match=complaint) as caught:
         store.read(Failure, path)
     assert str(caught.value).startswith(str(path))
-    assert store.read_or_say(Failure, path) is None
+    assert store.read_or_warn(Failure, path) is None
     said = capsys.readouterr().err
     assert said.startswith(str(path)) and said.endswith("; made anew\n")
 

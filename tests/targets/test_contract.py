@@ -43,7 +43,7 @@ def reason(framework: str, target: str, recipe: str) -> str | None:
 Cell = tuple[str, str, str]
 CELLS = [cell for cell in product(FRAMEWORKS, TARGETS, RECIPES) if reason(*cell) is None]
 RUNNING = [cell for cell in CELLS if registry.load("targets", cell[1]).UNCHECKED is None]
-COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(registry.load("targets", cell[1]), "answers")]
+COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(registry.load("targets", cell[1]), "predict")]
 
 
 @pytest.fixture(scope="session")
