@@ -462,27 +462,31 @@ def models(_c: Context) -> None:
 def recipes(_c: Context) -> None:
     """List the quantization recipes."""
     from pipeline import registry
-    from pipeline.stages import export as exporting
 
-    for recipe in exporting.recipes(registry.names("recipes")):
+    loaded, broken = registry.load_all("recipes")
+    for recipe in (module.RECIPE for module in loaded.values()):
         print(f"{recipe.name:18} weights {recipe.weights:8} activations {recipe.activations:13} {recipe.summary}")
+    for name, reason in broken.items():
+        print(f"{name:18} {reason}")
 
 
 @door()
 def targets(_c: Context) -> None:
     """List the export targets, and the recipes that each cannot do."""
     from pipeline import registry
-    from pipeline.stages import export as exporting
 
-    for name in registry.names("targets"):
-        module = registry.load("targets", name)
+    loaded, broken = registry.load_all("targets")
+    recipes, frameworks = (registry.load_all(folder)[0] for folder in ("recipes", "frameworks"))
+    for name, module in loaded.items():
         print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
-        for recipe in exporting.recipes(registry.names("recipes")):
-            reasons = {framework: module.supports(recipe, framework) for framework in registry.names("frameworks")}
+        for recipe in (module.RECIPE for module in recipes.values()):
+            reasons = {framework: module.supports(recipe, framework) for framework in frameworks}
             alike = len(set(reasons.values())) == 1
             for framework, reason in list(reasons.items())[: 1 if alike else None]:
                 if reason:
                     print(f"{'':12} not {recipe.name}{'' if alike else f' from {framework}'}: {reason}")
+    for name, reason in broken.items():
+        print(f"{name:12} {reason}")
 
 
 @door(name="list", default=True)
@@ -496,9 +500,12 @@ def devices_list(_c: Context) -> None:
         reason = module.unavailable(build, device)
         emulated = " (emulated)" if device.emulated else ""
         print(f"{device.name:22} {device.kind:6} {module.describe(device)}{emulated}: {reason or 'answers'}")
-    for kind in registry.names("devices"):
-        for line in registry.load("devices", kind).discover(build, list(devices.devices().values())):
+    loaded, broken = registry.load_all("devices")
+    for kind, module in loaded.items():
+        for line in module.discover(build, list(devices.devices().values())):
             print(f"{'seen':22} {kind:6} {line}")
+    for kind, reason in broken.items():
+        print(f"{'broken kind':22} {kind:6} {reason}")
 
 
 @door(name="emulate")
@@ -764,9 +771,13 @@ def _names(folder: str, text: str) -> list[str]:
         UnknownName: one of them does not exist.
     """
     from pipeline import registry
+    from pipeline.system.progress import say
 
     if text == "all":
-        return registry.names(folder)
+        loaded, broken = registry.load_all(folder)
+        for reason in broken.values():
+            say(f"left out: {reason}")
+        return list(loaded)
     words = list(dict.fromkeys(word.strip() for word in text.split(",")))
     for word in words:
         registry.load(folder, word)

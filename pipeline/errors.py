@@ -2,6 +2,7 @@
 
     PipelineError                 one line on stderr, exit code 2
     ├── UnknownName               a model, target, recipe, device … that does not exist: lists the known
+    ├── BadPlugIn                 a plug-in that cannot be used, or whose name is taken: names its package
     ├── BadOption                 an option's value that cannot be
     ├── BadModel                  a model folder that cannot be used
     ├── BadData                   a dataset that is missing, empty or unreadable: names the file
@@ -39,6 +40,10 @@ class UnknownName(PipelineError):
         super().__init__(f"unknown {kind} {name!r}{hint} (known: {', '.join(self.known) or 'none'})")
 
 
+class BadPlugIn(PipelineError):
+    """A plug-in that cannot be imported, lacks a verb, or has a name that another one has."""
+
+
 class BadOption(PipelineError):
     """An option whose value cannot be."""
 
@@ -60,10 +65,11 @@ class Unsupported(PipelineError):
 
 
 class MissingExtra(PipelineError):
-    """A package that an extra of pyproject.toml would bring."""
+    """A package that an extra would bring: an extra of pyproject.toml, or of another package ("acme-lastmile[npu]")."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install '.[{extra}]'")
+        wanted = extra if "[" in extra else f".[{extra}]"
+        super().__init__(f"{package} is not installed; install it with: pip install '{wanted}'")
 
 
 class NeedsTool(PipelineError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from pipeline import registry
-from pipeline.errors import MissingExtra, UnknownName
+from pipeline.errors import BadPlugIn, MissingExtra, PipelineError, UnknownName
+from tests.outside.making import distribution
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
@@ -48,6 +50,157 @@ def test_an_unknown_name_is_refused_and_the_known_are_listed(name: str) -> None:
 def test_the_nearest_name_is_suggested() -> None:
     with pytest.raises(UnknownName, match=r"^unknown target 'tflit'; did you mean 'tflite'\? "):
         registry.load("targets", "tflit")
+
+
+def test_the_folders_protocol_is_the_one_that_plug_ins_are_checked_against() -> None:
+    assert registry.PROTOCOLS == FOLDERS
+
+
+RECIPE = """
+from pipeline.core import Recipe
+
+RECIPE = Recipe(name={name!r}, weights={weights!r}, activations={activations!r}, calibration=0, summary="x")
+"""
+
+
+def recipe(name: str, weights: str = "float32", activations: str = "float32") -> str:
+    return RECIPE.format(name=name, weights=weights, activations=activations)
+
+
+def offered(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, group: str, text: str, name: str = "acme_one", package: str = "acme"
+) -> str:
+    """Puts a package with one plug-in on the path. Returns the plug-in's module."""
+    module = f"{package}_{folder.name}_{name.strip('_.')}".replace("-", "_")
+    files = {f"{module}.py": text}
+    distribution(folder / package, package, {f"lastmile.{group}": {name: module}}, files, version="1.2")
+    monkeypatch.syspath_prepend(folder / package)
+    return module
+
+
+def test_a_plug_in_of_another_package_is_listed_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = registry.names("recipes")
+    module = offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"))
+    assert registry.names("recipes") == sorted([*own, "acme_one"])
+    assert module not in sys.modules
+    assert registry.load("recipes", "acme_one").__name__ == module
+    loaded, broken = registry.load_all("recipes")
+    assert [*loaded] == registry.names("recipes")
+    assert broken == {}
+
+
+def test_the_first_of_two_installations_of_a_package_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    distribution(tmp_path / "old", "ac-me", {"lastmile.recipes": {"old": "old"}}, {}, version="1")
+    distribution(tmp_path / "new", "ac_me", {"lastmile.recipes": {"new": "new"}}, {}, version="2")
+    monkeypatch.syspath_prepend(tmp_path / "old")
+    monkeypatch.syspath_prepend(tmp_path / "new")
+    assert {"old", "new"} & {*registry.names("recipes")} == {"new"}
+
+
+def test_a_name_that_a_plug_in_here_has_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offered(monkeypatch, tmp_path, "recipes", recipe("int8"), "int8")
+    for call in (registry.names, registry.load_all, lambda folder: registry.load(folder, "fp32")):
+        with pytest.raises(BadPlugIn) as caught:
+            call("recipes")
+        for words in ("'int8'", "lastmile", "acme 1.2", "pip uninstall acme"):
+            assert words in str(caught.value)
+    assert registry.names("targets")
+
+
+def test_a_name_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"))
+    offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"), package="bolt")
+    with pytest.raises(BadPlugIn) as caught:
+        registry.load("recipes", "acme_one")
+    for words in ("'acme_one'", "acme 1.2", "bolt 1.2", "pip uninstall"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["all", "../up", "a,b", "_own", "a b"])
+def test_a_name_that_cannot_be_typed_or_be_a_folder_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    distribution(tmp_path, "acme", {"lastmile.recipes": {name: "acme"}}, {})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadPlugIn, match=r"acme 1\.0"):
+        registry.names("recipes")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("def (", "SyntaxError: "),
+        ("", "lacks RECIPE of pipeline.recipes.RecipeModule"),
+        (recipe("acme_two"), "'acme_two'"),
+        (recipe("acme_one", weights="float8"), "'float8'"),
+        (recipe("acme_one", activations="int4"), "'int4'"),
+        (recipe("acme_one", activations="int8"), "calibration"),
+        ("RECIPE = 3", "int"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_used_names_its_package_and_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str
+) -> None:
+    own = registry.names("recipes")
+    offered(monkeypatch, tmp_path, "recipes", text)
+    with pytest.raises(PipelineError) as caught:
+        registry.load("recipes", "acme_one")
+    assert says in str(caught.value)
+    assert "acme 1.2" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    loaded, broken = registry.load_all("recipes")
+    assert [*loaded] == own
+    assert broken == {"acme_one": str(caught.value)}
+
+
+def test_a_target_without_some_of_its_verbs_is_told_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = """
+    SUFFIX, RUNTIME, UNCHECKED, LAYOUT, TOOLS, EXTRA = ".x", None, "never", "NHWC", (), ""
+    supports = None
+    """
+    offered(monkeypatch, tmp_path, "targets", dedent(text))
+    with pytest.raises(BadPlugIn, match=r"lacks SUMMARY, supports\(\), export\(\) of pipeline\.targets\.Target"):
+        registry.load("targets", "acme_one")
+
+
+def hash_of(folder: Path) -> str:
+    """The hash of the recipe acme_one, in a process of its own that has this folder on its path."""
+    code = "from pipeline import registry; print(registry.source_hash('recipes', 'acme_one'))"
+    path = f"{folder}:{ROOT}"
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, check=True)
+    return done.stdout.decode().strip()
+
+
+def test_the_hash_of_another_packages_plug_in_changes_with_its_files_and_its_version(tmp_path: Path) -> None:
+    points = {"lastmile.recipes": {"acme_one": "acme.recipes.one"}}
+    files = {"acme/__init__.py": "", "acme/recipes/one.py": recipe("acme_one"), "acme/_helper.py": "A = 1"}
+    one = hash_of(distribution(tmp_path / "one", "acme", points, files))
+    assert one == hash_of(distribution(tmp_path / "again", "acme", points, files))
+    assert one != hash_of(distribution(tmp_path / "newer", "acme", points, files, version="1.1"))
+    changed = {**files, "acme/_helper.py": "A = 2"}
+    assert one != hash_of(distribution(tmp_path / "changed", "acme", points, changed))
+    del files["acme/__init__.py"]
+    space = hash_of(distribution(tmp_path / "space", "acme", points, files))
+    del files["acme/_helper.py"]  # in a namespace, which packages share, it is not the plug-in's
+    assert space == hash_of(distribution(tmp_path / "smaller", "acme", points, files))
+
+
+def test_looking_up_names_imports_neither_plug_ins_nor_importlib_metadata(tmp_path: Path) -> None:
+    distribution(tmp_path, "acme", {"lastmile.recipes": {"acme_one": "acme"}}, {"acme.py": "1 / 0"})
+    code = "import sys; from pipeline import registry; print(registry.names('recipes'))\n"
+    code += "print([name for name in ('acme', 'importlib.metadata', 'email') if name in sys.modules])"
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
+    assert "acme_one" in done.stdout
+    assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_an_extra_of_another_package_is_named_as_pip_takes_it() -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'acme-lastmile\[npu]'"), registry.extra("acme-lastmile[npu]"):
+        import no_such_package  # noqa: F401
 
 
 def test_a_missing_package_gives_the_line_that_installs_it() -> None:

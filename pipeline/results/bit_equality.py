@@ -42,7 +42,7 @@ def equalities(found: Iterable[Row]) -> list[Equality]:
         cell = row.cell
         return cell.model, cell.framework, cell.recipe, formatting.device(cell), cell.samples or 0
 
-    static = {name for name in registry.names("recipes") if registry.load("recipes", name).RECIPE.static}
+    static = {name for name, module in registry.load_all("recipes")[0].items() if module.RECIPE.static}
     measured = (row for row in found if row.measurement and row.cell.status == "ok" and row.cell.recipe in static)
     groups = groupby(sorted(measured, key=group), key=group)
     return [equality for _, rows in groups for equality in _compare(list(rows))]

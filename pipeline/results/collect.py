@@ -103,7 +103,7 @@ def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:
     reference = _reference(build, model, framework)
     recipes = _recipes()
     for recipe in recipes.values():
-        for target in registry.names("targets"):
+        for target in registry.load_all("targets")[0]:
             cell = Cell(model, framework, recipe.name, target, None, False, "missing")
             yield from _of_target(build, reference, cell)
     yield from _of_nobody(build, model, framework, recipes)
@@ -111,7 +111,7 @@ def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:
 
 def _recipes() -> dict[str, Recipe]:
     """Every recipe by name, in the order of the folder's names with the float ones first."""
-    found = [registry.load("recipes", name).RECIPE for name in registry.names("recipes")]
+    found = [module.RECIPE for module in registry.load_all("recipes")[0].values()]
     found.sort(key=lambda recipe: (not recipe.weights.startswith("float"), recipe.weights != "float32", recipe.name))
     return {recipe.name: recipe for recipe in found}
 
@@ -355,13 +355,15 @@ def _timed(cell: Cell, measurement: Measurement) -> Cell:
 
 
 def _of_nobody(build: Store, model: str, framework: str, recipes: dict[str, Recipe]) -> Iterator[Row]:
-    """Exports of recipes or targets whose plug-in is gone: shown as what they are, not left out."""
-    targets = registry.names("targets")
+    """Exports of recipes or targets whose plug-in is gone or broken: shown as what they are, not left out."""
+    targets, broken = registry.load_all("targets")
+    reasons = {**broken, **registry.load_all("recipes")[1]}
     for path in sorted(build.home(model, framework).glob("*/*/artifact.json")):
         recipe, target = path.parent.parent.name, path.parent.name
         if recipe not in recipes or target not in targets:
             what = f"recipe {recipe!r}" if recipe not in recipes else f"target {target!r}"
-            reason = f"{what} is not known (any more); its export is still in {path.parent}"
+            lost = reasons.get(recipe) or reasons.get(target) or f"{what} is not known (any more)"
+            reason = formatting.one_line(f"{lost}; its export is still in {path.parent}")
             yield Row(Cell(model, framework, recipe, target, None, False, "failed", reason))
 
 

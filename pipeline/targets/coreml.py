@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe, Tensor
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, only_programs
+from pipeline.targets import Exported, Source, _recipes, only_programs
 
 SUFFIX = ".mlpackage"
 RUNTIME: str | None = None
@@ -24,7 +24,7 @@ def supports(recipe: Recipe, framework: str) -> str | None:
     """All but dynamic int8."""
     if recipe.activations == "int8_dynamic":
         return "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
-    return only_programs(framework)
+    return only_programs(framework) or _recipes.unsupported(recipe)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, only_programs
+from pipeline.targets import Exported, Source, _recipes, only_programs
 from pipeline.targets._pt2e import quantize_weights
 
 SUFFIX = ".onnx"
@@ -21,7 +21,7 @@ SUMMARY = "ONNX for onnxruntime: servers, desktops, phones, boards"
 
 def supports(recipe: Recipe, framework: str) -> str | None:
     """Every recipe."""
-    return only_programs(framework)
+    return only_programs(framework) or _recipes.unsupported(recipe)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:

@@ -33,7 +33,7 @@ def supports(recipe: Recipe, framework: str) -> str | None:
         return (
             f"a SavedModel holds TensorFlow's operations, and {framework} models have none; inv convert to keras first"
         )
-    if recipe.weights != "float32":
+    if (recipe.weights, recipe.activations) != ("float32", "float32"):
         return "a SavedModel keeps the float variables; quantized files for TensorFlow's runtimes are tflite's"
     return None
 

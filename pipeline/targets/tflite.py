@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, only_programs
+from pipeline.targets import Exported, Source, _recipes, only_programs
 
 SUFFIX = ".tflite"
 RUNTIME: str | None = "litert"
@@ -21,7 +21,7 @@ SUMMARY = "LiteRT (TensorFlow Lite): Android, boards, microcontroller-class CPUs
 
 def supports(recipe: Recipe, framework: str) -> str | None:
     """Every recipe."""
-    return only_programs(framework)
+    return only_programs(framework) or _recipes.unsupported(recipe)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
@@ -84,7 +84,7 @@ def _configure(quantizer: Any, recipe: Recipe) -> None:
 def _notes(recipe: Recipe) -> tuple[str, ...]:
     if recipe.weights == "float16":
         return ("weights are unpacked to float32 when the model is loaded",)
-    if recipe.name == "int8_weight_only":
+    if recipe.weights == "int8" and recipe.activations == "float32":
         return ("weights are unpacked to float32 when the model is loaded",)
     return ()
 
