@@ -635,6 +635,13 @@ def test(_c: Context, match: str | None = None) -> None:
     _run_or_exit("pytest", *(["-k", match] if match else together))
 
 
+@door()
+def docs(_c: Context) -> None:
+    """Build the documentation as a site: build/site/index.html. A dead link fails."""
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"
+    _run_or_exit("mkdocs", "build", "--strict")
+
+
 # -- parsing -----------------------------------------------------------------------------------------------------------
 
 
@@ -872,6 +879,7 @@ namespace = Collection(
     tensorboard,
     lint,
     test,
+    docs,
 )
 namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
 namespace.add_collection(Collection("data", data_download))
