@@ -43,12 +43,11 @@ INSTEAD = {
     r"not whole( yet)?": "incomplete, partial",
     r"with commas between": "comma-separated",
     r"here and there": "on host and device",
-    r"pass(es|ed)? over": "skip",
+    r"passed over": "skip",
     r"leaves? out": "omit, exclude",
     r"for a while": "temporary",
     r"given up after": "timeout",
     r"cells? that it concerns": "affected cells",
-    r"representative samples": "calibration set",
 }
 """A regular expression of words that read as nobody writes, and what to write in their place."""
 
