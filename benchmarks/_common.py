@@ -1,4 +1,4 @@
-"""What every benchmark here needs: the machine beside each figure, a table, and the figures kept as JSON."""
+"""Shared by all benchmarks: facts of the machine, a table, and figures stored as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Where this runs: what a reader needs to compare."""
+    """This machine: what a reader needs for a comparison."""
     facts = json.loads(
         subprocess.run([sys.executable, "-m", "edge_bench", "facts"], capture_output=True, check=True).stdout
     )
@@ -44,7 +44,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def keep(name: str, figures: dict[str, Any]) -> None:
-    """Writes results/<name>.json: the figures with the machine they are of."""
+    """Writes results/<name>.json: the figures and the machine they were measured on."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=1) + "\n")
@@ -52,6 +52,6 @@ def keep(name: str, figures: dict[str, Any]) -> None:
 
 
 def verdict(what: str, holds: bool) -> bool:
-    """Says whether a bound holds."""
+    """Prints whether a bound holds."""
     print(f"{'holds' if holds else 'FALLS SHORT'}: {what}")
     return holds

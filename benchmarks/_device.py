@@ -1,4 +1,4 @@
-"""What benchmarks of devices share: cells beside the host's of the same files, and what a line carried."""
+"""Shared by the benchmarks of devices: cells compared with the host, and the traffic of a connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.system.store import Store
 
 
 def beside_host(build: Store, job: train.Job, devices: Sequence[str]) -> list[dict[str, Any]]:
-    """The figures of every cell that these devices measured, `local` having measured the same files."""
+    """The figures of every cell measured on these devices. `local` must have measured the same files."""
     rows = [row for row in collect.rows(build, [(job.model, job.framework)]) if row.measurement]
     host = {(row.cell.target, row.cell.recipe): row for row in rows if row.cell.device == "local"}
     ours = [row for row in rows if row.cell.device in devices and row.cell.status == "ok"]
@@ -50,7 +50,7 @@ def _outputs(row: collect.Row) -> tuple[Any, ...]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """A line a cell; instructions where the device counts them."""
+    """One line per cell; with instructions if the device counts them."""
     head = ["recipe", "runtime", "bytes", "instructions", "peak MB", "model's MB"]
     head += ["top-1 %: float", "host", "device", "bit-equal to host", "same top-1", "SNR to host, dB"]
     return _common.table(
@@ -70,7 +70,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def cost(what: str, act: Callable[[], object], traffic: Callable[[], Any]) -> dict[str, Any]:
-    """Wall seconds of an act, with what `traffic` says afterwards that the line carried."""
+    """Wall-clock seconds of `act`, and the traffic that `traffic` returns afterwards."""
     began = time.perf_counter()
     act()
     seconds = time.perf_counter() - began
@@ -80,7 +80,7 @@ def cost(what: str, act: Callable[[], object], traffic: Callable[[], Any]) -> di
 
 
 def costs(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each of `cost`."""
+    """One line for each result of `cost`."""
     head = ["what", "seconds", "round trips", "bytes sent", "received"]
     return _common.table(
         head,
@@ -93,7 +93,7 @@ def costs(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 @contextmanager
 def scratch(build: Store) -> Iterator[Store]:
-    """A build folder with the boards and the digits' checkpoint of another, gone at the end."""
+    """A temporary build folder with the boards and the digits checkpoint of another one."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "boards").symlink_to((build.root / "boards").resolve())

@@ -1,10 +1,10 @@
-"""An emulated Raspberry Pi: every recipe and runtime there beside the host, and what set-up, push and bench cost.
+"""An emulated Raspberry Pi: every recipe and runtime compared with the host, and the cost of setup, push and bench.
 
     .venv/bin/python benchmarks/boards.py --board pi4 --data cifar10.zip [--only cells,repeat,depends,costs]
                                                   [--models resnet8] [--recipes fp32,int8] [--samples 50]
 
-The board's clock counts instructions, so counts are the same on every machine; wall times are of this one. What is
-measured already is not measured again, so an interrupted run goes on. Counts go to benchmarks/instructions.json too.
+The board's clock counts instructions, so counts are the same on every host; wall-clock times are this host's. Finished
+measurements are kept, so an interrupted run resumes. Counts are also written to benchmarks/instructions.json.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from pipeline.system.store import Store
 
 TARGETS = ("tflite", "onnx", "executorch")
 MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 500}
-"""Samples evaluated on the board, and on the host beside it; None for the whole test split."""
+"""Samples evaluated on board and host; None for the whole test split."""
 Jobs = Mapping[train.Job, int | None]
-"""What is trained and exported, and how many samples of it are evaluated."""
+"""What is trained and exported, and how many samples are evaluated."""
 PARTS = ("cells", "repeat", "depends", "costs")
 OPTIONS = measure.Options()
 LONGER = measure.Options(min_seconds=1.0000000001)
-"""The same effort in a longer word: it moves what lies in memory after the words."""
+"""The same effort in a longer argument, which shifts the memory after the arguments."""
 COUNTS = Path(__file__).parent / "instructions.json"
 REPEATS = 0.001
 TRIPS, BYTES = 4, 40_000
-"""What docs/raspberry-pi.md says of a bench whose files are there."""
+"""The bounds in docs/raspberry-pi.md for a bench with its files already on the board."""
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--recipes", default=",".join(registry.names("recipes")))
     parser.add_argument("--data", type=Path, help="CIFAR-10, for resnet8")
-    parser.add_argument("--samples", type=int, help="evaluated samples, where those of MODELS would take too long")
+    parser.add_argument("--samples", type=int, help="evaluated samples, if those of MODELS take too long")
     parser.add_argument("--only", default=",".join(PARTS), help="parts of the figures, the others stay as they are")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def cells(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
-    """Size, instructions, memory and accuracy of every cell, beside the host's outputs on the same samples."""
+    """Size, instructions, memory and accuracy of every cell, compared with the host's outputs on the same samples."""
     figures: dict[str, Any] = {}
     for job, samples in jobs.items():
         options = measure.Options(samples=samples)
@@ -104,7 +104,7 @@ def _devices(board: str) -> list[Device]:
 
 
 def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
-    """Every recorded count beside that after another boot."""
+    """Every recorded count against the count after another boot."""
     pi.stop(build, board)
     pi.boot(build, board)
     recorded = {count.name: count.instructions for count in instruction_budget.read(COUNTS).counts}
@@ -130,7 +130,7 @@ def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[di
 
 
 def depends(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
-    """digits_cnn's counts beside those of another training (another seed), of other pictures and of a longer call."""
+    """Counts of digits_cnn against those with another seed, with other images and with a longer argument."""
     device = devices.find(f"{board}-emulated")
     figures: dict[str, Any] = {}
     with _device.scratch(build) as other:
@@ -138,7 +138,7 @@ def depends(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[d
         first = export(build, train.Job(), list(TARGETS), recipes)
         second = export(other, job, list(TARGETS), recipes)
         images = _images(build, train.Job(), None)
-        pictures = {"another picture": np.load(images)[1:2], "a black picture": np.load(images)[:1] * 0}
+        pictures = {"another image": np.load(images)[1:2], "a black image": np.load(images)[:1] * 0}
         for name, picture in pictures.items():
             np.save(other.root / f"{name}.npy", picture)
         for (artifact, path), (_, trained) in zip(
@@ -155,7 +155,7 @@ def depends(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[d
     others = ("another seed", *pictures, "a longer call")
     worst = {name: max(abs(f["changes"][name]) for f in figures.values()) for name in others}
     good = _common.verdict(
-        f"weights, pictures and words change a count by less than half of what a budget allows ({worst})",
+        f"weights, images and arguments change a count by less than half of what the budget allows ({worst})",
         max(worst.values()) < instruction_budget.GROWTH / 2,
     )
     return {"digits_cnn": figures, "worst": worst}, good
@@ -169,7 +169,7 @@ def _count(
     images: Path,
     options: measure.Options = OPTIONS,
 ) -> int:
-    """The median count of one file on its first picture, as a bench counts it."""
+    """The median count of one file on its first image, as a bench counts it."""
     kind, runtime = registry.load("devices", device.kind), devices.runtime(device, artifact.target)
     assert runtime is not None
     kind.setup(build, device, runtime)
@@ -195,7 +195,7 @@ def _shares(changes: dict[str, tuple[int, int, float]]) -> list[float]:
 
 
 def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
-    """Wall seconds, round trips and bytes of set-up, push and bench, in a folder on the board that is new."""
+    """Wall-clock seconds, round trips and bytes of setup, push and bench, in a new folder on the board."""
     device = devices.find(f"{board}-emulated")
     device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})
     kind = registry.load("devices", device.kind)
@@ -219,7 +219,7 @@ def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
     print(_device.costs(figures))
     last, push = figures["bench whose files are there"], figures["second push"]
     good = _common.verdict(
-        f"a bench whose files are there: {TRIPS} round trips ({last['trips']})", last["trips"] == TRIPS
+        f"a bench with its files on the board: {TRIPS} round trips ({last['trips']})", last["trips"] == TRIPS
     )
     good &= _common.verdict(
         f"… and sends less than {BYTES:,} bytes ({last['sent_bytes']:,})", last["sent_bytes"] < BYTES
@@ -229,7 +229,7 @@ def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dic
 
 
 def _cost(what: str, act: Callable[[], object]) -> dict[str, Any]:
-    """As a command of its own: with a connection that is new."""
+    """The cost with a new connection, as in a new command."""
     _ssh.close_all()
     return _device.cost(what, act, lambda: next(iter(_ssh.LINKS.values())).traffic)
 

@@ -1,10 +1,10 @@
-"""Our int8 beside each converter's own default int8: size, latency and accuracy drop, in one run.
+"""Our int8 against each converter's default int8: size, latency and accuracy drop, in one run.
 
     .venv/bin/python benchmarks/int8.py --model resnet8 --data PATH [--framework keras]
 
-Theirs: ai-edge-quantizer's static_wi8_ai8 on our float .tflite, onnxruntime's quantize_static on our float .onnx, with
-the same calibration samples. From Keras it is TensorFlow's own float .tflite that ai-edge-quantizer quantizes, the
-whole other way. Files take turns, so that a change in the machine's load meets all of them.
+The defaults: ai-edge-quantizer's static_wi8_ai8 on our float .tflite, onnxruntime's quantize_static on our float .onnx,
+with the same calibration set. For Keras, ai-edge-quantizer quantizes the float .tflite of TensorFlow's own converter.
+Measurements of the files alternate, so that a change in the machine's load affects all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.system.store import Store
 ROUNDS = 5
 
 THEIRS = {"int8 tflite": "ai-edge-quantizer's default", "int8 onnx": "onnxruntime's default"}
-"""Ours, and the converter's own default it is held against."""
+"""Our file, and the converter's default it is compared with."""
 
 
 def main() -> int:
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def tensorflow_lite(build: Store, job: train.Job, scratch: Path) -> Path:
-    """The float .tflite that TensorFlow's own converter makes of our SavedModel."""
+    """The float .tflite that TensorFlow's own converter makes from our SavedModel."""
     registry.import_order()
     import tensorflow as tf
 
@@ -94,14 +94,14 @@ def tensorflow_lite(build: Store, job: train.Job, scratch: Path) -> Path:
 
 
 def calibration(checkpoint: Any) -> Any:
-    """The samples that our recipe calibrates on: float32 (n, height, width, channels)."""
+    """Our recipe's calibration set: float32 (n, height, width, channels)."""
     recipe = registry.load("recipes", "int8").RECIPE
     split = train.test_split(checkpoint, "train")
     return split.images(range(recipe.calibration)).astype(np.float32)
 
 
 def their_tflite(source: Path, samples: Any, scratch: Path) -> Path:
-    """ai-edge-quantizer's static recipe, as its README calls it."""
+    """ai-edge-quantizer's static recipe, called as in its README."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
@@ -137,7 +137,7 @@ def their_onnx(source: Path, samples: Any, scratch: Path) -> Path:
 
 
 def measure(files: dict[str, tuple[Path, str]], images: Path, checkpoint: Any, build: Store, scratch: Path) -> Any:
-    """Size, median latency over rounds in turn, and accuracy over the whole evaluation split."""
+    """Size, median latency over alternating rounds, and accuracy on the whole evaluation split."""
     medians: dict[str, list[float]] = {name: [] for name in files}
     for round_ in range(ROUNDS):
         for name, (path, layout) in files.items():
@@ -176,7 +176,7 @@ def edge_bench(*words: Any) -> dict[str, Any]:
 
 
 def judge(figures: Any, model: str) -> bool:
-    """The bounds that this project holds itself to."""
+    """Checks the bounds that this project sets itself."""
     good = True
     allowed = 0.5 if model == "digits_cnn" else 0.3
     if model == "digits_cnn":

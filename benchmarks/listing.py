@@ -1,8 +1,8 @@
-"""What `inv --list` costs over a bare two-task file, and what an up-to-date export of everything costs over it.
+"""The time of `inv --list` against a bare two-task file, and of an up-to-date export of everything against the list.
 
     .venv/bin/python benchmarks/listing.py
 
-Bounds: 1.2 times the bare file, and three times the list. The calls take turns; each figure is a median of ratios.
+Bounds: 1.2 times the bare file, and three times the list. The calls alternate; each figure is a median of ratios.
 """
 
 from __future__ import annotations

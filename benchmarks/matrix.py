@@ -1,10 +1,10 @@
-"""The whole matrix of one model in one command, against the same exports one by one in fresh processes.
+"""The whole matrix of one model in one command, against the same exports one by one in new processes.
 
     .venv/bin/python benchmarks/matrix.py [--model NAME] [--data PATH] [--framework all]
 
-One by one is how it is done with the converters' own tutorials: each process loads the weights, traces the model,
-quantizes it where the recipe is static, and converts. Ours checks every file besides. Seconds of processors, to which
-other work on the machine hardly adds, stand beside those of the clock. Bound: at most 0.6 of the time.
+One by one is how the converters' tutorials do it: each process loads the weights, traces the model, quantizes it if the
+recipe is static, and converts. The single command also checks every file. CPU seconds, which other work on the machine
+hardly changes, are reported beside wall-clock seconds. Bound: at most 0.6 of the time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--model", default=sources.DEFAULT)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--framework", default="torch", help="one, or all")
-    parser.add_argument("--one", metavar="FRAMEWORK:TARGET:RECIPE", help="be one of the fresh processes")
+    parser.add_argument("--one", metavar="FRAMEWORK:TARGET:RECIPE", help="used internally: do one export")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
     names = sources.find(options.model).frameworks if options.framework == "all" else [options.framework]
@@ -50,12 +50,12 @@ def main() -> int:
         started = clocks()
         outcomes = export_all(fresh, jobs, registry.names("targets"), registry.names("recipes"))
         together = since(started)
-        print(f"together: {together[0]:.1f} s, {together[1]:.1f} s of processors", file=sys.stderr)
+        print(f"together: {together[0]:.1f} s, {together[1]:.1f} s of CPU time", file=sys.stderr)
     cells = [(o.framework, o.target, o.recipe) for o in outcomes if o.status == "ok"]
     each = {cell: alone(*cell) for cell in cells}
     apart = [sum(taken[i] for taken in each.values()) for i in (0, 1)]
     ratios = [ours / theirs for ours, theirs in zip(together, apart, strict=True)]
-    print(_common.table(["how", "seconds", "seconds of processors"], [
+    print(_common.table(["how", "seconds", "CPU seconds"], [
         [f"{len(cells)} exports in one command, checked", *(f"{value:.1f}" for value in together)],
         [f"{len(cells)} exports one by one, unchecked", *(f"{value:.1f}" for value in apart)],
         ["ratio", *(f"{value:.2f}" for value in ratios)],
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds of the clock, and of processors in this process and those that it waited for."""
+    """Wall-clock seconds, and CPU seconds of this process and the child processes that it waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -81,18 +81,18 @@ def since(started: tuple[float, float]) -> tuple[float, float]:
 
 
 def alone(framework: str, target: str, recipe: str) -> tuple[float, float]:
-    """Seconds of one export in a process of its own, as `clocks`."""
+    """Seconds of one export in its own process, as `clocks`."""
     started = clocks()
     subprocess.run(
         [sys.executable, *sys.argv, "--one", f"{framework}:{target}:{recipe}"], check=True, capture_output=True
     )
     taken = since(started)
-    print(f"{framework} {target} {recipe}: {taken[0]:.1f} s, {taken[1]:.1f} s of processors", file=sys.stderr)
+    print(f"{framework} {target} {recipe}: {taken[0]:.1f} s, {taken[1]:.1f} s of CPU time", file=sys.stderr)
     return taken
 
 
 def one(build: Store, job: train.Job, target: str, name: str) -> None:
-    """Trace, quantize where the recipe is static, convert: nothing is shared with another export."""
+    """Trace, quantize if the recipe is static, convert: nothing is shared with another export."""
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
     framework = registry.load("frameworks", job.framework)

@@ -1,8 +1,8 @@
-"""edge-bench's own overhead: its median beside a bare loop around the runtime's call, in turn, on the same session.
+"""The overhead of edge-bench: its median against a bare loop around the runtime's call, alternating on one session.
 
     .venv/bin/python benchmarks/overhead.py [--model mobilenet_v3_small:classes=10] [--data PATH]
 
-The model must take 1 ms or more, or about that. Bound: within 1 %.
+A run of the model must take about 1 ms or more. Bound: within 1 %.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mobilenet_v3_small:classes=10")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--pairs", metavar="FILE", help="be the process that measures one file both ways")
+    parser.add_argument("--pairs", metavar="FILE", help="used internally: measure one file both ways")
     options = parser.parse_args()
     if options.pairs:
         print(json.dumps(pairs(Path(options.pairs))))
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def pairs(path: Path) -> list[tuple[float, float]]:
-    """(edge-bench's median, the bare loop's) in ms, ROUNDS times in turn, on one session and one input."""
+    """(median of edge-bench, median of the bare loop) in ms, ROUNDS alternating times, on one session and one input."""
     from edge_bench import measure, model
 
     session = model.load(model.Job(path)).session
@@ -70,7 +70,7 @@ def pairs(path: Path) -> list[tuple[float, float]]:
 
 
 def bare(call: Any) -> list[float]:
-    """Seconds of each of the runs that half a second holds."""
+    """Seconds of each run within half a second."""
     clock, times = time.perf_counter, []
     end = clock() + 0.5
     while clock() < end:
@@ -81,7 +81,7 @@ def bare(call: Any) -> list[float]:
 
 
 def runtimes_own(session: Any) -> Any:
-    """The call that a user of the runtime would write, on the session's own object."""
+    """The call that a user of the runtime would write, on the runtime's own object."""
     if hasattr(session, "_interpreter"):
         return session._interpreter.invoke
     if hasattr(session, "_binding"):

@@ -1,10 +1,10 @@
-"""An emulated phone: every recipe in the app beside the host, the app's preprocessing, its build, start and overhead.
+"""An emulated phone: every recipe in the app against the host; the app's preprocessing, build, start and overhead.
 
     .venv/bin/python benchmarks/phone.py [--data cifar10.zip] [--models digits_cnn,resnet8] [--recipes fp32,int8]
                                          [--only cells,preprocessing,build,start,overhead,costs]
 
-The app's code, its runtimes and their outputs are a phone's, its times are not: of those only ratios are told, and what
-this side waits for. What is measured already is not measured again, so an interrupted run goes on.
+The app's code, its runtimes and their outputs are those of a phone; its times are not, so of them only ratios are
+reported, and how long the host waits. Finished measurements are kept, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.android import golden, jvm
 DEVICE = devices.find("phone-emulated")
 TARGETS = ("tflite", "executorch")
 MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 2000}
-"""Samples evaluated on the phone, and on the host beside it; None for the whole test split."""
+"""Samples evaluated on phone and host; None for the whole test split."""
 TIMED = "mobilenet_v3_small:width=2,classes=2"
 """Takes 1 ms or more on a machine like this one."""
 PARTS = ("cells", "preprocessing", "build", "start", "overhead", "costs")
@@ -68,11 +68,11 @@ def main() -> int:
     return 0 if holds else 1
 
 
-# -- what it answers ---------------------------------------------------------------------------------------------------
+# -- outputs ----------------------------------------------------------------------------------------------------------
 
 
 def cells(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Accuracy in the app of every cell, beside the host's outputs on the same samples."""
+    """Accuracy of every cell in the app, compared with the host's outputs on the same samples."""
     _app(build)
     phone.boot(build)
     figures: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def cells(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 
 
 def preprocessing(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Kotlin's resized pixels beside Python's, over the golden pictures."""
+    """Pixels resized by Kotlin against Python, on the golden images."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         pictures = golden.pictures()
@@ -116,7 +116,7 @@ def preprocessing(build: Store, options: argparse.Namespace) -> tuple[dict[str, 
             for index, way in enumerate(golden.PREPROCESSING)
         ])  # fmt: skip
     equal, furthest = float((off == 0).mean()), int(off.max())
-    good = _common.verdict(f"{len(pictures)} pictures: {equal:.4%} of values equal", equal >= CLOSE)
+    good = _common.verdict(f"{len(pictures)} images: {equal:.4%} of values equal", equal >= CLOSE)
     good &= _common.verdict(f"none more than a level off ({furthest})", furthest <= 1)
     return {"pictures": len(pictures), "values": len(off), "equal": equal, "furthest_levels": furthest}, good
 
@@ -129,7 +129,7 @@ def _fitted(place: Path, name: str, way: int) -> np.ndarray:
 
 
 def build(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Seconds from nothing but downloads to an APK, and once more."""
+    """Seconds to build an APK from the downloads, and to build it again."""
     _app(build)  # which downloads
     with _device.scratch(build) as other:
         models = _models(_digits(other))
@@ -146,7 +146,7 @@ def build(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 
 
 def start(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """From a process that begins to a first digit recognised by two models, in Robolectric's terms."""
+    """From the start of the process to a first digit recognised by two models, in Robolectric."""
     models = _models(_digits(build))
     found = [_figure(build, "StartFigure", {}, models) for _ in range(STARTS)]
     medians = {key: _common.median([one[key] for one in found]) for key in found[0]}
@@ -155,7 +155,7 @@ def start(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 
 
 def overhead(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """The app's harness beside a bare loop around the runtime's call, on one loaded model, in turn."""
+    """The app's harness against a bare loop around the runtime's call, alternating on one loaded model."""
     job = train.Job(model=TIMED, data=_noise(build.root / "data" / "noise"), epochs=1)
     outcomes = export(build, job, list(TARGETS), ["fp32"])
     figures: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def overhead(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any],
 
 
 def _noise(folder: Path) -> Path:
-    """Pictures that a model can be made for which nobody asks what it knows."""
+    """Images of noise, for a model whose accuracy does not matter."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
         for kind in ("one", "other"):
@@ -184,7 +184,7 @@ def _noise(folder: Path) -> Path:
 
 
 def costs(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Seconds, calls of adb and bytes of a first bench of a file and of one whose app and files are there."""
+    """Seconds, adb calls and bytes of a first bench of a file, and of one with app and files already on the phone."""
     _app(build)
     phone.boot(build)
     figures: dict[str, Any] = {}
@@ -202,7 +202,7 @@ def costs(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 
 
 def _cost(what: str, act: Callable[[], object]) -> dict[str, Any]:
-    """As a command of its own, which knows nothing of the phone."""
+    """The cost without cached facts of the phone, as in a new command."""
     adb.PHONES.clear()
     return _device.cost(what, act, lambda: next(iter(adb.PHONES.values())).traffic)
 
@@ -231,7 +231,7 @@ def _models(outcomes: Sequence[Outcome]) -> list[Path]:
 
 
 def _figure(build: Store, name: str, told: Mapping[str, Path], models: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a class of android-app/'s Figures.kt tells, in a JVM of its own."""
+    """The output of a class in android-app/'s Figures.kt, in its own JVM."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
         _junit(build, [f"org.lastmile.app.{name}"], Path(folder), {**told, "figures": path}, models)

@@ -1,18 +1,18 @@
-"""Training's throughput in each framework, against a minimal hand-written loop in that framework: same network,
-optimizer, augmentation and batch, the pictures in memory.
+"""Training throughput in each framework against a minimal hand-written loop in that framework: same network, optimizer,
+augmentation and batch, with the images in memory.
 
     .venv/bin/python benchmarks/training.py [--model NAME] [--pictures N] [--rounds N]
     .venv/bin/python benchmarks/training.py --waiting [--framework NAME] [--model NAME] …
 
-Ours and the bare loop train in one process, a short epoch each in turn, and each goes first as often; a round's ratio
-is of two neighbours, so that a machine that has other things to do slows both. The interval is that of the median of
-the rounds' ratios, exact for any distribution (order statistics). Ratios of the process's CPU time say the same where
-the wall clock is another's. What ours does after an epoch, evaluating and keeping its state, is not in it.
-Bound: at least 0.9 of the bare loop's pictures a second.
+Our loop and the bare loop train in one process with alternating short epochs, and each goes first equally often. A
+round's ratio compares two adjacent epochs, so other load on the machine slows both. The interval is that of the median
+of the ratios, exact for any distribution (order statistics). Ratios of CPU time are reported too, for machines that
+also do other work. The time after an epoch, for evaluation and for saving the state, is not included.
+Bound: at least 0.9 of the bare loop's images per second.
 
---waiting: how long the device waits for data. In the bare loop's place stands our own with one batch that is on the
-device already, so that its time is the step's alone; the share of time waited is 1 - one batch's time / ours. A GPU is
-taken where there is one; TensorFlow's is in an environment of its own (docs/scaling.md), hence --framework.
+--waiting: how long the device waits for data. Our loop is compared with itself on one batch that is already on the
+device, so that its time is only the training step; the share of time spent waiting is 1 - time of one batch / our time.
+A GPU is used if there is one. TensorFlow needs its own environment for it (docs/scaling.md), hence --framework.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from pipeline.sources import Model
 
 BOUND = 0.9
 Epoch = Callable[[int], object]
-"""Trains through all pictures once, and is through when it returns."""
+"""Trains on all images once; training is complete when it returns."""
 Loops = tuple[Epoch, Epoch, Epoch, Callable[[], dict[str, Any]]]
-"""Our loop, a bare one, ours with one batch that is on the device, and the device's facts after training."""
+"""Our loop, a bare loop, our loop with one batch on the device, and the device's facts after training."""
 
 
 def main() -> int:
@@ -51,8 +51,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--waiting", action="store_true", help="the share of time that the device waits for data")
-    parser.add_argument("--framework", help="one of them alone")
-    parser.add_argument("--one", metavar="FRAMEWORK", help="be one of the processes")
+    parser.add_argument("--framework", help="only this framework")
+    parser.add_argument("--one", metavar="FRAMEWORK", help="used internally: measure one framework")
     options = parser.parse_args()
     model = sources.find(options.model)
     if options.one:
@@ -75,7 +75,7 @@ def waiting(options: argparse.Namespace, frameworks: Sequence[str]) -> int:
         where = f"{taken['device']}, {taken['precision']}"
         rows.append([framework, where, *(f"{speed:.0f}" for speed in speeds), shown(found)])
         kept[framework] = {**taken, "share_waiting": found}
-    head = ["framework", "device", "pictures a second", "with one batch", "share of time waiting [95 %]"]
+    head = ["framework", "device", "images per second", "with one batch", "share of time waiting [95 %]"]
     print(_common.table(head, rows))
     name = "_".join(["waiting", sources.find(options.model).spec.name, *frameworks[: len(frameworks) == 1]])
     _common.keep(name, {"pictures": options.pictures, "frameworks": kept})
@@ -92,7 +92,7 @@ def throughput(options: argparse.Namespace, model: Model, frameworks: Sequence[s
         rows.append([framework, *(f"{speed:.0f}" for speed in speeds), *map(shown, found.values())])
         kept[framework] = {"seconds": taken, "ratios": found}
         held.append(_common.verdict(f"{framework}: at least {BOUND} of the bare loop", found["wall"][0] >= BOUND))
-    head = ["framework", "ours, pictures a second", "bare loop", "ratio [95 %]", "ratio of CPU time [95 %]"]
+    head = ["framework", "ours, images per second", "bare loop", "ratio [95 %]", "ratio of CPU time [95 %]"]
     print(_common.table(head, rows))
     _common.keep(f"training_{model.spec.name}", {"pictures": options.pictures, "frameworks": kept})
     return 0 if all(held) else 1

@@ -29,7 +29,7 @@ PAGES = sorted(
 )
 """What people read."""
 
-CODE = ("docs",)
+CODE = ("benchmarks", "docs")
 """Folders and files of code whose comments, docstrings and messages are held to the language too."""
 
 INSTEAD = {
@@ -155,6 +155,13 @@ def test_the_model_of_the_documentation_is_a_model() -> None:
     assert isinstance(read["SPEC"], ModelSpec) and read["SPEC"].name == "my_model"
 
 
+def test_the_kotlin_of_the_documentation_uses_names_of_the_library() -> None:
+    (example,) = re.findall(r"```kotlin\n(.*?)```", (ROOT / "docs" / "android-app.md").read_text(), re.DOTALL)
+    library = "".join(path.read_text() for path in (ROOT / "android-app" / "inference" / "src" / "main").rglob("*.kt"))
+    used = {*re.findall(r"\b[A-Z]\w+\b|(?<=\.)[a-z]\w+\b", re.sub(r"//.*", "", example))} - {"use", "take", "forEach"}
+    assert len(used) > 8 and sorted(name for name in used if not re.search(rf"\b{name}\b", library)) == []
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "design.md"], ids=_name)
 def test_pages_are_in_plain_language(page: Path) -> None:
     assert _unusual(_without_code(page.read_text())) == []
@@ -174,7 +181,7 @@ def _unusual(text: str) -> list[str]:
     return [
         f"…{text[max(0, found.start() - 30) : found.end() + 30]}…: write {instead!r}"
         for phrase, instead in INSTEAD.items()
-        for found in re.finditer(rf"(?<![\w.]){phrase}(?!\w)", text, re.IGNORECASE)
+        for found in re.finditer(rf"(?<![\w.-]){phrase}(?!\w)", text, re.IGNORECASE)
     ]
 
 
@@ -188,15 +195,18 @@ def _sources(place: Path) -> list[Path]:
 
 
 def _prose(path: Path) -> Iterator[str]:
-    """Comments and strings of a source file: what is for people, and not names."""
+    """Comments and strings of a source file that have several words: a single one is a key or an option."""
     if path.suffix == ".py":
         with tokenize.open(path) as file:
             kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
-            yield from (token.string for token in tokenize.generate_tokens(file.readline) if token.type in kinds)
-        return
-    for found in re.finditer(r"/\*.*?\*/|//[^\n]*|\"\"\".*?\"\"\"|\"(?:\\.|[^\"\\\n])*\"", path.read_text(), re.DOTALL):
-        yield found[0]
+            texts = [token.string for token in tokenize.generate_tokens(file.readline) if token.type in kinds]
+    else:
+        texts = KOTLIN_PROSE.findall(path.read_text())
+    yield from (re.sub(r"\{[^{}]*\}|\$\w+", "", text) for text in texts if " " in text)
 
+
+KOTLIN_PROSE = re.compile(r'/\*.*?\*/|//[^\n]*|""".*?"""|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+"""Comments and strings."""
 
 BLOCK = re.compile(r"^```[\s\S]*?^```$|(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+", re.MULTILINE)
 """Fenced code, and paragraphs that are indented by four spaces."""
