@@ -155,6 +155,13 @@ def test_the_model_of_the_documentation_is_a_model() -> None:
     assert isinstance(read["SPEC"], ModelSpec) and read["SPEC"].name == "my_model"
 
 
+def test_the_report_has_the_sections_that_the_documentation_explains() -> None:
+    page = (ROOT / "docs" / "report.md").read_text()
+    explained = re.findall(r"^- \*\*(.+?)\*\*", page.split("## Other sections")[1].split("\n## ")[0], re.MULTILINE)
+    written = "".join(path.read_text() for path in (ROOT / "pipeline" / "report").glob("*.py"))
+    assert len(explained) > 4 and [name for name in explained if f'"{name}' not in written] == []
+
+
 def test_the_kotlin_of_the_documentation_uses_names_of_the_library() -> None:
     (example,) = re.findall(r"```kotlin\n(.*?)```", (ROOT / "docs" / "android-app.md").read_text(), re.DOTALL)
     library = "".join(path.read_text() for path in (ROOT / "android-app" / "inference" / "src" / "main").rglob("*.kt"))
