@@ -1,6 +1,6 @@
-"""Doors: each parses its options, calls one function of pipeline/ and prints what came of it.
+"""Commands: each parses its options, calls one function of pipeline/ and prints the result.
 
-Nothing but invoke and the error tree is imported until a door is opened: `inv --list` must load no framework.
+Nothing but invoke and the error tree is imported before a command runs: `inv --list` must load no framework.
 """
 
 from __future__ import annotations
@@ -24,125 +24,125 @@ from invoke.tasks import task
 from pipeline.errors import BadOption, PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pipeline import android
-    from pipeline.core import Checkpoint, Device
+    from pipeline.core import Checkpoint
+    from pipeline.devices import BoundDevice
     from pipeline.results.instruction_budget import Budget, Comparison
-    from pipeline.stages.export import Outcome
-    from pipeline.stages.train import Job
+    from pipeline.stages.plan import Plan, TrainingOptions
     from pipeline.system.store import Store
 
 ROOT = Path(__file__).parent
 FROM = Path(os.environ.get("LASTMILE_FROM", ""))
-"""Where the user stands, which paths are meant from: ./inv runs here, wherever it is called."""
+"""The folder the user called ./inv from. Paths on the command line are relative to it."""
 
 HELP = {
-    "model": "a name from `inv models` or the path of a model folder; options behind a colon: name:width=0.5",
-    "framework": "one that the model is written in, several with commas between, or all: torch, keras",
-    "from_": "the framework whose checkpoint is there",
-    "to_": "the framework that is to have it",
-    "target": "names from `inv targets`, with commas between, or all",
-    "recipe": "names from `inv recipes`, with commas between, or all",
+    "model": "a name from `inv models` or the path of a model folder; options after a colon: name:width=0.5",
+    "framework": "a framework that the model is written in, comma-separated names, or all: torch, keras",
+    "from_": "the framework of the existing checkpoint",
+    "to_": "the framework to convert it to",
+    "target": "comma-separated names from `inv targets`, or all",
+    "recipe": "comma-separated names from `inv recipes`, or all",
     "device": "a name from `inv devices`",
-    "data": "the dataset: a folder or archive; remembered for later commands on this model",
-    "weights": "your own weights in place of training: .safetensors, or .pt read with weights_only; .keras",
-    "accelerator": "auto (a GPU where there is one), cpu or cuda",
+    "data": "the dataset: a folder or archive; later commands on this model use it again",
+    "weights": "your own weights instead of training: .safetensors, .pt (read with weights_only) or .keras",
+    "accelerator": "auto (a GPU if there is one), cpu or cuda",
     "epochs": "passes over the training split",
-    "batch_size": "samples a step",
+    "batch_size": "samples per step",
     "lr": "peak learning rate",
-    "seed": "of initial weights, order and augmentation",
-    "resume": "go on where an interrupted training with the same settings ended (--no-resume: afresh)",
-    "devices": "GPUs, or processes on the CPU, that train together on this machine",
+    "seed": "seed of initial weights, sample order and augmentation",
+    "resume": "continue an interrupted training that had the same settings (--no-resume: start again)",
+    "devices": "GPUs, or CPU processes, that train together on this machine",
     "num_nodes": "machines that train together; run the same command on each",
-    "node_rank": "which of them this is, from 0; machine 0 keeps the checkpoint",
-    "main_address": "HOST or HOST:PORT of machine 0, where they meet",
+    "node_rank": "which of these machines this is, from 0; machine 0 writes the checkpoint",
+    "main_address": "HOST or HOST:PORT of machine 0",
     "threads": "threads of the runtime: 1, or 1,2,4, or all (1 to all cores of the device)",
-    "check": "a file of recorded counts (benchmarks/instructions.json): fail where one grew by more than 2 %",
-    "record": "write the counts of this bench into such a file, beside those that are there",
-    "samples": "evaluate so many samples, of each class its share, not the whole test split",
-    "min_runs": "measure at least so many runs …",
-    "min_seconds": "… and for at least so long",
-    "time_limit": "seconds after which a measurement is given up",
-    "again": "measure also what is up to date",
-    "parts": "writing, graphs, training, debugging, visualisation, deployment, with commas between, or all",
-    "rounds": "how often each figure is measured in each framework, in turn",
-    "accuracy": "the percentage of the validation split whose time is taken; by default the highest that all reach",
-    "image": "a picture file: JPEG, PNG, BMP, WebP or GIF",
-    "json": "one JSON object a cell",
+    "check": "a file of recorded counts (benchmarks/instructions.json): fail where a count grew by more than 2 %",
+    "record": "write the counts of this bench to such a file; other counts in it stay",
+    "samples": "evaluate this many samples, stratified by class, instead of the whole test split",
+    "min_runs": "measure at least this many runs, and",
+    "min_seconds": "at least this many seconds",
+    "time_limit": "timeout of one measurement, in seconds",
+    "again": "measure again what is up to date",
+    "parts": "comma-separated: writing, graphs, training, debugging, visualisation, deployment; or all",
+    "rounds": "how often each framework is measured, alternately",
+    "accuracy": "time to this validation accuracy, in percent; default: the highest that every training reaches",
+    "image": "an image file: JPEG, PNG, BMP, WebP or GIF",
+    "json": "print one JSON object per cell",
     "debug": "show the traceback of an error",
-    "abi": "processors, with commas between: arm64-v8a, x86_64",
-    "engine": "runtimes in the app, with commas between: litert, executorch",
-    "release": "nothing that a debugger could enter, shrunk (the default)",
-    "keystore": "sign with this Java keystore, its password in LASTMILE_KEYSTORE_PASSWORD; else with the debug key",
-    "key_alias": "the keystore's key, where it has several",
-    "aar": "make the inference library alone, for another app",
-    "phone": "make also what an emulated phone runs",
+    "abi": "comma-separated processors: arm64-v8a, x86_64",
+    "engine": "comma-separated runtimes in the app: litert, executorch",
+    "release": "a shrunk build that no debugger can attach to (the default)",
+    "keystore": "sign with this Java keystore, password in LASTMILE_KEYSTORE_PASSWORD; otherwise with the debug key",
+    "key_alias": "the key to use, if the keystore has several",
+    "aar": "build only the inference library, for use in another app",
+    "phone": "also build what an emulated phone runs",
     "board": "pi4, pi5 or phone",
-    "stop": "end the board, or all boards where none is named",
-    "dataset": "one with an official archive: cifar10",
-    "to": "where the archive goes: a folder or file name",
-    "match": "run tests whose names match this pytest expression",
+    "stop": "stop the board; all boards if none is named",
+    "dataset": "a dataset with an official archive: cifar10",
+    "to": "folder or file name for the archive",
+    "match": "run the tests that match this pytest expression",
 }
 
 
-def door(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """An invoke task whose errors become one line and exit code 2, with --debug for the traceback."""
+def command(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """An invoke task that reports errors in one line with exit code 2, or with a traceback under --debug."""
 
     def wrap(body: Callable[..., Any]) -> Any:
         @functools.wraps(body)
-        def opened(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
             signal.signal(signal.SIGTERM, _terminate)
-            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup asks for
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup sets SIG_IGN
                 signal.signal(signal.SIGHUP, _terminate)
-            traced = debug and not own
+            traceback = debug and not own
             try:
                 body(*args, **({**kwargs, "debug": debug} if own else kwargs))
                 sys.stdout.flush()
             except PipelineError as error:
-                if traced:
+                if traceback:
                     raise
                 raise Exit(f"error: {_one_line(error)}", code=2) from error
             except OSError as error:
-                if isinstance(error, BrokenPipeError) and _nobody_reads():
+                if isinstance(error, BrokenPipeError) and _reader_is_gone():
                     raise Exit(code=128 + signal.SIGPIPE) from None
-                if traced:
+                if traceback:
                     raise
-                raise Exit(f"error: {_of_the_system(error)}", code=2) from error
+                raise Exit(f"error: {_system_error(error)}", code=2) from error
             except KeyboardInterrupt as error:
                 code = 128 + (error.args[0] if error.args else signal.SIGINT)
-                raise Exit("interrupted; the next run goes on from here", code=code) from None
+                raise Exit("interrupted; run the command again to continue", code=code) from None
 
         signature = inspect.signature(body)
-        own = signature.parameters.get("debug")  # a task for which the word means something else
+        own = signature.parameters.get("debug")  # a task with its own meaning of --debug
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
-        opened.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
-        known = {name: HELP[name] + _default(p) for name, p in opened.__signature__.parameters.items() if name in HELP}  # type: ignore[attr-defined]
+        run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
+        known = {name: HELP[name] + _default(p) for name, p in run.__signature__.parameters.items() if name in HELP}  # type: ignore[attr-defined]
         if own:
-            known["debug"] = "an app that a debugger and run-as may enter"
-        return task(help=known, auto_shortflags=False, **options)(opened)
+            known["debug"] = "an app that a debugger and run-as can attach to"
+        return task(help=known, auto_shortflags=False, **options)(run)
 
     return wrap
 
 
 def _default(parameter: inspect.Parameter) -> str:
-    """What an option's help says of its default; a switch's is off, and none is what the help describes."""
+    """The default as --help shows it; switches are off by default."""
     return f" (default: {parameter.default})" if isinstance(parameter.default, str) else ""
 
 
 def _terminate(number: int, _: object) -> NoReturn:
-    """SIGTERM, as `timeout` and CI send it, and SIGHUP, as a terminal that is closed or a lost connection does, end a
-    command as Ctrl-C does: with all that it started."""
+    """SIGTERM (from `timeout` or CI) and SIGHUP (a closed terminal) end a command as Ctrl-C does: with every process
+    that it started."""
     if number == signal.SIGHUP:
-        signal.signal(number, signal.SIG_IGN)  # it comes from the shell and from the kernel
+        signal.signal(number, signal.SIG_IGN)  # the shell and the kernel both send it
     raise KeyboardInterrupt(number)
 
 
-def _nobody_reads() -> bool:
-    """Whether who read this command's output has gone, as `head` does when it has enough.
+def _reader_is_gone() -> bool:
+    """Whether the reader of this command's output has ended, as `head` does.
 
-    What is still on its way there then goes nowhere: it would fail again when Python ends.
-    A pipe to another program may break too, and that is an error.
+    The rest of the output is then discarded, or Python would fail again when it exits. A broken pipe to another
+    program remains an error.
     """
     outputs = select.poll()
     for number in (1, 2):
@@ -153,185 +153,150 @@ def _nobody_reads() -> bool:
     return bool(gone)
 
 
-def _ends_as_bad_input(read: Callable[[Program], None]) -> Callable[[Program], None]:
-    @functools.wraps(read)
-    def reads(program: Program) -> None:
-        try:
-            read(program)
-        except ParseError as error:
-            more = f"inv --help {error.context.name}" if error.context and error.context.name else "inv --list"
-            raise Exit(f"error: {_one_line(error).rstrip('!')} ({more} says what there is)", code=2) from error
+class Lastmile(Program):
+    """invoke's program with the commands of this file, in which input that cannot be parsed is bad input: exit code 2.
+    (invoke exits with 1, which a script would read as a failed job.)"""
 
-    return reads
+    def load_collection(self) -> None:
+        self.collection = namespace
+
+    def parse_tasks(self) -> None:
+        with _bad_input():
+            super().parse_tasks()
+
+    def parse_cleanup(self) -> None:
+        with _bad_input():
+            super().parse_cleanup()
 
 
-# invoke itself ends with 1 for words that it does not know, which to a script would be a job that failed. It loads this
-# file before it reads them.
-for _step in ("parse_tasks", "parse_cleanup"):
-    setattr(Program, _step, _ends_as_bad_input(getattr(Program, _step)))
+@contextlib.contextmanager
+def _bad_input() -> Iterator[None]:
+    try:
+        yield
+    except ParseError as error:
+        more = f"inv --help {error.context.name}" if error.context and error.context.name else "inv --list"
+        raise Exit(f"error: {_one_line(error).rstrip('!')} (see {more})", code=2) from error
 
 
 # -- the flow ----------------------------------------------------------------------------------------------------------
 
 
-@door()
+@command()
 def train(
     _c: Context, model: str = "digits_cnn", framework: str = "torch", data: str | None = None,
     weights: str | None = None, accelerator: str = "auto", epochs: str | None = None, batch_size: str | None = None,
     lr: str | None = None, seed: str | None = None, resume: bool = True, devices: str = "1", num_nodes: str = "1",
     node_rank: str = "0", main_address: str | None = None,
 ) -> None:  # fmt: skip
-    """Train a model (or adopt --weights), unless the checkpoint is up to date; on several devices or machines."""
-    from dataclasses import replace
-
+    """Train a model or import --weights, unless the checkpoint is up to date; on several devices or machines."""
     from pipeline.stages import train as training
-    from pipeline.system import store
+    from pipeline.stages.plan import TrainingOptions
 
-    choices: dict[str, Any] = {
-        "epochs": _number("epochs", epochs, int), "batch_size": _number("batch-size", batch_size, int),
-        "lr": _number("lr", lr, float), "seed": _number("seed", seed, int), "accelerator": accelerator,
-        "resume": resume, "devices": _whole("devices", devices), "num_nodes": _whole("num-nodes", num_nodes),
-        "node_rank": _whole("node-rank", node_rank), "main_address": main_address,
-    }  # fmt: skip
+    options = TrainingOptions(
+        epochs=_number("epochs", epochs, int), batch_size=_number("batch-size", batch_size, int),
+        lr=_number("lr", lr, float), seed=_number("seed", seed, int), accelerator=accelerator, resume=resume,
+        devices=_whole("devices", devices), num_nodes=_whole("num-nodes", num_nodes),
+        node_rank=_whole("node-rank", node_rank), main_address=main_address,
+    )  # fmt: skip
     build = _build()
-    for plain in _jobs(model, framework, data, weights):
-        job = replace(plain, **choices)
-        group = training.group(job)
-        if group.follows:
-            training.take_part(build, job)
-            if group.rank is None:
-                host = group.address.partition(":")[0] or "machine 0"
-                print(f"took part as machine {group.node_rank} of {group.nodes}; the checkpoint is on {host}")
-            continue
-        checkpoint = training.ready(build, job)
-        how = training.renewal(checkpoint) if checkpoint else None
-        if checkpoint is None or how:
-            with store.lock(build, f"training of {model}"):
-                checkpoint = training.make(build, job, how) if how else training.train(build, job)
+    plan = _plan(model, framework, data=data, weights=weights, training=options)
+    for checkpoint in training.train(build, plan):
         _print_checkpoint(build, checkpoint)
 
 
-@door()
+@command()
 def convert(_c: Context, from_: str, to_: str, model: str = "digits_cnn", data: str | None = None) -> None:
-    """Carry a checkpoint's weights into the same network in another framework."""
+    """Convert a checkpoint's weights to the same network in another framework."""
+    from pipeline import registry
     from pipeline.stages import convert as converting
-    from pipeline.system import store
 
-    (job,) = _jobs(model, from_, data, None)
-    _jobs(model, to_, data, None)  # refused before anything is trained
-    converting.refuse_same(from_, to_)
+    plan, to = _plan(model, from_, data=data), registry.bind("frameworks", to_)
     build = _build()
-    with store.lock(build, f"conversion of {model}"):
-        checkpoint = converting.convert(build, job, to_)
-    _print_checkpoint(build, checkpoint)
+    _print_checkpoint(build, converting.convert(build, plan, to))
 
 
-@door()
+@command()
 def export(
     _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
     data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
-    """Export to every target under every recipe asked for, each file checked against the model."""
-    _export(_build(), _jobs(model, framework, data, weights), target, recipe, show=True)
+    """Export to every target under every recipe asked for, and check each file against the model."""
+    from pipeline.stages import export as exporting
+
+    plan = _plan(model, framework, target, recipe, data=data, weights=weights)
+    outcomes = exporting.export(_build(), plan)
+    for outcome in outcomes:
+        print(exporting.line(outcome))
+    exporting.raise_if_failed(outcomes)
 
 
-@door()
+@command()
 def push(
     _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
     device: str = "local", data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
-    """Send artifacts and evaluation data to a device; what is there already is not sent again."""
-    from pipeline import devices
+    """Copy artifacts and evaluation data to a device; files that are already there are not sent again."""
     from pipeline.stages import push as pushing
 
-    there = devices.find(device)
-    jobs = _jobs(model, framework, data, weights)
-    _refuse_unmeasurable(device, target)
-    build = _build()
-    outcomes = _export(build, jobs, target, recipe)
-    done = [pushing.push(build, job, there, _of(job, outcomes)) for job in jobs]
-    print(f"{device}: {sum(count for count, _ in done)} files there, {sum(sent for _, sent in done):,} bytes sent")
+    plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
+    for pushed in pushing.push(_build(), plan):
+        print(f"{pushed.device}: {pushed.files} files up to date, {pushed.sent_bytes:,} bytes sent")
 
 
-@door()
+@command()
 def bench(
     _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
     device: str = "local", data: str | None = None, weights: str | None = None, threads: str = "1",
     min_runs: str = "64", min_seconds: str = "1", time_limit: str = "3600", again: bool = False,
     samples: str | None = None, check: str | None = None, record: str | None = None,
 ) -> None:  # fmt: skip
-    """Measure size, load, latency, memory and accuracy on a device; --check fails where instructions grew."""
-    from dataclasses import replace
-
-    from pipeline import devices
+    """Measure size, load time, latency, memory and accuracy on a device; --check fails where instructions grew."""
     from pipeline.report import terminal
     from pipeline.results import collect, instruction_budget
-    from pipeline.stages import _threads as numbers_of_threads
-    from pipeline.stages import measure
+    from pipeline.stages import _threads, measure
 
-    there, numbers = devices.find(device), numbers_of_threads.wanted(threads)
     options = measure.Options(
-        min(numbers, default=1), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
+        _threads.wanted(threads), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
         _real("time-limit", time_limit), again or bool(check or record), _number("samples", samples, int),
     )  # fmt: skip
     options.check()
-    recorded = _budget(there, check, record)
-    jobs = _jobs(model, framework, data, weights)
-    _refuse_unmeasurable(device, target)
+    plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
+    (bound,) = plan.devices
+    recorded = _budget(bound, check, record)
     build = _build()
-    numbers = numbers_of_threads.on(build, there, _names("targets", target), numbers)
-    outcomes = _export(build, jobs, target, recipe)
-    failed = [
-        lost
-        for job in jobs
-        for number in numbers
-        for lost in measure.bench(build, job, there, _of(job, outcomes), replace(options, threads=number))
-    ]
-    wanted = {(outcome.target, outcome.recipe) for outcome in outcomes}
-    cells = collect.cells(build, [(_name(job), job.framework) for job in jobs])
-    print(terminal.table([c for c in cells if (c.target, c.recipe) in wanted and c.device in (device, None)]))
-    if failed:
-        raise failed[0]
+    found = measure.bench(build, plan, options)
+    cells = collect.cells(build, [(plan.model.spec.name, framework.name) for framework in plan.frameworks])
+    asked = {(target.name, recipe.name) for target in plan.targets for recipe in plan.recipes}
+    print(terminal.table([c for c in cells if (c.target, c.recipe) in asked and c.device in (bound.name, None)]))
+    failures = [result.failure for result in found if result.failure]
+    if failures:
+        raise failures[0]
     if check or record:
-        counts = [
-            instruction_budget.count(found) for number in numbers for found in measure.kept(outcomes, there, number)
-        ]
+        counts = [instruction_budget.count(result.measurement) for result in found if result.measurement]
         if not counts:
-            raise BadOption(f"{device} runs none of these: there is nothing to count")
+            raise BadOption(f"{bound.name} runs none of these files: there is nothing to count")
         if record:
             instruction_budget.record(_place(record), counts)
             print(f"{record}: {len(counts)} counts recorded")
         else:
-            _hold(instruction_budget.compare(counts, recorded, there, wanted))
+            _hold(instruction_budget.compare(counts, recorded, bound, asked))
 
 
-@door()
+@command()
 def trace(
     _c: Context, image: str, device: str = "local", model: str = "digits_cnn", target: str = "tflite",
     recipe: str = "fp32", framework: str = "torch", data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
-    """Follow one picture here and on a device, from its pixels to the outputs: where do they first differ?"""
-    from pipeline import devices
-    from pipeline.stages import push as pushing
+    """Compare one image stage by stage on host and device: where do they first differ?"""
     from pipeline.stages import trace as tracing
 
-    there, picture = devices.find(device), _place(image)
-    tracing.read(picture)  # refused before anything is made for it
-    jobs = _jobs(model, framework, data, weights)
-    _refuse_unmeasurable(device, target)
-    build = _build()
-    outcomes = _export(build, jobs, target, recipe)
-    found = [
-        tracing.table(tracing.trace(build, job, there, artifact, path, picture), artifact.spec.labels)
-        for job in jobs
-        for artifact, path in pushing.runnable(_of(job, outcomes), there)
-    ]
-    if not found:
-        raise BadOption(f"{device} runs none of {target} {recipe}")
-    print("\n\n".join(found))
+    tracing.read(_place(image))  # refused before anything else
+    plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
+    found = tracing.trace(_build(), plan, _place(image))
+    print("\n\n".join(tracing.table(one, one.artifact.spec.labels) for one in found))
 
 
-@door()
+@command()
 def results(_c: Context, json: bool = False, framework: str = "all") -> None:
     """Print every cell that was exported or measured."""
     from pipeline import core
@@ -339,7 +304,7 @@ def results(_c: Context, json: bool = False, framework: str = "all") -> None:
     from pipeline.results import collect as reading
 
     build = _build()
-    cells = reading.cells(build, _made(build, framework))
+    cells = reading.cells(build, _checkpoints(build, framework))
     if json:
         from json import dumps
 
@@ -348,69 +313,68 @@ def results(_c: Context, json: bool = False, framework: str = "all") -> None:
         print(terminal.table(cells))
 
 
-@door()
+@command()
 def report(_c: Context, framework: str = "all") -> None:
     """Write build/report.html, report.md and results.json."""
     from pipeline import report as reporting
 
     build = _build()
-    print(reporting.report(build, _made(build, framework)))
+    print(reporting.report(build, _checkpoints(build, framework)))
 
 
-@door()
+@command()
 def frameworks(
     _c: Context, model: str = "digits_cnn", parts: str = "all", data: str | None = None, accelerator: str = "auto",
     target: str = "all", recipe: str = "all", rounds: str = "5", epochs: str | None = None,
     accuracy: str | None = None, again: bool = False,
 ) -> None:  # fmt: skip
-    """Compare PyTorch with TensorFlow on a model, measured in turn; write a report with a verdict for every row."""
+    """Compare PyTorch with TensorFlow on a model, measured alternately; write a report with a verdict for every row."""
     from dataclasses import replace
 
-    from pipeline.framework_comparison import parts as comparison_parts
+    from pipeline.framework_comparison import parts as comparison
     from pipeline.framework_comparison import run
+    from pipeline.stages.plan import TrainingOptions, plugins, recipes_of
 
     share = _number("accuracy", accuracy, float)
     options = run.Options(
-        tuple(_names("targets", target)), tuple(_names("recipes", recipe)), _whole("rounds", rounds),
-        _number("epochs", epochs, int), None if share is None else share / 100, again,
-    )  # fmt: skip
-    names = comparison_parts.parts() if parts == "all" else _names(comparison_parts.REGISTRY, parts)
-    jobs = {job.framework: replace(job, accelerator=accelerator) for job in _jobs(model, "torch,keras", data, None)}
-    print(run.compare(_build(), jobs, names, options))
+        _whole("rounds", rounds), _number("epochs", epochs, int), None if share is None else share / 100, again
+    )
+    names = comparison.parts() if parts == "all" else [p.name for p in plugins(comparison.REGISTRY, _split(parts))]
+    plan = _plan(model, "torch,keras", data=data, training=TrainingOptions(accelerator=accelerator))
+    plan = replace(plan, targets=plugins("targets", _split(target)), recipes=recipes_of(_split(recipe)))
+    print(run.compare(_build(), plan, names, options))
 
 
-@door()
+@command()
 def demo(_c: Context) -> None:
-    """Train on real digits, export to every target under every recipe, measure here, write a report."""
-    from pipeline import devices
+    """Train on real digits, export to every target under every recipe, measure on this machine, write a report."""
     from pipeline import report as reporting
     from pipeline.report import terminal
     from pipeline.results import collect
     from pipeline.stages import measure
 
-    build = _build()
-    (job,) = _jobs("digits_cnn", "torch", None, None)
-    outcomes = _export(build, [job], "all", "all")
-    failed = measure.bench(build, job, devices.find("local"), outcomes, measure.Options())
+    build, plan = _build(), _plan("digits_cnn", target="all", recipe="all", device="local")
+    found = measure.bench(build, plan)
     print(terminal.table(collect.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {reporting.report(build)}")
-    if failed:
-        raise failed[0]
+    failures = [result.failure for result in found if result.failure]
+    if failures:
+        raise failures[0]
 
 
-@door()
+@command()
 def clean(_c: Context, model: str | None = None) -> None:
-    """Remove all that was made, and end emulated boards; or one model's part of it."""
+    """Remove everything in build/ and stop emulated boards; or remove one model's part."""
     from pipeline import emulate
     from pipeline.system import store
 
     build = _build()
     found = _homes(build, model) if model else build.contents()
     if not model and found and not build.tagged and build.root != ROOT / "build":
-        raise BadOption(f"{build.root} did not begin as a build folder (no {store.TAG} of ours): remove it yourself")
+        raise BadOption(f"{build.root} was not created as a build folder (it has no {store.TAG}): remove it yourself")
     if not found:
         return
-    boards = store.Store(build.root / "boards")  # boots hold it before they hold the build folder
+    boards = store.Store(build.root / "boards")  # booting locks this before the build folder
     alone = store.lock(boards, "clean") if not model and boards.root.is_dir() else contextlib.nullcontext()
     with alone, store.lock(build, "clean"):
         for board in () if model else emulate.BOARDS:
@@ -422,10 +386,10 @@ def clean(_c: Context, model: str | None = None) -> None:
 
 
 def _homes(build: Store, word: str) -> list[Path]:
-    """Where a model's part is, of every framework and of their comparison.
+    """The folders of a model: one per framework, and the comparison's.
 
     Raises:
-        BadOption: nothing is there of it.
+        BadOption: there are none.
     """
     from pipeline import registry, sources
     from pipeline.errors import BadModel, UnknownName
@@ -433,18 +397,18 @@ def _homes(build: Store, word: str) -> list[Path]:
     kinds = {f".{name}" for name in (*registry.names("frameworks"), "frameworks")}
     there = [path for path in sorted(build.root.glob("*")) if path.suffix in kinds and path.is_dir()]
     name = word
-    with contextlib.suppress(UnknownName, BadModel):  # its folder may be gone, and what was made of it is there
+    with contextlib.suppress(UnknownName, BadModel):  # its model folder may have been removed
         name = sources.find(_model(word)).spec.name
     homes = [path for path in there if path.stem == name]
     if not homes:
-        raise BadOption(f"nothing of {name!r} in {build.root} (there is: {_listed(path.stem for path in there)})")
+        raise BadOption(f"{build.root} has nothing of {name!r} (it has: {_listed(path.stem for path in there)})")
     return homes
 
 
 # -- what there is -----------------------------------------------------------------------------------------------------
 
 
-@door()
+@command()
 def models(_c: Context) -> None:
     """List the models."""
     from pipeline import sources
@@ -454,11 +418,10 @@ def models(_c: Context) -> None:
         spec = model.spec
         size = "×".join(str(n) for n in spec.inputs[0].shape)
         options = "".join(f", {key}={value:g}" for key, value in spec.options.items())
-        doc = (sources.describe(model) or "").splitlines()[0]
-        print(f"{name:20} {size:10} {spec.dataset:12} {', '.join(model.frameworks)}{options}\n{'':20} {doc}")
+        print(f"{name:20} {size:10} {spec.dataset:12} {', '.join(model.frameworks)}{options}\n{'':20} {model.summary}")
 
 
-@door()
+@command()
 def recipes(_c: Context) -> None:
     """List the quantization recipes."""
     from pipeline import registry
@@ -470,9 +433,9 @@ def recipes(_c: Context) -> None:
         print(f"{name:18} {reason}")
 
 
-@door()
+@command()
 def targets(_c: Context) -> None:
-    """List the export targets, and the recipes that each cannot do."""
+    """List the export targets, and the recipes that each does not support."""
     from pipeline import registry
 
     loaded, broken = registry.load_all("targets")
@@ -489,34 +452,33 @@ def targets(_c: Context) -> None:
         print(f"{name:12} {reason}")
 
 
-@door(name="list", default=True)
+@command(name="list", default=True)
 def devices_list(_c: Context) -> None:
-    """List the devices of devices.toml, and whether each answers; and the phones that adb sees."""
+    """List the devices of devices.toml with their status, and the phones that adb sees."""
     from pipeline import devices, registry
 
-    build = _build()
-    for device in devices.devices().values():
-        module = registry.load("devices", device.kind)
-        reason = module.unavailable(build, device)
-        emulated = " (emulated)" if device.emulated else ""
-        print(f"{device.name:22} {device.kind:6} {module.describe(device)}{emulated}: {reason or 'answers'}")
+    build, known = _build(), devices.devices().values()
+    for device in known:
+        reason = device.unavailable(build)
+        emulated = " (emulated)" if device.device.emulated else ""
+        print(f"{device.name:22} {device.device.kind:6} {device.describe()}{emulated}: {reason or 'available'}")
     loaded, broken = registry.load_all("devices")
     for kind, module in loaded.items():
-        for line in module.discover(build, list(devices.devices().values())):
+        for line in module.discover(build, [device.device for device in known]):
             print(f"{'seen':22} {kind:6} {line}")
     for kind, reason in broken.items():
         print(f"{'broken kind':22} {kind:6} {reason}")
 
 
-@door(name="emulate")
+@command(name="emulate")
 def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -> None:
-    """Start an emulated board or phone, which is reached over SSH or adb like a real one; --stop ends it (or all)."""
+    """Start an emulated board or phone, reached over SSH or adb like a real one; --stop stops it (or all)."""
     from pipeline import emulate
 
     build = _build()
     if stop:
         for name in [board] if board else emulate.BOARDS:
-            print(f"{name}: {'stopped' if emulate.stop(build, name) else 'did not run'}")
+            print(f"{name}: {'stopped' if emulate.stop(build, name) else 'was not running'}")
         return
     if board is None:
         raise BadOption(f"which board? --board {', '.join(emulate.BOARDS[:-1])} or {emulate.BOARDS[-1]}")
@@ -525,47 +487,47 @@ def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -
     print(f"{board}: {emulate.boot(build, board)}; the device {board}-emulated is ready")
 
 
-@door(name="setup")
+@command(name="setup")
 def devices_setup(_c: Context, device: str, target: str = "all") -> None:
-    """Bring edge-bench and the runtimes for these targets to a device; what is there already is not sent again."""
+    """Install edge-bench and the runtimes for these targets on a device; what is already there is not sent again."""
     from pipeline import devices
     from pipeline.stages import push as pushing
+    from pipeline.stages.plan import plugins, refuse_unmeasurable
 
-    there = devices.find(device)
-    _refuse_unmeasurable(device, target)
+    bound, targets = devices.find(device), plugins("targets", _split(target))
+    if target != "all":
+        refuse_unmeasurable([bound], targets)
     failed = []
-    for runtime, reason in pushing.setup(_build(), there, _names("targets", target)):
+    for runtime, reason in pushing.setup(_build(), bound, targets):
         print(f"{runtime}: {reason or 'ready'}")
         failed += [reason] if reason else []
     if failed:
-        raise PipelineError(f"{len(failed)} of the runtimes cannot be had on {device}")
+        raise PipelineError(f"{len(failed)} runtimes cannot be installed on {device}")
 
 
-@door(name="clean")
+@command(name="clean")
 def devices_clean(_c: Context, device: str) -> None:
-    """Free what setup and push took on a device."""
-    from pipeline import devices, registry
+    """Remove what setup and push copied to a device."""
+    from pipeline import devices
 
-    there = devices.find(device)
-    freed = registry.load("devices", there.kind).clean(_build(), there)
-    print(f"{device}: {freed:,} bytes freed")
+    print(f"{device}: {devices.find(device).clean(_build()):,} bytes freed")
 
 
-@door(name="build")
+@command(name="build")
 def android_build(
     _c: Context, abi: str = "arm64-v8a", engine: str = "litert,executorch", debug: bool = False, release: bool = False,
     keystore: str | None = None, key_alias: str | None = None, aar: bool = False, phone: bool = False,
 ) -> None:  # fmt: skip
-    """Build the Android app without an Android SDK: build/android/lastmile.apk; --debug: a debugger may enter it."""
+    """Build the Android app without an Android SDK: build/android/lastmile.apk; --debug: debuggable."""
     from pipeline import android
     from pipeline.android import package
 
     if debug and release:
-        raise BadOption("--debug or --release: one of them at a time")
+        raise BadOption("--debug and --release exclude each other: use one of them")
     if key_alias and not keystore:
-        raise BadOption("--key-alias names a key of --keystore: give that too")
+        raise BadOption("--key-alias names a key of --keystore: add --keystore")
     key = package.Key(_path(keystore), key_alias) if keystore else package.DEBUG_KEY
-    options = android.Options(_listed_words(abi), _listed_words(engine), debug, key)
+    options = android.Options(tuple(_words(abi)), tuple(_words(engine)), debug, key)
     options.check()
     build = _build()
     if aar:
@@ -574,7 +536,7 @@ def android_build(
     _app(build, options, phone)
 
 
-@door()
+@command()
 def doctor(_c: Context) -> None:
     """Check the environment and say how to mend each thing."""
     from pipeline.stages import doctor as examining
@@ -588,7 +550,7 @@ def doctor(_c: Context) -> None:
         raise PipelineError(f"{len(wrong)} things to mend: {', '.join(wrong)}")
 
 
-@door(name="download")
+@command(name="download")
 def data_download(_c: Context, dataset: str = "cifar10", to: str = "data") -> None:
     """Fetch a dataset's official archive and verify its checksum."""
     from pipeline import registry
@@ -599,7 +561,7 @@ def data_download(_c: Context, dataset: str = "cifar10", to: str = "data") -> No
     print(module.download(_place(to)))
 
 
-@door()
+@command()
 def tensorboard(_c: Context) -> None:
     """Open TensorBoard over every training in build/."""
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", "--logdir", str(_build().root)])
@@ -608,7 +570,7 @@ def tensorboard(_c: Context) -> None:
 # -- developing --------------------------------------------------------------------------------------------------------
 
 
-@door()
+@command()
 def lint(_c: Context) -> None:
     """Check style and types: ruff and mypy."""
     _run_or_exit("ruff", "check", ".")
@@ -617,7 +579,7 @@ def lint(_c: Context) -> None:
     _run_or_exit("mypy", "--config-file", "edge-bench/pyproject.toml", "edge-bench/src")
 
 
-@door()
+@command()
 def test(_c: Context, match: str | None = None) -> None:
     """Run ruff, mypy and every test."""
     from pipeline.errors import NeedsTool
@@ -635,7 +597,7 @@ def test(_c: Context, match: str | None = None) -> None:
     _run_or_exit("pytest", *(["-k", match] if match else together))
 
 
-@door()
+@command()
 def docs(_c: Context) -> None:
     """Build the documentation as a site: build/site/index.html. A dead link fails."""
     os.environ["NO_MKDOCS_2_WARNING"] = "1"
@@ -651,73 +613,51 @@ def _build() -> Store:
     return Store(Path(os.environ.get("LASTMILE_BUILD") or ROOT / "build"))
 
 
-def _jobs(model: str, framework: str, data: str | None, weights: str | None) -> list[Job]:
-    """One job a framework.
+def _plan(
+    model: str, framework: str = "torch", target: str = "all", recipe: str = "all", device: str | None = None,
+    *, data: str | None = None, weights: str | None = None, training: TrainingOptions | None = None,
+) -> Plan:  # fmt: skip
+    """The plan that a command's options ask for; see `Plan.resolve`."""
+    from pipeline.stages.plan import Plan, TrainingOptions
 
-    Raises:
-        BadOption: one weights file for several frameworks.
-    """
-    from pipeline import sources
-    from pipeline.stages.train import Job
-
-    model = _model(model)
-    names = sources.find(model).frameworks if framework == "all" else _names("frameworks", framework)
-    if weights and len(names) > 1:
-        raise BadOption(f"--weights are one framework's: say --framework {' or '.join(names)}")
-    for name in names:
-        sources.find(model).file(name)  # raises where it is not written in this framework
-    return [Job(model=model, framework=name, data=_path(data), weights=_path(weights)) for name in names]
+    return Plan.resolve(
+        _model(model),
+        frameworks=_split(framework),
+        recipes=_split(recipe),
+        targets=_split(target),
+        devices=device or (),
+        data=_path(data),
+        weights=_path(weights),
+        training=training or TrainingOptions(),
+    )
 
 
-def _made(build: Store, framework: str) -> list[tuple[str, str]] | None:
-    """(model, framework) of the checkpoints of these frameworks; None for whatever there is."""
+def _checkpoints(build: Store, framework: str) -> list[tuple[str, str]] | None:
+    """(model, framework) of the checkpoints of these frameworks; None for all that exist."""
+    from pipeline.stages.plan import plugins
+
     if framework == "all":
         return None
-    wanted = _names("frameworks", framework)
-    return [pair for pair in build.models() if pair[1] in wanted]
-
-
-def _of(job: Job, outcomes: list[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.framework == job.framework]
+    names = [plugin.name for plugin in plugins("frameworks", _split(framework))]
+    return [pair for pair in build.models() if pair[1] in names]
 
 
 def _print_checkpoint(build: Store, checkpoint: Checkpoint) -> None:
     folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
-    print(f"{folder}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} test pictures ({checkpoint.origin})")
-
-
-def _name(job: Job) -> str:
-    from pipeline import sources
-
-    return sources.find(job.model).spec.name
-
-
-def _export(build: Store, jobs: list[Job], target: str, recipe: str, show: bool = False) -> list[Outcome]:
-    """Exports what is missing; prints the outcomes; raises where one failed, or was named and cannot be."""
-    from pipeline.stages import export as exporting
-
-    chosen, wanted = _names("targets", target), _names("recipes", recipe)
-    if "all" not in (target, recipe):
-        for job in jobs:
-            exporting.refuse_unsupported(job.framework, chosen, wanted)
-    outcomes = exporting.export_all(build, jobs, chosen, wanted)
-    if show:
-        for outcome in outcomes:
-            print(exporting.line(outcome))
-    exporting.raise_if_failed(outcomes)
-    return outcomes
+    print(f"{folder}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} test images ({checkpoint.origin})")
 
 
 def _app(build: Store, options: android.Options | None = None, phone: bool = True) -> Path:
-    """Makes the Android app, with a model inside, and what an emulated phone runs; says what it weighs.
+    """Builds the Android app with a model inside, and what an emulated phone runs; prints their sizes.
 
     Returns:
-        Where the APK is.
+        The APK's path.
     """
     from pipeline import android
-    from pipeline.stages.train import Job
+    from pipeline.stages import export as exporting
 
-    outcomes = _export(build, [Job(model="digits_cnn", framework="torch")], ",".join(android.TARGETS), "fp32,int8")
+    outcomes = exporting.export(build, _plan("digits_cnn", target=",".join(android.TARGETS), recipe="fp32,int8"))
+    exporting.raise_if_failed(outcomes)
     models = [outcome.path.parent for outcome in outcomes if outcome.path]
     made = android.build(build, models, options or android.Options())
     print(android.line(made, android.path(build)))
@@ -728,16 +668,16 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
     return android.path(build)
 
 
-def _budget(device: Device, check: str | None, record: str | None) -> Budget:
-    """The recorded counts, read before anything is measured; none where they are not asked for.
+def _budget(device: BoundDevice, check: str | None, record: str | None) -> Budget:
+    """The recorded counts, read before anything is measured; empty where they are not asked for.
 
     Raises:
-        BadOption, Unsupported: both options, a file that cannot be used, or a device that counts no instructions.
+        BadOption, Unsupported: both options, an invalid file, or a device that does not count instructions.
     """
     from pipeline.results import instruction_budget
 
     if check and record:
-        raise BadOption("--check compares with a file and --record writes it: one of them at a time")
+        raise BadOption("--check and --record exclude each other: use one of them")
     if check or record:
         instruction_budget.require_clock(device)
     file = _place(check or record or "")
@@ -762,38 +702,14 @@ def _hold(found: list[Comparison]) -> None:
     print(f"{len(found)} counts within {instruction_budget.GROWTH:.0%} of the recorded ones, or below")
 
 
-def _refuse_unmeasurable(device: str, target: str) -> None:
-    """For a command that names its targets: refuses what the device cannot run before anything is made."""
-    from pipeline import devices
-    from pipeline.stages import push as pushing
-
-    if target != "all":
-        pushing.refuse(devices.find(device), _names("targets", target))
+def _split(text: str) -> list[str] | str:
+    """The names in "a,b", for `Plan.resolve`; "all" stays as it is."""
+    return text if text == "all" else _words(text)
 
 
-def _names(folder: str, text: str) -> list[str]:
-    """The plug-ins that "all" or "a,b" says.
-
-    Raises:
-        UnknownName: one of them does not exist.
-    """
-    from pipeline import registry
-    from pipeline.system.progress import say
-
-    if text == "all":
-        loaded, broken = registry.load_all(folder)
-        for reason in broken.values():
-            say(f"left out: {reason}")
-        return list(loaded)
-    words = list(dict.fromkeys(word.strip() for word in text.split(",")))
-    for word in words:
-        registry.load(folder, word)
-    return words
-
-
-def _listed_words(text: str) -> tuple[str, ...]:
+def _words(text: str) -> list[str]:
     """The words of "a,b", each once."""
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    return list(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
 def _path(text: str | None) -> Path | None:
@@ -805,18 +721,18 @@ def _place(text: str) -> Path:
 
 
 def _model(word: str) -> str:
-    """A model folder's path as it is from here; a name as it is."""
+    """--model with a path relative to the user's folder; a built-in model's name stays as it is."""
     from pipeline import sources
 
     name, colon, options = word.partition(":")
-    there = name not in sources.names() and _place(name).is_dir()
-    return f"{_place(name)}{colon}{options}" if there else word
+    is_path = name not in sources.names() and _place(name).is_dir()
+    return f"{_place(name)}{colon}{options}" if is_path else word
 
 
 def _number(option: str, text: str | None, kind: type) -> Any:
     """
     Raises:
-        BadOption: it is no number of this kind.
+        BadOption: the text is not such a number.
     """
     if text is None:
         return None
@@ -842,17 +758,17 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _of_the_system(error: OSError) -> str:
-    """What the system refused: a full disk, a folder without permission."""
+def _system_error(error: OSError) -> str:
+    """An error of the operating system in one line."""
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left on the disk: free some and run again; nothing was lost"
+        return "no space left on the disk: free some and run the command again; nothing was lost"
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _one_line(error)
 
 
 def _run_or_exit(module: str, *words: str) -> None:
-    """Runs a Python module as a program, its output shown as it comes; a failure ends this command too."""
+    """Runs a Python module as a program with this terminal; its failure ends this command."""
     import subprocess
 
     code = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, check=False).returncode
@@ -884,3 +800,6 @@ namespace = Collection(
 namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
 namespace.add_collection(Collection("data", data_download))
 namespace.add_collection(Collection("android", android_build))
+
+if __name__ == "__main__":
+    Lastmile(name="inv", binary="inv").run()

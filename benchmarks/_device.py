@@ -15,13 +15,17 @@ import _common
 
 from pipeline import stats
 from pipeline.results import collect, predictions
-from pipeline.stages import train
+from pipeline.stages.plan import Plan
 from pipeline.system.store import Store
 
 
-def beside_host(build: Store, job: train.Job, devices: Sequence[str]) -> list[dict[str, Any]]:
+def beside_host(build: Store, plan: Plan, devices: Sequence[str]) -> list[dict[str, Any]]:
     """The figures of every cell measured on these devices. `local` must have measured the same files."""
-    rows = [row for row in collect.rows(build, [(job.model, job.framework)]) if row.measurement]
+    rows = [
+        row
+        for row in collect.rows(build, [(plan.model.spec.name, framework.name) for framework in plan.frameworks])
+        if row.measurement
+    ]
     host = {(row.cell.target, row.cell.recipe): row for row in rows if row.cell.device == "local"}
     ours = [row for row in rows if row.cell.device in devices and row.cell.status == "ok"]
     return [_figures(row, host[row.cell.target, row.cell.recipe]) for row in ours]

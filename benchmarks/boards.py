@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,21 @@ import _device
 import numpy as np
 
 from pipeline import devices, registry, stats
-from pipeline.core import Artifact, Device, Measurement
-from pipeline.devices import _ssh
+from pipeline.core import Measurement
+from pipeline.devices import BoundDevice, _ssh
 from pipeline.emulate import pi
 from pipeline.results import instruction_budget
 from pipeline.stages import measure, train
 from pipeline.stages import push as pushing
 from pipeline.stages.export import Outcome, export
+from pipeline.stages.plan import Job, Plan, TrainingOptions, plugins
 from pipeline.system import store
 from pipeline.system.store import Store
 
 TARGETS = ("tflite", "onnx", "executorch")
 MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 500}
 """Samples evaluated on board and host; None for the whole test split."""
-Jobs = Mapping[train.Job, int | None]
+Plans = Sequence[tuple[Plan, int | None]]
 """What is trained and exported, and how many samples are evaluated."""
 PARTS = ("cells", "repeat", "depends", "costs")
 OPTIONS = measure.Options()
@@ -59,16 +60,19 @@ def main() -> int:
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
     pi.boot(build, options.board)
-    jobs = {
-        train.Job(model=name, data=options.data if name == "resnet8" else None): options.samples or MODELS[name]
+    plans = {
+        name: Plan.resolve(
+            name, targets=TARGETS, recipes=options.recipes.split(","), data=options.data if name == "resnet8" else None
+        )
         for name in options.models.split(",")
     }
+    samples = {name: options.samples or MODELS[name] for name in plans}
     path = _common.RESULTS / f"boards_{options.board}.json"
     figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     figures.pop("machine", None)
     holds = True
     for part in options.only.split(","):
-        told, good = globals()[part](build, options.board, jobs, options.recipes.split(","))
+        told, good = globals()[part](build, options.board, [(plan, samples[name]) for name, plan in plans.items()])
         figures[part] = {**figures.get(part, {}), **told}
         holds &= good
         _common.keep(f"boards_{options.board}", figures)
@@ -78,77 +82,83 @@ def main() -> int:
 # -- every recipe and runtime ------------------------------------------------------------------------------------------
 
 
-def cells(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def cells(build: Store, board: str, plans: Plans) -> tuple[dict[str, Any], bool]:
     """Size, instructions, memory and accuracy of every cell, compared with the host's outputs on the same samples."""
     figures: dict[str, Any] = {}
-    for job, samples in jobs.items():
-        options = measure.Options(samples=samples)
-        outcomes = export(build, job, list(TARGETS), recipes)
+    for plan, samples in plans:
+        name, options = plan.model.spec.name, measure.Options(samples=samples)
+        outcomes = export(build, plan)
         for device in (devices.find("local"), *_devices(board)):
-            for error in measure.bench(build, job, device, outcomes, options):
-                print(error, file=sys.stderr)
+            results = measure.measure(build, plan, outcomes, device, options)
+            for result in results:
+                if result.failure:
+                    print(result.failure, file=sys.stderr)
             if device.name != "local":
-                instruction_budget.record(
-                    COUNTS, [instruction_budget.count(found) for found in measure.kept(outcomes, device, 1)]
-                )
-        figures[job.model] = _device.beside_host(build, job, [device.name for device in _devices(board)])
-        print(f"\n{job.model} on {board}\n{_device.table(figures[job.model])}")
+                found = [result.measurement for result in results if result.measurement]
+                instruction_budget.record(COUNTS, [instruction_budget.count(one) for one in found])
+        figures[name] = _device.beside_host(build, plan, [device.name for device in _devices(board)])
+        print(f"\n{name} on {board}\n{_device.table(figures[name])}")
     return figures, True
 
 
-def _devices(board: str) -> list[Device]:
+def _devices(board: str) -> list[BoundDevice]:
     return [devices.find(f"{board}-emulated"), devices.find(f"{board}-emulated-tflite-runtime")]
 
 
 # -- what a count depends on -------------------------------------------------------------------------------------------
 
 
-def repeat(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def repeat(build: Store, board: str, plans: Plans) -> tuple[dict[str, Any], bool]:
     """Every recorded count against the count after another boot."""
     pi.stop(build, board)
     pi.boot(build, board)
     recorded = {count.name: count.instructions for count in instruction_budget.read(COUNTS).counts}
     figures: dict[str, Any] = {}
     good = True
-    for job, samples in jobs.items():
-        outcomes = export(build, job, list(TARGETS), recipes)
+    for plan, samples in plans:
+        (job,), model = plan.jobs, plan.model.spec.name
+        outcomes = export(build, plan)
         images = _images(build, job, samples)
         changes = {}
         for device in _devices(board):
-            for artifact, path in pushing.runnable(outcomes, device):
-                found = store.read(Measurement, measure.home(path, device, 1) / measure.MANIFEST)
-                assert found is not None, f"{path} is not measured on {device.name}: run the part cells first"
+            for one in pushing.runnable(plan, job, outcomes, device):
+                found = store.read(Measurement, measure.home(one.path, device.name, 1) / measure.MANIFEST)
+                assert found is not None, f"{one.path} is not measured on {device.name}: run the part cells first"
                 before = recorded[instruction_budget.count(found).name]
-                now = _count(build, device, artifact, path, images)
-                name = f"{artifact.recipe} {found.runtime['name']}"
+                now = _count(build, device, one, images)
+                name = f"{one.artifact.recipe} {found.runtime['name']}"
                 changes[name] = (before, now, now / before - 1)
-                print(f"{job.model} {name}: {before:,} {now:,} {changes[name][2]:+.4%}")
+                print(f"{model} {name}: {before:,} {now:,} {changes[name][2]:+.4%}")
         worst = max(abs(change) for _, _, change in changes.values())
-        figures[job.model] = {"counts": changes, "worst": worst, "median": _common.median(_shares(changes))}
-        good &= _common.verdict(f"{job.model}: over two boots within {REPEATS:.1%} ({worst:.4%})", worst <= REPEATS)
+        figures[model] = {"counts": changes, "worst": worst, "median": _common.median(_shares(changes))}
+        good &= _common.verdict(f"{model}: over two boots within {REPEATS:.1%} ({worst:.4%})", worst <= REPEATS)
     return figures, good
 
 
-def depends(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def depends(build: Store, board: str, plans: Plans) -> tuple[dict[str, Any], bool]:
     """Counts of digits_cnn against those with another seed, with other images and with a longer argument."""
     device = devices.find(f"{board}-emulated")
     figures: dict[str, Any] = {}
     with _device.scratch(build) as other:
-        job = train.Job(seed=1)
-        first = export(build, train.Job(), list(TARGETS), recipes)
-        second = export(other, job, list(TARGETS), recipes)
-        images = _images(build, train.Job(), None)
+        plan = next(plan for plan, _ in plans if plan.model.spec.name == "digits_cnn")
+        reseeded = replace(plan, training=TrainingOptions(seed=1))
+        first, second = export(build, plan), export(other, reseeded)
+        (job,), (other_job,) = plan.jobs, reseeded.jobs
+        images = _images(build, job, None)
         pictures = {"another image": np.load(images)[1:2], "a black image": np.load(images)[:1] * 0}
         for name, picture in pictures.items():
             np.save(other.root / f"{name}.npy", picture)
-        for (artifact, path), (_, trained) in zip(
-            pushing.runnable(first, device), pushing.runnable(second, device), strict=True
+        for one, trained in zip(
+            pushing.runnable(plan, job, first, device),
+            pushing.runnable(reseeded, other_job, second, device),
+            strict=True,
         ):
-            counts = {"as recorded": _count(build, device, artifact, path, images)}
-            counts["another seed"] = _count(build, device, artifact, trained, images)
+            artifact = one.artifact
+            counts = {"as recorded": _count(build, device, one, images)}
+            counts["another seed"] = _count(build, device, trained, images)
             for name in pictures:
-                counts[name] = _count(build, device, artifact, path, other.root / f"{name}.npy")
-            counts["a longer call"] = _count(build, device, artifact, path, images, LONGER)
+                counts[name] = _count(build, device, one, other.root / f"{name}.npy")
+            counts["a longer call"] = _count(build, device, one, images, LONGER)
             changes = {name: count / counts["as recorded"] - 1 for name, count in counts.items()}
             figures[f"{artifact.recipe} {artifact.target}"] = {"counts": counts, "changes": changes}
             print(f"{artifact.recipe} {artifact.target}: {', '.join(f'{n} {c:+.3%}' for n, c in changes.items())}")
@@ -163,28 +173,25 @@ def depends(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[d
 
 def _count(
     build: Store,
-    device: Device,
-    artifact: Artifact,
-    path: Path,
+    device: BoundDevice,
+    one: pushing.Runnable,
     images: Path,
     options: measure.Options = OPTIONS,
 ) -> int:
     """The median count of one file on its first image, as a bench counts it."""
-    kind, runtime = registry.load("devices", device.kind), devices.runtime(device, artifact.target)
-    assert runtime is not None
-    kind.setup(build, device, runtime)
-    kind.push(build, device, [path, images])
-    words = measure.run_words(artifact, path, images, runtime, options)
-    done = kind.call(build, device, runtime, words, options.time_limit)
+    device.setup(build, one.runtime)
+    device.push(build, [one.path, images])
+    words = measure.run_words(one, images, 1, options)
+    done = device.call(build, one.runtime, words, options.time_limit)
     if done.code != 0:
         raise SystemExit(done.reason)
     return round(stats.latency(json.loads(done.out)["runs"]).p50 * 1e6)
 
 
-def _images(build: Store, job: train.Job, samples: int | None) -> Path:
+def _images(build: Store, job: Job, samples: int | None) -> Path:
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
-    return pushing.evaluation(build, checkpoint, samples)
+    return pushing.evaluation(build, job, checkpoint, samples)
 
 
 def _shares(changes: dict[str, tuple[int, int, float]]) -> list[float]:
@@ -194,27 +201,27 @@ def _shares(changes: dict[str, tuple[int, int, float]]) -> list[float]:
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def costs(build: Store, board: str, jobs: Jobs, recipes: list[str]) -> tuple[dict[str, Any], bool]:
+def costs(build: Store, board: str, plans: Plans) -> tuple[dict[str, Any], bool]:
     """Wall-clock seconds, round trips and bytes of setup, push and bench, in a new folder on the board."""
     device = devices.find(f"{board}-emulated")
-    device = replace(device, options={**device.options, "folder": "~/.lastmile-benchmark"})
-    kind = registry.load("devices", device.kind)
+    device = devices.bound(replace(device.device, options={**device.options, "folder": "~/.lastmile-benchmark"}))
+    plan = Plan.resolve(targets="tflite", recipes="int8")
     figures: dict[str, Any] = {}
     with _device.scratch(build) as other:
-        kind.clean(other, device)
-        outcomes = export(other, train.Job(), ["tflite"], ["int8"])
+        device.clean(other)
+        outcomes = export(other, plan)
         file = other.root / "20MB.bin"
         file.write_bytes(os.urandom(20_000_000))
-        for target in TARGETS:
-            runtime = devices.runtime(device, target)
+        for target in plugins("targets", TARGETS):
+            runtime = device.runtime(target)
             for name in ("set-up from nothing", "second set-up"):
                 what = f"{name}, {runtime}"
-                figures[what] = _cost(what, lambda r=runtime: kind.setup(other, device, r))
+                figures[what] = _cost(what, lambda r=runtime: device.setup(other, r))
         for name in ("push of 20 MB", "second push"):
-            figures[name] = _cost(name, lambda: kind.push(other, device, [file]))
+            figures[name] = _cost(name, lambda: device.push(other, [file]))
         for name in ("bench", "bench whose files are there"):
-            figures[name] = _cost(name, lambda: _bench(other, device, outcomes))
-        kind.clean(other, device)
+            figures[name] = _cost(name, lambda: _bench(other, plan, device, outcomes))
+        device.clean(other)
         _ssh.close_all()
     print(_device.costs(figures))
     last, push = figures["bench whose files are there"], figures["second push"]
@@ -234,9 +241,10 @@ def _cost(what: str, act: Callable[[], object]) -> dict[str, Any]:
     return _device.cost(what, act, lambda: next(iter(_ssh.LINKS.values())).traffic)
 
 
-def _bench(build: Store, device: Device, outcomes: Sequence[Outcome]) -> None:
-    for error in measure.bench(build, train.Job(), device, outcomes, measure.Options(again=True)):
-        raise error
+def _bench(build: Store, plan: Plan, device: BoundDevice, outcomes: Sequence[Outcome]) -> None:
+    for result in measure.measure(build, plan, outcomes, device, measure.Options(again=True)):
+        if result.failure:
+            raise result.failure
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from pipeline import registry, sources, stats
 from pipeline.stages import push, train
 from pipeline.stages.export import export
+from pipeline.stages.plan import Job, Plan, plugins, recipes_of
 from pipeline.system.store import Store
 
 ROUNDS = 5
@@ -39,15 +41,17 @@ def main() -> int:
     parser.add_argument("--framework", default="torch")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    job = train.Job(model=options.model, framework=options.framework, data=options.data)
-    outcomes = export(build, job, ["tflite", "executorch", "onnx"], ["fp32", "int8"])
+    more = {"frameworks": options.framework, "data": options.data}
+    plan = Plan.resolve(options.model, targets=["tflite", "executorch", "onnx"], recipes=["fp32", "int8"], **more)
+    (job,) = plan.jobs
+    outcomes = export(build, plan)
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
     paths = {(o.target, o.recipe): o.path for o in outcomes}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        samples = calibration(checkpoint)
-        theirs = tensorflow_lite(build, job, scratch) if options.framework == "keras" else paths["tflite", "fp32"]
+        samples = calibration(job, checkpoint)
+        theirs = tensorflow_lite(build, plan, scratch) if options.framework == "keras" else paths["tflite", "fp32"]
         files = {
             "fp32 tflite": (paths["tflite", "fp32"], "NHWC"),
             "fp32 executorch": (paths["executorch", "fp32"], "NCHW"),
@@ -58,7 +62,7 @@ def main() -> int:
             "ai-edge-quantizer's default": (their_tflite(theirs, samples, scratch), "NHWC"),
             "onnxruntime's default": (their_onnx(paths["onnx", "fp32"], samples, scratch), "NCHW"),
         }
-        images = push.evaluation(build, checkpoint)
+        images = push.evaluation(build, job, checkpoint)
         figures = measure(files, images, checkpoint, build, scratch)
     rows = [
         [
@@ -82,21 +86,22 @@ def main() -> int:
     return 0 if holds else 1
 
 
-def tensorflow_lite(build: Store, job: train.Job, scratch: Path) -> Path:
+def tensorflow_lite(build: Store, plan: Plan, scratch: Path) -> Path:
     """The float .tflite that TensorFlow's own converter makes from our SavedModel."""
     registry.import_order()
     import tensorflow as tf
 
-    (outcome,) = export(build, job, ["savedmodel"], ["fp32"])
+    saved_model = replace(plan, targets=plugins("targets", "savedmodel"), recipes=recipes_of("fp32"))
+    (outcome,) = export(build, saved_model)
     out = scratch / "tensorflow.tflite"
     out.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(outcome.path / "1")).convert())
     return out
 
 
-def calibration(checkpoint: Any) -> Any:
+def calibration(job: Job, checkpoint: Any) -> Any:
     """Our recipe's calibration set: float32 (n, height, width, channels)."""
     recipe = registry.load("recipes", "int8").RECIPE
-    split = train.test_split(checkpoint, "train")
+    split = train.split_of(checkpoint, job, "train")
     return split.images(range(recipe.calibration)).astype(np.float32)
 
 

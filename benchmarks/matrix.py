@@ -21,9 +21,10 @@ from pathlib import Path
 
 import _common
 
-from pipeline import registry, sources
+from pipeline import sources
 from pipeline.stages import train
-from pipeline.stages.export import export_all, recipes
+from pipeline.stages.export import export
+from pipeline.stages.plan import Plan
 from pipeline.system.store import Store
 
 
@@ -35,20 +36,20 @@ def main() -> int:
     parser.add_argument("--one", metavar="FRAMEWORK:TARGET:RECIPE", help="used internally: do one export")
     options = parser.parse_args()
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    names = sources.find(options.model).frameworks if options.framework == "all" else [options.framework]
-    jobs = [train.Job(model=options.model, framework=name, data=options.data) for name in names]
+    more = {"data": options.data, "recipes": "all"}
+    plan = Plan.resolve(options.model, frameworks=options.framework, **more)
     if options.one:
         name, target, recipe = options.one.split(":")
-        one(build, train.Job(model=options.model, framework=name, data=options.data), target, recipe)
+        one(build, Plan.resolve(options.model, frameworks=name, targets=target, recipes=recipe, data=options.data))
         return 0
-    checkpoints = [train.train(build, job) for job in jobs]
+    checkpoints = [train.ensure(build, job) for job in plan.jobs]
     with tempfile.TemporaryDirectory() as folder:
         fresh = Store(Path(folder) / "build")
         for checkpoint in checkpoints:
             name, framework = checkpoint.spec.name, checkpoint.framework
             shutil.copytree(build.checkpoint(name, framework), fresh.checkpoint(name, framework))
         started = clocks()
-        outcomes = export_all(fresh, jobs, registry.names("targets"), registry.names("recipes"))
+        outcomes = export(fresh, plan)
         together = since(started)
         print(f"together: {together[0]:.1f} s, {together[1]:.1f} s of CPU time", file=sys.stderr)
     cells = [(o.framework, o.target, o.recipe) for o in outcomes if o.status == "ok"]
@@ -63,7 +64,7 @@ def main() -> int:
     holds = _common.verdict("one command takes at most 0.6 of one by one", ratios[0] <= 0.6)
     seconds = {" ".join(cell): value for cell, value in each.items()}
     _common.keep(
-        f"matrix_{name}" + ("" if names == ["torch"] else f"_{options.framework}"),
+        f"matrix_{name}" + ("" if options.framework == "torch" else f"_{options.framework}"),
         {"together_s": together, "one_by_one_s": seconds, "ratios": ratios},
     )
     return 0 if holds else 1
@@ -91,23 +92,22 @@ def alone(framework: str, target: str, recipe: str) -> tuple[float, float]:
     return taken
 
 
-def one(build: Store, job: train.Job, target: str, name: str) -> None:
+def one(build: Store, plan: Plan) -> None:
     """Trace, quantize if the recipe is static, convert: nothing is shared with another export."""
+    (job,), (recipe,), (target,) = plan.jobs, plan.recipes, plan.targets
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
-    framework = registry.load("frameworks", job.framework)
-    (recipe,) = recipes([name])
+    framework = job.framework.module
     with tempfile.TemporaryDirectory() as folder:
         captured, quantized = Path(folder) / "float", Path(folder) / "static"
         weights = build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights
         model = train.model_of(checkpoint, job)
         framework.capture(model, weights, captured)
         if recipe.static:
-            images = train.test_split(checkpoint, "train").images(range(recipe.calibration))
+            images = train.split_of(checkpoint, job, "train").images(range(recipe.calibration))
             framework.quantize(captured, checkpoint.spec.inputs[0].value_range, images, quantized)
         source = framework.source(model, weights, captured, quantized if recipe.static else None)
-        module = registry.load("targets", target)
-        module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{module.SUFFIX}")
+        target.module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{target.module.SUFFIX}")
 
 
 if __name__ == "__main__":

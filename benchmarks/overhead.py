@@ -19,8 +19,8 @@ from typing import Any
 import _common
 
 from pipeline import stats
-from pipeline.stages import train
 from pipeline.stages.export import export
+from pipeline.stages.plan import Plan
 from pipeline.system.store import Store
 
 ROUNDS = 15
@@ -36,9 +36,8 @@ def main() -> int:
         print(json.dumps(pairs(Path(options.pairs))))
         return 0
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
-    outcomes = export(
-        build, train.Job(model=options.model, data=options.data), ["tflite", "executorch", "onnx"], ["fp32"]
-    )
+    targets = ("tflite", "executorch", "onnx")
+    outcomes = export(build, Plan.resolve(options.model, targets=targets, data=options.data))
     rows, holds, figures = [], True, {}
     for outcome in outcomes:
         argv = [sys.executable, __file__, "--pairs", str(outcome.path)]

@@ -31,14 +31,16 @@ from pipeline.datasets import _images
 from pipeline.devices import adb
 from pipeline.emulate import phone
 from pipeline.errors import PipelineError
-from pipeline.stages import measure, train
+from pipeline.stages import measure
 from pipeline.stages.export import Outcome, export
+from pipeline.stages.plan import Plan, TrainingOptions
 from pipeline.system.store import Store
 
 sys.path.append(str(_common.ROOT))
 from tests.android import golden, jvm
 
 DEVICE = devices.find("phone-emulated")
+BENCHED = Plan.resolve(targets="tflite", recipes="int8")
 TARGETS = ("tflite", "executorch")
 MODELS: dict[str, int | None] = {"digits_cnn": None, "resnet8": 2000}
 """Samples evaluated on phone and host; None for the whole test split."""
@@ -78,14 +80,16 @@ def cells(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
     figures: dict[str, Any] = {}
     good = True
     for name in options.models.split(","):
-        job = train.Job(model=name, data=options.data if name == "resnet8" else None)
-        outcomes = export(build, job, list(TARGETS), options.recipes.split(","))
+        data = options.data if name == "resnet8" else None
+        plan = Plan.resolve(name, targets=TARGETS, recipes=options.recipes.split(","), data=data)
+        outcomes = export(build, plan)
         failures = [f"{one.target} {one.recipe}: {one.reason}" for one in outcomes if one.status != "ok"]
         for device in (devices.find("local"), DEVICE):
-            for error in measure.bench(build, job, device, outcomes, measure.Options(samples=MODELS[name])):
-                print(error, file=sys.stderr)
-                failures.append(str(error))
-        found = _device.beside_host(build, job, [DEVICE.name])
+            for result in measure.measure(build, plan, outcomes, device, measure.Options(samples=MODELS[name])):
+                if result.failure:
+                    print(result.failure, file=sys.stderr)
+                    failures.append(str(result.failure))
+        found = _device.beside_host(build, plan, [DEVICE.name])
         figures[name] = {"cells": found, "failures": failures}
         print(f"\n{name} on the phone\n{_device.table(found)}\n{len(failures)} not: {failures}")
         told = len(found) + len(failures)
@@ -156,8 +160,8 @@ def start(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 
 def overhead(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """The app's harness against a bare loop around the runtime's call, alternating on one loaded model."""
-    job = train.Job(model=TIMED, data=_noise(build.root / "data" / "noise"), epochs=1)
-    outcomes = export(build, job, list(TARGETS), ["fp32"])
+    data, once = _noise(build.root / "data" / "noise"), TrainingOptions(epochs=1)
+    outcomes = export(build, Plan.resolve(TIMED, targets=TARGETS, data=data, training=once))
     figures: dict[str, Any] = {}
     good = True
     for outcome in outcomes:
@@ -190,8 +194,8 @@ def costs(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
     figures: dict[str, Any] = {}
     with _device.scratch(build) as other:
         (other.root / "android").symlink_to((build.root / "android").resolve())
-        outcomes = export(other, train.Job(), ["tflite"], ["int8"])
-        registry.load("devices", "adb").clean(other, DEVICE)
+        outcomes = export(other, BENCHED)
+        DEVICE.clean(other)
         for name in ("bench", "bench whose app and files are there"):
             figures[name] = _cost(name, lambda: _bench(other, outcomes))
     print(_device.costs(figures))
@@ -208,8 +212,9 @@ def _cost(what: str, act: Callable[[], object]) -> dict[str, Any]:
 
 
 def _bench(build: Store, outcomes: Sequence[Outcome]) -> None:
-    for error in measure.bench(build, train.Job(), DEVICE, outcomes, measure.Options(again=True)):
-        raise error
+    for result in measure.measure(build, BENCHED, outcomes, DEVICE, measure.Options(again=True)):
+        if result.failure:
+            raise result.failure
 
 
 # -- the app -----------------------------------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ def _app(build: Store) -> None:
 
 
 def _digits(build: Store) -> Sequence[Outcome]:
-    return export(build, train.Job(), list(TARGETS), ["fp32", "int8"])
+    return export(build, Plan.resolve(targets=TARGETS, recipes=["fp32", "int8"]))
 
 
 def _models(outcomes: Sequence[Outcome]) -> list[Path]:

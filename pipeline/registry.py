@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import cast
+from typing import Any, Generic, TypeVar, cast
 
 from pipeline.errors import BadPlugIn, MissingExtra, UnknownName, first_line
 
@@ -69,6 +69,37 @@ class Outside:
                 folders = spec.submodule_search_locations
                 return sorted(p for f in folders for p in Path(f).rglob("*.py")) if folders else [Path(spec.origin)]
         raise BadPlugIn(f"{self}: there is no module {self.value!r}, which its plug-in {self.name!r} names")
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plugin(Generic[T]):
+    """A plug-in bound to its name: commands resolve a name once and pass this on.
+
+    Attributes:
+        folder: the registry, for example "targets".
+        module: the module with the verbs of the folder's Protocol.
+    """
+
+    folder: str
+    name: str
+    module: T
+
+    @property
+    def source_hash(self) -> str:
+        """See the function `source_hash`."""
+        return source_hash(self.folder, self.name)
+
+
+def bind(folder: str, name: str) -> Plugin[Any]:
+    """The plug-in with its name.
+
+    Raises:
+        UnknownName: as `load`.
+    """
+    return Plugin(folder, name, load(folder, name))
 
 
 def names(folder: str) -> list[str]:

@@ -21,11 +21,12 @@ from pipeline.devices import _adb
 from pipeline.emulate import phone as emulated_phone
 from pipeline.emulate import pi
 from pipeline.errors import NeedsTool
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Job
 from pipeline.system import packages
 from pipeline.system.store import Store
+from tests import plans
 from tests.boards import Board
-from tests.make_matrix import JOB, ROOT, TINY
+from tests.make_matrix import ROOT
 from tests.phones import Phone, app
 
 os.environ.pop("LASTMILE_BUILD", None)
@@ -75,13 +76,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """A model folder: an 8×8 digits network that trains in a second."""
-    return TINY
+    return plans.TINY
 
 
 @pytest.fixture(scope="session")
 def job() -> Job:
     """What `matrix` was made with."""
-    return JOB
+    return plans.job()
 
 
 @pytest.fixture(scope="session")

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline import devices, registry
+from pipeline import devices
 from pipeline.stages import export, measure
-from pipeline.stages.train import Job
 from pipeline.system.store import Store
+from tests.plans import QUICK, plan
 
 ROOT = Path(__file__).parents[1]
-TINY = Path(__file__).parent / "models" / "tiny"
-JOB = Job(model=str(TINY), accelerator="cpu")
-QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0)
 
 
 def main(root: Path, framework: str) -> None:
-    """Exports the tiny model to every target under every recipe, and measures here what runs here."""
-    build, job = Store(root), replace(JOB, framework=framework)
-    outcomes = export.export(build, job, registry.names("targets"), registry.names("recipes"))
-    measure.bench(build, job, devices.find("local"), outcomes, QUICK)
+    """Exports the tiny model to every target under every recipe, and measures on this machine what runs here."""
+    build, made = Store(root), plan(frameworks=framework)
+    outcomes = export.export(build, made)
+    measure.measure(build, made, outcomes, devices.find("local"), QUICK)
 
 
 if __name__ == "__main__":

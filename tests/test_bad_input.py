@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import registry
 from pipeline.errors import BadData, BadWeights, PipelineError
-from pipeline.stages.train import Job, ready, train
+from pipeline.stages.plan import Job
+from pipeline.stages.train import ensure, ready
 from pipeline.system.store import Store
+from tests import plans
 from tests.cli import ROOT, Done, environment, inv, tree, unfinished
 from tests.datasets.making import as_folder, as_zip, class_files, divided_files, picture
 
@@ -56,10 +59,10 @@ def refused(build: Path, *words: object, **more: str) -> str:
     return done.only
 
 
-def refusal(build: Path, job: Job) -> str:
+def refusal(build: Path, **asked: Any) -> str:
     """What training says no with, in this process: for what PyTorch must be imported for, which takes seconds."""
     with pytest.raises(PipelineError) as caught:
-        train(Store(build), job)
+        ensure(Store(build), plans.job(**asked))
     assert tree(build) == {}
     return str(caught.value)
 
@@ -300,7 +303,7 @@ def test_a_folder_that_is_no_models_is_refused(tmp_path: Path, what: str) -> Non
 )
 def test_code_that_makes_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
     path = folder(tmp_path / "mine", DIGITS, code)
-    assert wrong in refusal(tmp_path / "build", Job(model=str(path), accelerator="cpu"))
+    assert wrong in refusal(tmp_path / "build", model=path)
 
 
 def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_
     code = "from torch import nn\ndef build(spec): return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))"
     path = folder(tmp_path / "mine", DIGITS, code)
     torch.save({"1.weight": torch.zeros(7, 64), "1.bias": torch.zeros(7)}, tmp_path / "mine.pt")
-    said = refusal(tmp_path / "build", Job(model=str(path), weights=tmp_path / "mine.pt"))
+    said = refusal(tmp_path / "build", model=path, weights=tmp_path / "mine.pt")
     assert said == f"{path}/torch.py: two pictures give (2, 7) where SPEC.outputs has (2, 10)"
 
 
@@ -368,7 +371,7 @@ def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets:
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, pets: Path) -> None:
     files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": picture(9)[:60]}
     data = as_folder(tmp_path / "data", files)
-    said = refusal(tmp_path / "build", Job(model=str(pets), data=data, accelerator="cpu"))
+    said = refusal(tmp_path / "build", model=pets, data=data)
     assert said.startswith(f"{data}/train/dog/broken.png: cannot be read as a picture")
 
 
@@ -377,12 +380,12 @@ def test_after_a_test_picture_that_cannot_be_read_the_training_is_not_lost(
 ) -> None:
     files = divided_files({"cat": 6, "dog": 6}) | {"test/dog/broken.png": picture(9)[:60]}
     data, build = as_folder(tmp_path / "data", files), Store(tmp_path / "build")
-    job = Job(model=str(pets), data=data, accelerator="cpu")
+    job = plans.job(model=pets, data=data)
     with pytest.raises(BadData, match=rf"^{data}/test/dog/broken\.png: cannot be read as a picture"):
-        train(build, job)
+        ensure(build, job)
     assert not list(build.root.rglob("checkpoint*")) and not unfinished(build.root)
     (data / "test" / "dog" / "broken.png").write_bytes(picture(9))
-    assert train(build, job).samples == 5
+    assert ensure(build, job).samples == 5
     assert "resuming after epoch 1 of 1" in capfd.readouterr().err.splitlines()
 
 
@@ -421,7 +424,7 @@ def test_weights_that_do_not_fit_are_refused_by_their_first_tensors(
     tmp_path: Path, tiny: Path, foreign: Path, suffix: str
 ) -> None:
     weights = foreign / f"foreign{suffix}"
-    said = refusal(tmp_path / "build", Job(model=str(tiny), weights=weights))
+    said = refusal(tmp_path / "build", model=tiny, weights=weights)
     assert said == (
         f"{weights} does not fit the model: features.1.weight is missing; "
         "classifier.weight is 10×64 where the model has 10×128; head.bias is not the model's"
@@ -431,7 +434,7 @@ def test_weights_that_do_not_fit_are_refused_by_their_first_tensors(
 def test_weights_that_do_not_fit_leave_what_was_there(copied: Store, tiny: Path, foreign: Path) -> None:
     before = tree(copied.root)
     with pytest.raises(BadWeights, match="does not fit"):
-        train(copied, Job(model=str(tiny), weights=foreign / "foreign.safetensors"))
+        ensure(copied, plans.job(weights=foreign / "foreign.safetensors"))
     assert tree(copied.root) == before
 
 
@@ -450,7 +453,7 @@ def test_a_file_that_is_no_weights_is_refused(
 ) -> None:
     weights = tmp_path / name
     weights.write_bytes(content)
-    said = refusal(tmp_path / "build", Job(model=str(tiny), weights=weights))
+    said = refusal(tmp_path / "build", model=tiny, weights=weights)
     assert said.startswith(str(weights)) and wrong in said
 
 
@@ -512,7 +515,7 @@ def test_altered_weights_are_trained_anew_and_that_is_said(
     before = ready(copied, job)
     weights = copied.checkpoint("tiny", "torch") / "model.safetensors"
     damaged(weights, "altered")
-    after = train(copied, job)
+    after = ensure(copied, job)
     assert f"{weights} is not what its manifest says; made anew" in capfd.readouterr().err.splitlines()
     assert before is not None and after.weights_sha256 == before.weights_sha256  # the same seed, the same weights
 

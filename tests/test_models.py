@@ -70,7 +70,7 @@ def test_its_spec_names_a_dataset_and_a_framework_that_there_are(name: str) -> N
     assert model.spec.dataset in registry.names("datasets")
     assert model.frameworks
     assert model.spec.name.startswith(name)
-    assert sources.describe(model).splitlines()[0].strip()
+    assert model.summary
     assert len(model.spec.labels) in (0, model.spec.classes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
@@ -14,9 +13,9 @@ from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.errors import BadModel, Broken
 from pipeline.sources import find
-from pipeline.stages.train import Job, make, ready, renewal, train
-from pipeline.stages.train import test_split as split_of
+from pipeline.stages.train import ensure, make, ready, renewal, split_of
 from pipeline.system.store import Store, read
+from tests import plans
 from tests.cli import inv, unfinished
 from tests.datasets.making import as_folder, class_files, divided_files
 
@@ -108,11 +107,11 @@ def test_a_folders_own_weights_take_the_place_of_training(
     weights = tmp_path / "mine.safetensors"
     state = dict(model.code("torch").build(model.spec).state_dict())
     save_file(state, weights)
-    checkpoint = train(build, Job(model=str(doorbell), data=data, weights=weights, accelerator="cpu"))
+    checkpoint = ensure(build, plans.job(model=doorbell, data=data, weights=weights))
     assert checkpoint.origin == str(weights) and checkpoint.samples == 16
     kept = load_file(build.checkpoint("doorbell", "torch") / checkpoint.weights)
     assert kept.keys() == state.keys() and all(bool((kept[name] == state[name]).all()) for name in state)
-    assert ready(build, Job(model=str(doorbell))) == checkpoint
+    assert ready(build, plans.job(model=doorbell)) == checkpoint
     assert capfd.readouterr().err.endswith("top-1 on 16 test pictures\n"), "what it was trained on, its owner knows"
 
 
@@ -124,47 +123,47 @@ def test_an_answer_that_is_no_number_is_wrong(tmp_path: Path, doorbell: Path, da
     state = dict(model.code("torch").build(model.spec).state_dict())
     state["3.weight"][:] = 3e38
     save_file(state, tmp_path / "huge.safetensors")
-    job = Job(model=str(doorbell), data=data, weights=tmp_path / "huge.safetensors", accelerator="cpu")
-    assert train(Store(tmp_path / "build"), job).accuracy == 0.0
+    job = plans.job(model=doorbell, data=data, weights=tmp_path / "huge.safetensors")
+    assert ensure(Store(tmp_path / "build"), job).accuracy == 0.0
 
 
 def test_pictures_that_changed_where_they_lie_are_trained_on_by_inv_train(
     tmp_path: Path, doorbell: Path, data: Path
 ) -> None:
     build = Store(tmp_path / "build")
-    old = train(build, Job(model=str(doorbell), data=data, accelerator="cpu"))
-    assert renewal(old) is None
+    old = ensure(build, plans.job(model=doorbell, data=data))
+    assert renewal(plans.job(model=doorbell), old) is None
     as_folder(data, class_files("train/", {"cat": 3}, seed=500))
-    assert ready(build, Job(model=str(doorbell))) == old, "what is there costs other commands nothing"
+    assert ready(build, plans.job(model=doorbell)) == old, "what is there costs other commands nothing"
     done = inv(build.root, "train", "--model", doorbell, "--accelerator", "cpu")
     said = [f"the pictures in {data} changed since doorbell was trained; training it again"]
     assert done.code == 0 and done.err.splitlines()[:1] == said
-    new = ready(build, Job(model=str(doorbell)))
+    new = ready(build, plans.job(model=doorbell))
     assert new is not None and new.facts["train_sha256"] != old.facts["train_sha256"]
     assert new.dataset_sha256 == old.dataset_sha256
     again = inv(build.root, "train", "--model", doorbell, "--data", data, "--accelerator", "cpu")
     assert (again.code, again.err, again.out) == (0, "", done.out)
     data.rename(tmp_path / "elsewhere")
-    assert renewal(new) is None, "what is gone has not changed"
+    assert renewal(plans.job(model=doorbell), new) is None, "what is gone has not changed"
 
 
 @pytest.mark.parametrize("adopted", [False, True])
 def test_other_test_pictures_are_evaluated_with_the_weights_that_are_there(
     adopted: bool, tmp_path: Path, doorbell: Path, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    build, job = Store(tmp_path / "build"), Job(model=str(doorbell), data=data, accelerator="cpu")
-    old = train(build, job)
+    build, job = Store(tmp_path / "build"), plans.job(model=doorbell, data=data)
+    old = ensure(build, job)
     if adopted:
         weights = tmp_path / "mine.safetensors"
         weights.write_bytes((build.checkpoint("doorbell", "torch") / old.weights).read_bytes())
-        old = train(build, replace(job, weights=weights))
+        old = ensure(build, plans.changed(job, weights=weights))
         as_folder(data, class_files("train/", {"cat": 3}, seed=500))
-        assert renewal(old) is None, "what they were trained on is not known here"
+        assert renewal(plans.job(model=doorbell), old) is None, "what they were trained on is not known here"
     as_folder(data, class_files("test/", {"cat": 8, "dog": 8}, seed=600))
     with pytest.raises(Broken, match=f"inv train --model {quote(str(doorbell))} takes them in$"):
         split_of(old)
     capfd.readouterr()
-    how = renewal(old)
+    how = renewal(plans.job(model=doorbell), old)
     assert capfd.readouterr().err == (
         f"the test pictures in {data} changed since doorbell was evaluated; evaluating it again\n"
     )
@@ -174,21 +173,21 @@ def test_other_test_pictures_are_evaluated_with_the_weights_that_are_there(
         old.weights_sha256, old.origin, old.key, old.facts
     )  # fmt: skip
     assert split_of(new).sha256 == new.dataset_sha256 != old.dataset_sha256
-    assert renewal(new) is None and not unfinished(build.root)
+    assert renewal(plans.job(model=doorbell), new) is None and not unfinished(build.root)
 
 
 def test_an_option_behind_a_colon_is_another_model_in_build(tmp_path: Path, doorbell: Path, data: Path) -> None:
     build = Store(tmp_path / "build")
-    checkpoint = train(build, Job(model=f"{doorbell}:width=4", data=data, accelerator="cpu"))
+    checkpoint = ensure(build, plans.job(model=f"{doorbell}:width=4", data=data))
     assert checkpoint.spec.name == "doorbell-width=4"
     assert read(Checkpoint, build.checkpoint("doorbell-width=4", "torch") / "checkpoint.json") == checkpoint
-    assert ready(build, Job(model=str(doorbell))) is None
+    assert ready(build, plans.job(model=doorbell)) is None
 
 
 def test_changed_code_is_trained_anew(tmp_path: Path, doorbell: Path, data: Path) -> None:
     build = Store(tmp_path / "build")
-    job = Job(model=str(doorbell), data=data, accelerator="cpu")
-    assert train(build, job) == ready(build, job)
+    job = plans.job(model=doorbell, data=data)
+    assert ensure(build, job) == ready(build, job)
     with (doorbell / "torch.py").open("a") as file:
         file.write("# another network\n")
     assert ready(build, job) is None

@@ -9,14 +9,17 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pipeline import registry
 from pipeline.core import Device
 from pipeline.errors import BadOption, UnknownName
+from pipeline.registry import Plugin
 from pipeline.system.proc import Done
 from pipeline.system.store import Store
+from pipeline.targets import Target
 
 FILE = Path(__file__).parent.parent.parent / "devices.toml"
 
@@ -25,65 +28,132 @@ class DeviceKind(Protocol):
     """The verbs of a module in this folder."""
 
     CHUNK: int | None
-    """How many samples one call evaluates; None for all. A device that may go away is asked in pieces."""
+    """Samples that one call evaluates; None for all. A device that may disconnect evaluates in chunks."""
     RUNTIMES: Mapping[str, str]
-    """Targets whose files another runtime runs there than here, and which."""
+    """Runtime by target, where this kind uses another one than the host."""
     DECODES: bool
-    """Whether what runs there takes picture files too (`trace MODEL --image FILE`), as an app does."""
+    """Whether the device decodes image files itself (`trace MODEL --image FILE`), as an app does."""
     UNSUPPORTED: Mapping[str, str]
-    """Targets whose files nothing runs there, and why."""
+    """Targets whose files nothing runs on this kind, with the reason."""
 
     def describe(self, device: Device) -> str:
-        """What it is, in one line."""
+        """What the device is, in one line."""
 
     def discover(self, build: Store, known: Sequence[Device]) -> Iterable[str]:
-        """What else of this kind can be seen from here and may be no device of devices.toml: a line each."""
+        """A line for each device of this kind that the host sees and devices.toml does not name."""
 
     def unavailable(self, build: Store, device: Device) -> str | None:
-        """None if it can be used now, else why not."""
+        """Why the device cannot be used now; None if it can."""
 
     def exclusive(self, build: Store, device: Device) -> AbstractContextManager[None]:
-        """Has the device to itself for all that is asked inside, as one job; it waits while another's has it, and says
-        for whom. Inside another such block it does nothing."""
+        """Locks the device for one job. Waits while another job holds the lock, and prints which job that is.
+        Reentrant."""
 
     def setup(self, build: Store, device: Device, runtime: str) -> None:
-        """Makes sure that edge-bench with this runtime can be called there; costs little where it can."""
+        """Makes edge-bench with this runtime callable on the device; cheap where it already is."""
 
     def identity(self, build: Store, device: Device, runtime: str) -> str:
-        """Hash of what measures there: the harness and the runtime. What another one measured is out of date."""
+        """Hash of what measures on the device: edge-bench and the runtime. It is part of a measurement's cache key."""
 
     def push(self, build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
-        """Brings files there by content; what is there already is not sent again.
+        """Copies files to the device by content hash; files that are already there are not sent again.
 
         Returns:
-            Where each is there, and how many bytes were sent.
+            Each file's path on the device, and the number of bytes sent.
         """
 
     def call(
         self, build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None
     ) -> Done:
-        """Runs `edge-bench WORDS` there. Words that are paths name files that `push` brought, or, after --out, a file
-        here that the output is brought to."""
+        """Runs `edge-bench WORDS` on the device.
+
+        Args:
+            words: arguments. A Path names a file that `push` copied, or, after --out, a host file that receives the
+                output.
+            timeout: seconds.
+        """
 
     def clean(self, build: Store, device: Device) -> int:
-        """Removes what `setup` and `push` brought there, and says how many bytes that freed."""
+        """Removes everything that `setup` and `push` copied to the device; returns the bytes freed."""
 
 
-def devices() -> dict[str, Device]:
+@dataclass(frozen=True)
+class BoundDevice:
+    """A device with the plug-in of its kind. Its methods are the verbs of `DeviceKind`, for this device."""
+
+    device: Device
+    kind: DeviceKind
+
+    @property
+    def name(self) -> str:
+        return self.device.name
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The device's table in devices.toml, without `kind` and `emulated`."""
+        return self.device.options
+
+    def runtime(self, target: Plugin[Target]) -> str | None:
+        """The edge-bench runtime that runs a target's files on this device; None where none can."""
+        chosen = {**self.kind.RUNTIMES, **self.options.get("runtimes", {})}.get(target.name)
+        return str(chosen) if chosen else target.module.RUNTIME
+
+    def unsupported(self, target: Plugin[Target]) -> str | None:
+        """Why a target's files are not measured on this device; None where they are."""
+        reason = self.kind.UNSUPPORTED.get(target.name)
+        if reason and target.name not in self.options.get("runtimes", {}):
+            return str(reason)
+        if target.module.UNCHECKED and self.runtime(target) is None:
+            return target.module.UNCHECKED
+        if target.name not in self.options.get("targets", [target.name]):
+            return f"devices.toml does not list {target.name} among the targets of {self.name}"
+        return None
+
+    def describe(self) -> str:
+        return self.kind.describe(self.device)
+
+    def unavailable(self, build: Store) -> str | None:
+        return self.kind.unavailable(build, self.device)
+
+    def exclusive(self, build: Store) -> AbstractContextManager[None]:
+        return self.kind.exclusive(build, self.device)
+
+    def setup(self, build: Store, runtime: str) -> None:
+        self.kind.setup(build, self.device, runtime)
+
+    def identity(self, build: Store, runtime: str) -> str:
+        return self.kind.identity(build, self.device, runtime)
+
+    def push(self, build: Store, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
+        return self.kind.push(build, self.device, files)
+
+    def call(self, build: Store, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
+        return self.kind.call(build, self.device, runtime, words, timeout)
+
+    def clean(self, build: Store) -> int:
+        return self.kind.clean(build, self.device)
+
+
+def devices() -> dict[str, BoundDevice]:
     """Every device of devices.toml (or of the file that LASTMILE_DEVICES names), by name.
 
     Raises:
-        BadOption: the file is not of this form.
+        BadOption: the file does not have this form.
     """
     path = Path(os.environ.get("LASTMILE_DEVICES", FILE))
     try:
         tables = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # TOMLDecodeError is one, and what is no UTF-8 another
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise BadOption(f"{path}: {error}") from error
-    return {name: _device(path, name, table) for name, table in tables.items()}
+    return {name: bound(_device(path, name, table)) for name, table in tables.items()}
 
 
-def find(name: str) -> Device:
+def bound(device: Device) -> BoundDevice:
+    """The device with its kind's plug-in."""
+    return BoundDevice(device, cast(DeviceKind, registry.load("devices", device.kind)))
+
+
+def find(name: str) -> BoundDevice:
     """A device by name.
 
     Raises:
@@ -93,26 +163,6 @@ def find(name: str) -> Device:
     if name not in known:
         raise UnknownName("device", name, known)
     return known[name]
-
-
-def runtime(device: Device, target: str) -> str | None:
-    """The edge-bench runtime that runs a target's files on a device; None where none can."""
-    kind = registry.load("devices", device.kind)
-    chosen = {**kind.RUNTIMES, **device.options.get("runtimes", {})}.get(target)
-    return str(chosen) if chosen else registry.load("targets", target).RUNTIME
-
-
-def unsupported(device: Device, target: str) -> str | None:
-    """Why a target's files are not measured on a device; None where they are."""
-    module = registry.load("targets", target)
-    refused = registry.load("devices", device.kind).UNSUPPORTED.get(target)
-    if refused and target not in device.options.get("runtimes", {}):
-        return str(refused)
-    if module.UNCHECKED and runtime(device, target) is None:
-        return str(module.UNCHECKED)
-    if target not in device.options.get("targets", registry.names("targets")):
-        return f"devices.toml leaves {target} out for {device.name}"
-    return None
 
 
 def _device(path: Path, name: str, table: Any) -> Device:

@@ -28,7 +28,7 @@ from pipeline.framework_comparison.parts import FRAMEWORKS, REGISTRY, Comparison
 from pipeline.framework_comparison.parts._turns import check_accelerator
 from pipeline.framework_comparison.verdicts import verdict
 from pipeline.stages import train
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Plan
 from pipeline.system import proc, store
 from pipeline.system.progress import say
 from pipeline.system.store import Store
@@ -42,15 +42,12 @@ class Options:
     """How to compare.
 
     Attributes:
-        targets, recipes: what is exported.
         rounds: how often each figure is measured in each framework.
         epochs: of trainings; None for the model's own number.
         accuracy: the share whose time is taken; None for the highest that all reach.
         again: measure also what is up to date.
     """
 
-    targets: tuple[str, ...]
-    recipes: tuple[str, ...]
     rounds: int = 5
     epochs: int | None = None
     accuracy: float | None = None
@@ -67,22 +64,22 @@ class Options:
             raise BadOption("--accuracy is a percentage, more than 0 and at most 100")
 
 
-def compare(build: Store, jobs: Mapping[str, Job], names: Sequence[str], options: Options) -> Path:
+def compare(build: Store, plan: Plan, names: Sequence[str], options: Options) -> Path:
     """Measures what is missing of these parts, and writes the report of them; returns the page's path.
 
     Args:
-        jobs: by framework.
+        plan: of the model in both frameworks; its training options give the accelerator.
+        names: the parts.
 
     Raises:
         BadOption, BadModel, MissingExtra: as the command line deserves; nothing is measured then.
     """
     options.check()
-    for name in jobs:
-        registry.require(registry.load("frameworks", name).PACKAGES)
-    for job in jobs.values():
-        train.ready(build, job)  # says what is wrong with the command
-    run = Run(build, jobs, options.targets, options.recipes, options.rounds, options.epochs, options.accuracy, Path())
-    if any(job.accelerator == "cuda" for job in jobs.values()):
+    for job in plan.jobs:
+        registry.require(job.framework.module.PACKAGES)
+        train.ready(build, job)  # raises where an option is invalid
+    run = Run(build, plan, options.rounds, options.epochs, options.accuracy, Path())
+    if plan.training.accelerator == "cuda":
         check_accelerator(run)
     machine, home = _machine(), build.home(run.model.spec.name, "frameworks")
     parts = [_part(run, name, home, machine, options.again) for name in names]

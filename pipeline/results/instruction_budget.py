@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import devices, formatting, stats
-from pipeline.core import SCHEMA, Device, Measurement
+from pipeline import formatting, registry, stats
+from pipeline.core import SCHEMA, Measurement
+from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, Broken, Unsupported
 from pipeline.system import store
 
@@ -103,7 +104,7 @@ class Comparison:
         return f"{line} ({self.growth:+.1%}{formatting.one_line(other)}){hint}"
 
 
-def require_clock(device: Device) -> None:
+def require_clock(device: BoundDevice) -> None:
     """
     Raises:
         Unsupported: the device's clock does not count instructions.
@@ -164,7 +165,7 @@ def count(measurement: Measurement) -> Count:
 
 
 def compare(
-    counts: Sequence[Count], budget: Budget, device: Device, asked: Collection[tuple[str, str]]
+    counts: Sequence[Count], budget: Budget, device: BoundDevice, asked: Collection[tuple[str, str]]
 ) -> list[Comparison]:
     """Each count beside the recorded one; then what is recorded and was asked for, and was not counted.
 
@@ -181,7 +182,7 @@ def compare(
         if one.name not in counted
         and _place(one) in places
         and (one.target, one.recipe) in asked
-        and devices.runtime(device, one.target) == one.runtime
+        and device.runtime(registry.bind("targets", one.target)) == one.runtime
     ]
     return [*found, *(Comparison(None, one) for one in gone)]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import devices, formatting, stats
+from pipeline import devices, formatting, registry, stats
 from pipeline.core import Checkpoint, Measurement, Step
 from pipeline.errors import PipelineError
 
@@ -105,10 +105,11 @@ def host_for(measurement: Measurement) -> str:
         known = devices.devices()
     except PipelineError:  # who runs the command that names it is told
         return HOST
-    own = [device for device in known.values() if device.kind == HOST]
-    able = [device.name for device in own if devices.unsupported(device, measurement.target) is None]
+    target = registry.bind("targets", measurement.target)
+    own = [device for device in known.values() if device.device.kind == HOST]
+    able = [device.name for device in own if device.unsupported(target) is None]
     name = _runtime(measurement)[0]
-    return next((d for d in able if devices.runtime(known[d], measurement.target) == name), (*able, HOST)[0])
+    return next((d for d in able if known[d].runtime(target) == name), (*able, HOST)[0])
 
 
 def _runtime(measurement: Measurement) -> tuple[Any, Any]:

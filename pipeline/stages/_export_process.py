@@ -1,7 +1,7 @@
 """The process that exports for one target, started by export.py: `python -m pipeline.stages._export_process REQUEST`.
 
-Standard output carries one JSON line a finished recipe. Whatever a converter prints, in Python or below it, goes to
-the log beside the file it makes.
+Standard output has one JSON line per finished recipe. Everything that a converter prints, from Python or from native
+code, goes to the log beside the file.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any, cast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pipeline import registry
-from pipeline.core import Artifact, Checkpoint, Failure, Recipe
+from pipeline.core import Artifact, Checkpoint, Failure, Recipe, from_json
 from pipeline.errors import DiskFull, PipelineError, Unsupported
-from pipeline.sources import Model
+from pipeline.registry import Plugin
+from pipeline.stages import export, train
 from pipeline.stages import quantize as quantizing
-from pipeline.stages import train
 from pipeline.stages._parity import check
-from pipeline.stages.export import FAILURE, LOG, MANIFEST, checked, key, recipes
+from pipeline.stages.export import FAILURE, LOG, MANIFEST
+from pipeline.stages.plan import Job
 from pipeline.system import store
 from pipeline.system.progress import logged
 from pipeline.system.store import Store
@@ -28,87 +31,103 @@ from pipeline.targets import Target
 def main(request: dict[str, Any]) -> None:
     """Works through one target's recipes, of one model in one or several frameworks, in the order of the request."""
     registry.import_order()
-    for fields, name in request["work"]:
-        build, job = train.planned(fields)
+    build, target = Store(Path(request["build"])), registry.bind("targets", request["target"])
+    for work in request["work"]:
+        job, recipe = Job.from_json(work["job"]), from_json(Recipe, work["recipe"])
         checkpoint = train.ready(build, job)
         assert checkpoint is not None  # the caller made it and holds the lock
-        model = train.model_of(checkpoint, job)
-        (recipe,) = recipes([name])
+        cell = _Cell(build, job, checkpoint, recipe, target)
         try:
-            event = _one(build, model, checkpoint, recipe, request["target"])
+            event = cell.made()
         except DiskFull as error:
             event = {"disk_full": str(error)}
         print(json.dumps(event), flush=True)
 
 
-def _one(build: Store, model: Model, checkpoint: Checkpoint, recipe: Recipe, target: str) -> dict[str, Any]:
-    """Exports and checks one recipe; what came of it, for the line on the terminal."""
-    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with logged(folder / LOG):
-            artifact = _export(build, model, checkpoint, recipe, target)
-    except DiskFull:
-        raise
-    except Exception as error:  # a converter may raise anything, and the other cells must go on
-        if isinstance(error, OSError) and store.is_full(error):
-            raise store.full(folder / LOG) from error
-        status = "unsupported" if isinstance(error, Unsupported) else "failed"
-        reason = _reason(error)
-        store.remove(folder / MANIFEST)
-        store.write(folder / FAILURE, Failure(status, reason, LOG, key(checkpoint, recipe, target)))
-        return {"recipe": recipe.name, "status": status, "says": f"{status}: {reason}"}
-    store.remove(folder / FAILURE)
-    says = f"{artifact.size_bytes:,} bytes in {artifact.seconds:.1f} s, {checked(artifact)}"
-    return {"recipe": recipe.name, "status": "ok", "says": says, "seconds": artifact.seconds}
+@dataclass(frozen=True)
+class _Cell:
+    """One file to make."""
 
+    build: Store
+    job: Job
+    checkpoint: Checkpoint
+    recipe: Recipe
+    target: Plugin[Target]
 
-def _export(build: Store, model: Model, checkpoint: Checkpoint, recipe: Recipe, target: str) -> Artifact:
-    """The file, then its check, then its manifest."""
-    started = time.perf_counter()
-    module = registry.load("targets", target)
-    name, framework = checkpoint.spec.name, checkpoint.framework
-    captured = build.graphs(name, framework)
-    quantized = build.graphs(name, framework, recipe.name) if recipe.static else None
-    graph = quantizing.ready(build, checkpoint, recipe if recipe.static else None)
-    assert graph is not None  # made before this process was started
-    folder = build.cell(name, framework, recipe.name, target)
-    weights = build.checkpoint(name, framework) / checkpoint.weights
-    path = folder / f"model{module.SUFFIX}"
-    with store.atomic(path) as temporary:
-        source = registry.load("frameworks", framework).source(model, weights, captured, quantized)
-        made = module.export(source, checkpoint.spec, recipe, temporary)
-    seconds = time.perf_counter() - started
-    parity = None
-    if module.UNCHECKED is None or hasattr(module, "predict"):
-        parity = check(path, cast(Target, module), recipe, quantized or captured)
-    artifact = Artifact(
-        model=name,
-        framework=framework,
-        recipe=recipe.name,
-        target=target,
-        file=path.name,
-        sha256=store.sha256(path),
-        size_bytes=store.size(path),
-        inputs=made.inputs,
-        outputs=made.outputs,
-        quantized_by=made.quantized_by,
-        calibration=graph.calibration,
-        parity=parity,
-        unchecked=module.UNCHECKED,
-        notes=made.notes,
-        spec=checkpoint.spec,
-        weights_sha256=checkpoint.weights_sha256,
-        seconds=seconds,
-        key=key(checkpoint, recipe, target),
-        tools=registry.versions(module.TOOLS),
-    )
-    store.write(folder / MANIFEST, artifact)
-    return artifact
+    @property
+    def folder(self) -> Path:
+        names = self.checkpoint.spec.name, self.job.framework.name, self.recipe.name, self.target.name
+        return self.build.cell(*names)
+
+    @property
+    def key(self) -> str:
+        return export.key(self.job, self.checkpoint, self.recipe, self.target)
+
+    def made(self) -> dict[str, Any]:
+        """Exports and checks; returns the event that the parent process prints."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with logged(self.folder / LOG):
+                artifact = self._exported()
+        except DiskFull:
+            raise
+        except Exception as error:  # a converter may raise anything, and the other cells must go on
+            if isinstance(error, OSError) and store.is_full(error):
+                raise store.full(self.folder / LOG) from error
+            status = "unsupported" if isinstance(error, Unsupported) else "failed"
+            reason = _reason(error)
+            store.remove(self.folder / MANIFEST)
+            store.write(self.folder / FAILURE, Failure(status, reason, LOG, self.key))
+            return {"recipe": self.recipe.name, "status": status, "says": f"{status}: {reason}"}
+        store.remove(self.folder / FAILURE)
+        says = f"{artifact.size_bytes:,} bytes in {artifact.seconds:.1f} s, {export.checked(artifact)}"
+        return {"recipe": self.recipe.name, "status": "ok", "says": says, "seconds": artifact.seconds}
+
+    def _exported(self) -> Artifact:
+        """Writes the file, checks it, then writes its manifest."""
+        started = time.perf_counter()
+        job, checkpoint, recipe, module = self.job, self.checkpoint, self.recipe, self.target.module
+        model, name, framework = train.model_of(checkpoint, job), checkpoint.spec.name, job.framework.name
+        captured = self.build.graphs(name, framework)
+        quantized = self.build.graphs(name, framework, recipe.name) if recipe.static else None
+        graph = quantizing.ready(self.build, job, checkpoint, recipe if recipe.static else None)
+        assert graph is not None  # made before this process was started
+        weights = self.build.checkpoint(name, framework) / checkpoint.weights
+        path = self.folder / f"model{module.SUFFIX}"
+        with store.atomic(path) as temporary:
+            source = job.framework.module.source(model, weights, captured, quantized)
+            made = module.export(source, checkpoint.spec, recipe, temporary)
+        seconds = time.perf_counter() - started
+        parity = None
+        if module.UNCHECKED is None or hasattr(module, "predict"):
+            parity = check(path, module, recipe, quantized or captured)
+        artifact = Artifact(
+            model=name,
+            framework=framework,
+            recipe=recipe.name,
+            target=self.target.name,
+            file=path.name,
+            sha256=store.sha256(path),
+            size_bytes=store.size(path),
+            inputs=made.inputs,
+            outputs=made.outputs,
+            quantized_by=made.quantized_by,
+            calibration=graph.calibration,
+            parity=parity,
+            unchecked=module.UNCHECKED,
+            notes=made.notes,
+            spec=checkpoint.spec,
+            weights_sha256=checkpoint.weights_sha256,
+            seconds=seconds,
+            key=self.key,
+            tools=registry.versions(module.TOOLS),
+        )
+        store.write(self.folder / MANIFEST, artifact)
+        return artifact
 
 
 def _reason(error: Exception) -> str:
-    """An error's first line that says something."""
+    """The first line of an error's message that is not empty, or the error's type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if isinstance(error, PipelineError) else f"{type(error).__name__}: {text}"[:300]

@@ -1,42 +1,43 @@
-"""Numbers of threads to measure with: what `--threads` says, and what a device has cores for."""
+"""Numbers of threads to measure with: what `--threads` asks for, and what a device has cores for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-from pipeline import devices, registry
-from pipeline.core import Device
+from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, StageFailed
+from pipeline.registry import Plugin
 from pipeline.system import store
 from pipeline.system.store import Store
+from pipeline.targets import Target
 
 ASK_SECONDS = 300.0
 
 
 def wanted(text: str) -> tuple[int, ...]:
-    """The numbers in "1,2,4", once each and ascending; none for "all".
+    """The numbers in "1,2,4", once each and ascending; empty for "all".
 
     Raises:
-        BadOption: it is neither.
+        BadOption: `text` is neither.
     """
     if text == "all":
         return ()
     try:
         return tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError as error:
-        raise BadOption(f"--threads {text!r}: whole numbers with commas between, or all") from error
+        raise BadOption(f"--threads {text!r}: must be comma-separated whole numbers, or all") from error
 
 
-def on(build: Store, device: Device, targets: Sequence[str], numbers: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of threads as `wanted` gives them, on this device: where there are none, one to all of its cores.
+def on(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]], numbers: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of threads to measure on a device; where `numbers` is empty, 1 to all of its cores.
 
-    More threads than cores measure the system's scheduler, so they are refused. The device is asked only where more
-    than one is wanted.
+    More threads than cores would measure the scheduler, so they are an error. The device is asked for its cores only
+    if more than one thread is asked for.
 
     Raises:
         BadOption: the device has fewer cores.
-        StageFailed: it does not say how many it has.
+        StageFailed: it does not report how many it has.
     """
     if tuple(numbers) == (1,):
         return (1,)
@@ -44,21 +45,20 @@ def on(build: Store, device: Device, targets: Sequence[str], numbers: Sequence[i
     most = max(numbers, default=cores)
     if most > cores:
         raise BadOption(
-            f"--threads {most}: {device.name} has {cores} core{'s'[: cores - 1]}; --threads all is what it can do"
+            f"--threads {most}: {device.name} has {cores} core{'s'[: cores - 1]}; --threads all measures 1 to {cores}"
         )
     return tuple(numbers) or tuple(range(1, cores + 1))
 
 
-def _cores(build: Store, device: Device, targets: Sequence[str]) -> int:
-    """How many cores the device itself says it has, in the facts of a runtime that is measured there."""
-    kind = registry.load("devices", device.kind)
-    runnable = [target for target in targets if devices.unsupported(device, target) is None]
-    runtime = next((devices.runtime(device, target) for target in runnable), None)
+def _cores(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]]) -> int:
+    """The number of cores that the device itself reports."""
+    runnable = [target for target in targets if device.unsupported(target) is None]
+    runtime = next((device.runtime(target) for target in runnable), None)
     if runtime is None:
-        raise BadOption(f"--threads: {device.name} runs none of {', '.join(targets)}")
+        raise BadOption(f"--threads: {device.name} runs none of {', '.join(target.name for target in targets)}")
     with store.lock(build, f"asking {device.name} for its cores"):
-        kind.setup(build, device, runtime)
-        done = kind.call(build, device, runtime, ["facts"], ASK_SECONDS)
+        device.setup(build, runtime)
+        done = device.call(build, runtime, ["facts"], ASK_SECONDS)
     if done.code != 0:
         raise StageFailed(f"{device.name}: {done.reason}")
     cores: int = json.loads(done.out)["device"]["cores"]

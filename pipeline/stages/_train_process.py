@@ -26,8 +26,10 @@ def main(request: dict[str, Any]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         from pipeline.stages import train
+        from pipeline.stages.plan import Job
+        from pipeline.system.store import Store
 
-        train.take_part(*train.planned(request))
+        train.take_part(Store(Path(request["build"])), Job.from_json(request["job"]))
     except BaseException as error:  # a model's code may raise anything
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if isinstance(error, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Convert: a checkpoint of one framework becomes the same network's checkpoint in another."""
+"""Convert: carry a checkpoint's weights into the same network in another framework."""
 
 from __future__ import annotations
 
@@ -8,51 +8,52 @@ from pathlib import Path
 from pipeline import registry, sources
 from pipeline.core import Checkpoint
 from pipeline.errors import BadOption
+from pipeline.frameworks import Framework
+from pipeline.registry import Plugin
 from pipeline.stages import train
+from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
 from pipeline.system.progress import say
 from pipeline.system.store import Store
 
 
-def convert(build: Store, job: train.Job, to: str) -> Checkpoint:
-    """The checkpoint of `job`, made first where it is not there, with its weights in the model's twin in `to`.
+def convert(build: Store, plan: Plan, to: Plugin[Framework]) -> Checkpoint:
+    """The plan's checkpoint (of its one framework, trained first where it is missing), converted to framework `to`.
 
     Raises:
-        BadOption: both are one framework.
-        BadModel: the model has no twin there, or the twins differ.
+        BadOption: both frameworks are the same.
+        BadModel: the model is not written in `to`, or its layers differ there.
         MissingExtra: one of the frameworks is not installed; nothing is trained then.
     """
-    refuse_same(job.framework, to)
-    target = replace(job, framework=to)
-    there = train.ready(build, target)
-    for name in (job.framework, to):
-        registry.require(registry.load("frameworks", name).PACKAGES)
-    origin = train.train(build, job)
-    if there is not None and there.facts.get("converted_sha256") == origin.weights_sha256:
-        return there
+    (job,) = plan.jobs
+    old, new = job.framework, to
+    if old.name == new.name:
+        known = ", ".join(registry.names("frameworks"))
+        raise BadOption(f"--from and --to are both {old.name}: name two of {known}")
+    job.model.file(new.name)  # raises where the model is not written in it
+    target = replace(job, framework=new)
+    existing = train.ready(build, target)
+    for framework in (old, new):
+        registry.require(framework.module.PACKAGES)
+    with store.lock(build, f"conversion of {job.model.spec.name}"):
+        origin = train.ensure(build, job)
+        if existing is not None and existing.facts.get("converted_sha256") == origin.weights_sha256:
+            return existing
 
-    def exchanged(model: sources.Model, _: train.Job, home: Path, __: Path | None) -> train.New:
-        old, new = registry.load("frameworks", job.framework), registry.load("frameworks", to)
-        path = home / f"{store.TEMPORARY}converted" / new.WEIGHTS
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            weights = build.checkpoint(origin.spec.name, job.framework) / origin.weights
-            new.pack(model, old.unpack(model, weights), path)
-        except BaseException:
-            store.remove(path.parent)
-            raise
-        key = store.digest([model.source(to), origin.weights_sha256])
-        return train.New(path, f"converted from {job.framework}", {"converted_sha256": origin.weights_sha256}, key)
+        def exchanged(model: sources.Model, _: Job, home: Path, __: Path | None) -> train.New:
+            path = home / f"{store.TEMPORARY}converted" / new.module.WEIGHTS
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                weights = build.checkpoint(origin.spec.name, old.name) / origin.weights
+                new.module.pack(model, old.module.unpack(model, weights), path)
+            except BaseException:
+                store.remove(path.parent)
+                raise
+            key = store.digest([model.source(new.name), origin.weights_sha256])
+            facts = {"converted_sha256": origin.weights_sha256}
+            return train.New(path, f"converted from {old.name}", facts, key)
 
-    made = train.make(build, replace(target, data=Path(origin.data) if origin.data else None), exchanged)
-    say(f"{origin.spec.name}: {job.framework} {origin.accuracy:.2%}, {to} {made.accuracy:.2%} on the same pictures")
+        data = Path(origin.data) if origin.data else None
+        made = train.make(build, replace(target, data=data), exchanged)
+    say(f"{origin.spec.name}: {old.name} {origin.accuracy:.2%}, {new.name} {made.accuracy:.2%} on the same images")
     return made
-
-
-def refuse_same(one: str, other: str) -> None:
-    """
-    Raises:
-        BadOption: both are one framework.
-    """
-    if one == other:
-        raise BadOption(f"--from and --to are both {one}: name two of {', '.join(registry.names('frameworks'))}")

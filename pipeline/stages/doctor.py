@@ -136,8 +136,6 @@ def _gpu() -> Iterator[Check]:
 
 
 def _devices(build: Store) -> Iterator[Check]:
-    from pipeline import registry
-
     for device in devices.devices().values():
-        reason = registry.load("devices", device.kind).unavailable(build, device)
+        reason = device.unavailable(build)
         yield Check(f"device {device.name}", "answers" if reason is None else "does not answer", reason, optional=True)

@@ -1,7 +1,7 @@
-"""Export: a checkpoint under every recipe asked for becomes a file for every target asked for, each checked.
+"""Export: every target of a plan under every recipe becomes a file, and every file is checked.
 
-What is up to date costs nothing: planning reads manifests and loads no framework. What is not is made by one process
-a target, side by side on the cores there are; each loads its converter once and works through its recipes.
+Up-to-date files cost nothing: planning reads manifests and loads no framework. For the rest, one process per target
+loads its converter once and works through the recipes; as many run in parallel as there are cores.
 """
 
 from __future__ import annotations
@@ -10,34 +10,40 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from pipeline import registry
 from pipeline.core import Artifact, Checkpoint, Failure, Recipe, safe_file_name, to_json
-from pipeline.errors import Broken, DiskFull, StageFailed, Unsupported
+from pipeline.errors import Broken, DiskFull, StageFailed
+from pipeline.registry import Plugin
 from pipeline.stages import quantize as quantizing
 from pipeline.stages import train
+from pipeline.stages.plan import Job, Plan
 from pipeline.system import proc, store
 from pipeline.system.progress import say
 from pipeline.system.store import Store
+from pipeline.targets import Target
 
 MANIFEST, FAILURE, LOG = "artifact.json", "failure.json", "export.log"
-Work = tuple[train.Job, str]
-"""What a target's process is to make: a job's model under a recipe."""
+Work = tuple[Job, Recipe]
+"""What a target's process makes: a job's model under a recipe."""
+Made = set[tuple[str, str, str]]
+"""(framework, recipe, target) of files that were just made."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell.
+    """The result for one cell.
 
     Attributes:
         status: "ok", "unsupported" or "failed".
-        artifact: the manifest where it is ok.
-        fresh: it was made now; False where it was up to date.
+        artifact: the manifest, where the status is "ok".
+        fresh: whether it was made now, and not already up to date.
     """
 
     recipe: str
@@ -51,93 +57,66 @@ class Outcome:
     framework: str = "torch"
 
 
-def recipes(names: Sequence[str]) -> list[Recipe]:
-    """Recipes by name."""
-    return [registry.load("recipes", name).RECIPE for name in names]
-
-
-def export(build: Store, job: train.Job, targets: Sequence[str], names: Sequence[str]) -> list[Outcome]:
-    """Makes what is missing of targets × recipes, and what those need before it; see `export_all`."""
-    return export_all(build, [job], targets, names)
-
-
-def export_all(build: Store, jobs: Sequence[train.Job], targets: Sequence[str], names: Sequence[str]) -> list[Outcome]:
-    """Makes what is missing of jobs × targets × recipes: a target's process serves every framework.
-
-    Args:
-        jobs: one a framework.
+def export(build: Store, plan: Plan) -> list[Outcome]:
+    """Makes the files of a plan that are missing or out of date, and what they depend on.
 
     Raises:
-        MissingExtra: what makes a job's graphs is not installed; nothing is trained then.
+        MissingExtra: a package that captures graphs is not installed; nothing is trained then.
 
     Returns:
-        One outcome a cell, in the order asked for; a failed cell does not keep others from being made.
+        One outcome per cell, in the plan's order. A failed cell does not stop the others.
     """
-    done = [current(build, job, targets, names) for job in jobs]
+    done = [current(build, plan, job) for job in plan.jobs]
     if None not in done:
         return [outcome for outcomes in done for outcome in outcomes or []]
-    for job, outcomes in zip(jobs, done, strict=True):
+    for job, outcomes in zip(plan.jobs, done, strict=True):
         if outcomes is None:
-            registry.require(registry.load("frameworks", job.framework).GRAPHS)
-    with store.lock(build, f"export of {jobs[0].model}"):
-        wanted = recipes(names)
+            registry.require(job.framework.module.GRAPHS)
+    with store.lock(build, f"export of {plan.model.spec.name}"):
         todo: dict[str, list[Work]] = {}
-        for job in jobs:
-            for target, recipe in _prepared(build, job, targets, wanted):
-                todo.setdefault(target, []).append((job, recipe))
-        made = _run_workers(build, todo)
+        for job in plan.jobs:
+            for target, recipe in _prepared(build, plan, job):
+                todo.setdefault(target.name, []).append((job, recipe))
+        made = _run_workers(build, {t: todo[t.name] for t in plan.targets if t.name in todo})
         outcomes = []
-        for job in jobs:
+        for job in plan.jobs:
             checkpoint = _checkpoint(build, job)
-            outcomes += [_outcome(build, checkpoint, r, t, made) for r in wanted for t in targets]
+            outcomes += [_outcome(build, job, checkpoint, r, t, made) for r in plan.recipes for t in plan.targets]
         return outcomes
 
 
-def _prepared(build: Store, job: train.Job, targets: Sequence[str], wanted: Sequence[Recipe]) -> list[tuple[str, str]]:
-    """(target, recipe) of what is missing of a job, whose checkpoint and graphs are then there."""
-    checkpoint = train.train(build, job)
-    model = train.model_of(checkpoint, job)
+def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], Recipe]]:
+    """(target, recipe) of the job's missing files; the checkpoint and the graphs that they need exist afterwards."""
+    checkpoint = train.ensure(build, job)
     todo = [
         (target, recipe)
-        for target in targets
-        for recipe in wanted
-        if _ready(build, checkpoint, recipe, target) is None
-        and registry.load("targets", target).supports(recipe, job.framework) is None
+        for target in plan.targets
+        for recipe in plan.recipes
+        if _ready(build, job, checkpoint, recipe, target) is None
+        and target.module.supports(recipe, job.framework.name) is None
     ]
     if todo:
-        quantizing.quantize(build, model, checkpoint, None)
-    for recipe in wanted:
+        quantizing.quantize(build, job, checkpoint, None)
+    for recipe in plan.recipes:
         if recipe.static and recipe in [needed for _, needed in todo]:
-            quantizing.quantize(build, model, checkpoint, recipe)
-    return [(target, recipe.name) for target, recipe in todo]
+            quantizing.quantize(build, job, checkpoint, recipe)
+    return todo
 
 
-def current(build: Store, job: train.Job, targets: Sequence[str], names: Sequence[str]) -> list[Outcome] | None:
-    """All outcomes, if every cell is up to date; else None. Loads no framework and writes nothing."""
+def current(build: Store, plan: Plan, job: Job) -> list[Outcome] | None:
+    """All outcomes of a job, if every cell is up to date; otherwise None. Loads no framework and writes nothing."""
     checkpoint = train.ready(build, job)
     if checkpoint is None:
         return None
-    outcomes = [_outcome(build, checkpoint, r, t, set()) for r in recipes(names) for t in targets]
+    outcomes = [_outcome(build, job, checkpoint, r, t, set()) for r in plan.recipes for t in plan.targets]
     return outcomes if all(o.status in ("ok", "unsupported") for o in outcomes) else None
-
-
-def refuse_unsupported(framework: str, targets: Sequence[str], names: Sequence[str]) -> None:
-    """For a command that names every cell itself.
-
-    Raises:
-        Unsupported: a target cannot do a recipe; its reason is the message.
-    """
-    for target in targets:
-        for recipe in recipes(names):
-            reason = registry.load("targets", target).supports(recipe, framework)
-            if reason:
-                raise Unsupported(f"{target} does not support {recipe.name}: {reason}")
 
 
 def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
     """
     Raises:
-        StageFailed: an export failed; each one's reason, the last lines of its log and the log's path are said before.
+        StageFailed: an export failed. Each failure's reason, the last lines of its log and the log's path are printed
+            first.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
@@ -155,71 +134,58 @@ def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
         raise StageFailed(f"{len(failed)} of {len(outcomes)} exports failed ({cells}): {reasons[0]}{more}")
 
 
-def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
-    """Hash of all that decides what the file is."""
-    module = registry.load("targets", target)
+def key(job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> str:
+    """Cache key of the file: a hash of everything that decides its content."""
     return store.digest([
-        quantizing.key(checkpoint, recipe if recipe.static else None), to_json(recipe),
-        registry.versions(module.TOOLS), registry.source_hash("targets", target),
+        quantizing.key(job, checkpoint, recipe if recipe.static else None), to_json(recipe),
+        registry.versions(target.module.TOOLS), target.source_hash,
     ])  # fmt: skip
 
 
-def _ready(build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str) -> Artifact | None:
-    """The artifact that is there, if it is of these inputs and its file is whole."""
-    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
+def _ready(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> Artifact | None:
+    """The existing artifact, if it was made from these inputs and its file is intact."""
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
     artifact = store.read_or_warn(Artifact, folder / MANIFEST)
-    if artifact is None or artifact.key != key(checkpoint, recipe, target):
+    if artifact is None or artifact.key != key(job, checkpoint, recipe, target):
         return None
     path = folder / safe_file_name(artifact.file)
     if not path.exists() or store.sha256(path) != artifact.sha256:
-        say(f"{path} is not what its manifest says (sha256 differs); made anew")
+        say(f"{path} does not match its manifest (sha256 differs): exporting again")
         return None
     return artifact
 
 
 def _outcome(
-    build: Store, checkpoint: Checkpoint, recipe: Recipe, target: str, made: set[tuple[str, str, str]]
+    build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target], made: Made
 ) -> Outcome:
-    module = registry.load("targets", target)
-    reason = module.supports(recipe, checkpoint.framework)
+    framework = job.framework.name
+    folder = build.cell(checkpoint.spec.name, framework, recipe.name, target.name)
+
+    def outcome(status: str, reason: str | None = None, **more: Any) -> Outcome:
+        return Outcome(recipe.name, target.name, status, reason, framework=framework, **more)
+
+    reason = target.module.supports(recipe, framework)
     if reason:
-        return Outcome(recipe.name, target, "unsupported", reason, framework=checkpoint.framework)
-    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target)
-    artifact = _ready(build, checkpoint, recipe, target)
+        return outcome("unsupported", reason)
+    artifact = _ready(build, job, checkpoint, recipe, target)
     if artifact is not None:
-        fresh = (checkpoint.framework, recipe.name, target) in made
-        return Outcome(
-            recipe.name,
-            target,
-            "ok",
-            None,
-            artifact,
-            folder / artifact.file,
-            folder / LOG,
-            fresh,
-            framework=checkpoint.framework,
-        )
+        fresh = (framework, recipe.name, target.name) in made
+        return outcome("ok", artifact=artifact, path=folder / artifact.file, log=folder / LOG, fresh=fresh)
     failure = store.read_or_warn(Failure, folder / FAILURE)
-    if failure is None or failure.key != key(checkpoint, recipe, target):
-        return Outcome(recipe.name, target, "failed", "not made", log=folder / LOG, framework=checkpoint.framework)
-    return Outcome(
-        recipe.name, target, failure.status, failure.reason, log=folder / LOG, framework=checkpoint.framework
-    )
+    if failure is None or failure.key != key(job, checkpoint, recipe, target):
+        return outcome("failed", "not made", log=folder / LOG)
+    return outcome(failure.status, failure.reason, log=folder / LOG)
 
 
 # -- the processes -----------------------------------------------------------------------------------------------------
 
 
-def _run_workers(build: Store, todo: dict[str, list[Work]]) -> set[tuple[str, str, str]]:
-    """One process a target, as many at once as there are cores.
-
-    Returns:
-        (framework, recipe, target) of what was made.
-    """
+def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) -> Made:
+    """One process per target, as many in parallel as there are cores."""
     if not todo:
         return set()
     cores = os.cpu_count() or 1
-    say(f"exporting {sum(map(len, todo.values()))} files for {', '.join(todo)}")
+    say(f"exporting {sum(map(len, todo.values()))} files for {', '.join(target.name for target in todo)}")
     with ThreadPoolExecutor(cores) as pool:
         threads = max(1, cores // len(todo))
         stop = Event()
@@ -234,69 +200,75 @@ def _run_workers(build: Store, todo: dict[str, list[Work]]) -> set[tuple[str, st
             raise
 
 
-def _run_worker(build: Store, target: str, work: list[Work], threads: int, stop: Event) -> set[tuple[str, str, str]]:
-    """Works through a target's recipes; a process that dies costs one of them, and the next goes on after it.
+def _run_worker(build: Store, target: Plugin[Target], work: Sequence[Work], threads: int, stop: Event) -> Made:
+    """Works through a target's recipes. A process that dies costs one of them; another process does the rest.
 
     Args:
-        stop: is set when another worker or the user ended it all.
-
-    Returns:
-        (framework, recipe, target) of what was made.
+        stop: set when the export is to end: another worker failed, or the user interrupted it.
 
     Raises:
-        DiskFull: a worker found no space.
+        DiskFull: the disk is full.
     """
-    left, made = list(work), set()
-    several = len({job.framework for job, _ in work}) > 1
+    left, made = list(work), Made()
+    several = len({job.framework.name for job, _ in work}) > 1
 
-    def named(job: train.Job, recipe: str) -> str:
-        return f"{target} {recipe}" + (f" ({job.framework})" if several else "")
+    def named(job: Job, recipe: Recipe) -> str:
+        return f"{target.name} {recipe.name}" + (f" ({job.framework.name})" if several else "")
 
     def each(line: str) -> None:
         try:
             event = json.loads(line)
         except ValueError:
-            raise Broken(f"the {target} exporter said {line!r}") from None
+            raise Broken(f"the exporter for {target.name} printed {line!r}, which is no JSON") from None
         if event.get("disk_full"):
             raise DiskFull(event["disk_full"])
-        job, recipe = left.pop(0)  # it works in this order
+        job, recipe = left.pop(0)  # in the order of the request
         if event["status"] == "ok":
-            made.add((job.framework, recipe, target))
+            made.add((job.framework.name, recipe.name, target.name))
         say(f"  {named(job, recipe)}: {event['says']}")
 
     while left and not stop.is_set():
-        request = {"target": target, "work": [[train.plain(build, job), recipe] for job, recipe in left]}
-        argv = [sys.executable, "-m", "pipeline.stages._export_process", json.dumps(request)]
-        # A fixed hash seed: converters iterate over sets, and the same export should be the same file.
+        argv = process(build, target.name, left)
+        # Converters iterate over sets: with a fixed hash seed, the same export gives the same file.
         done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0"})
         if stop.is_set():
-            break  # ended by us: nothing is known of what it was at
+            break  # we ended it
         if left and done.code != 0:
-            job, recipe = left.pop(0)  # the one at work when the process died
+            job, recipe = left.pop(0)  # the one in work when the process died
             _died(build, job, recipe, target, done)
             say(f"  {named(job, recipe)}: failed: {done.reason}")
         elif left:
-            raise Broken(f"the {target} exporter ended without {', '.join(recipe for _, recipe in left)}")
+            missing = ", ".join(recipe.name for _, recipe in left)
+            raise Broken(f"the exporter for {target.name} ended without {missing}")
     return made
 
 
-def _died(build: Store, job: train.Job, recipe: str, target: str, done: proc.Done) -> None:
-    """Keeps how a process died where its result would be."""
+def process(build: Store, target: str, work: Sequence[Work]) -> list[str]:
+    """The command of the process that makes a target's files, in this order."""
+    request = {
+        "build": str(build.root),
+        "target": target,
+        "work": [{"job": job.to_json(), "recipe": to_json(recipe)} for job, recipe in work],
+    }
+    return [sys.executable, "-m", "pipeline.stages._export_process", json.dumps(request)]
+
+
+def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], done: proc.Done) -> None:
+    """Writes how a process died as the cell's failure."""
     checkpoint = _checkpoint(build, job)
-    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe, target)
-    (which,) = recipes([recipe])
-    store.write(folder / FAILURE, Failure("failed", done.reason, LOG, key(checkpoint, which, target)))
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
+    store.write(folder / FAILURE, Failure("failed", done.reason, LOG, key(job, checkpoint, recipe, target)))
 
 
-def _checkpoint(build: Store, job: train.Job) -> Checkpoint:
-    """What was there when this export began; its lock is held."""
+def _checkpoint(build: Store, job: Job) -> Checkpoint:
+    """The checkpoint that this export made or found; the lock is held."""
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
     return checkpoint
 
 
 def line(outcome: Outcome) -> str:
-    """An outcome for the terminal: where the file is, how large, and how it was checked."""
+    """An outcome for the terminal: the file's path, size and check."""
     cell = f"{outcome.target:11} {outcome.recipe:17}"
     artifact = outcome.artifact
     if artifact is None:
@@ -305,7 +277,7 @@ def line(outcome: Outcome) -> str:
 
 
 def checked(artifact: Artifact) -> str:
-    """How an artifact compares with what it was made from."""
+    """How an artifact compares with the graph it was made from."""
     parity = artifact.parity
     if parity is None:
         return artifact.unchecked or "not checked"

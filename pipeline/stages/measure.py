@@ -1,4 +1,4 @@
-"""Measure: an artifact on a device: raw latencies there, and every evaluation sample's outputs from there."""
+"""Measure: run an artifact on a device for raw latencies, memory, and the outputs of every evaluation sample."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pipeline import devices, registry, stats
+from pipeline import formatting, stats
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, safe_file_name, to_json
+from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
 from pipeline.results import predictions
-from pipeline.stages import _chunks, train
+from pipeline.stages import _chunks, _threads, train
 from pipeline.stages import push as pushing
-from pipeline.stages.export import FAILURE, Outcome
+from pipeline.stages.export import FAILURE, Outcome, export, raise_if_failed
+from pipeline.stages.plan import Job, Plan
+from pipeline.stages.push import Runnable
 from pipeline.system import store
 from pipeline.system.progress import say
 from pipeline.system.store import Store
 
 MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
-THE_WAY_THERE = (
+CONNECTION = (
     "address", "port", "identity", "known_hosts", "config", "folder", "space_bytes", "chunk_samples", "cool_down_c",
 )  # fmt: skip
-"""Keys of a device's table that change nothing about what is measured."""
+"""Keys of a device's table that say how to reach it. They are not part of a measurement's cache key."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class Options:
     """How to measure.
 
     Attributes:
-        threads: of the runtime.
-        samples: how many of the evaluation split's, of each class its share; None for all.
-        min_runs, min_seconds: measuring ends when both are reached.
+        threads: numbers of threads to measure with; empty for 1 to all cores of the device.
+        samples: size of the evaluation subset (see `stats.stratified`); None for the whole split.
+        min_runs, min_seconds: a measurement ends when both are reached.
         time_limit: seconds that one call of edge-bench may take.
         again: measure also what is up to date.
     """
 
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     min_runs: int = 64
     min_seconds: float = 1.0
     time_limit: float = 3600.0
@@ -50,188 +53,240 @@ class Options:
     def check(self) -> None:
         """
         Raises:
-            BadOption: a number that cannot be.
+            BadOption: a value is out of range.
         """
         seconds = self.min_seconds, self.time_limit
-        if (
-            self.threads < 1
-            or self.min_runs < 1
-            or (self.samples is not None and self.samples < 1)
-            or seconds[0] < 0
-            or seconds[1] <= 0
-            or not all(map(isfinite, seconds))
-        ):
+        least = min([*self.threads, self.min_runs, 1 if self.samples is None else self.samples])
+        if least < 1 or seconds[0] < 0 or seconds[1] <= 0 or not all(map(isfinite, seconds)):
             raise BadOption(
-                "--threads, --min-runs and --samples are at least 1, --min-seconds 0, --time-limit more than 0"
+                "--threads, --min-runs and --samples must be at least 1, --min-seconds at least 0, --time-limit above 0"
             )
 
 
-def bench(
-    build: Store, job: train.Job, device: Device, outcomes: Sequence[Outcome], options: Options
-) -> list[StageFailed]:
-    """Measures every artifact of `outcomes` that the device can run and that is not measured yet, one after another:
-    two at once would measure each other.
+@dataclass(frozen=True)
+class Result:
+    """One artifact on one device with one number of threads.
 
-    Returns:
-        What failed; each failure is also kept where its measurement would be.
+    Attributes:
+        measurement: what was measured now or before; None where it failed.
+        failure: why the last run failed.
     """
-    checkpoint = train.ready(build, job)
-    assert checkpoint is not None  # what was exported has one
-    asked = [
-        (artifact, path, key(build, checkpoint, device, artifact, options))
-        for artifact, path in pushing.runnable(outcomes, device)
-    ]
-    todo = [one for one in asked if options.again or not ready(home(one[1], device, options.threads), one[2])]
-    if not todo:
-        return []
-    failed: list[StageFailed] = []
-    with store.lock(build, f"bench of {job.model} on {device.name}"):
-        place = _Place(build, checkpoint, device, pushing.evaluation(build, checkpoint, options.samples), options)
-        try:
-            with registry.load("devices", device.kind).exclusive(build, device):
-                for one in todo:
-                    failed += _measured(place, *one)
-        except Unreachable as error:  # says nothing about the artifact, and the next one would fail too
-            failed.insert(0, error)
-    return failed
+
+    artifact: Artifact
+    device: str
+    threads: int
+    measurement: Measurement | None = None
+    failure: StageFailed | None = None
 
 
-def _measured(place: _Place, artifact: Artifact, path: Path, key: str) -> list[StageFailed]:
-    """Measures an artifact; what failed, kept where its measurement would be.
+def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result]:
+    """Exports what is missing of a plan, then measures it on the plan's devices.
 
     Raises:
-        Unreachable: the device is gone.
+        StageFailed: an export failed.
+        BadOption: an option is invalid, or a device has fewer cores than threads were asked for.
     """
-    folder = home(path, place.device, place.options.threads)
+    options.check()
+    threads = {device.name: _threads.on(build, device, plan.targets, options.threads) for device in plan.devices}
+    outcomes = export(build, plan)
+    raise_if_failed(outcomes)
+    return [
+        result
+        for device in plan.devices
+        for result in measure(build, plan, outcomes, device, replace(options, threads=threads[device.name]))
+    ]
+
+
+def measure(
+    build: Store, plan: Plan, outcomes: Sequence[Outcome], device: BoundDevice, options: Options
+) -> list[Result]:
+    """Measures every artifact that the device can run and that is not measured yet. One at a time: two at once would
+    disturb each other.
+
+    Args:
+        options: with the numbers of threads; at least one.
+    """
+    return [
+        result
+        for job in plan.jobs
+        for number in options.threads
+        for result in _of_job(_Bench(build, plan, job, device, number, options), outcomes)
+    ]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The artifacts of one framework on one device with one number of threads."""
+
+    build: Store
+    plan: Plan
+    job: Job
+    device: BoundDevice
+    threads: int
+    options: Options
+
+    def home(self, path: Path) -> Path:
+        """The folder of the measurement of the file at `path`."""
+        return home(path, self.device.name, self.threads)
+
+
+def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
+    build, device = bench.build, bench.device
+    checkpoint = train.ready(build, bench.job)
+    assert checkpoint is not None  # it was exported
+    keyed = [
+        (one, key(build, checkpoint, device, one, bench.threads, bench.options))
+        for one in pushing.runnable(bench.plan, bench.job, outcomes, device)
+    ]
+    todo = [(one, key) for one, key in keyed if bench.options.again or not ready(bench.home(one.path), key)]
+    failed: dict[Path, StageFailed] = {}
+    if todo:
+        with store.lock(build, f"bench of {bench.plan.model.spec.name} on {device.name}"):
+            images = pushing.evaluation(build, bench.job, checkpoint, bench.options.samples)
+            run = _Run(bench, checkpoint, images)
+            try:
+                with device.exclusive(build):
+                    for one, key_ in todo:
+                        failure = _measured(run, one, key_)
+                        if failure:
+                            failed[one.path] = failure
+            except Unreachable as error:  # the device's failure, not the artifact's; the rest would fail as well
+                failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
+    return [_result(bench, one, failed.get(one.path)) for one, _ in keyed]
+
+
+def _result(bench: _Bench, one: Runnable, failure: StageFailed | None) -> Result:
+    found = None if failure else store.read(Measurement, bench.home(one.path) / MANIFEST)
+    return Result(one.artifact, bench.device.name, bench.threads, found, failure)
+
+
+def _measured(run: _Run, one: Runnable, key: str) -> StageFailed | None:
+    """Measures an artifact. A failure is also written where the measurement would be.
+
+    Raises:
+        Unreachable: the connection to the device was lost.
+    """
+    folder, artifact = run.bench.home(one.path), one.artifact
     try:
-        measurement = _measure(place, artifact, path, key)
+        measurement = _measure(run, one, key)
     except Unreachable:
         raise
     except StageFailed as error:
-        failed = StageFailed(f"{artifact.target} {artifact.recipe} on {place.device.name}: {error}")
+        failed = StageFailed(f"{artifact.target} {artifact.recipe} on {run.bench.device.name}: {error}")
         store.write(folder / FAILURE, Failure("failed", str(error), "", key))
         say(f"  {failed}")
-        return [failed]
+        return failed
     store.remove(folder / FAILURE)
-    say(f"  {artifact.target} {artifact.recipe}: {_says(measurement)}")
-    return []
+    say(f"  {artifact.target} {artifact.recipe}: {_line(measurement)}")
+    return None
 
 
-def kept(outcomes: Sequence[Outcome], device: Device, threads: int) -> list[Measurement]:
-    """The measurements on a device of all that it can run of `outcomes`."""
-    homes = [home(path, device, threads) for _, path in pushing.runnable(outcomes, device)]
-    return [found for found in (store.read(Measurement, home / MANIFEST) for home in homes) if found is not None]
-
-
-def home(path: Path, device: Device, threads: int) -> Path:
-    """Where the measurement of the file at `path` is kept: each number of threads has a place of its own."""
-    return store.threads_folder(path.parent / device.name, threads)
+def home(path: Path, device: str, threads: int) -> Path:
+    """The folder of the measurement of the file at `path`: each number of threads has its own."""
+    return store.threads_folder(path.parent / device, threads)
 
 
 def ready(folder: Path, key: str) -> bool:
-    """Whether a device's folder holds a whole measurement with this key."""
+    """Whether a folder contains an intact measurement with this cache key."""
     measurement = store.read_or_warn(Measurement, folder / MANIFEST)
     if measurement is None or measurement.key != key:
         return False
     predictions = folder / safe_file_name(measurement.accuracy.predictions)
     if predictions.is_file() and store.sha256(predictions) == measurement.accuracy.predictions_sha256:
         return True
-    say(f"{predictions} is not what its manifest says; measured anew")
+    say(f"{predictions} does not match its manifest: measuring again")
     return False
 
 
-def key(build: Store, checkpoint: Checkpoint, device: Device, artifact: Artifact, options: Options) -> str:
-    """Hash of all that a measurement is of: what was measured, on which samples, by what, where and how."""
-    runtime = devices.runtime(device, artifact.target)
-    assert runtime is not None  # the caller asked whether the device can run it
-    by = registry.load("devices", device.kind).identity(build, device, runtime)
-    how = options.threads, options.min_runs, options.min_seconds, options.samples
-    return store.digest([artifact.sha256, checkpoint.dataset_sha256, runtime, by, to_json(_itself(device)), how])
+def key(
+    build: Store, checkpoint: Checkpoint, device: BoundDevice, one: Runnable, threads: int, options: Options
+) -> str:
+    """Cache key of a measurement: the file, the samples, what measures, where and how."""
+    by = device.identity(build, one.runtime)
+    how = threads, options.min_runs, options.min_seconds, options.samples
+    of = one.artifact.sha256, checkpoint.dataset_sha256, one.runtime
+    return store.digest([*of, by, to_json(_without_connection(device.device)), how])
 
 
-def _itself(device: Device) -> Device:
-    """A device without the way there: it may get another address and is the same."""
-    return replace(device, options={key: value for key, value in device.options.items() if key not in THE_WAY_THERE})
+def _without_connection(device: Device) -> Device:
+    """A device that gets another address stays the same device."""
+    return replace(device, options={key: value for key, value in device.options.items() if key not in CONNECTION})
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where and how every artifact of one bench is measured.
+class _Run:
+    """What every artifact of one bench is measured with.
 
     Attributes:
         images: the evaluation split's file.
     """
 
-    build: Store
+    bench: _Bench
     checkpoint: Checkpoint
-    device: Device
     images: Path
-    options: Options
 
 
-def _measure(place: _Place, artifact: Artifact, path: Path, key: str) -> Measurement:
-    """`edge-bench run`, alone, for times and memory; then `predict`, chunk by chunk, for every sample's outputs."""
-    folder = home(path, place.device, place.options.threads)
+def _measure(run: _Run, one: Runnable, key: str) -> Measurement:
+    """`edge-bench run` for times and memory; then `predict`, in chunks, for every sample's outputs."""
+    bench, artifact = run.bench, one.artifact
+    build, device, options = bench.build, bench.device, bench.options
+    folder = bench.home(one.path)
     folder.mkdir(parents=True, exist_ok=True)
-    runtime = devices.runtime(place.device, artifact.target)
-    assert runtime is not None  # the caller asked whether the device can run it
-    kind = registry.load("devices", place.device.kind)
-    kind.setup(place.build, place.device, runtime)
-    kind.push(place.build, place.device, [path, place.images])
-    options = place.options
+    device.setup(build, one.runtime)
+    device.push(build, [one.path, run.images])
 
     def edge_bench(words: Sequence[str | Path]) -> dict[str, Any]:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")  # a board's clock may be years off
-        done = kind.call(place.build, place.device, runtime, words, options.time_limit)
+        done = device.call(build, one.runtime, words, options.time_limit)
         if done.code != 0:
             raise StageFailed(done.reason.removeprefix("edge-bench: "))
         try:
             value: dict[str, Any] = json.loads(done.out)
         except ValueError as error:
-            mends = f"inv devices.clean --device {place.device.name}, then the same command again"
-            raise StageFailed(f"edge-bench ended there without a result: {mends}") from error
+            fix = f"run inv devices.clean --device {device.name}, then this command again"
+            raise StageFailed(f"edge-bench on {device.name} ended without a result: {fix}") from error
         if value["artifact_sha256"] != artifact.sha256:
-            raise Broken(f"{path} changed while it was measured")
+            raise Broken(f"{one.path} changed while it was measured")
         return {**value, "started_at": started_at}
 
     if options.again:
         _chunks.forget(folder)
-    run = _chunks.run(folder, key, run_words(artifact, path, place.images, runtime, options), edge_bench)
-    size = place.device.options.get("chunk_samples", kind.CHUNK)
-    spans = _chunks.spans(len(pushing.labels(place.images)), size)
-    words = ["predict", path, *_common(artifact, place.images, runtime, options)]
+    found = _chunks.run(folder, key, run_words(one, run.images, bench.threads, options), edge_bench)
+    size = device.options.get("chunk_samples", device.kind.CHUNK)
+    spans = _chunks.spans(len(pushing.labels(run.images)), size)
+    words = ["predict", one.path, *_common(one, run.images, bench.threads)]
     parts = list(_chunks.predict(folder, key, words, spans, edge_bench))
     with store.atomic(folder / PREDICTIONS) as temporary:
         _chunks.join(parts, temporary)
         sha256 = store.sha256(temporary)
-    accuracy = _accuracy(place, folder / PREDICTIONS, sha256)
-    measurement = _noun(artifact, place.device, run, accuracy, key)
+    accuracy = _accuracy(run, folder / PREDICTIONS, sha256)
+    measurement = _noun(artifact, device.device, found, accuracy, key)
     store.write(folder / MANIFEST, measurement)
     _chunks.forget(folder)
     return measurement
 
 
-def run_words(artifact: Artifact, path: Path, images: Path, runtime: str, options: Options) -> list[str | Path]:
-    """The call of edge-bench that times a file. A count depends on these words too: their length moves what lies in
-    memory after them (benchmarks/README.md)."""
+def run_words(one: Runnable, images: Path, threads: int, options: Options) -> list[str | Path]:
+    """The arguments of `edge-bench run`. Counted instructions depend on them too: their length shifts memory addresses
+    (benchmarks/README.md)."""
     bounds = ["--min-runs", str(options.min_runs), "--min-seconds", str(options.min_seconds)]
-    return ["run", path, *_common(artifact, images, runtime, options), *bounds]
+    return ["run", one.path, *_common(one, images, threads), *bounds]
 
 
-def _common(artifact: Artifact, images: Path, runtime: str, options: Options) -> list[str | Path]:
-    words: list[str | Path] = ["--inputs", images, "--runtime", runtime, "--threads", str(options.threads)]
-    if artifact.inputs[0].layout:
-        words += ["--layout", artifact.inputs[0].layout]
+def _common(one: Runnable, images: Path, threads: int) -> list[str | Path]:
+    words: list[str | Path] = ["--inputs", images, "--runtime", one.runtime, "--threads", str(threads)]
+    if one.artifact.inputs[0].layout:
+        words += ["--layout", one.artifact.inputs[0].layout]
     return words
 
 
-def _accuracy(place: _Place, outputs: Path, sha256: str) -> Accuracy:
+def _accuracy(run: _Run, outputs: Path, sha256: str) -> Accuracy:
     """The metric over a file of predictions."""
     import numpy as np
 
     with np.load(outputs, allow_pickle=False) as kept:
-        right = stats.top1(kept["output_0"]) == pushing.labels(place.images)
-    checkpoint = place.checkpoint
+        right = stats.top1(kept["output_0"]) == pushing.labels(run.images)
+    checkpoint = run.checkpoint
     return Accuracy(
         dataset=checkpoint.spec.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
@@ -239,23 +294,23 @@ def _accuracy(place: _Place, outputs: Path, sha256: str) -> Accuracy:
         samples=len(right),
         metric=checkpoint.spec.metric,
         value=float(right.mean()),
-        reference=checkpoint.accuracy if len(right) == checkpoint.samples else _reference(place, len(right)),
+        reference=checkpoint.accuracy if len(right) == checkpoint.samples else _reference(run, len(right)),
         predictions=outputs.name,
         predictions_sha256=sha256,
     )
 
 
-def _reference(place: _Place, samples: int) -> float:
-    """The float model's metric over a part of the split."""
-    checkpoint = place.checkpoint
-    folder = place.build.checkpoint(checkpoint.spec.name, checkpoint.framework)
+def _reference(run: _Run, samples: int) -> float:
+    """The float model's metric over a subset of the split."""
+    checkpoint = run.checkpoint
+    folder = run.bench.build.checkpoint(checkpoint.spec.name, checkpoint.framework)
     outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
     chosen = stats.stratified(labels, samples)
     return float((stats.top1(outputs[0][chosen]) == labels[chosen]).mean())
 
 
 def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: Accuracy, key: str) -> Measurement:
-    """What edge-bench said, under the names it is kept by."""
+    """The measurement that edge-bench returned."""
     facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **run["device"]}
     facts["frequency_hz"] = run["frequency_hz"]
     if "clock" in device.options:
@@ -290,9 +345,9 @@ def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: 
 
 
 def _throttled(before: str | None, after: str | None) -> bool | None:
-    """Whether the clock was slowed during the run: it is now, or a bit that stays until the next boot is new.
+    """Whether the clock was slowed during the run: it is slowed now, or a bit that stays set until reboot is new.
 
-    Source: the vcgencmd manual: bits 0 to 3 are what is now, bits 16 to 19 the same since boot.
+    Source: the vcgencmd manual: bits 0 to 3 are the current state, bits 16 to 19 the same since boot.
     """
     if after is None:
         return None
@@ -300,10 +355,8 @@ def _throttled(before: str | None, after: str | None) -> bool | None:
     return bool((then | now) & 0xF or (now & ~then) >> 16)
 
 
-def _says(measurement: Measurement) -> str:
-    """A measurement in a line; of an emulated device no latency, but its instructions where they are counted."""
-    from pipeline import formatting
-
+def _line(measurement: Measurement) -> str:
+    """A measurement in one line. An emulated device has no latency, but may count instructions."""
     top1 = f"top-1 {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
     latency = stats.latency(measurement.runs)
     if measurement.device["emulated"]:

@@ -1,4 +1,4 @@
-"""Push: artifacts and the evaluation split go to a device, each by its content."""
+"""Push: artifacts and the evaluation split go to a device, each identified by its content hash."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import devices, registry, stats
-from pipeline.core import SCHEMA, Artifact, Checkpoint, Device
-from pipeline.errors import BadOption, StageFailed, Unreachable, Unsupported
+from pipeline import stats
+from pipeline.core import SCHEMA, Artifact, Checkpoint
+from pipeline.devices import BoundDevice
+from pipeline.errors import BadOption, StageFailed, Unreachable
+from pipeline.registry import Plugin
 from pipeline.stages import train
-from pipeline.stages.export import Outcome
+from pipeline.stages.export import Outcome, export, raise_if_failed
+from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
 from pipeline.system.progress import bar, say
 from pipeline.system.store import Store
+from pipeline.targets import Target
 
 CHUNK = 256
-"""Pictures decoded at a time: memory stays bounded however large the split is."""
+"""Images decoded at a time: memory stays bounded for a split of any size."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation split, or a part of it, as it goes to devices.
+    """The evaluation split, or a subset of it, as devices get it.
 
     Attributes:
         images: file name; uint8 (N, height, width, channels), .npy.
@@ -39,35 +43,63 @@ class Evaluation:
     schema: int = SCHEMA
 
 
-def push(build: Store, job: train.Job, device: Device, outcomes: Sequence[Outcome]) -> tuple[int, int]:
-    """Sends what is missing on the device: the evaluation split and every artifact that it can run.
+@dataclass(frozen=True)
+class Pushed:
+    """What is on a device after a push.
 
-    Returns:
-        How many files are there now, and how many bytes were sent.
+    Attributes:
+        files: how many files of the plan the device has.
+        sent_bytes: how many bytes were sent now.
     """
-    checkpoint = train.ready(build, job)
-    assert checkpoint is not None  # what was exported has one
-    with store.lock(build, f"push of {job.model} to {device.name}"):
-        files = [evaluation(build, checkpoint), *(path for _, path in runnable(outcomes, device))]
-        _, sent = registry.load("devices", device.kind).push(build, device, files)
-    return len(files), sent
+
+    device: str
+    files: int
+    sent_bytes: int
 
 
-def setup(build: Store, device: Device, targets: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Brings the runtimes of these targets to a device, those that it can have.
+@dataclass(frozen=True)
+class Runnable:
+    """An artifact with the edge-bench runtime that runs it on a device."""
+
+    artifact: Artifact
+    path: Path
+    runtime: str
+
+
+def push(build: Store, plan: Plan) -> list[Pushed]:
+    """Exports what is missing of a plan, then sends each device what it lacks: the evaluation split and every artifact
+    that it can run."""
+    outcomes = export(build, plan)
+    raise_if_failed(outcomes)
+    return [_pushed(build, plan, device, outcomes) for device in plan.devices]
+
+
+def _pushed(build: Store, plan: Plan, device: BoundDevice, outcomes: Sequence[Outcome]) -> Pushed:
+    files = sent = 0
+    for job in plan.jobs:
+        checkpoint = train.ready(build, job)
+        assert checkpoint is not None  # it was exported
+        with store.lock(build, f"push of {plan.model.spec.name} to {device.name}"):
+            own = [evaluation(build, job, checkpoint), *(one.path for one in runnable(plan, job, outcomes, device))]
+            _, more = device.push(build, own)
+        files, sent = files + len(own), sent + more
+    return Pushed(device.name, files, sent)
+
+
+def setup(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]]) -> Iterator[tuple[str, str | None]]:
+    """Installs the runtimes of these targets on a device, as far as the device supports them.
 
     Returns:
-        Each runtime, with the reason where it cannot be had.
+        Each runtime, with the reason where it cannot be installed.
 
     Raises:
-        Unreachable: the device does not answer.
+        Unreachable: the device cannot be reached.
     """
-    named = [devices.runtime(device, target) for target in targets if devices.unsupported(device, target) is None]
-    kind = registry.load("devices", device.kind)
-    with store.lock(build, f"setup of {device.name}"), kind.exclusive(build, device):
+    named = [device.runtime(target) for target in targets if device.unsupported(target) is None]
+    with store.lock(build, f"setup of {device.name}"), device.exclusive(build):
         for runtime in dict.fromkeys(name for name in named if name):
             try:
-                kind.setup(build, device, runtime)
+                device.setup(build, runtime)
             except Unreachable:
                 raise
             except StageFailed as error:
@@ -76,35 +108,28 @@ def setup(build: Store, device: Device, targets: Sequence[str]) -> Iterator[tupl
                 yield runtime, None
 
 
-def runnable(outcomes: Sequence[Outcome], device: Device) -> list[tuple[Artifact, Path]]:
-    """Artifacts that a device can run, with their paths."""
-    return [
-        (outcome.artifact, outcome.path)
-        for outcome in outcomes
-        if outcome.artifact and outcome.path and devices.unsupported(device, outcome.target) is None
-    ]
+def runnable(plan: Plan, job: Job, outcomes: Sequence[Outcome], device: BoundDevice) -> list[Runnable]:
+    """A job's artifacts that a device can run."""
+    targets = {target.name: target for target in plan.targets}
+    found = []
+    for outcome in outcomes:
+        target = targets[outcome.target]
+        if outcome.framework != job.framework.name or not outcome.artifact or not outcome.path:
+            continue
+        runtime = device.runtime(target)
+        if device.unsupported(target) is None and runtime is not None:
+            found.append(Runnable(outcome.artifact, outcome.path, runtime))
+    return found
 
 
-def refuse(device: Device, targets: Sequence[str]) -> None:
-    """For a command that names its targets itself.
-
-    Raises:
-        Unsupported: the device cannot run one of them.
-    """
-    for target in targets:
-        reason = devices.unsupported(device, target)
-        if reason:
-            raise Unsupported(f"{target} cannot be measured on {device.name}: {reason}")
-
-
-def evaluation(build: Store, checkpoint: Checkpoint, samples: int | None = None) -> Path:
-    """The evaluation split, or a part of it, as one .npy file, made when it is not there; its labels lie beside it.
+def evaluation(build: Store, job: Job, checkpoint: Checkpoint, samples: int | None = None) -> Path:
+    """The evaluation split, or a subset of it, as one .npy file with its labels beside it; written where missing.
 
     Args:
-        samples: how many, of each class its share (see part.py); None for all.
+        samples: size of the subset (see `stats.stratified`); None for all.
 
     Raises:
-        BadOption: the split has fewer.
+        BadOption: the split is smaller.
     """
     if samples is not None and samples > checkpoint.samples:
         raise BadOption(f"--samples {samples}: {checkpoint.spec.name}'s test split has {checkpoint.samples}")
@@ -116,7 +141,7 @@ def evaluation(build: Store, checkpoint: Checkpoint, samples: int | None = None)
         (folder / name).is_file() and store.sha256(folder / name) == digest for name, digest in made.sha256.items()
     ):
         return folder / made.images
-    _materialise(checkpoint, folder, samples)
+    _write_evaluation(job, checkpoint, folder, samples)
     return folder / "images.npy"
 
 
@@ -127,16 +152,16 @@ def labels(images: Path) -> Any:
     return np.load(images.with_name("labels.npy"), allow_pickle=False)
 
 
-def _materialise(checkpoint: Checkpoint, folder: Path, samples: int | None) -> None:
+def _write_evaluation(job: Job, checkpoint: Checkpoint, folder: Path, samples: int | None) -> None:
     import numpy as np
 
-    split = train.test_split(checkpoint)
+    split = train.split_of(checkpoint, job)
     chosen = stats.stratified(split.labels, samples or len(split))
-    say(f"preparing {len(chosen)} evaluation pictures of {checkpoint.spec.dataset}")
+    say(f"preparing {len(chosen)} evaluation images of {checkpoint.spec.dataset}")
     shape = (len(chosen), *checkpoint.spec.inputs[0].shape)
     with store.atomic(folder) as new:
         new.mkdir()
-        with (new / "images.npy").open("wb") as file:  # not a memory map: a full disk would end the process by a signal
+        with (new / "images.npy").open("wb") as file:  # no memory map: a full disk would kill the process
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for start in bar(range(0, len(chosen), CHUNK), "preparing", unit="chunk"):
                 file.write(split.images(chosen[start : start + CHUNK].tolist()).tobytes())

@@ -1,7 +1,7 @@
-"""Quantize: a checkpoint becomes captured graphs: the float one, and for static recipes the calibrated int8 one.
+"""Quantize: capture a checkpoint as a float graph, and for static recipes calibrate an int8 graph from it.
 
-All targets lower these same graphs, so int8 means the same numbers everywhere. Beside each graph lie evaluation
-samples and the graph's own outputs for them, which every exported file is compared with.
+All targets lower the same graphs, so int8 means the same numbers everywhere. Each graph is stored with evaluation
+samples and its own outputs for them; every exported file is compared with those.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import registry, sources
+from pipeline import registry
 from pipeline.core import SCHEMA, Calibration, Checkpoint, Recipe, to_json
 from pipeline.errors import ParityFailed
+from pipeline.stages.plan import Job
+from pipeline.stages.train import model_of, split_of
 from pipeline.system import store
 from pipeline.system.progress import logged, say
 from pipeline.system.store import Store
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
 SAMPLES = 128
-"""Evaluation samples that every exported file is compared on."""
+"""Evaluation samples that parity is checked on."""
 LEAST_SNR_DB = 40.0
-"""Between the captured graph and the framework, whose float arithmetic on a GPU has a 10-bit mantissa."""
+"""Between the captured graph and the framework; float arithmetic on a GPU may have a 10-bit mantissa (TF32)."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """What is in a graphs folder.
+    """The manifest of a graphs folder.
 
     Attributes:
         files: content hashes by file name.
@@ -49,31 +51,29 @@ class Graph:
     schema: int = SCHEMA
 
 
-def ready(build: Store, checkpoint: Checkpoint, recipe: Recipe | None) -> Graph | None:
-    """The graph that is there, if it is of this checkpoint and whole. Loads no framework."""
+def ready(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> Graph | None:
+    """The existing graph, if it belongs to this checkpoint and its files are intact. Loads no framework."""
     folder = _folder(build, checkpoint, recipe)
     graph = store.read_or_warn(Graph, folder / MANIFEST)
-    if graph is None or graph.key != key(checkpoint, recipe):
+    if graph is None or graph.key != key(job, checkpoint, recipe):
         return None
     for name, expected in graph.files.items():
         if not (folder / name).is_file() or store.sha256(folder / name) != expected:
-            say(f"{folder / name} is not what its manifest says; made anew")
+            say(f"{folder / name} does not match its manifest: capturing again")
             return None
     return graph
 
 
-def quantize(build: Store, model: sources.Model, checkpoint: Checkpoint, recipe: Recipe | None) -> Graph:
+def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> Graph:
     """The graph of a checkpoint: float (`recipe` None), or under a static recipe, calibrated on the training split."""
-    graph = ready(build, checkpoint, recipe)
+    graph = ready(build, job, checkpoint, recipe)
     if graph is not None:
         return graph
     import numpy as np
 
-    from pipeline.stages.train import test_split
-
     started = time.perf_counter()
-    framework = registry.load("frameworks", checkpoint.framework)
-    test = test_split(checkpoint)
+    framework = job.framework.module
+    test = split_of(checkpoint, job)
     samples = test.images(range(min(SAMPLES, len(test))))
     calibration = None
     final = _folder(build, checkpoint, recipe)
@@ -82,9 +82,9 @@ def quantize(build: Store, model: sources.Model, checkpoint: Checkpoint, recipe:
         folder.mkdir()
         if recipe is None:
             weights = build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights
-            framework.capture(model, weights, folder)
+            framework.capture(model_of(checkpoint, job), weights, folder)
         else:
-            training = test_split(checkpoint, "train")
+            training = split_of(checkpoint, job, "train")
             images = training.images(range(min(recipe.calibration, len(training))))
             calibration = Calibration(
                 checkpoint.spec.dataset, "train", len(images), store.digest([training.sha256, len(images)])
@@ -92,16 +92,16 @@ def quantize(build: Store, model: sources.Model, checkpoint: Checkpoint, recipe:
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
             value_range = checkpoint.spec.inputs[0].value_range or (0.0, 255.0)
             framework.quantize(captured, value_range, images, folder)
-        answers = framework.evaluate(folder, samples)
+        outputs = framework.evaluate(folder, samples)
         if recipe is None:
-            _check(build, checkpoint, answers)
-        np.savez(folder / REFERENCE, samples=samples, output_0=answers)
+            _check(build, checkpoint, outputs)
+        np.savez(folder / REFERENCE, samples=samples, output_0=outputs)
         graph = Graph(
             files={path.name: store.sha256(path) for path in sorted(folder.iterdir())},
             calibration=calibration,
             step=framework.step(folder),
             seconds=time.perf_counter() - started,
-            key=key(checkpoint, recipe),
+            key=key(job, checkpoint, recipe),
             tools=registry.versions(framework.TOOLS),
         )
         store.write(folder / MANIFEST, graph)
@@ -110,31 +110,30 @@ def quantize(build: Store, model: sources.Model, checkpoint: Checkpoint, recipe:
     return graph
 
 
-def _check(build: Store, checkpoint: Checkpoint, answers: NDArray[np.float32]) -> None:
-    """Compares the captured graph's answers with what the framework itself answered when it evaluated the weights.
+def _check(build: Store, checkpoint: Checkpoint, outputs: NDArray[np.float32]) -> None:
+    """Compares the captured graph's outputs with those of the framework from when it evaluated the weights.
 
     Raises:
-        ParityFailed: they are another model's.
+        ParityFailed: they differ.
     """
     from pipeline import stats
     from pipeline.results import predictions
 
     folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
     kept, _ = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
-    parity = stats.parity("framework", [kept[0][: len(answers)]], [answers], [None])
+    parity = stats.parity("framework", [kept[0][: len(outputs)]], [outputs], [None])
     if parity.snr_db < LEAST_SNR_DB:
         raise ParityFailed(
-            f"the captured graph does not answer as {checkpoint.framework} does: {parity.snr_db:.1f} dB where a right "
-            f"one has {LEAST_SNR_DB:g} dB or more"
+            f"the captured graph's outputs differ from {checkpoint.framework}'s: {parity.snr_db:.1f} dB, and a correct "
+            f"graph has at least {LEAST_SNR_DB:g} dB"
         )
 
 
-def key(checkpoint: Checkpoint, recipe: Recipe | None) -> str:
-    """Hash of all that decides what the graph is."""
-    framework = registry.load("frameworks", checkpoint.framework)
+def key(job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> str:
+    """Cache key of the graph: a hash of everything that decides its content."""
     return store.digest([
         checkpoint.weights_sha256, to_json(checkpoint.spec), checkpoint.dataset_sha256, to_json(recipe), SAMPLES,
-        registry.versions(framework.TOOLS), registry.source_hash("frameworks", checkpoint.framework),
+        registry.versions(job.framework.module.TOOLS), job.framework.source_hash,
     ])  # fmt: skip
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import devices, registry, stats
-from pipeline.core import Artifact, Checkpoint, Device, to_json
+from pipeline import devices, stats
+from pipeline.core import Artifact, Checkpoint, Recipe, to_json
 from pipeline.datasets import _images
+from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, StageFailed
 from pipeline.stages import quantize, train
+from pipeline.stages.export import export, raise_if_failed
+from pipeline.stages.plan import Job, Plan
+from pipeline.stages.push import Runnable, runnable
 from pipeline.system import store
 from pipeline.system.store import Store
 
@@ -63,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Trace:
-    """A picture's way through one artifact."""
+    """An image traced through one artifact."""
 
     artifact: Artifact
     here: Side
@@ -76,17 +80,29 @@ class Trace:
         return next((stage for stage in self.stages if stage.equal != 1.0), None)
 
 
-def trace(build: Store, job: train.Job, device: Device, artifact: Artifact, path: Path, picture: Path) -> Trace:
-    """Traces a picture through an artifact.
+def trace(build: Store, plan: Plan, image: Path) -> list[Trace]:
+    """Exports what is missing of a plan, then traces an image through every artifact that its one device runs.
 
     Raises:
-        BadOption, BadData: the picture cannot be read.
-        StageFailed: a side could not run it.
+        BadOption, BadData: the image cannot be read, or the device runs none of the artifacts.
+        StageFailed: an export failed, or a side could not run the file.
     """
+    (device,) = plan.devices
+    read(image)  # refused before anything is made for it
+    outcomes = export(build, plan)
+    raise_if_failed(outcomes)
+    pairs = [(job, one) for job in plan.jobs for one in runnable(plan, job, outcomes, device)]
+    if not pairs:
+        cells = ", ".join(f"{target.name} {recipe.name}" for target in plan.targets for recipe in plan.recipes)
+        raise BadOption(f"{device.name} runs none of {cells}")
+    return [_traced(build, plan, job, device, one, image) for job, one in pairs]
+
+
+def _traced(build: Store, plan: Plan, job: Job, device: BoundDevice, one: Runnable, image: Path) -> Trace:
     checkpoint = train.ready(build, job)
-    assert checkpoint is not None  # what was exported has one
-    content = read(picture)
-    decoded, resized = _images.stages(content, str(picture), checkpoint.spec.preprocessing)
+    assert checkpoint is not None  # it was exported
+    content = read(image)
+    decoded, resized = _images.stages(content, str(image), checkpoint.spec.preprocessing)
     pixels = {"decoded": decoded, "resized": resized}
     import numpy as np
 
@@ -96,69 +112,79 @@ def trace(build: Store, job: train.Job, device: Device, artifact: Artifact, path
         work.mkdir()
         try:
             np.save(work / "images.npy", resized[np.newaxis])
-            copy = work / f"picture{picture.suffix}"
+            copy = work / f"image{image.suffix}"
             copy.write_bytes(content)
-            place = _Place(build, checkpoint, artifact, path, work, copy)
-            local = _run(place, devices.find(HOST), pixels)
-            there = local if device.name == HOST else _run(place, device, pixels)
-            here = _framework(place, local, pixels) if device.kind == HOST else local
+            cell = _Cell(build, job, checkpoint, _recipe(plan, one.artifact), one, work, copy)
+            host = devices.find(HOST)
+            local = _run(replace(cell, one=replace(one, runtime=_host_runtime(plan, one, host))), host, pixels)
+            there = local if device.name == HOST else _run(cell, device, pixels)
+            here = _framework(cell, local, pixels) if device.device.kind == HOST else local
         finally:
             store.remove(work)
-    decodes = registry.load("devices", device.kind).DECODES
-    return Trace(artifact, here, there, tuple(_differences(here, there, decodes)))
+    return Trace(one.artifact, here, there, tuple(_differences(here, there, device.kind.DECODES)))
 
 
-def read(picture: Path) -> bytes:
+def _recipe(plan: Plan, artifact: Artifact) -> Recipe:
+    return next(recipe for recipe in plan.recipes if recipe.name == artifact.recipe)
+
+
+def _host_runtime(plan: Plan, one: Runnable, host: BoundDevice) -> str:
+    """The runtime of the host for the file; the device may run it with another one."""
+    runtime = host.runtime(next(target for target in plan.targets if target.name == one.artifact.target))
+    assert runtime is not None  # the device runs the target's files, and so does the host
+    return runtime
+
+
+def read(image: Path) -> bytes:
     """
     Raises:
         BadOption: there is no such file, or it may not be read.
     """
     try:
-        return picture.read_bytes()
+        return image.read_bytes()
     except OSError as error:
-        raise BadOption(f"--image {picture}: {error.strerror}") from error
+        raise BadOption(f"--image {image}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What is traced.
+class _Cell:
+    """The file that an image is traced through.
 
     Attributes:
-        work: a folder for a while, with images.npy: the picture resized and cropped.
-        picture: the file, for a device that decodes it.
+        work: a temporary folder with images.npy: the image resized and cropped.
+        image: a copy of the image file, for a device that decodes it.
     """
 
     build: Store
+    job: Job
     checkpoint: Checkpoint
-    artifact: Artifact
-    path: Path
+    recipe: Recipe
+    one: Runnable
     work: Path
-    picture: Path
+    image: Path
 
 
-def _run(place: _Place, device: Device, pixels: dict[str, Any]) -> Side:
-    """A device's side: edge-bench there, or the app, which gets the picture's file."""
+def _run(cell: _Cell, device: BoundDevice, pixels: dict[str, Any]) -> Side:
+    """A device's side, by edge-bench; an app gets the image file and decodes it."""
     import numpy as np
 
-    kind = registry.load("devices", device.kind)
-    runtime = devices.runtime(device, place.artifact.target)
-    assert runtime is not None  # the caller asked whether the device can run it
-    out = place.work / f"{device.name}.npz"
-    common: list[str | Path] = ["--runtime", runtime, "--out", out]
-    if place.artifact.inputs[0].layout:
-        common += ["--layout", place.artifact.inputs[0].layout]
-    if kind.DECODES:
-        told = json.dumps(to_json(place.checkpoint.spec.preprocessing))
-        words: list[str | Path] = ["trace", place.path, "--image", place.picture, "--preprocessing", told, *common]
-        sent = [place.path, place.picture]
+    one, build = cell.one, cell.build
+    out = cell.work / f"{device.name}.npz"
+    common: list[str | Path] = ["--runtime", one.runtime, "--out", out]
+    if one.artifact.inputs[0].layout:
+        common += ["--layout", one.artifact.inputs[0].layout]
+    if device.kind.DECODES:
+        preprocessing = json.dumps(to_json(cell.checkpoint.spec.preprocessing))
+        words: list[str | Path] = ["trace", one.path, "--image", cell.image, "--preprocessing", preprocessing, *common]
+        sent = [one.path, cell.image]
     else:
-        images = place.work / "images.npy"
-        words = ["predict", place.path, "--inputs", images, "--keep-input", *common]
-        sent = [place.path, images]
-    with kind.exclusive(place.build, device):
-        kind.setup(place.build, device, runtime)
-        kind.push(place.build, device, sent)
-        done = kind.call(place.build, device, runtime, words, SECONDS)
+        images = cell.work / "images.npy"
+        words = ["predict", one.path, "--inputs", images, "--keep-input", *common]
+        sent = [one.path, images]
+    with device.exclusive(build):
+        device.setup(build, one.runtime)
+        device.push(build, sent)
+        done = device.call(build, one.runtime, words, SECONDS)
     if done.code != 0:
         raise StageFailed(f"{device.name}: {done.reason.removeprefix('edge-bench: ')}")
     said = json.loads(done.out)["runtime"]
@@ -167,16 +193,14 @@ def _run(place: _Place, device: Device, pixels: dict[str, Any]) -> Side:
     return Side(f"{said['name']} {said['version']} on {device.name}", arrays)
 
 
-def _framework(place: _Place, local: Side, pixels: dict[str, Any]) -> Side:
+def _framework(cell: _Cell, local: Side, pixels: dict[str, Any]) -> Side:
     """The model's own framework: the float model, or the quantized graph that the file was made from."""
     import numpy as np
 
-    checkpoint, artifact = place.checkpoint, place.artifact
-    framework = registry.load("frameworks", checkpoint.framework)
-    recipe = registry.load("recipes", artifact.recipe).RECIPE
-    graph = place.build.graphs(checkpoint.spec.name, checkpoint.framework, recipe.name if recipe.static else None)
+    checkpoint, recipe, framework = cell.checkpoint, cell.recipe, cell.job.framework.module
+    graph = cell.build.graphs(checkpoint.spec.name, checkpoint.framework, recipe.name if recipe.static else None)
     if store.read(quantize.Graph, graph / quantize.MANIFEST) is None:
-        raise StageFailed(f"{graph} holds no graph to compare with; inv export --recipe {recipe.name} makes it")
+        raise StageFailed(f"{graph} holds no graph to compare with: run inv export --recipe {recipe.name}")
     outputs = framework.evaluate(graph, pixels["resized"][np.newaxis])
     version = checkpoint.tools.get(checkpoint.framework, "")
     what = "quantized graph" if recipe.static else "float model"

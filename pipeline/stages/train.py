@@ -1,4 +1,4 @@
-"""Train: a model and a dataset become a checkpoint, with the accuracy every later figure is compared with."""
+"""Train: a model and a dataset become a checkpoint. Its accuracy is the reference for every later figure."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.core import Checkpoint, ModelSpec, to_json
 from pipeline.datasets import SPLITS, Split
 from pipeline.errors import BadData, BadModel, BadOption, Broken
 from pipeline.frameworks import Group, Settings
+from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
 from pipeline.system.progress import say
 from pipeline.system.store import Store
@@ -25,57 +26,43 @@ MANIFEST = "checkpoint.json"
 PREDICTIONS = "predictions.npz"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a command asks of the training stage; None where it leaves the choice.
+def train(build: Store, plan: Plan) -> list[Checkpoint]:
+    """The checkpoint of every framework in the plan, trained (or imported from --weights) where it is missing or where
+    the content of the data has changed.
 
-    A choice left open accepts whatever checkpoint is there, and is the model's default where there is none.
-
-    Attributes:
-        devices, num_nodes, node_rank, main_address: the group that trains; see `frameworks.Group`.
-        member: this process is one of that group, and not the one that starts them.
+    Returns:
+        One checkpoint per framework; none for a framework whose training another machine finishes.
     """
-
-    model: str = sources.DEFAULT
-    framework: str = "torch"
-    data: Path | None = None
-    weights: Path | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    seed: int | None = None
-    accelerator: str = "auto"
-    resume: bool = True
-    devices: int = 1
-    num_nodes: int = 1
-    node_rank: int = 0
-    main_address: str | None = None
-    member: bool = False
+    found = (_followed_or_made(build, job) for job in plan.jobs)
+    return [checkpoint for checkpoint in found if checkpoint is not None]
 
 
-def plain(build: Store, job: Job) -> dict[str, Any]:
-    """A job on a build folder as JSON takes it, for a process of ours."""
-    return {"build": str(build.root), **{name: str(v) if isinstance(v, Path) else v for name, v in vars(job).items()}}
-
-
-def planned(request: dict[str, Any]) -> tuple[Store, Job]:
-    """What `plain` was given."""
-    fields = {name: value for name, value in request.items() if name != "build"}
-    paths = {name: Path(fields[name]) if fields[name] else None for name in ("data", "weights")}
-    return Store(Path(request["build"])), Job(**{**fields, **paths})
+def _followed_or_made(build: Store, job: Job) -> Checkpoint | None:
+    own = group(job)
+    if own.follows:
+        take_part(build, job)
+        if own.rank is None:
+            host = own.address.partition(":")[0] or "machine 0"
+            say(f"took part as machine {own.node_rank} of {own.nodes}; the checkpoint is on {host}")
+        return None
+    checkpoint = ready(build, job)
+    how = renewal(job, checkpoint) if checkpoint else None
+    if checkpoint is not None and how is None:
+        return checkpoint
+    with store.lock(build, f"training of {job.model.spec.name}"):
+        return make(build, job, how) if how else ensure(build, job)
 
 
 def ready(build: Store, job: Job) -> Checkpoint | None:
-    """The checkpoint that is there, if it is what `job` asks for and its files are whole. Loads no framework.
+    """The existing checkpoint, if it is what `job` asks for and its files are intact. Loads no framework.
 
     Raises:
-        UnknownName, BadModel, BadOption: as the command line deserves.
+        BadOption: an option is invalid.
     """
-    model = _model(job)
-    _settings(model, job)  # refused also where a checkpoint is there
-    folder = build.checkpoint(model.spec.name, job.framework)
+    settings(job)  # an invalid option is an error even where a checkpoint exists
+    folder = build.checkpoint(job.model.spec.name, job.framework.name)
     checkpoint = store.read_or_warn(Checkpoint, folder / MANIFEST)
-    if checkpoint is None or not _is_asked_for(checkpoint, model, job):
+    if checkpoint is None or not _is_asked_for(checkpoint, job):
         return None
     for name, expected in (
         (checkpoint.weights, checkpoint.weights_sha256),
@@ -83,13 +70,13 @@ def ready(build: Store, job: Job) -> Checkpoint | None:
     ):
         path = folder / name
         if not path.is_file() or store.sha256(path) != expected:
-            say(f"{path} is not what its manifest says; made anew")
+            say(f"{path} does not match its manifest: training again")
             return None
     return checkpoint
 
 
-def train(build: Store, job: Job) -> Checkpoint:
-    """The checkpoint `job` asks for; trains, or adopts --weights, when it is not there yet.
+def ensure(build: Store, job: Job) -> Checkpoint:
+    """The checkpoint of a job: the existing one, else trained or imported from --weights.
 
     A checkpoint that this replaces is kept beside it under another name.
     """
@@ -98,213 +85,194 @@ def train(build: Store, job: Job) -> Checkpoint:
         return checkpoint
     if job.weights is not None and not job.weights.exists():
         raise BadOption(f"--weights {job.weights}: no such file")
-    return make(build, job, _adopt if job.weights else _fit)
+    return make(build, job, _import if job.weights else _fit)
 
 
 def make(build: Store, job: Job, how: How) -> Checkpoint:
-    """A checkpoint of the weights that `how` comes by, evaluated on the test split."""
-    model = _model(job)
-    framework = registry.load("frameworks", job.framework)
-    dataset = registry.load("datasets", model.spec.dataset)
-    data = _data(build, job)
-    model = sources.fitted(model, dataset.classes(data))
+    """A checkpoint of the weights that `how` makes, evaluated on the test split."""
+    dataset, framework = job.dataset.module, job.framework.module
+    data = data_of(build, job)
+    model = sources.fitted(job.model, dataset.classes(data))
     test = dataset.load(data, "test", model.spec.preprocessing)
     if len(test) == 0:
-        raise BadData(f"{data}: its test split has no pictures")
-    home = build.home(model.spec.name, job.framework)
+        raise BadData(f"{data}: its test split has no images")
+    home = build.home(model.spec.name, job.framework.name)
     new = how(model, job, home, data)
-    final = build.checkpoint(model.spec.name, job.framework)
+    final = build.checkpoint(model.spec.name, job.framework.name)
     with store.atomic(final) as folder:
         folder.mkdir()
         (folder / framework.WEIGHTS).write_bytes(new.path.read_bytes())
         checkpoint = replace(_evaluated(model, job, folder, new, test), data=str(data) if data else None)
         store.write(folder / MANIFEST, checkpoint)
-        _show(model, checkpoint, folder, home / "tensorboard" / new.key[:12], test)
-        _keep(final)
+        _write_tensorboard(model, job, checkpoint, folder, home / "tensorboard" / new.key[:12], test)
+        _set_aside(final)
     store.remove(new.path.parent)
-    known = "pictures never trained on" if checkpoint.origin == "trained" else "test pictures"
+    known = "held-out images" if checkpoint.origin == "trained" else "test images"
     say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} {known}")
     return checkpoint
 
 
-def renewal(checkpoint: Checkpoint) -> How | None:
-    """How a checkpoint is made anew whose data are not what they were, with a line that says so; None where they are.
+def renewal(job: Job, checkpoint: Checkpoint) -> How | None:
+    """How to renew a checkpoint whose data have changed, after a line that says so; None where they have not.
 
-    All of the data are read, which only `inv train` does: for other commands a path is the data. Weights stay where
-    what they were trained on is as it was, or is not known here.
+    This reads all of the data, which only `inv train` does: other commands compare the path. Weights are kept where
+    their training data are unchanged or unknown.
     """
     if checkpoint.data is None or not Path(checkpoint.data).exists():
         return None
-    data, facts = Path(checkpoint.data), checkpoint.facts
-    dataset = registry.load("datasets", checkpoint.spec.dataset)
+    data, facts, dataset = Path(checkpoint.data), checkpoint.facts, job.dataset.module
     spec = replace(checkpoint.spec, labels=dataset.classes(data))
     splits = {name: dataset.load(data, name, spec.preprocessing) for name in SPLITS}
     trained = checkpoint.origin == "trained"
     if trained and _key(facts["source"], spec, facts["settings"], splits) != checkpoint.key:
-        say(f"the pictures in {data} changed since {spec.name} was trained; training it again")
+        say(f"the images in {data} changed since {spec.name} was trained: training it again")
         return _fit
     if splits["test"].sha256 != checkpoint.dataset_sha256 or spec != checkpoint.spec:
-        say(f"the test pictures in {data} changed since {spec.name} was evaluated; evaluating it again")
+        say(f"the test images in {data} changed since {spec.name} was evaluated: evaluating it again")
         return partial(_same, checkpoint)
     return None
 
 
 def group(job: Job) -> Group:
-    """The devices that the command line asks for, or that another launcher has brought together.
+    """The devices that train: those of the command line, or those that another launcher has set up.
 
     Raises:
-        UnknownName, BadOption: there can be no such group.
+        BadOption: the options describe no valid group.
     """
-    if min(job.devices, job.num_nodes) < 1:
-        raise BadOption("--devices and --num-nodes must be more than 0")
-    asked = (job.devices, job.num_nodes, job.node_rank, job.main_address)
-    if job.member:
+    options = job.training
+    if min(options.devices, options.num_nodes) < 1:
+        raise BadOption("--devices and --num-nodes must be at least 1")
+    asked = (options.devices, options.num_nodes, options.node_rank, options.main_address)
+    if options.member:
         return Group(*asked[:3])
-    joined: Group | None = registry.load("frameworks", job.framework).joined(job.devices)
+    joined: Group | None = job.framework.module.joined(options.devices)
     if joined is not None:
         if asked[1:] != (1, 0, None):
-            raise BadOption(
-                "another launcher says which machines there are: leave --num-nodes, --node-rank and --main-address out"
-            )
+            raise BadOption("another launcher sets the machines: omit --num-nodes, --node-rank and --main-address")
         return joined
-    if not 0 <= job.node_rank < job.num_nodes:
-        raise BadOption(f"--node-rank {job.node_rank}: from 0 to --num-nodes - 1, which is {job.num_nodes - 1}")
-    host, _, port = (job.main_address or "").partition(":")
-    if (job.num_nodes > 1) != bool(host) or (port and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
+    if not 0 <= options.node_rank < options.num_nodes:
         raise BadOption(
-            f"--num-nodes {job.num_nodes} with --main-address {job.main_address or '(none)'}: several machines, and "
-            f"only they, meet at HOST or HOST:PORT of the one with --node-rank 0"
+            f"--node-rank {options.node_rank}: must be from 0 to --num-nodes - 1, which is {options.num_nodes - 1}"
         )
-    if job.weights and job.devices * job.num_nodes > 1:
-        raise BadOption("--weights takes the place of training: leave --devices and --num-nodes out")
-    return Group(*asked[:3], job.main_address or "")
+    host, _, port = (options.main_address or "").partition(":")
+    if (options.num_nodes > 1) != bool(host) or (port and not (port.isdecimal() and 0 < int(port) < 1 << 16)):
+        raise BadOption(
+            f"--num-nodes {options.num_nodes} with --main-address {options.main_address or '(none)'}: training on "
+            "several machines needs --main-address HOST or HOST:PORT of machine 0, and on one machine it is omitted"
+        )
+    if job.weights and options.devices * options.num_nodes > 1:
+        raise BadOption("--weights replaces training: omit --devices and --num-nodes")
+    return Group(*asked[:3], options.main_address or "")
 
 
 def take_part(build: Store, job: Job) -> None:
-    """This process's share of a training that another finishes; it writes to build/ only as process 0 of its group.
+    """This process's share of a training that another process finishes; only process 0 of the group writes to build/.
 
     Raises:
         PipelineError: as `train`.
     """
-    model = _model(job)
-    _settings(model, job)
-    data = _data(build, job)
-    model = sources.fitted(model, registry.load("datasets", model.spec.dataset).classes(data))
-    _trained(model, job, build.home(model.spec.name, job.framework), data)
+    data = data_of(build, job)
+    model = sources.fitted(job.model, job.dataset.module.classes(data))
+    _trained(model, job, build.home(model.spec.name, job.framework.name), data)
 
 
 def model_of(checkpoint: Checkpoint, job: Job) -> sources.Model:
-    """The model folder behind a checkpoint, with the checkpoint's labels."""
-    return sources.Model(_model(job).folder, checkpoint.spec)
+    """The model with the checkpoint's labels."""
+    return sources.Model(job.model.folder, checkpoint.spec)
 
 
-def test_split(checkpoint: Checkpoint, name: str = "test") -> Split:
-    """A split of the data a checkpoint belongs to.
+def split_of(checkpoint: Checkpoint, job: Job, name: str = "test") -> Split:
+    """A split of the data that a checkpoint belongs to.
 
     Raises:
-        BadData: the data is gone.
-        Broken: its content is another than it was.
+        BadData: the data are gone.
+        Broken: the test split's content has changed.
     """
     data = Path(checkpoint.data) if checkpoint.data else None
-    dataset = registry.load("datasets", checkpoint.spec.dataset)
-    split: Split = dataset.load(data, name, checkpoint.spec.preprocessing)
+    split = job.dataset.module.load(data, name, checkpoint.spec.preprocessing)
     if name == "test" and split.sha256 != checkpoint.dataset_sha256:
         raise Broken(
-            f"the test pictures in {data} changed since {checkpoint.spec.name} was trained; "
-            f"inv train{checkpoint.options} takes them in"
+            f"the test images in {data} changed since {checkpoint.spec.name} was trained; "
+            f"inv train{checkpoint.options} uses the new ones"
         )
     return split
 
 
-# -- what was asked for, and what is there -----------------------------------------------------------------------------
+# -- what the job asks for ---------------------------------------------------------------------------------------------
 
 
-def _model(job: Job) -> sources.Model:
-    if job.framework not in registry.names("frameworks"):
-        registry.load("frameworks", job.framework)  # raises with the known names
-    model = sources.find(job.model)
-    model.file(job.framework)  # raises where it is not written in this framework
-    dataset = registry.load("datasets", model.spec.dataset)
-    if dataset.EMBEDDED and job.data is not None:
-        raise BadOption(f"{model.spec.name} is trained on {model.spec.dataset}, which is built in: leave --data out")
-    if job.data is not None and not job.data.exists():
-        raise BadData(f"--data {job.data}: no such file or folder")
-    return model
-
-
-def _is_asked_for(checkpoint: Checkpoint, model: sources.Model, job: Job) -> bool:
-    """Whether a checkpoint fits the code as it is now and every choice that the command makes."""
-    if checkpoint.facts.get("source") != model.source(job.framework):
+def _is_asked_for(checkpoint: Checkpoint, job: Job) -> bool:
+    """Whether a checkpoint fits the model's current code and every choice of the job."""
+    if checkpoint.facts.get("source") != job.model.source(job.framework.name):
         return False
     if job.data is not None and str(job.data.resolve()) != checkpoint.data:
         return False
     if job.weights is not None:
         known = checkpoint.facts.get("source_sha256")
         return job.weights.is_file() and known == store.sha256(job.weights)
-    asked = {"epochs": job.epochs, "batch_size": job.batch_size, "lr": job.lr, "seed": job.seed}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    settings = checkpoint.facts.get("settings", {})
-    return all(settings.get(name) == value for name, value in asked.items())
+    options = job.training
+    asked = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr, "seed": options.seed}
+    used = checkpoint.facts.get("settings", {})
+    return all(used.get(name) == value for name, value in asked.items() if value is not None)
 
 
-def _data(build: Store, job: Job) -> Path | None:
-    """--data, or the path that was given when this model was last trained."""
+def data_of(build: Store, job: Job) -> Path | None:
+    """--data, or the path that this model was last trained with."""
     if job.data is not None:
         return job.data.resolve()
-    model = _model(job)
-    if registry.load("datasets", model.spec.dataset).EMBEDDED:
+    if job.dataset.module.EMBEDDED:
         return None
-    for framework in dict.fromkeys([job.framework, *model.frameworks]):
-        last = store.read_or_warn(Checkpoint, build.checkpoint(model.spec.name, framework) / MANIFEST)
+    for framework in dict.fromkeys([job.framework.name, *job.model.frameworks]):
+        last = store.read_or_warn(Checkpoint, build.checkpoint(job.model.spec.name, framework) / MANIFEST)
         if last is not None and last.data:
             return Path(last.data)
     return None
 
 
-def _settings(model: sources.Model, job: Job) -> Settings:
-    """The command's choices over the model's defaults.
+def settings(job: Job) -> Settings:
+    """The job's choices, with the model's defaults where it leaves them open.
 
     Raises:
-        BadOption: a number that cannot be.
+        BadOption: a value is out of range.
     """
-    default = model.spec.training
+    options, default = job.training, job.model.spec.training
 
     def choose(asked: Any, otherwise: Any) -> Any:
         return otherwise if asked is None else asked
 
-    settings = Settings(
-        epochs=choose(job.epochs, default.epochs),
-        batch_size=choose(job.batch_size, default.batch_size),
-        lr=choose(job.lr, default.lr),
-        seed=choose(job.seed, 0),
-        accelerator=job.accelerator,
-        resume=job.resume,
+    chosen = Settings(
+        epochs=choose(options.epochs, default.epochs),
+        batch_size=choose(options.batch_size, default.batch_size),
+        lr=choose(options.lr, default.lr),
+        seed=choose(options.seed, 0),
+        accelerator=options.accelerator,
+        resume=options.resume,
         group=group(job),
     )
-    if settings.epochs < 1 or settings.batch_size < 1 or not 0 < settings.lr < math.inf:
-        raise BadOption("--epochs, --batch-size and --lr must be more than 0")
-    if not 0 <= settings.seed < 1 << 32:
-        raise BadOption(f"--seed {settings.seed}: from 0 to {(1 << 32) - 1}")
-    if job.weights and (job.epochs, job.batch_size, job.lr, job.seed) != (None,) * 4:
-        raise BadOption("--weights takes the place of training: leave --epochs, --batch-size, --lr and --seed out")
-    if settings.accelerator not in ("auto", "cpu", "cuda"):
-        raise BadOption(f"--accelerator {settings.accelerator!r}: one of auto, cpu, cuda")
-    if settings.batch_size % settings.group.size:
+    if chosen.epochs < 1 or chosen.batch_size < 1 or not 0 < chosen.lr < math.inf:
+        raise BadOption("--epochs, --batch-size and --lr must be above 0")
+    if not 0 <= chosen.seed < 1 << 32:
+        raise BadOption(f"--seed {chosen.seed}: must be from 0 to {(1 << 32) - 1}")
+    if job.weights and (options.epochs, options.batch_size, options.lr, options.seed) != (None,) * 4:
+        raise BadOption("--weights replaces training: omit --epochs, --batch-size, --lr and --seed")
+    if chosen.accelerator not in ("auto", "cpu", "cuda"):
+        raise BadOption(f"--accelerator {chosen.accelerator!r}: must be auto, cpu or cuda")
+    if chosen.batch_size % chosen.group.size:
         raise BadOption(
-            f"--batch-size {settings.batch_size} is that of all {settings.group.size} devices together: it must be a "
-            f"multiple of {settings.group.size}"
+            f"--batch-size {chosen.batch_size} is the total of {chosen.group.size} devices: it must be a multiple of "
+            f"{chosen.group.size}"
         )
-    return settings
+    return chosen
 
 
-def _chosen(settings: Settings) -> dict[str, Any]:
-    """The settings that decide what comes out. How many processes there are does not, but for rounding."""
+def _decisive(chosen: Settings) -> dict[str, Any]:
+    """The settings that decide the weights. The number of processes changes rounding only."""
     how = ("resume", "accelerator", "group")
-    return {name: value for name, value in to_json(settings).items() if name not in how}
+    return {name: value for name, value in to_json(chosen).items() if name not in how}
 
 
 def _key(source: str, spec: ModelSpec, chosen: Mapping[str, Any], splits: Mapping[str, Split]) -> str:
-    """Hash of all that a training depends on."""
+    """Cache key of a training."""
     return store.digest([source, to_json(spec), chosen, [splits[name].sha256 for name in ("train", "validation")]])
 
 
@@ -316,7 +284,7 @@ class New:
     """Weights that are to become a checkpoint.
 
     Attributes:
-        path: alone in a folder that goes when the checkpoint is there.
+        path: alone in a folder that is removed once the checkpoint exists.
         origin, facts, key: the checkpoint's.
     """
 
@@ -327,40 +295,42 @@ class New:
 
 
 How = Callable[[sources.Model, Job, Path, Path | None], New]
-"""Makes weights of a model for a job, in the model's home in build/ from the dataset at a path."""
+"""Makes weights of a model for a job, in the model's folder in build/, from the dataset at a path."""
 
 
 def _fit(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
     """Weights from training."""
     facts, key = _trained(model, job, home, data)
-    return New(home / "training" / registry.load("frameworks", job.framework).WEIGHTS, "trained", facts, key)
+    return New(home / "training" / job.framework.module.WEIGHTS, "trained", facts, key)
 
 
 def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> tuple[dict[str, Any], str]:
-    """Trains, or takes part in it; see `Framework.train`. Facts and key."""
-    framework = registry.load("frameworks", job.framework)
-    dataset = registry.load("datasets", model.spec.dataset)
-    splits = {name: dataset.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
-    settings = _settings(model, job)
-    key = _key(model.source(job.framework), model.spec, _chosen(settings), splits)
-    if not job.member and settings.group.rank is None:
-        of = settings.group
-        part = replace(job, data=data, member=True, devices=of.devices, num_nodes=of.nodes, node_rank=of.node_rank)
-        request = json.dumps(plain(Store(home.parent), part))
-        command = (sys.executable, "-m", "pipeline.stages._train_process", request)
-        settings = replace(settings, group=replace(settings.group, command=command))
-    if not job.member and not settings.group.follows:
-        by = f", {settings.group.size} devices" if settings.group.size > 1 else ""
-        pictures = f"{len(splits['train'])} pictures of {model.spec.dataset}"
-        say(f"training {model.spec.name} ({job.framework}) on {pictures}{by}")
-    facts = framework.train(model, splits, settings, home, key)
-    return facts | {"settings": _chosen(settings), "train_sha256": splits["train"].sha256}, key
+    """Trains, or takes part in it; see `Framework.train`. Returns facts and cache key."""
+    splits = {name: job.dataset.module.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
+    chosen = settings(job)
+    key = _key(model.source(job.framework.name), model.spec, _decisive(chosen), splits)
+    member = job.training.member
+    if not member and chosen.group.rank is None:
+        chosen = replace(chosen, group=replace(chosen.group, command=_command(job, data, home, chosen.group)))
+    if not member and not chosen.group.follows:
+        by = f", {chosen.group.size} devices" if chosen.group.size > 1 else ""
+        images = f"{len(splits['train'])} images of {model.spec.dataset}"
+        say(f"training {model.spec.name} ({job.framework.name}) on {images}{by}")
+    facts = job.framework.module.train(model, splits, chosen, home, key)
+    return facts | {"settings": _decisive(chosen), "train_sha256": splits["train"].sha256}, key
 
 
-def _adopt(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
-    """Takes a user's weights in; see `Framework.adopt`."""
+def _command(job: Job, data: Path | None, home: Path, of: Group) -> tuple[str, ...]:
+    """The command of a process that takes part in the training."""
+    options = replace(job.training, member=True, devices=of.devices, num_nodes=of.nodes, node_rank=of.node_rank)
+    request = {"build": str(home.parent), "job": replace(job, data=data, training=options).to_json()}
+    return sys.executable, "-m", "pipeline.stages._train_process", json.dumps(request)
+
+
+def _import(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
+    """The user's weights; see `Framework.adopt`."""
     assert job.weights is not None  # that is why this is called
-    framework = registry.load("frameworks", job.framework)
+    framework = job.framework.module
     source = store.sha256(job.weights)
     path = home / f"{store.TEMPORARY}adopted" / framework.WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -369,12 +339,12 @@ def _adopt(model: sources.Model, job: Job, home: Path, data: Path | None) -> New
     except BaseException:
         store.remove(path.parent)
         raise
-    key = store.digest([model.source(job.framework), source])
+    key = store.digest([model.source(job.framework.name), source])
     return New(path, str(job.weights.resolve()), {"source_sha256": source}, key)
 
 
 def _same(checkpoint: Checkpoint, _: sources.Model, __: Job, home: Path, ___: Path | None) -> New:
-    """The weights of a checkpoint that is there."""
+    """The weights of the existing checkpoint."""
     path = home / f"{store.TEMPORARY}kept" / checkpoint.weights
     path.parent.mkdir(exist_ok=True)
     shutil.copy(Store(home.parent).checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights, path)
@@ -385,16 +355,16 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
     """Runs the weights in `folder` over the test split and writes every sample's outputs beside them."""
     import numpy as np
 
-    framework = registry.load("frameworks", job.framework)
-    outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.accelerator)
+    framework = job.framework.module
+    outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.training.accelerator)
     np.savez(folder / PREDICTIONS, output_0=outputs, labels=test.labels)
     return Checkpoint(
         spec=model.spec,
-        framework=job.framework,
+        framework=job.framework.name,
         weights=framework.WEIGHTS,
         weights_sha256=store.sha256(folder / framework.WEIGHTS),
         origin=new.origin,
-        facts={**new.facts, "source": model.source(job.framework), "model": model.word},
+        facts={**new.facts, "source": model.source(job.framework.name), "model": model.word},
         data=None,
         dataset_sha256=test.sha256,
         samples=len(test),
@@ -406,13 +376,15 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
     )
 
 
-def _show(model: sources.Model, checkpoint: Checkpoint, folder: Path, run: Path, test: Split) -> None:
-    """Gives TensorBoard what there is to see of finished weights, which are in `folder`."""
+def _write_tensorboard(
+    model: sources.Model, job: Job, checkpoint: Checkpoint, folder: Path, run: Path, test: Split
+) -> None:
+    """Writes what TensorBoard shows of the finished weights in `folder`."""
     import numpy as np
 
     from pipeline.system.tensorboard import PROJECTED, Events
 
-    framework = registry.load("frameworks", checkpoint.framework)
+    framework = job.framework.module
     weights, names, facts = folder / checkpoint.weights, checkpoint.spec.labels, checkpoint.facts
     with np.load(folder / checkpoint.predictions) as kept:
         outputs = kept["output_0"]
@@ -422,11 +394,11 @@ def _show(model: sources.Model, checkpoint: Checkpoint, folder: Path, run: Path,
         events.hyperparameters(_hyperparameters(checkpoint), f"{checkpoint.framework}-{checkpoint.key[:12]}")
         events.mistakes(outputs, test.labels, names, test.read, step)
         images = test.images(range(min(PROJECTED, len(test))))
-        answers = stats.top1(outputs)[: len(images)]
+        predicted = stats.top1(outputs)[: len(images)]
         columns = {
             "label": [names[i] for i in test.labels[: len(images)]],
-            "answer": [names[i] if i >= 0 else "none" for i in answers],
-            "right": ["yes" if right else "no" for right in answers == test.labels[: len(images)]],
+            "prediction": [names[i] if i >= 0 else "none" for i in predicted],
+            "correct": ["yes" if correct else "no" for correct in predicted == test.labels[: len(images)]],
         }
         events.projector(framework.features(model, weights, images), columns, list(images))
         try:
@@ -449,8 +421,8 @@ def _hyperparameters(checkpoint: Checkpoint) -> dict[str, bool | float | str]:
     return chosen | facts | dict(checkpoint.facts.get("settings", {}))
 
 
-def _keep(final: Path) -> None:
-    """Puts a checkpoint that is about to be replaced aside, under the beginning of its weights' hash."""
+def _set_aside(final: Path) -> None:
+    """Renames a checkpoint that is about to be replaced: its new name has the first digits of its weights' hash."""
     try:
         old = store.read(Checkpoint, final / MANIFEST)
     except Broken:
@@ -460,4 +432,4 @@ def _keep(final: Path) -> None:
     aside = final.with_name(f"checkpoint-{old.weights_sha256[:8]}")
     if not aside.exists():
         final.rename(aside)
-        say(f"the checkpoint that was there is kept; --weights {aside / old.weights} takes it back")
+        say(f"kept the old checkpoint: --weights {aside / old.weights} restores it")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import registry
 from pipeline.core import Device
 from pipeline.devices import _adb, adb
 from pipeline.errors import BadOption, NeedsTool, StageFailed, Unreachable
@@ -111,7 +112,8 @@ def test_a_key_that_cannot_be_is_refused(options: dict[str, object], complaint: 
 def test_what_the_app_does_not_run_is_refused_with_the_reason(tmp_path: Path) -> None:
     from pipeline import devices
 
-    assert devices.unsupported(PHONE, "onnx") == "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"
+    onnx = registry.bind("targets", "onnx")
+    assert devices.bound(PHONE).unsupported(onnx) == "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"
     with pytest.raises(
         StageFailed, match=r"^phone: the app has no runtime 'onnxruntime' \(it has litert, executorch\)$"
     ):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import devices
 from pipeline.core import Device, Measurement
 from pipeline.devices import _ssh
 from pipeline.results import collect
-from pipeline.stages import export, measure
+from pipeline.stages import measure
 from pipeline.stages import push as pushing
-from pipeline.stages.export import Outcome
-from pipeline.stages.train import Job
+from pipeline.stages.plan import plugins
 from pipeline.system import store
 from pipeline.system.store import Store
-from tests.make_matrix import QUICK
+from tests import plans
+from tests.plans import QUICK, Cells
 
 from .sshd import Board
 
@@ -32,8 +33,8 @@ def build(copied: Store, wheels: Store) -> Store:
 
 
 @pytest.fixture
-def outcomes(build: Store, job: Job) -> list[Outcome]:
-    return export.export(build, job, ["onnx"], ["fp32"])
+def cells(build: Store) -> Cells:
+    return plans.cells(build, "onnx", "fp32")
 
 
 def measured(build: Store, device: str) -> tuple[Path, Measurement]:
@@ -43,11 +44,9 @@ def measured(build: Store, device: str) -> tuple[Path, Measurement]:
     return folder, found
 
 
-def test_a_board_of_the_same_processor_gives_the_same_outputs(
-    build: Store, job: Job, own_board: Board, outcomes: list[Outcome]
-) -> None:
+def test_a_board_of_the_same_processor_gives_the_same_outputs(build: Store, own_board: Board, cells: Cells) -> None:
     device = own_board.device(chunk_samples=100)
-    assert measure.bench(build, job, device, outcomes, QUICK) == []
+    assert cells.bench(devices.bound(device)) == []
     folder, there = measured(build, "board")
     here = measured(build, "local")[1]
     assert there.accuracy.predictions_sha256 == here.accuracy.predictions_sha256
@@ -56,33 +55,30 @@ def test_a_board_of_the_same_processor_gives_the_same_outputs(
     assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
 
 
-def test_a_second_bench_asks_nothing_and_a_third_sends_no_model(
-    build: Store, job: Job, own_board: Board, outcomes: list[Outcome]
-) -> None:
-    measure.bench(build, job, own_board.device(), outcomes, QUICK)
+def test_a_second_bench_asks_nothing_and_a_third_sends_no_model(build: Store, own_board: Board, cells: Cells) -> None:
+    cells.bench(devices.bound(own_board.device()))
     _ssh.close_all()
     moved = own_board.device(address="localhost", cool_down_c=95)
-    measure.bench(build, job, moved, outcomes, QUICK)
+    cells.bench(devices.bound(moved))
     assert _ssh.LINKS == {}
     device = own_board.device(chunk_samples=1000)
-    measure.bench(build, job, device, outcomes, dataclasses.replace(QUICK, again=True))
+    cells.bench(devices.bound(device), dataclasses.replace(QUICK, again=True))
     traffic = _ssh.link(device).traffic
     assert traffic.trips == 4  # what it is, which files are there, run, predict (all samples are one chunk)
     assert traffic.sent_bytes < 40_000
 
 
-def test_a_clock_that_counts_instructions_is_shown_as_no_latency(
-    build: Store, job: Job, own_board: Board, outcomes: list[Outcome]
-) -> None:
+def test_a_clock_that_counts_instructions_is_shown_as_no_latency(build: Store, own_board: Board, cells: Cells) -> None:
     device = own_board.device(emulated=True, clock="instructions")
-    assert measure.bench(build, job, device, outcomes, QUICK) == []
-    cells = [cell for cell in collect.cells(build, None) if cell.device == "board"]
-    assert [(cell.emulated, cell.latency_ms, cell.load_ms) for cell in cells] == [(True, None, None)]
-    assert cells[0].instructions is not None and cells[0].instructions > 0
+    assert cells.bench(devices.bound(device)) == []
+    found = [cell for cell in collect.cells(build, None) if cell.device == "board"]
+    assert [(cell.emulated, cell.latency_ms, cell.load_ms) for cell in found] == [(True, None, None)]
+    assert found[0].instructions is not None and found[0].instructions > 0
 
 
 def test_setup_says_for_each_runtime_whether_it_can_be_had(build: Store, own_board: Board) -> None:
-    told = dict(pushing.setup(build, own_board.device(), ["coreml", "executorch", "onnx"]))
+    targets = plugins("targets", ["coreml", "executorch", "onnx"])
+    told = dict(pushing.setup(build, devices.bound(own_board.device()), targets))
     assert told["onnxruntime"] is None
     assert list(told) == ["executorch_runner", "onnxruntime"]
 
@@ -107,4 +103,4 @@ def test_a_run_is_throttled_by_what_happened_in_it(
 def test_a_device_is_the_same_at_another_address() -> None:
     one = Device("pi", "ssh", False, {"address": "a", "clock": "instructions"})
     two = Device("pi", "ssh", False, {"address": "b", "port": 1, "identity": "i", "clock": "instructions"})
-    assert measure._itself(one) == measure._itself(two)
+    assert measure._without_connection(one) == measure._without_connection(two)

@@ -40,7 +40,7 @@ def kind(device: Device) -> ModuleType:
 @pytest.fixture
 def runtime(place: Place) -> str:
     """What runs a target's files there."""
-    found = devices.runtime(place.device, place.target)
+    found = devices.bound(place.device).runtime(registry.bind("targets", place.target))
     assert found is not None
     return found
 

@@ -11,9 +11,11 @@ import pytest
 from pipeline import devices, registry
 from pipeline.core import Device
 from pipeline.errors import BadOption, UnknownName
+from pipeline.stages.plan import ALL, plugins
 from pipeline.system.store import Store
 
 ROOT = Path(__file__).parents[2]
+TFLITE, ONNX = plugins("targets", ["tflite", "onnx"])
 KINDS = registry.names("devices")
 
 
@@ -39,11 +41,10 @@ def test_a_device_of_the_file_can_be_described_asked_and_does_not_refuse_every_t
     name: str, tmp_path: Path
 ) -> None:
     device = devices.find(name)
-    module = registry.load("devices", device.kind)
-    about, reason = module.describe(device), module.unavailable(Store(tmp_path), device)
+    about, reason = device.describe(), device.unavailable(Store(tmp_path))
     assert about and "\n" not in about
     assert reason is None or "\n" not in reason
-    assert any(devices.unsupported(device, target) is None for target in registry.names("targets"))
+    assert any(device.unsupported(target) is None for target in plugins("targets", ALL))
 
 
 # -- devices.toml ------------------------------------------------------------------------------------------------------
@@ -59,12 +60,12 @@ def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_table_is_a_device_and_what_is_not_ours_is_for_its_kind(toml: Path) -> None:
     toml.write_text('[desk]\nkind = "local"\nemulated = true\nsummary = "a desk"\n')
-    assert devices.devices() == {"desk": Device("desk", "local", True, {"summary": "a desk"})}
-    assert registry.load("devices", "local").describe(devices.find("desk")).startswith("a desk (")
+    assert devices.devices() == {"desk": devices.bound(Device("desk", "local", True, {"summary": "a desk"}))}
+    assert devices.find("desk").describe().startswith("a desk (")
 
 
 def test_the_repositorys_file_is_used_where_no_other_is_named() -> None:
-    assert devices.find("local") == Device("local", "local", False, {"summary": "this machine"})
+    assert devices.find("local").device == Device("local", "local", False, {"summary": "this machine"})
 
 
 def test_an_unknown_device_lists_the_known(toml: Path) -> None:
@@ -111,12 +112,13 @@ def test_a_file_that_is_not_there_is_named(toml: Path) -> None:
 
 def test_a_device_may_choose_its_targets_and_the_runtime_of_each() -> None:
     device = devices.find("local-tflite-runtime")
-    assert devices.runtime(device, "tflite") == "tflite_runtime"
-    assert devices.runtime(device, "onnx") == "onnxruntime"
-    assert devices.unsupported(device, "tflite") is None
-    assert devices.unsupported(device, "onnx") == "devices.toml leaves onnx out for local-tflite-runtime"
+    assert device.runtime(TFLITE) == "tflite_runtime"
+    assert device.runtime(ONNX) == "onnxruntime"
+    assert device.unsupported(TFLITE) is None
+    assert device.unsupported(ONNX) == "devices.toml does not list onnx among the targets of local-tflite-runtime"
 
 
 def test_this_machine_refuses_what_nothing_here_can_run() -> None:
     for target in registry.names("targets"):
-        assert devices.unsupported(devices.find("local"), target) == registry.load("targets", target).UNCHECKED
+        bound = registry.bind("targets", target)
+        assert devices.find("local").unsupported(bound) == bound.module.UNCHECKED

@@ -6,7 +6,6 @@ import html
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from pipeline.framework_comparison.parts import FRAMEWORKS, Part, debugging, gra
 from pipeline.framework_comparison.parts import parts as part_names
 from pipeline.framework_comparison.parts._trainings import WAYS
 from pipeline.system.store import Store
-from tests.make_matrix import JOB
+from tests.plans import plan
 
-OPTIONS = run.Options(("tflite",), ("int8",), rounds=1, epochs=1)
-JOBS = {name: replace(JOB, framework=name) for name in FRAMEWORKS}
+OPTIONS = run.Options(rounds=1, epochs=1)
+PLAN = plan("tflite", "int8", frameworks="all")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def compared(matrix: Store, keras_matrix: Store, tmp_path_factory: pytest.TempPa
         patch.setattr(graphs, "MOST", 3)
         patch.setattr(debugging, "MODES", ("eager",))
         patch.setattr(training, "WAYS", [way for way in WAYS if "two" not in way.name])
-        page = run.compare(build, JOBS, parts.parts(), OPTIONS)
+        page = run.compare(build, PLAN, part_names(), OPTIONS)
     assert page == build.root / "tiny.frameworks" / "report.html"
     return page.parent
 
@@ -152,7 +151,7 @@ def test_scripts_get_each_row_with_its_samples_and_its_verdict(compared: Path, p
 def test_what_is_up_to_date_is_not_measured_again(compared: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in compared.glob("*.json")}
     build = Store(compared.parent)
-    run.compare(build, JOBS, ["writing", "debugging", "deployment"], OPTIONS)
+    run.compare(build, PLAN, ["writing", "debugging", "deployment"], OPTIONS)
     after = {path.name: path.stat().st_mtime_ns for path in compared.glob("*.json")}
     assert [name for name, time in after.items() if time != before[name]] == ["report.json"]
     assert not list(compared.glob(".tmp-*"))

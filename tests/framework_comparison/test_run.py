@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from pipeline.framework_comparison.parts import FRAMEWORKS, Comparison
 from pipeline.framework_comparison.parts.writing import code_lines
 from pipeline.system.store import Store
 from tests.cli import inv
-from tests.make_matrix import JOB, TINY
+from tests.plans import TINY, plan
 
 PARTS = ["writing", "graphs", "training", "debugging", "visualisation", "deployment"]
-OPTIONS = run.Options(("tflite",), ("fp32", "int8"), rounds=1, epochs=1)
-JOBS = {name: replace(JOB, framework=name) for name in FRAMEWORKS}
+OPTIONS = run.Options(rounds=1, epochs=1)
+PLAN = plan("tflite", ["fp32", "int8"], frameworks="all")
 
 
 def test_every_module_of_the_folder_is_a_part_with_the_same_verbs() -> None:
@@ -32,7 +31,7 @@ def test_every_module_of_the_folder_is_a_part_with_the_same_verbs() -> None:
 
 def test_lines_are_counted_from_the_files_that_make_both_networks_and_not_twice(tmp_path: Path) -> None:
     build = Store(tmp_path / "build")
-    page = run.compare(build, JOBS, ["writing"], OPTIONS)
+    page = run.compare(build, PLAN, ["writing"], OPTIONS)
     said: dict[str, Any] = json.loads((page.parent / "report.json").read_text())
     row = said["parts"][0]["rows"][0]
     assert (row["what"], row["unit"]) == ("the network", "lines")
@@ -40,7 +39,7 @@ def test_lines_are_counted_from_the_files_that_make_both_networks_and_not_twice(
     assert [row["sides"][name]["samples"] for name in FRAMEWORKS] == [[[float(count)]] for count in lines]
     assert "the network" in page.read_text() and "the network" in (page.parent / "report.md").read_text()
     before = (page.parent / "writing.json").stat().st_mtime_ns
-    run.compare(build, JOBS, ["writing"], OPTIONS)
+    run.compare(build, PLAN, ["writing"], OPTIONS)
     assert (page.parent / "writing.json").stat().st_mtime_ns == before
 
 
@@ -55,7 +54,7 @@ def test_lines_are_counted_from_the_files_that_make_both_networks_and_not_twice(
         (("--rounds", "many"), "--rounds 'many' is not a whole number"),
         (("--accuracy", "120"), "--accuracy is a percentage, more than 0 and at most 100"),
         (("--target", "tflit"), "unknown target 'tflit'; did you mean 'tflite'?"),
-        (("--accelerator", "tpu"), "--accelerator 'tpu': one of auto, cpu, cuda"),
+        (("--accelerator", "tpu"), "--accelerator 'tpu': must be auto, cpu or cuda"),
     ],
 )
 def test_wrong_options_get_one_line(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:

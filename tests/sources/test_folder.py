@@ -32,7 +32,7 @@ def test_a_folder_elsewhere_is_a_model(tiny: Path) -> None:
     model = sources.find(str(tiny))
     assert (model.folder, model.spec.name, model.frameworks) == (tiny, "tiny", ["keras", "torch"])
     assert callable(model.code("torch").build)
-    assert sources.describe(model).startswith("The smallest network")
+    assert model.summary.startswith("The smallest network")
 
 
 @pytest.mark.parametrize("word", ["digits_cnn", "mobilenet_v3_small:classes=3,width=0.5", "{tiny}"])

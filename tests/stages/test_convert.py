@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.errors import BadModel, BadOption
 from pipeline.stages import train
 from pipeline.stages.convert import convert
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Job
 from pipeline.system import store
 from pipeline.system.store import Store
 from tests.cli import inv
+from tests.plans import changed, plan
 
 pytestmark = pytest.mark.usefixtures("imported")
+
+
+def to(build: Store, job: Job, framework: str) -> Checkpoint:
+    made = plan(frameworks=job.framework.name)
+    return convert(build, made, registry.bind("frameworks", framework))
 
 
 def outputs(build: Store, framework: str) -> np.ndarray:
@@ -28,13 +34,13 @@ def outputs(build: Store, framework: str) -> np.ndarray:
 
 
 def test_there_and_back_the_answers_stay_and_so_do_the_weights(copied: Store, job: Job) -> None:
-    there = convert(copied, job, "keras")
+    there = to(copied, job, "keras")
     assert (there.framework, there.origin, there.samples) == ("keras", "converted from torch", 504)
     np.testing.assert_allclose(outputs(copied, "keras"), outputs(copied, "torch"), atol=1e-4)
     before = (copied.checkpoint("tiny", "torch") / "model.safetensors").read_bytes()
-    assert convert(copied, job, "keras") == there, "what is up to date is not made again"
-    assert train.ready(copied, dataclasses.replace(job, framework="keras")) == there
-    back = convert(copied, dataclasses.replace(job, framework="keras"), "torch")
+    assert to(copied, job, "keras") == there, "what is up to date is not made again"
+    assert train.ready(copied, changed(job, framework="keras")) == there
+    back = to(copied, changed(job, framework="keras"), "torch")
     assert back.origin == "converted from keras"
     from safetensors.numpy import load, load_file
 
@@ -46,7 +52,7 @@ def test_there_and_back_the_answers_stay_and_so_do_the_weights(copied: Store, jo
 
 def test_one_framework_twice_is_refused(copied: Store, job: Job) -> None:
     with pytest.raises(BadOption, match="both torch: name two of keras, torch"):
-        convert(copied, job, "torch")
+        to(copied, job, "torch")
 
 
 def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
@@ -55,7 +61,7 @@ def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Pat
     text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="lonely"')
     (folder / "__init__.py").write_text(text)
     said = inv(tmp_path / "build", "convert", "--model", folder, "--from", "torch", "--to", "keras").only
-    assert said == f"model lonely has no keras.py in {folder}: it needs build(spec) there"
+    assert said.startswith(f"model lonely has no keras.py in {folder}: ")
     for command in ("train", "export", "bench"):
         assert inv(tmp_path / "build", command, "--model", folder, "--framework", "keras").only == said
     assert not (tmp_path / "build").exists()
@@ -71,5 +77,5 @@ def test_twins_that_are_two_networks_are_refused_and_nothing_is_left(tiny: Path,
     with pytest.raises(
         BadModel, match=r"^uneven's twins differ: another\.weight, features_3\.weight is in one of them"
     ):
-        convert(build, Job(model=str(folder), epochs=1, accelerator="cpu"), "keras")
+        convert(build, plan(model=folder, epochs=1), registry.bind("frameworks", "keras"))
     assert not list(build.home("uneven", "keras").rglob("*.*"))

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import registry
-from pipeline.core import Artifact, Checkpoint, Failure
+from pipeline.core import Artifact, Checkpoint, Failure, Recipe
 from pipeline.errors import StageFailed, Unsupported
 from pipeline.results import collect
 from pipeline.stages import export, train
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Job, recipes_of
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests.plans import plan
 
 ROOT = Path(__file__).parents[2]
 TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
@@ -30,8 +31,9 @@ import json, sys
 from pathlib import Path
 from pipeline.stages import export
 from pipeline.system.store import Store
-from tests.make_matrix import JOB
-outcomes = export.export(Store(Path(sys.argv[1])), JOB, sys.argv[2].split(","), sys.argv[3].split(","))
+from tests.plans import plan
+names = [words if words == "all" else words.split(",") for words in sys.argv[2:4]]
+outcomes = export.export(Store(Path(sys.argv[1])), plan(*names))
 print(json.dumps([[o.target, o.recipe, o.status, o.reason, o.fresh] for o in outcomes]))
 print(json.dumps([m for m in ("torch", "numpy", "onnx", "tensorflow", "coremltools") if m in sys.modules]))
 """
@@ -39,7 +41,8 @@ print(json.dumps([m for m in ("torch", "numpy", "onnx", "tensorflow", "coremltoo
 
 def start(build: Store, targets: list[str], recipes: list[str]) -> subprocess.Popen[str]:
     """An export in a process of its own."""
-    command = [sys.executable, "-c", EXPORT, str(build.root), ",".join(targets), ",".join(recipes)]
+    words = ["all" if names in (TARGETS, RECIPES) else ",".join(names) for names in (targets, recipes)]
+    command = [sys.executable, "-c", EXPORT, str(build.root), *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -80,29 +83,37 @@ from pathlib import Path
 from pipeline.stages import export
 from pipeline.system import store
 from pipeline.core import Checkpoint
-print(export.key(store.read(Checkpoint, Path(sys.argv[1])), export.recipes(["int8"])[0], "onnx"))
+from pipeline.registry import bind
+from pipeline.stages.plan import recipes_of
+from tests.plans import job
+checkpoint, (int8,) = store.read(Checkpoint, Path(sys.argv[1])), recipes_of("int8")
+print(export.key(job(), checkpoint, int8, bind("targets", "onnx")))
 """
 
 
 def key_where(build: Store, path: Path) -> str:
     """The key of int8 for onnx where the packages in `path` come before those installed."""
     command = [sys.executable, "-c", KEY, str(build.checkpoint("tiny", "torch") / "checkpoint.json")]
-    environment = {**os.environ, "PYTHONPATH": str(path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, tmp_path: Path) -> None:
+def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, job: Job, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(matrix)
-    fp32, int8 = export.recipes(["fp32", "int8"])
-    first = export.key(checkpoint, int8, "onnx")
-    assert export.key(checkpoint_of(matrix), int8, "onnx") == first
+    fp32, int8 = recipes_of(["fp32", "int8"])
+
+    def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
+        return export.key(job, checkpoint, recipe, registry.bind("targets", target))
+
+    first = key(checkpoint, int8, "onnx")
+    assert key(checkpoint_of(matrix), int8, "onnx") == first
     spec = dataclasses.replace(checkpoint.spec, labels=tuple("abcdefghij"))
     others = [
-        export.key(checkpoint, fp32, "onnx"),
-        export.key(checkpoint, int8, "tflite"),
-        export.key(checkpoint, dataclasses.replace(int8, calibration=128), "onnx"),
-        export.key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), int8, "onnx"),
-        export.key(dataclasses.replace(checkpoint, spec=spec), int8, "onnx"),
+        key(checkpoint, fp32, "onnx"),
+        key(checkpoint, int8, "tflite"),
+        key(checkpoint, dataclasses.replace(int8, calibration=128), "onnx"),
+        key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), int8, "onnx"),
+        key(dataclasses.replace(checkpoint, spec=spec), int8, "onnx"),
     ]
     assert key_where(matrix, tmp_path) == first
     info = tmp_path / "onnx-99.0.dist-info"
@@ -114,12 +125,12 @@ def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, tmp_path: Pa
 
 def test_a_cell_that_needs_making_makes_all_outcomes_unknown(copied: Store, job: Job) -> None:
     (copied.cell("tiny", "torch", "fp16", "onnx") / "artifact.json").unlink()
-    assert export.current(copied, job, ["onnx"], ["fp16"]) is None
-    assert export.current(copied, job, ["onnx"], ["fp32"]) is not None
+    assert export.current(copied, plan("onnx", "fp16"), job) is None
+    assert export.current(copied, plan("onnx", "fp32"), job) is not None
 
 
 def test_where_nothing_was_trained_nothing_is_current(tmp_path: Path, job: Job) -> None:
-    assert export.current(Store(tmp_path), job, TARGETS, RECIPES) is None
+    assert export.current(Store(tmp_path), plan(), job) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,7 +151,7 @@ def test_what_was_altered_or_cut_off_is_made_anew_with_a_line_and_the_rest_left_
         ("fp32", "ok", True),
         ("int8", "ok", False),
     ]
-    assert f"{folders['fp32'] / 'model.onnx'} is not what its manifest says (sha256 differs); made anew\n" in said
+    assert f"{folders['fp32'] / 'model.onnx'} does not match its manifest (sha256 differs)" in said
     assert f"{manifest}: not JSON" in said
     for recipe, folder in folders.items():
         new, before = store.read(Artifact, folder / "artifact.json"), old[recipe]
@@ -154,7 +165,7 @@ def test_a_manifest_that_points_elsewhere_is_not_followed(copied: Store, job: Jo
     path = copied.cell("tiny", "torch", "fp32", "onnx") / "artifact.json"
     path.write_text(path.read_text().replace('"model.onnx"', '"../../../../../etc/passwd"'))
     with pytest.raises(Exception, match="not a plain file name"):
-        export.current(copied, job, ["onnx"], ["fp32"])
+        export.current(copied, plan("onnx", "fp32"), job)
 
 
 # -- a process that dies -----------------------------------------------------------------------------------------------
@@ -196,18 +207,18 @@ def test_a_killed_worker_costs_its_recipe_only_and_the_failure_is_kept(copied: S
     assert cells["onnx", "fp32"].status == "failed"
     assert (cells["onnx", "fp32"].reason or "").startswith("ended by SIGKILL")
     assert {cells["onnx", recipe].status for recipe in ("fp16", "int8")} == {"ok"}
-    assert export.current(copied, job, ["onnx"], ["fp32"]) is None, "what failed is tried again"
+    assert export.current(copied, plan("onnx", "fp32"), job) is None, "what failed is tried again"
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_named_cell_that_cannot_be_is_refused_with_the_targets_reason() -> None:
-    reason = registry.load("targets", "coreml").supports(export.recipes(["int8_dynamic"])[0], "torch")
+    reason = registry.load("targets", "coreml").supports(recipes_of("int8_dynamic")[0], "torch")
     with pytest.raises(Unsupported) as caught:
-        export.refuse_unsupported("torch", ["tflite", "coreml"], ["fp32", "int8_dynamic"])
+        plan(["tflite", "coreml"], ["fp32", "int8_dynamic"])
     assert str(caught.value) == f"coreml does not support int8_dynamic: {reason}"
-    export.refuse_unsupported("torch", ["tflite"], RECIPES)
+    assert [recipe.name for recipe in plan("tflite").recipes] == RECIPES
 
 
 def test_failed_exports_are_an_error_that_names_them_and_shows_the_logs_end(
@@ -227,7 +238,7 @@ def test_failed_exports_are_an_error_that_names_them_and_shows_the_logs_end(
 
 
 def test_a_line_of_the_terminal_says_where_how_large_and_how_it_was_checked(matrix: Store, job: Job) -> None:
-    outcomes = export.current(matrix, job, TARGETS, RECIPES)
+    outcomes = export.current(matrix, plan(), job)
     assert outcomes is not None
     for outcome in outcomes:
         line = export.line(outcome)

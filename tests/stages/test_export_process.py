@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 
 from pipeline.core import Failure
 from pipeline.errors import StageFailed, Unsupported
-from pipeline.stages import train
+from pipeline.stages import export, train
 from pipeline.stages._export_process import _reason
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Job, TrainingOptions, recipes_of
 from pipeline.system.store import Store, read
+from tests import plans
 from tests.conftest import SPIED
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +67,10 @@ def _of(words: list[str]) -> str:
 
 
 def test_a_job_survives_its_way_to_the_worker() -> None:
-    for job in (Job(), Job("m", "torch", Path("data"), Path("w.pt"), 3, 4, 0.5, 7, "cpu", False, 2, 3, 1, "here")):
-        assert train.planned(json.loads(json.dumps(train.plain(Store(Path("b")), job)))) == (Store(Path("b")), job)
+    training = TrainingOptions(3, 4, 0.5, 7, "cpu", False, 2, 3, 1, "host")
+    full = dataclasses.replace(plans.job(), data=Path("data"), weights=Path("w.pt"), training=training)
+    for job in (plans.job(), plans.job(model="mobilenet_v3_small:width=0.1234567"), full):
+        assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
 
 
 def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next_goes_on(
@@ -77,9 +81,7 @@ def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next
     checkpoint = train.ready(copied, job)
     assert checkpoint is not None
     spoil_reference(folder)
-    work = [[train.plain(copied, job), "int8"], [train.plain(copied, job), "fp32"]]
-    request = {"target": "onnx", "work": work}
-    command = [sys.executable, "-m", "pipeline.stages._export_process", json.dumps(request)]
+    command = export.process(copied, "onnx", [(job, recipe) for recipe in recipes_of(["int8", "fp32"])])
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -92,8 +94,6 @@ def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next
 
 def spoil_reference(folder: Path) -> None:
     """Writes other answers into a graphs folder, and a manifest that vouches for them."""
-    import dataclasses
-
     import numpy as np
 
     from pipeline.stages import quantize

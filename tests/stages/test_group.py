@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -21,14 +20,14 @@ from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.errors import BadOption
 from pipeline.stages import train
-from pipeline.stages.train import Job
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import plans
 from tests.cli import ROOT, Done, Running, environment, inv, processes, tree
 
 pytestmark = pytest.mark.usefixtures("imported")
 FRAMEWORKS = registry.names("frameworks")
-JOB = Job(epochs=3, accelerator="cpu")
+JOB = plans.job(model="digits_cnn", epochs=3)
 BETWEEN = 1e-5
 """How far the losses may be apart, as a share: sums over the batch are rounded in another order."""
 
@@ -50,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoin
 
     @cache
     def made(framework: str) -> Checkpoint:
-        return train.train(Store(tmp_path_factory.mktemp("alone")), dataclasses.replace(JOB, framework=framework))
+        return train.ensure(Store(tmp_path_factory.mktemp("alone")), plans.changed(JOB, framework=framework))
 
     return made
 
@@ -95,12 +94,12 @@ def test_two_devices_train_as_one_does_and_a_killed_process_ends_the_job_that_on
     running.until_said("epoch 1/3")
     os.kill(member(tmp_path, int(process[0])), signal.SIGKILL)
     done = running.ended()
-    assert done.err.splitlines()[0].endswith("pictures of digits, 2 devices")
+    assert done.err.splitlines()[0].endswith("images of digits, 2 devices")
     assert sum("epoch 1/3" in line for line in done.err.splitlines()) == 1, "one of them speaks"
     assert done.complaint == lost(process)
     assert processes(tmp_path) == []
-    job = dataclasses.replace(JOB, framework=framework)
-    found = train.train(Store(tmp_path), job)
+    job = plans.changed(JOB, framework=framework)
+    found = train.ensure(Store(tmp_path), job)
     assert "resuming after epoch" in capsys.readouterr().err
     assert (found.facts["devices"], len(found.facts["losses"])) == (1, 3)
     assert_alike(found, alone(framework))
@@ -188,7 +187,7 @@ def assert_as_one(
     folder: Path, framework: str, first: Done, second: Done, alone: Callable[[str], Checkpoint]
 ) -> None:  # fmt: skip
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
-    assert second.out.startswith("took part as machine 1 of 2; the checkpoint is on ")
+    assert second.out == "" and "took part as machine 1 of 2; the checkpoint is on " in second.err
     assert "epoch" not in second.err, "the first alone tells"
     assert not (folder / "second").exists()
     found = checkpoint_of(folder / "first", framework)
@@ -212,20 +211,20 @@ def ports() -> list[int]:
     ("asked", "complaint"),
     [
         ({"devices": 0}, "--devices and --num-nodes must be more than 0"),
-        ({"devices": 3}, "--batch-size 32 is that of all 3 devices together: it must be a multiple of 3"),
-        ({"devices": 2, "batch_size": 33}, "--batch-size 33 is that of all 2 devices together"),
-        ({"num_nodes": 2}, "meet at HOST or HOST:PORT of the one with --node-rank 0"),
-        ({"num_nodes": 2, "main_address": "host:port"}, "meet at HOST or HOST:PORT"),
-        ({"main_address": "host"}, "several machines, and only they, meet at"),
-        ({"num_nodes": 2, "main_address": "host", "node_rank": 2}, "--node-rank 2: from 0 to --num-nodes - 1"),
-        ({"devices": 2, "epochs": None, "weights": Path("mine.pt")}, "leave --devices and --num-nodes out"),
+        ({"devices": 3}, "--batch-size 32 is the total of 3 devices: it must be a multiple of 3"),
+        ({"devices": 2, "batch_size": 33}, "--batch-size 33 is the total of 2 devices"),
+        ({"num_nodes": 2}, "needs --main-address HOST or HOST:PORT of machine 0"),
+        ({"num_nodes": 2, "main_address": "host:port"}, "needs --main-address HOST or HOST:PORT"),
+        ({"main_address": "host"}, "on one machine it is omitted"),
+        ({"num_nodes": 2, "main_address": "host", "node_rank": 2}, "--node-rank 2: must be from 0 to --num-nodes - 1"),
+        ({"devices": 2, "epochs": None, "weights": Path("mine.pt")}, "omit --devices and --num-nodes"),
     ],
 )
 def test_a_group_that_cannot_be_is_refused_before_anything_is_made(
     asked: dict[str, object], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadOption, match=re.escape(complaint)):
-        train.train(Store(tmp_path), dataclasses.replace(JOB, **asked))  # type: ignore[arg-type]
+        train.ensure(Store(tmp_path), plans.changed(JOB, **asked))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,13 +234,13 @@ def test_under_another_launcher_the_options_for_a_group_are_refused(
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadOption, match="torchrun says how many processes there are: leave --devices"):
-        train.train(Store(tmp_path), dataclasses.replace(JOB, devices=2))
+        train.ensure(Store(tmp_path), plans.changed(JOB, devices=2))
     with pytest.raises(BadOption, match="torchrun starts processes of PyTorch; those of TensorFlow are named"):
-        train.train(Store(tmp_path), dataclasses.replace(JOB, framework="keras"))
+        train.ensure(Store(tmp_path), plans.changed(JOB, framework="keras"))
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
-    with pytest.raises(BadOption, match="another launcher says which machines there are: leave --num-nodes"):
-        train.train(Store(tmp_path), dataclasses.replace(JOB, framework="keras", num_nodes=2, main_address="a"))
+    with pytest.raises(BadOption, match="another launcher sets the machines: omit --num-nodes"):
+        train.ensure(Store(tmp_path), plans.changed(JOB, framework="keras", num_nodes=2, main_address="a"))
     with pytest.raises(BadOption, match="--devices 2 --num-nodes 2: where there are several machines"):
-        train.take_part(Store(tmp_path), dataclasses.replace(JOB, framework="keras", devices=2))
+        train.take_part(Store(tmp_path), plans.changed(JOB, framework="keras", devices=2))
     assert list(tmp_path.iterdir()) == []

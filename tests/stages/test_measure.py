@@ -13,25 +13,18 @@ import pytest
 
 from pipeline import devices, registry, stats
 from pipeline.core import Device, Failure, Measurement
-from pipeline.devices import _edge_bench
+from pipeline.devices import BoundDevice, _edge_bench
 from pipeline.errors import BadOption
 from pipeline.results import bit_equality, collect
-from pipeline.stages import export, measure, push, train
-from pipeline.stages.export import Outcome
-from pipeline.stages.train import Job
+from pipeline.stages import measure, push, train
+from pipeline.stages.plan import Job
 from pipeline.system import store
 from pipeline.system.store import Store
 from tests.builds import Tree, predictions
-from tests.make_matrix import QUICK
+from tests.plans import QUICK, cells, job, plan
 
 LOCAL = devices.find("local")
 RUNNING = [name for name in registry.names("targets") if registry.load("targets", name).UNCHECKED is None]
-
-
-def outcomes_of(build: Store, job: Job, targets: list[str], recipes: list[str]) -> list[Outcome]:
-    found = export.current(build, job, targets, recipes)
-    assert found is not None
-    return found
 
 
 def folder_of(build: Store, target: str, recipe: str, device: str = "local") -> Path:
@@ -82,9 +75,9 @@ def test_accuracy_is_that_of_the_kept_answers_to_the_whole_test_split(
 
 
 def test_a_second_bench_does_nothing(copied: Store, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes = outcomes_of(copied, job, RUNNING, registry.names("recipes"))
+    made = cells(copied, RUNNING, registry.names("recipes"))
     before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")}
-    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert made.bench(LOCAL, QUICK) == []
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
     assert capsys.readouterr().err == ""
 
@@ -94,20 +87,22 @@ def test_what_decides_a_figure_decides_its_key(
 ) -> None:
     checkpoint = train.ready(matrix, job)
     assert checkpoint is not None
-    (outcome,) = outcomes_of(matrix, job, ["onnx"], ["fp32"])
-    ((artifact, _),) = push.runnable([outcome], LOCAL)
+    made = cells(matrix, "onnx", "fp32")
+    (one,) = push.runnable(made.plan, job, made.outcomes, LOCAL)
+    altered = dataclasses.replace(one, artifact=dataclasses.replace(one.artifact, sha256="0" * 64))
 
-    def key(device: Device = LOCAL, **changes: Any) -> str:
+    def key(device: BoundDevice = LOCAL, **changes: Any) -> str:
         of = dataclasses.replace(checkpoint, **changes)
-        return measure.key(matrix, of, device, artifact, QUICK)
+        return measure.key(matrix, of, device, one, 1, QUICK)
 
     first = key()
     assert key() == first
     others = [
         key(dataset_sha256="0" * 64),
-        key(dataclasses.replace(LOCAL, name="other")),
-        measure.key(matrix, checkpoint, LOCAL, dataclasses.replace(artifact, sha256="0" * 64), QUICK),
-        measure.key(matrix, checkpoint, LOCAL, artifact, dataclasses.replace(QUICK, samples=100)),
+        key(devices.bound(dataclasses.replace(LOCAL.device, name="other"))),
+        measure.key(matrix, checkpoint, LOCAL, altered, 1, QUICK),
+        measure.key(matrix, checkpoint, LOCAL, one, 2, QUICK),
+        measure.key(matrix, checkpoint, LOCAL, one, 1, dataclasses.replace(QUICK, samples=100)),
     ]
     with monkeypatch.context() as patch:
         installed = registry.versions
@@ -123,20 +118,22 @@ def test_what_decides_a_figure_decides_its_key(
             others.append(key())
     _edge_bench.identity.cache_clear()
     assert key() == first
-    assert len({first, *others}) == 8
+    assert len({first, *others}) == 9
 
 
 def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Store, job: Job) -> None:
-    outcomes = outcomes_of(copied, job, ["onnx"], ["fp32"])
+    made = cells(copied, ["onnx"], ["fp32"])
     one = measurement_of(copied, "onnx", "fp32")
-    two_threads = dataclasses.replace(QUICK, threads=2)
-    assert measure.bench(copied, job, LOCAL, outcomes, two_threads) == []
+    two_threads = dataclasses.replace(QUICK, threads=(2,))
+    assert made.bench(LOCAL, two_threads) == []
     two = measurement_of(copied, "onnx", "fp32", "local/threads-2")
     assert (one.runtime["threads"], two.runtime["threads"]) == (1, 2)
     assert one.key != two.key
     assert measurement_of(copied, "onnx", "fp32") == one
-    assert measure.kept(outcomes, LOCAL, 1) == [one] and measure.kept(outcomes, LOCAL, 2) == [two]
-    assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(two_threads, again=True)) == []
+    both = dataclasses.replace(QUICK, threads=(1, 2))
+    found_now = measure.measure(copied, made.plan, made.outcomes, LOCAL, both)
+    assert [(result.threads, result.measurement) for result in found_now] == [(1, one), (2, two)]
+    assert made.bench(LOCAL, dataclasses.replace(two_threads, again=True)) == []
     again = measurement_of(copied, "onnx", "fp32", "local/threads-2")
     assert again.key == two.key and again.runs != two.runs
     assert again.accuracy == two.accuracy
@@ -147,9 +144,9 @@ def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Stor
 
 
 def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(copied: Store, job: Job) -> None:
-    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    made = cells(copied, ["onnx"], ["int8"])
     whole = measurement_of(copied, "onnx", "int8").accuracy
-    assert measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(QUICK, samples=100)) == []
+    assert made.bench(LOCAL, dataclasses.replace(QUICK, samples=100)) == []
     found = measurement_of(copied, "onnx", "int8").accuracy
     with np.load(copied.checkpoint("tiny", "torch") / "predictions.npz") as kept:
         reference, labels = kept["output_0"], kept["labels"]
@@ -169,36 +166,37 @@ def test_outputs_that_are_no_numbers_are_wrong_here_as_in_the_results(tmp_path: 
     checkpoint = tree.checkpoint()
     digest = predictions(tmp_path / "outputs.npz", output_0=tree.logits)
     np.save(tmp_path / "labels.npy", tree.truth)
-    place = measure._Place(tree.build, checkpoint, LOCAL, tmp_path / "images.npy", QUICK)
-    assert measure._accuracy(place, tmp_path / "outputs.npz", digest).value == 0.75
-    assert measure._reference(place, 100) == 0.75
+    bench = measure._Bench(tree.build, plan(), job(), LOCAL, 1, QUICK)
+    run = measure._Run(bench, checkpoint, tmp_path / "images.npy")
+    assert measure._accuracy(run, tmp_path / "outputs.npz", digest).value == 0.75
+    assert measure._reference(run, 100) == 0.75
 
 
 def test_more_samples_than_there_are_is_refused(copied: Store, job: Job) -> None:
-    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    made = cells(copied, ["onnx"], ["int8"])
     with pytest.raises(BadOption, match="--samples 505: tiny's test split has 504"):
-        measure.bench(copied, job, LOCAL, outcomes, dataclasses.replace(QUICK, samples=505))
+        made.bench(LOCAL, dataclasses.replace(QUICK, samples=505))
 
 
 def test_altered_answers_are_measured_anew_with_a_line(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcomes = outcomes_of(copied, job, ["tflite"], ["fp32", "int8"])
+    made = cells(copied, ["tflite"], ["fp32", "int8"])
     path = folder_of(copied, "tflite", "int8") / "predictions.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert made.bench(LOCAL, QUICK) == []
     said = capsys.readouterr().err
-    assert f"{path} is not what its manifest says; measured anew\n" in said
+    assert f"{path} does not match its manifest" in said
     assert "  tflite int8: p50 " in said and "tflite fp32" not in said
     assert path.read_bytes() == whole
 
 
 def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: Store, job: Job) -> None:
-    outcomes = outcomes_of(copied, job, ["onnx"], ["int8"])
+    made = cells(copied, ["onnx"], ["int8"])
     (folder_of(copied, "onnx", "int8") / "measurement.json").unlink()
     forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3)
-    (failed,) = measure.bench(copied, job, LOCAL, outcomes, forever)
+    (failed,) = made.bench(LOCAL, forever)
     assert str(failed) == "onnx int8 on local: no end after 3 s"
     failure = store.read(Failure, folder_of(copied, "onnx", "int8") / "failure.json")
     assert failure is not None and (failure.status, failure.reason) == ("failed", "no end after 3 s")
@@ -207,12 +205,12 @@ def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: 
 
 
 def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(copied: Store, job: Job) -> None:
-    outcomes = outcomes_of(copied, job, ["tflite"], ["fp32", "int8"])
+    made = cells(copied, ["tflite"], ["fp32", "int8"])
     for recipe in ("fp32", "int8"):
         (folder_of(copied, "tflite", recipe) / "measurement.json").unlink()
     model = copied.cell("tiny", "torch", "fp32", "tflite") / "model.tflite"
     model.write_bytes(model.read_bytes()[:1000])
-    (failed,) = measure.bench(copied, job, LOCAL, outcomes, QUICK)
+    (failed,) = made.bench(LOCAL, QUICK)
     assert str(failed).startswith("tflite fp32 on local: ")
     assert not (folder_of(copied, "tflite", "fp32") / "measurement.json").exists()
     assert (folder_of(copied, "tflite", "fp32") / "failure.json").is_file()
@@ -221,19 +219,19 @@ def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(c
 
 
 def test_a_measurement_that_works_takes_the_failures_place(copied: Store, job: Job) -> None:
-    outcomes = outcomes_of(copied, job, ["tflite"], ["int8"])
+    made = cells(copied, ["tflite"], ["int8"])
     folder = folder_of(copied, "tflite", "int8")
     store.write(folder / "failure.json", Failure("failed", "once", "", "key"))
     (folder / "measurement.json").unlink()
-    assert measure.bench(copied, job, LOCAL, outcomes, QUICK) == []
+    assert made.bench(LOCAL, QUICK) == []
     assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
 
 
 def test_an_emulated_device_is_said_to_be_one_and_no_latency_is_shown(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretended = Device("pretended", "local", emulated=True)
-    assert measure.bench(copied, job, pretended, outcomes_of(copied, job, ["tflite"], ["int8"]), QUICK) == []
+    pretended = devices.bound(Device("pretended", "local", emulated=True))
+    assert cells(copied, ["tflite"], ["int8"]).bench(pretended) == []
     assert measurement_of(copied, "tflite", "int8", "pretended").device["emulated"] is True
     said = capsys.readouterr().err
     assert "tflite int8: top-1 " in said and " ms" not in said
@@ -242,8 +240,8 @@ def test_an_emulated_device_is_said_to_be_one_and_no_latency_is_shown(
 def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(copied: Store, job: Job) -> None:
     """tflite-runtime needs numpy<2; its environment is really installed."""
     device = devices.find("local-tflite-runtime")
-    outcomes = outcomes_of(copied, job, RUNNING, ["int8"])
-    assert measure.bench(copied, job, device, outcomes, QUICK) == []
+    made = cells(copied, RUNNING, ["int8"])
+    assert made.bench(device, QUICK) == []
     found = measurement_of(copied, "tflite", "int8", device.name)
     assert found.runtime["name"] == "tflite_runtime"
     assert found.tools["numpy"].startswith("1.")
@@ -253,19 +251,19 @@ def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(c
     here = measurement_of(copied, "tflite", "int8")
     assert abs(found.accuracy.value - here.accuracy.value) < 0.01
     place = made.stat().st_ino
-    assert measure.bench(copied, job, device, outcomes, dataclasses.replace(QUICK, threads=2)) == []
+    assert made.bench(device, dataclasses.replace(QUICK, threads=(2,))) == []
     assert [path.stat().st_ino for path in made.parent.iterdir()] == [place], "it is not installed again"
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"threads": 0}, {"threads": -1}, {"min_runs": 0}, {"min_seconds": -0.1}, {"time_limit": 0},
+        {"threads": (0,)}, {"threads": (1, -1)}, {"min_runs": 0}, {"min_seconds": -0.1}, {"time_limit": 0},
         {"min_seconds": float("nan")}, {"time_limit": float("inf")},
     ],
 )  # fmt: skip
-def test_numbers_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match="--threads, --min-runs and --samples are at least 1"):
+def test_numbers_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match="--threads, --min-runs and --samples must be at least 1"):
         dataclasses.replace(measure.Options(), **wrong).check()
 
 
@@ -279,9 +277,9 @@ def test_the_pictures_of_a_bench_are_those_of_the_checkpoint(matrix: Store, job:
 def test_a_line_of_an_emulated_device_has_instructions_where_they_are_counted_and_never_a_time(matrix: Store) -> None:
     found = measurement_of(matrix, "onnx", "fp32")
     found = dataclasses.replace(found, runs=((1, 69_314),) * 99 + ((2, 140_000),))
-    assert "ms, p99" in measure._says(found)
+    assert "ms, p99" in measure._line(found)
     emulated = {**found.device, "emulated": True}
-    silent = measure._says(dataclasses.replace(found, device=emulated))
+    silent = measure._line(dataclasses.replace(found, device=emulated))
     assert silent.startswith("top-1 ")
-    counted = measure._says(dataclasses.replace(found, device={**emulated, "clock": "instructions"}))
+    counted = measure._line(dataclasses.replace(found, device={**emulated, "clock": "instructions"}))
     assert counted == f"69,314 instr., p99 +0.0%, {silent}"

@@ -8,13 +8,11 @@ import pytest
 from pipeline import devices, registry
 from pipeline.core import Checkpoint, Device
 from pipeline.errors import Broken, Unsupported
-from pipeline.stages import export, push, train
-from pipeline.stages.train import Job
+from pipeline.stages import push, train
+from pipeline.stages.plan import Job
 from pipeline.system import store
 from pipeline.system.store import Store
-from tests.make_matrix import TINY
-
-TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
+from tests.plans import TINY, cells, plan
 
 
 def checkpoint_of(build: Store, job: Job) -> Checkpoint:
@@ -25,8 +23,8 @@ def checkpoint_of(build: Store, job: Job) -> Checkpoint:
 
 def test_the_evaluation_split_is_every_test_picture_with_its_label(matrix: Store, job: Job) -> None:
     checkpoint = checkpoint_of(matrix, job)
-    images = push.evaluation(matrix, checkpoint)
-    test = train.test_split(checkpoint)
+    images = push.evaluation(matrix, job, checkpoint)
+    test = train.split_of(checkpoint, job)
     kept = np.load(images)
     assert (kept.dtype, kept.shape) == (np.uint8, (504, 8, 8, 1))
     assert (kept == test.images(range(504))).all()
@@ -38,16 +36,16 @@ def test_what_is_whole_is_not_made_again_and_what_is_not_is(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = checkpoint_of(copied, job)
-    images = push.evaluation(copied, checkpoint)
+    images = push.evaluation(copied, job, checkpoint)
     whole = store.sha256(images.parent)
     made = images.stat().st_mtime_ns
-    assert push.evaluation(copied, checkpoint) == images
+    assert push.evaluation(copied, job, checkpoint) == images
     assert (images.stat().st_mtime_ns, capsys.readouterr().err) == (made, "")
     with images.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xff")
-    assert push.evaluation(copied, checkpoint) == images
-    assert capsys.readouterr().err == "preparing 504 evaluation pictures of digits\n"
+    assert push.evaluation(copied, job, checkpoint) == images
+    assert capsys.readouterr().err == "preparing 504 evaluation images of digits\n"
     assert store.sha256(images.parent) == whole
 
 
@@ -55,28 +53,26 @@ def test_pictures_that_changed_since_the_training_are_refused(copied: Store, job
     import dataclasses
 
     checkpoint = dataclasses.replace(checkpoint_of(copied, job), dataset_sha256="0" * 64)
-    with pytest.raises(Broken, match=rf"changed since tiny was trained; inv train --model {TINY} takes them in"):
-        push.evaluation(copied, checkpoint)
+    with pytest.raises(Broken, match=rf"changed since tiny was trained; inv train --model {TINY} "):
+        push.evaluation(copied, job, checkpoint)
     assert not [path for path in (copied.root / "data").iterdir() if "0000" in path.name]
 
 
 def test_this_machine_is_sent_nothing_and_has_what_it_can_run(matrix: Store, job: Job) -> None:
-    outcomes = export.current(matrix, job, TARGETS, RECIPES)
-    assert outcomes is not None
-    runnable = push.runnable(outcomes, devices.find("local"))
-    here = {target for target in TARGETS if registry.load("targets", target).RUNTIME}
-    assert {artifact.target for artifact, _ in runnable} == here >= {"tflite", "executorch", "onnx"}
-    assert push.push(matrix, job, devices.find("local"), outcomes) == (len(runnable) + 1, 0)
+    made = cells(matrix, devices="local")
+    runnable = push.runnable(made.plan, job, made.outcomes, devices.find("local"))
+    here = {target for target in registry.names("targets") if registry.load("targets", target).RUNTIME}
+    assert {one.artifact.target for one in runnable} == here >= {"tflite", "executorch", "onnx"}
+    assert push.push(matrix, made.plan) == [push.Pushed("local", len(runnable) + 1, 0)]
 
 
 def test_a_device_gets_the_targets_that_devices_toml_gives_it(matrix: Store, job: Job) -> None:
-    outcomes = export.current(matrix, job, TARGETS, RECIPES)
-    assert outcomes is not None
-    desk = Device("desk", "local", options={"targets": ["onnx"]})
-    assert {artifact.target for artifact, _ in push.runnable(outcomes, desk)} == {"onnx"}
+    made = cells(matrix)
+    desk = devices.bound(Device("desk", "local", options={"targets": ["onnx"]}))
+    assert {one.artifact.target for one in push.runnable(made.plan, job, made.outcomes, desk)} == {"onnx"}
 
 
 def test_a_named_target_that_a_device_cannot_run_is_refused_with_the_reason() -> None:
     with pytest.raises(Unsupported, match=r"^coreml cannot be measured on local: not checked on Linux"):
-        push.refuse(devices.find("local"), ["onnx", "coreml"])
-    push.refuse(devices.find("local"), ["onnx", "tflite"])
+        plan(["onnx", "coreml"], devices="local")
+    assert plan(["onnx", "tflite"], devices="local").devices[0].name == "local"

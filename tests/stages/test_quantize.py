@@ -13,10 +13,11 @@ import pytest
 from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.stages import quantize, train
+from pipeline.stages.plan import Job
 from pipeline.stages.quantize import Graph
-from pipeline.stages.train import Job
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import plans
 
 ROOT = Path(__file__).parents[2]
 INT8 = registry.load("recipes", "int8").RECIPE
@@ -58,7 +59,7 @@ def test_samples_are_the_first_of_the_test_split_with_the_graphs_answers(
 ) -> None:
     with np.load(matrix.graphs("tiny", "torch", recipe) / "reference.npz") as kept:
         samples, answers = kept["samples"], kept["output_0"]
-    test = train.test_split(checkpoint)
+    test = train.split_of(checkpoint, plans.job())
     assert samples.dtype == np.uint8
     assert (samples == test.images(range(128))).all()
     with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
@@ -72,12 +73,10 @@ def test_samples_are_the_first_of_the_test_split_with_the_graphs_answers(
 def test_what_is_ready_is_not_made_again_and_loads_no_framework(matrix: Store) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom pipeline import registry\n"
     code += "from pipeline.stages import quantize, train\n"
-    code += (
-        "from pipeline.system.store import Store\nfrom tests.make_matrix import JOB\nbuild = Store(Path(sys.argv[1]))\n"
-    )
-    code += "checkpoint = train.ready(build, JOB)\nmodel = train.model_of(checkpoint, JOB)\n"
+    code += "from pipeline.system.store import Store\nfrom tests import plans\nbuild = Store(Path(sys.argv[1]))\n"
+    code += "checkpoint = train.ready(build, plans.job())\n"
     code += "for recipe in (None, registry.load('recipes', 'int8').RECIPE):\n"
-    code += "    print(quantize.quantize(build, model, checkpoint, recipe).key)\nprint('torch' in sys.modules)"
+    code += "    print(quantize.quantize(build, plans.job(), checkpoint, recipe).key)\nprint('torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(matrix.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [graph_of(matrix, None).key, graph_of(matrix, "int8").key, "False"]
@@ -87,23 +86,23 @@ def test_what_is_ready_is_not_made_again_and_loads_no_framework(matrix: Store) -
 def test_an_altered_graph_is_not_ready_and_a_line_says_so(
     copied: Store, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert quantize.ready(copied, checkpoint, INT8) == graph_of(copied, "int8")
+    assert quantize.ready(copied, plans.job(), checkpoint, INT8) == graph_of(copied, "int8")
     path = copied.graphs("tiny", "torch", "int8") / "quantized.pt2"
     path.write_bytes(path.read_bytes()[:-1])
-    assert quantize.ready(copied, checkpoint, INT8) is None
-    assert capsys.readouterr().err == f"{path} is not what its manifest says; made anew\n"
-    assert quantize.ready(copied, checkpoint, None) == graph_of(copied, None)
+    assert quantize.ready(copied, plans.job(), checkpoint, INT8) is None
+    assert capsys.readouterr().err == f"{path} does not match its manifest: capturing again\n"
+    assert quantize.ready(copied, plans.job(), checkpoint, None) == graph_of(copied, None)
 
 
 def test_other_weights_another_spec_other_data_and_another_recipe_are_other_graphs(checkpoint: Checkpoint) -> None:
     spec = dataclasses.replace(checkpoint.spec, labels=tuple("abcdefghij"))
     keys = [
-        quantize.key(checkpoint, None),
-        quantize.key(checkpoint, INT8),
-        quantize.key(checkpoint, dataclasses.replace(INT8, calibration=128)),
-        quantize.key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), INT8),
-        quantize.key(dataclasses.replace(checkpoint, spec=spec), INT8),
-        quantize.key(dataclasses.replace(checkpoint, dataset_sha256="0" * 64), INT8),
+        quantize.key(plans.job(), checkpoint, None),
+        quantize.key(plans.job(), checkpoint, INT8),
+        quantize.key(plans.job(), checkpoint, dataclasses.replace(INT8, calibration=128)),
+        quantize.key(plans.job(), dataclasses.replace(checkpoint, weights_sha256="0" * 64), INT8),
+        quantize.key(plans.job(), dataclasses.replace(checkpoint, spec=spec), INT8),
+        quantize.key(plans.job(), dataclasses.replace(checkpoint, dataset_sha256="0" * 64), INT8),
     ]
     assert len(set(keys)) == len(keys)
-    assert quantize.key(dataclasses.replace(checkpoint, origin="elsewhere"), INT8) == keys[1]
+    assert quantize.key(plans.job(), dataclasses.replace(checkpoint, origin="elsewhere"), INT8) == keys[1]

@@ -10,6 +10,8 @@ import pytest
 from pipeline import devices
 from pipeline.errors import BadOption
 from pipeline.stages import _threads
+from pipeline.stages.plan import plugins
+from pipeline.system import store
 from pipeline.system.store import Store
 
 LOCAL = devices.find("local")
@@ -22,29 +24,30 @@ def test_numbers_are_read_once_each_in_their_order(text: str, numbers: tuple[int
 
 
 def test_all_is_from_one_to_all_cores_of_the_device(matrix: Store) -> None:
-    assert _threads.on(matrix, LOCAL, ["onnx"], ()) == tuple(range(1, CORES + 1))
+    assert _threads.on(matrix, LOCAL, plugins("targets", "onnx"), ()) == tuple(range(1, CORES + 1))
 
 
 def test_more_threads_than_cores_are_refused(matrix: Store) -> None:
-    with pytest.raises(BadOption, match=rf"--threads {CORES + 1}: local has {CORES} cores?; --threads all is"):
-        _threads.on(matrix, LOCAL, ["coreml", "onnx"], (1, CORES + 1))
+    with pytest.raises(BadOption, match=rf"--threads {CORES + 1}: local has {CORES} cores?; --threads all "):
+        _threads.on(matrix, LOCAL, plugins("targets", ["coreml", "onnx"]), (1, CORES + 1))
 
 
 def test_one_thread_asks_the_device_nothing(matrix: Store) -> None:
-    assert _threads.on(matrix, devices.find("pi4-emulated"), ["onnx"], (1,)) == (1,)  # which does not run
+    stopped = devices.find("pi4-emulated")
+    assert _threads.on(matrix, stopped, plugins("targets", "onnx"), (1,)) == (1,)
 
 
 def test_a_device_that_runs_none_of_the_targets_is_said(matrix: Store) -> None:
     with pytest.raises(BadOption, match="local runs none of coreml"):
-        _threads.on(matrix, LOCAL, ["coreml"], ())
+        _threads.on(matrix, LOCAL, plugins("targets", "coreml"), ())
 
 
 @pytest.mark.parametrize(("number", "folder"), [(1, "pi4"), (4, "pi4/threads-4")])
 def test_more_than_one_thread_has_a_folder_of_its_own_which_says_how_many(number: int, folder: str) -> None:
-    assert _threads.place(Path("pi4"), number) == Path(folder)
-    assert _threads.placed(Path(folder)) == ("pi4", number)
+    assert store.threads_folder(Path("pi4"), number) == Path(folder)
+    assert store.device_and_threads(Path(folder)) == ("pi4", number)
 
 
 @pytest.mark.parametrize("folder", ["pi4/threads-two", "pi4/more"])
 def test_a_folder_of_another_name_is_no_number_of_threads(folder: str) -> None:
-    assert _threads.placed(Path(folder)) == ("pi4", 0)
+    assert store.device_and_threads(Path(folder)) == ("pi4", 0)

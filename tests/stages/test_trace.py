@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 from PIL import Image
 
 from pipeline import devices
-from pipeline.core import Artifact, Device
+from pipeline.devices import BoundDevice
 from pipeline.errors import BadData, BadOption, StageFailed
-from pipeline.stages import export, trace
+from pipeline.stages import trace
 from pipeline.stages.trace import Difference, Side, Trace
-from pipeline.stages.train import Job
 from pipeline.system.store import Store
 from tests.phones import DEVICE, Phone
+from tests.plans import cells, plan
 
 
 @pytest.fixture
@@ -30,22 +31,16 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def made(build: Store, job: Job, target: str, recipe: str) -> tuple[Artifact, Path]:
-    (outcome,) = export.export(build, job, [target], [recipe])
-    assert outcome.artifact is not None and outcome.path is not None
-    return outcome.artifact, outcome.path
-
-
-def traced(build: Store, job: Job, device: Device, cell: tuple[str, str], picture: Path) -> Trace:
-    artifact, path = made(build, job, *cell)
-    return trace.trace(build, job, device, artifact, path, picture)
+def traced(build: Store, device: BoundDevice, cell: tuple[str, str], image: Path) -> Trace:
+    (found,) = trace.trace(build, replace(plan(*cell), devices=(device,)), image)
+    return found
 
 
 @pytest.mark.parametrize("cell", [("tflite", "fp32"), ("executorch", "int8")])
 def test_on_this_machine_a_file_is_compared_with_the_graph_that_it_was_made_from(
-    matrix: Store, job: Job, picture: Path, cell: tuple[str, str]
+    matrix: Store, picture: Path, cell: tuple[str, str]
 ) -> None:
-    found = traced(matrix, job, devices.find("local"), cell, picture)
+    found = traced(matrix, devices.find("local"), cell, picture)
     assert [stage.stage for stage in found.stages] == ["decoded", "resized", "input_0", "output_0"]
     assert found.stages[0].here == (29, 37, 1)
     assert [stage.given for stage in found.stages] == [True, True, False, False]
@@ -56,7 +51,7 @@ def test_on_this_machine_a_file_is_compared_with_the_graph_that_it_was_made_from
 
 
 def test_on_a_phone_the_app_decodes_and_resizes_by_itself(
-    phone: Phone, matrix: Store, job: Job, picture: Path, tmp_path: Path
+    phone: Phone, matrix: Store, picture: Path, tmp_path: Path
 ) -> None:
     build = Store(tmp_path / "build")
     build.root.mkdir()
@@ -65,7 +60,7 @@ def test_on_a_phone_the_app_decodes_and_resizes_by_itself(
     for name in ("boards", "android"):
         (build.root / name).symlink_to(phone.build.root / name)
     for cell in (("tflite", "fp32"), ("executorch", "fp32")):
-        found = traced(build, job, DEVICE, cell, picture)
+        found = traced(build, devices.bound(DEVICE), cell, picture)
         decoded, resized, given, output = found.stages
         assert not any(stage.given for stage in found.stages)
         assert decoded.here == decoded.there and decoded.equal is not None and decoded.equal >= 0.99
@@ -92,8 +87,9 @@ def difference(name: str, equal: float | None = 1.0, largest: float | None = 0.0
         ),
     ],
 )
-def test_the_first_stage_that_differs_is_said(stages: list[Difference], verdict: str, matrix: Store, job: Job) -> None:
-    artifact, _ = made(matrix, job, "tflite", "fp32")
+def test_the_first_stage_that_differs_is_said(stages: list[Difference], verdict: str, matrix: Store) -> None:
+    artifact = cells(matrix, "tflite", "fp32").outcomes[0].artifact
+    assert artifact is not None
     sides = [Side(name, {"output_0": np.array([[0.0, 2.0, 1.0]], np.float32)}) for name in ("here", "there")]
     text = trace.table(Trace(artifact, sides[0], sides[1], tuple(stages)), ["a", "b", "c"])
     assert text.splitlines()[2] == verdict
@@ -106,13 +102,13 @@ def test_values_that_are_no_numbers_on_both_sides_are_equal() -> None:
     assert found.equal == 1.0
 
 
-def test_a_picture_that_cannot_be_read_is_named(matrix: Store, job: Job, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_is_named(matrix: Store, tmp_path: Path) -> None:
     local, cell = devices.find("local"), ("tflite", "fp32")
     with pytest.raises(BadOption, match=r"^--image .*none\.png: No such file or directory$"):
-        traced(matrix, job, local, cell, tmp_path / "none.png")
+        traced(matrix, local, cell, tmp_path / "none.png")
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(BadData, match=r"text\.png: cannot be read as a picture"):
-        traced(matrix, job, local, cell, tmp_path / "text.png")
+        traced(matrix, local, cell, tmp_path / "text.png")
 
 
 def test_a_side_that_keeps_less_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ from pipeline.core import Checkpoint
 from pipeline.datasets import Split
 from pipeline.errors import BadOption
 from pipeline.stages import train
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Job
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import plans
 from tests.cli import inv
 from tests.runs import Run
 
@@ -48,13 +48,13 @@ def test_accuracy_is_of_the_kept_answers_over_the_whole_test_split(matrix: Store
     found = checkpoint_of(matrix)
     with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
         outputs, labels = kept["output_0"], kept["labels"]
-    assert (labels == train.test_split(found).labels).all()
+    assert (labels == train.split_of(found, plans.job()).labels).all()
     assert found.accuracy == (outputs.argmax(1) == labels).mean() > 0.8
 
 
 def test_no_test_picture_was_trained_on_and_the_splits_are_apart(matrix: Store) -> None:
     found = checkpoint_of(matrix)
-    splits = {name: train.test_split(found, name) for name in ("train", "validation", "test")}
+    splits = {name: train.split_of(found, plans.job(), name) for name in ("train", "validation", "test")}
     assert found.facts["train_sha256"] == splits["train"].sha256 != splits["test"].sha256
 
     def pictures(split: Split) -> set[bytes]:
@@ -90,15 +90,15 @@ def test_choices_left_open_take_what_is_there_and_choices_made_must_be_its(matri
     found = checkpoint_of(matrix)
     assert train.ready(matrix, job) == found
     for same in ({"epochs": 2}, {"batch_size": 64}, {"lr": 0.01}, {"seed": 0}, {"resume": False}):
-        assert train.ready(matrix, dataclasses.replace(job, **same)) == found, same
+        assert train.ready(matrix, plans.changed(job, **same)) == found, same
     for other in ({"epochs": 3}, {"batch_size": 32}, {"lr": 0.02}, {"seed": 1}):
-        assert train.ready(matrix, dataclasses.replace(job, **other)) is None, other
+        assert train.ready(matrix, plans.changed(job, **other)) is None, other
 
 
 def test_what_is_there_is_taken_without_loading_a_framework(matrix: Store) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom pipeline.stages import train\n"
     code += "from pipeline.system.store import Store\n"
-    code += "from tests.make_matrix import JOB\nprint(train.train(Store(Path(sys.argv[1])), JOB).key)\n"
+    code += "from tests.plans import job\nprint(train.ensure(Store(Path(sys.argv[1])), job()).key)\n"
     code += "print([m for m in ('torch', 'numpy') if m in sys.modules])"
     command = [sys.executable, "-c", code, str(matrix.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -113,14 +113,14 @@ def test_an_altered_file_makes_it_none_with_a_line(
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert train.ready(copied, job) is None
-    assert capsys.readouterr().err == f"{path} is not what its manifest says; made anew\n"
+    assert capsys.readouterr().err == f"{path} does not match its manifest: training again\n"
 
 
 # -- making it ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_weights_in_another_store(matrix: Store, job: Job, tmp_path: Path) -> None:
-    again = train.train(Store(tmp_path), job)
+    again = train.ensure(Store(tmp_path), job)
     assert again.weights_sha256 == checkpoint_of(matrix).weights_sha256
     assert again.key == checkpoint_of(matrix).key
 
@@ -133,9 +133,9 @@ def test_adopted_weights_replace_a_checkpoint_which_is_kept(copied: Store, job: 
     state = load_file(folder / old.weights)
     mine = tmp_path / "mine.safetensors"
     save_file({name: -value if name == "classifier.weight" else value for name, value in state.items()}, mine)
-    asked = dataclasses.replace(job, weights=mine)
+    asked = plans.changed(job, weights=mine)
     assert train.ready(copied, asked) is None
-    new = train.train(copied, asked)
+    new = train.ensure(copied, asked)
     assert new.origin == str(mine)
     assert new.facts["source_sha256"] == store.sha256(mine)
     assert new.accuracy < 0.3 < old.accuracy
@@ -165,5 +165,5 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
     wrong: dict[str, float], job: Job, tmp_path: Path
 ) -> None:
     with pytest.raises(BadOption, match="--"):
-        train.train(Store(tmp_path), dataclasses.replace(job, **wrong))
+        train.ensure(Store(tmp_path), plans.changed(job, **wrong))
     assert list(tmp_path.iterdir()) == []

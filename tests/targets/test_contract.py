@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ import pytest
 
 from pipeline import registry
 from pipeline.core import Artifact, Recipe
-from pipeline.stages import export
 from pipeline.stages._parity import LEAST_SNR_DB, MOST_STEPS
-from pipeline.stages.train import Job
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import plans
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = registry.names("frameworks")
@@ -91,9 +89,8 @@ def predictions(build: Store, framework: str, target: str, recipe: str) -> np.nd
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_every_cell_is_made_or_has_a_reason(framework: str, stores: Callable[[str], Store], job: Job) -> None:
-    outcomes = export.current(stores(framework), replace(job, framework=framework), TARGETS, RECIPES)
-    assert outcomes is not None
+def test_every_cell_is_made_or_has_a_reason(framework: str, stores: Callable[[str], Store]) -> None:
+    outcomes = plans.cells(stores(framework), frameworks=framework).outcomes
     assert [(o.target, o.recipe) for o in outcomes] == [(t, r) for r in RECIPES for t in TARGETS]
     for outcome in outcomes:
         expected = reason(framework, outcome.target, outcome.recipe)
@@ -307,14 +304,11 @@ def test_the_same_static_graph_gives_the_same_bits_in_tflite_and_executorch(
 
 AGAIN = """
 import sys
-from dataclasses import replace
 from pathlib import Path
-from pipeline import registry
 from pipeline.stages import export
 from pipeline.system.store import Store
-from tests.make_matrix import JOB
-jobs = [replace(JOB, framework=name) for name in registry.names("frameworks")]
-export.export_all(Store(Path(sys.argv[1])), jobs, registry.names("targets"), registry.names("recipes"))
+from tests.plans import plan
+export.export(Store(Path(sys.argv[1])), plan(frameworks="all"))
 """
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from pipeline import registry, sources
 from pipeline.core import SCHEMA, Checkpoint
 from pipeline.stages import train
-from pipeline.stages.train import Job
+from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
 from pipeline.system.store import Store
 
@@ -130,15 +130,12 @@ class Run:
         rounds: how often each figure is measured in each framework, in turn.
         epochs: of every training that is measured; None for the model's own number.
         accuracy: the share whose time is taken; None for the highest whole percent that every training reached.
-        jobs: by framework: whose checkpoints are looked at and exported.
-        targets, recipes: what is exported.
+        plan: the model in both frameworks, and what is exported and measured.
         scratch: a folder for what is not kept; it exists while a part is measured.
     """
 
     build: Store
-    jobs: Mapping[str, Job]
-    targets: tuple[str, ...]
-    recipes: tuple[str, ...]
+    plan: Plan
     rounds: int
     epochs: int | None
     accuracy: float | None
@@ -147,7 +144,22 @@ class Run:
     @property
     def model(self) -> sources.Model:
         """The model folder with its spec."""
-        return sources.find(self.jobs["torch"].model)
+        return self.plan.model
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """By framework."""
+        return {job.framework.name: job for job in self.plan.jobs}
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the plan's targets."""
+        return [target.name for target in self.plan.targets]
+
+    @property
+    def recipes(self) -> list[str]:
+        """Names of the plan's recipes."""
+        return [recipe.name for recipe in self.plan.recipes]
 
     def into(self, scratch: Path) -> Run:
         """The same run with its scratch there."""
@@ -156,8 +168,8 @@ class Run:
     def make(self, framework: str) -> Checkpoint:
         """The checkpoint of a framework, trained where it is not there yet; for `prepare`."""
         if train.ready(self.build, self.jobs[framework]) is None:
-            with store.lock(self.build, f"training of {self.jobs[framework].model}"):
-                train.train(self.build, self.jobs[framework])
+            with store.lock(self.build, f"training of {self.model.spec.name}"):
+                train.ensure(self.build, self.jobs[framework])
         return self.checkpoint(framework)
 
     def checkpoint(self, framework: str) -> Checkpoint:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import devices, registry
+from pipeline import devices
 from pipeline.core import Artifact, to_json
 from pipeline.errors import DiskFull
 from pipeline.framework_comparison.parts import FRAMEWORKS, Row, Run
@@ -17,6 +16,7 @@ from pipeline.framework_comparison.parts._turns import take
 from pipeline.results import collect
 from pipeline.stages import export, push, train
 from pipeline.stages import quantize as quantizing
+from pipeline.stages.plan import ALL, recipes_of
 from pipeline.system import proc
 from pipeline.system.progress import say
 from pipeline.system.store import Store
@@ -39,8 +39,8 @@ def captured(run: Run) -> list[Row]:
     """Times of what every export needs first."""
     import numpy as np
 
-    recipe = next(recipe for recipe in export.recipes(registry.names("recipes")) if recipe.static)
-    split = train.test_split(run.checkpoint("torch"), "train")
+    recipe = next(recipe for recipe in recipes_of(ALL) if recipe.static)
+    split = train.split_of(run.checkpoint("torch"), run.jobs["torch"], "train")
     images = run.scratch / "calibration.npy"
     np.save(images, split.images(range(min(recipe.calibration, len(split)))))
 
@@ -98,9 +98,9 @@ def _worked(run: Run, build: Store, target: str, plan: list[tuple[Cell, bool]]) 
         elif counts and isinstance(samples, list):
             samples.append((float(f"{event['seconds']:.6g}"),))
 
-    work = [[train.plain(build, run.jobs[name]), recipe] for (name, recipe, _), _ in plan]
-    request = json.dumps({"target": target, "work": work})
-    done = proc.watch([sys.executable, "-m", "pipeline.stages._export_process", request], each, {"PYTHONHASHSEED": "0"})
+    recipes = {recipe.name: recipe for recipe in run.plan.recipes}
+    command = export.process(build, target, [(run.jobs[name], recipes[recipe]) for (name, recipe, _), _ in plan])
+    done = proc.watch(command, each, {"PYTHONHASHSEED": "0"})
     for cell, _ in left:
         found[cell] = f"failed: {done.reason}"
     return found
@@ -115,7 +115,7 @@ def _copied(run: Run) -> Store:
         there = [run.build.checkpoint(model, name), *run.build.home(model, name).glob("**/graphs")]
         for folder in there:
             shutil.copytree(folder, build.root / folder.relative_to(run.build.root))
-        assert quantizing.ready(build, checkpoint, None) is not None  # `prepare` has exported
+        assert quantizing.ready(build, run.jobs[name], checkpoint, None) is not None  # `prepare` has exported
     return build
 
 
@@ -124,9 +124,8 @@ def _copied(run: Run) -> Store:
 
 def benched(run: Run, found: Mapping[Cell, collect.Row]) -> dict[str, dict[Cell, Samples]]:
     """Times and memory of every file that runs here: a process of edge-bench each, the frameworks in turn."""
-    device = devices.find(DEVICE)
-    kind = registry.load("devices", device.kind)
-    images = push.evaluation(run.build, run.checkpoint("torch"))
+    device, targets = devices.find(DEVICE), {target.name: target for target in run.plan.targets}
+    images = push.evaluation(run.build, run.jobs["torch"], run.checkpoint("torch"))
     kept: dict[str, dict[Cell, Samples]] = {"ms": {}, "load_ms": {}, "peak_mb": {}}
     wanted = [cell for cell, row in found.items() if row.artifact and row.home]
     wanted.sort(key=lambda cell: (cell[1:], list(FRAMEWORKS).index(cell[0])))
@@ -136,9 +135,9 @@ def benched(run: Run, found: Mapping[Cell, collect.Row]) -> dict[str, dict[Cell,
             artifact = found[cell].artifact
             assert artifact is not None
             path = run.build.cell(artifact.model, *cell) / artifact.file
-            runtime = devices.runtime(device, cell[2])
+            runtime = device.runtime(targets[cell[2]])
             assert runtime is not None  # it has run before
-            done = kind.call(run.build, device, runtime, _words(artifact, path, images, runtime), TIME_LIMIT)
+            done = device.call(run.build, runtime, _words(artifact, path, images, runtime), TIME_LIMIT)
             if done.code != 0:
                 for samples in kept.values():
                     samples[cell] = f"failed: {done.reason}"

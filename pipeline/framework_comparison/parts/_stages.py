@@ -10,7 +10,9 @@ from typing import Any
 from pipeline import registry
 from pipeline.sources import Model
 from pipeline.stages import train
+from pipeline.stages.plan import Job
 from pipeline.system import tensorboard
+from pipeline.system.store import Store
 
 CAPTURED, QUANTIZED = "captured", "quantized"
 
@@ -22,14 +24,14 @@ def training(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         Samples a second; the curve of validation accuracy as [seconds since the first epoch began, share]; the peak
         memory: of the first GPU, or of the largest process on a CPU; the device's name.
     """
-    build, job = train.planned(request["job"])
-    checkpoint = train.train(build, job)
+    build, job = Store(Path(request["build"])), Job.from_json(request["job"])
+    checkpoint = train.ensure(build, job)
     run = build.home(checkpoint.spec.name, checkpoint.framework) / "tensorboard" / checkpoint.key[:12]
     return {
         "samples_per_second": checkpoint.facts["samples_per_second"],
         "curve": tensorboard.tags(run)["accuracy/validation"].points,
         "accuracy": checkpoint.accuracy,
-        "peak_bytes": checkpoint.facts.get("peak_gpu_bytes") or _peak_rss_bytes(job.devices > 1),
+        "peak_bytes": checkpoint.facts.get("peak_gpu_bytes") or _peak_rss_bytes(job.training.devices > 1),
         "device": checkpoint.facts["device"],
     }
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.framework_comparison.parts import Run
 from pipeline.framework_comparison.parts._turns import Turns, take
-from pipeline.stages import train
+from pipeline.stages.plan import TrainingOptions
 from pipeline.system import store
 from pipeline.system.store import Store
 
@@ -35,7 +34,7 @@ def train_in_turn(run: Run, way: Way, epochs: int | None, rounds: int = 0) -> Tu
 
     def ask(framework: str, number: int) -> dict[str, object]:
         store.remove(home(run, framework).root)
-        return {"job": _job(run, way, framework, epochs, number)}
+        return {"build": str(home(run, framework).root), "job": _job(run, way, framework, epochs, number)}
 
     return take(run, f"training, {way.name}", "training", ask, rounds)
 
@@ -48,12 +47,6 @@ def home(run: Run, framework: str) -> Store:
 def _job(run: Run, way: Way, framework: str, epochs: int | None, seed: int) -> dict[str, object]:
     """A job of `inv train` in a build folder of its own."""
     data = run.checkpoint(framework).data
-    how: dict[str, Any] = {
-        "epochs": epochs,
-        "seed": seed,
-        "accelerator": way.accelerator,
-        "devices": way.devices,
-        "resume": False,
-    }
-    job = replace(run.jobs[framework], **how, data=None if data is None else Path(data))
-    return train.plain(home(run, framework), job)
+    options = TrainingOptions(epochs=epochs, seed=seed, accelerator=way.accelerator, devices=way.devices, resume=False)
+    job = replace(run.jobs[framework], data=None if data is None else Path(data), training=options)
+    return job.to_json()

@@ -87,7 +87,9 @@ def check_accelerator(run: Run) -> None:
     """
     for framework, job in run.jobs.items():
         with tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
-            said = _asked(run.into(Path(folder)), framework, {"verb": "device", "accelerator": job.accelerator})
+            said = _asked(
+                run.into(Path(folder)), framework, {"verb": "device", "accelerator": job.training.accelerator}
+            )
         if "refused" in said:
             raise BadOption(said["refused"])
         if "found" not in said:

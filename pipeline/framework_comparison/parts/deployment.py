@@ -27,13 +27,11 @@ DEVICE = "local"
 
 def prepare(run: Run) -> object:
     """See `Comparison.prepare`: both exported to all targets under all recipes, and measured here."""
-    device, jobs = devices.find(DEVICE), list(run.jobs.values())
     for name in FRAMEWORKS:
         run.make(name)
-    outcomes = export.export_all(run.build, jobs, run.targets, run.recipes)
-    for job in jobs:
-        own = [outcome for outcome in outcomes if outcome.framework == job.framework]
-        measuring.bench(run.build, job, device, own, measuring.Options())  # what fails is kept, and is a cell
+    outcomes = export.export(run.build, run.plan)
+    # A failure is stored, and becomes a cell of the report.
+    measuring.measure(run.build, run.plan, outcomes, devices.find(DEVICE), measuring.Options())
     return [(o.framework, o.recipe, o.target, o.status, o.artifact and o.artifact.sha256) for o in outcomes]
 
 

@@ -44,7 +44,7 @@ def measure(run: Run) -> Found:
 
 def _request(run: Run) -> dict[str, object]:
     return {
-        "accelerator": run.jobs["torch"].accelerator, "batch_size": run.model.spec.training.batch_size,
+        "accelerator": run.plan.training.accelerator, "batch_size": run.model.spec.training.batch_size,
         "sizes": SIZES, "least": LEAST, "seconds": SECONDS, "most": MOST,
     }  # fmt: skip
 

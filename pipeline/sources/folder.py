@@ -1,0 +1,87 @@
+"""A model folder: `__init__.py` with SPEC, and a module with build(spec) for each framework."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.core import ModelSpec, from_json, to_json
+from pipeline.errors import BadModel, Broken, PipelineError
+from pipeline.system.store import digest
+
+
+def load(folder: Path) -> ModelSpec:
+    """SPEC of a model folder.
+
+    Raises:
+        BadModel: the folder has no valid SPEC.
+    """
+    if not (folder / "__init__.py").is_file():
+        raise BadModel(f"{folder} is not a model folder: it has no __init__.py with SPEC")
+    spec = getattr(module(folder), "SPEC", None)
+    if not isinstance(spec, ModelSpec):
+        raise BadModel(f"{folder}/__init__.py has no SPEC of type pipeline.core.ModelSpec")
+    try:
+        spec = from_json(ModelSpec, to_json(spec), f"{folder}/__init__.py: SPEC")  # as a manifest returns it
+    except Broken as error:
+        raise BadModel(str(error)) from error
+    _check(folder, spec)
+    return spec
+
+
+def _check(folder: Path, spec: ModelSpec) -> None:
+    """Checks what later stages rely on."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", spec.name):
+        raise BadModel(f"{folder}: SPEC.name {spec.name!r} may contain only letters, digits, _ and -")
+    if spec.task != "image_classification":
+        raise BadModel(f"{folder}: unknown SPEC.task {spec.task!r} (known: image_classification)")
+    if len(spec.inputs) != 1 or len(spec.outputs) != 1 or len(spec.inputs[0].shape) != 3:
+        raise BadModel(f"{folder}: a classifier has one input (height, width, channels) and one output (classes,)")
+    height, width, channels = spec.inputs[0].shape
+    preparation = spec.preprocessing
+    expected = {"L": 1, "RGB": 3}.get(preparation.color)
+    if expected != channels:
+        raise BadModel(
+            f"{folder}: preprocessing.color {preparation.color!r} does not fit an input of {channels} channels"
+        )
+    if not len(preparation.mean) == len(preparation.std) == channels:
+        raise BadModel(f"{folder}: preprocessing.mean and .std need {channels} values each, one per channel")
+    if not all(map(math.isfinite, preparation.mean)) or not all(0 < value < math.inf for value in preparation.std):
+        raise BadModel(f"{folder}: preprocessing.mean must be finite, and .std finite and above 0")
+    if not height == width == preparation.crop or preparation.resize < preparation.crop:
+        raise BadModel(
+            f"{folder}: preprocessing.crop must equal the input's height and width, and resize must be at least crop"
+        )
+
+
+def module(folder: Path, name: str | None = None) -> ModuleType:
+    """The folder imported as a package of its own, wherever it is; or the module `name` in it.
+
+    Raises:
+        BadModel: importing it fails.
+    """
+    package = f"_lastmile_model_{digest(str(folder))[:12]}"
+    full = f"{package}.{name}" if name else package
+    if full in sys.modules:
+        return sys.modules[full]
+    path = folder / f"{name or '__init__'}.py"
+    if name:
+        module(folder)
+    spec = importlib.util.spec_from_file_location(
+        full, path, submodule_search_locations=None if name else [str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[full] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except PipelineError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        del sys.modules[full]
+        raise BadModel(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return loaded
