@@ -21,9 +21,10 @@ TRAINING = {field.name for field in fields(TrainingOptions)}
 
 
 def plan(targets: Names = ALL, recipes: Names = ALL, **more: Any) -> Plan:
-    """A plan; `more` are arguments of `Plan.resolve` and fields of `TrainingOptions`."""
-    training = TrainingOptions(**{"accelerator": "cpu", **{k: v for k, v in more.items() if k in TRAINING}})
-    own = {name: value for name, value in more.items() if name not in TRAINING}
+    """A plan; `more` are arguments of `Plan.resolve` (`devices` too) and fields of `TrainingOptions`."""
+    options = TRAINING - {"devices"}
+    training = TrainingOptions(**{"accelerator": "cpu", **{k: v for k, v in more.items() if k in options}})
+    own = {name: value for name, value in more.items() if name not in options}
     return Plan.resolve(own.pop("model", TINY), targets=targets, recipes=recipes, training=training, **own)
 
 

@@ -246,13 +246,13 @@ def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(c
     assert found.runtime["name"] == "tflite_runtime"
     assert found.tools["numpy"].startswith("1.")
     assert not folder_of(copied, "onnx", "int8", device.name).exists()
-    (made,) = (copied.root / "environments").glob("tflite_runtime-*")
-    assert (made / "bin" / "python").is_file()
+    (environment,) = (copied.root / "environments").glob("tflite_runtime-*")
+    assert (environment / "bin" / "python").is_file()
     here = measurement_of(copied, "tflite", "int8")
     assert abs(found.accuracy.value - here.accuracy.value) < 0.01
-    place = made.stat().st_ino
+    inode = environment.stat().st_ino
     assert made.bench(device, dataclasses.replace(QUICK, threads=(2,))) == []
-    assert [path.stat().st_ino for path in made.parent.iterdir()] == [place], "it is not installed again"
+    assert [path.stat().st_ino for path in environment.parent.iterdir()] == [inode], "it is not installed again"
 
 
 @pytest.mark.parametrize(
