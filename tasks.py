@@ -267,7 +267,8 @@ def bench(
     found = measure.bench(build, plan, options)
     cells = collect.cells(build, [(plan.model.spec.name, framework.name) for framework in plan.frameworks])
     asked = {(target.name, recipe.name) for target in plan.targets for recipe in plan.recipes}
-    print(terminal.table([c for c in cells if (c.target, c.recipe) in asked and c.device in (bound.name, None)]))
+    shown = [c for c in cells if (c.target, c.recipe) in asked and c.device in (bound.name, None)]
+    terminal.show(*terminal.cells(shown))
     failures = [result.failure for result in found if result.failure]
     if failures:
         raise failures[0]
@@ -288,12 +289,13 @@ def trace(
     recipe: str = "fp32", framework: str = "torch", data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
     """Compare one image stage by stage on host and device: where do they first differ?"""
+    from pipeline.report import terminal
     from pipeline.stages import trace as tracing
 
     tracing.read(_place(image))  # refused before anything else
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     found = tracing.trace(_build(), plan, _place(image))
-    print("\n\n".join(tracing.table(one, one.artifact.spec.labels) for one in found))
+    terminal.show(*terminal.traces(found))
 
 
 @command()
@@ -310,7 +312,7 @@ def results(_c: Context, json: bool = False, framework: str = "all") -> None:
 
         print(dumps(core.to_json(cells), indent=1))
     else:
-        print(terminal.table(cells))
+        terminal.show(*terminal.cells(cells))
 
 
 @command()
@@ -355,7 +357,7 @@ def demo(_c: Context) -> None:
 
     build, plan = _build(), _plan("digits_cnn", target="all", recipe="all", device="local")
     found = measure.bench(build, plan)
-    print(terminal.table(collect.cells(build, [("digits_cnn", "torch")])))
+    terminal.show(*terminal.cells(collect.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {reporting.report(build)}")
     failures = [result.failure for result in found if result.failure]
     if failures:
@@ -412,62 +414,46 @@ def _homes(build: Store, word: str) -> list[Path]:
 def models(_c: Context) -> None:
     """List the models."""
     from pipeline import sources
+    from pipeline.report import terminal
 
-    for name in sources.names():
-        model = sources.find(name)
-        spec = model.spec
-        size = "×".join(str(n) for n in spec.inputs[0].shape)
-        options = "".join(f", {key}={value:g}" for key, value in spec.options.items())
-        print(f"{name:20} {size:10} {spec.dataset:12} {', '.join(model.frameworks)}{options}\n{'':20} {model.summary}")
+    terminal.show(terminal.models({name: sources.find(name) for name in sources.names()}))
 
 
 @command()
 def recipes(_c: Context) -> None:
     """List the quantization recipes."""
     from pipeline import registry
+    from pipeline.report import terminal
 
     loaded, broken = registry.load_all("recipes")
-    for recipe in (module.RECIPE for module in loaded.values()):
-        print(f"{recipe.name:18} weights {recipe.weights:8} activations {recipe.activations:13} {recipe.summary}")
-    for name, reason in broken.items():
-        print(f"{name:18} {reason}")
+    found = [module.RECIPE for module in loaded.values()]
+    terminal.show(terminal.recipes(found), *terminal.broken("recipe", broken))
 
 
 @command()
 def targets(_c: Context) -> None:
     """List the export targets, and the recipes that each does not support."""
     from pipeline import registry
+    from pipeline.report import terminal
 
     loaded, broken = registry.load_all("targets")
     recipes, frameworks = (registry.load_all(folder)[0] for folder in ("recipes", "frameworks"))
-    for name, module in loaded.items():
-        print(f"{name:12} {module.SUFFIX:11} {module.SUMMARY}")
-        for recipe in (module.RECIPE for module in recipes.values()):
-            reasons = {framework: module.supports(recipe, framework) for framework in frameworks}
-            alike = len(set(reasons.values())) == 1
-            for framework, reason in list(reasons.items())[: 1 if alike else None]:
-                if reason:
-                    print(f"{'':12} not {recipe.name}{'' if alike else f' from {framework}'}: {reason}")
-    for name, reason in broken.items():
-        print(f"{name:12} {reason}")
+    shown = terminal.targets(loaded, [module.RECIPE for module in recipes.values()], list(frameworks))
+    terminal.show(*shown, *terminal.broken("target", broken))
 
 
 @command(name="list", default=True)
 def devices_list(_c: Context) -> None:
     """List the devices of devices.toml with their status, and the phones that adb sees."""
     from pipeline import devices, registry
+    from pipeline.report import terminal
 
     build, known = _build(), devices.devices().values()
-    for device in known:
-        reason = device.unavailable(build)
-        emulated = " (emulated)" if device.device.emulated else ""
-        print(f"{device.name:22} {device.device.kind:6} {device.describe()}{emulated}: {reason or 'available'}")
+    states = [(device.device, device.describe(), device.unavailable(build)) for device in known]
     loaded, broken = registry.load_all("devices")
-    for kind, module in loaded.items():
-        for line in module.discover(build, [device.device for device in known]):
-            print(f"{'seen':22} {kind:6} {line}")
-    for kind, reason in broken.items():
-        print(f"{'broken kind':22} {kind:6} {reason}")
+    nouns = [device.device for device in known]
+    seen = [(name, line) for name, kind in loaded.items() for line in kind.discover(build, nouns)]
+    terminal.show(terminal.devices(states, seen), *terminal.broken("kind", broken))
 
 
 @command(name="emulate")
@@ -538,16 +524,15 @@ def android_build(
 
 @command()
 def doctor(_c: Context) -> None:
-    """Check the environment and say how to mend each thing."""
+    """Check the installation and print a fix for each problem."""
+    from pipeline.report import terminal
     from pipeline.stages import doctor as examining
 
     checks = examining.doctor(_build())
-    for check in checks:
-        mark = "ok" if check.mend is None else ("--" if check.optional else "!!")
-        print(f"{mark}  {check.name:24} {check.found}" + (f"\n{'':29}→ {check.mend}" if check.mend else ""))
-    wrong = [check.name for check in checks if check.mend and not check.optional]
-    if wrong:
-        raise PipelineError(f"{len(wrong)} things to mend: {', '.join(wrong)}")
+    terminal.show(*terminal.checks(checks))
+    failed = [check.name for check in checks if check.fix and not check.optional]
+    if failed:
+        raise PipelineError(f"{len(failed)} required check{'s' * (len(failed) > 1)} failed: {', '.join(failed)}")
 
 
 @command(name="download")
@@ -690,9 +675,10 @@ def _budget(device: BoundDevice, check: str | None, record: str | None) -> Budge
 
 def _hold(found: list[Comparison]) -> None:
     """Prints counts beside the recorded ones; for each that grew or is not recorded a line, and exit code 1."""
+    from pipeline.report import terminal
     from pipeline.results import instruction_budget
 
-    print(f"\n{instruction_budget.table(found)}")
+    terminal.show("", terminal.budget(found))
     told = [(one.fails, one.told) for one in found if one.told]
     for fails, line in told:
         if not fails:

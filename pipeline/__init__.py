@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from pipeline.errors import PipelineError
     from pipeline.report import report as write_report
     from pipeline.results.collect import cells
+    from pipeline.results.image_trace import Trace
     from pipeline.stages.export import Outcome, export
     from pipeline.stages.measure import Options as MeasureOptions
     from pipeline.stages.measure import Result, bench
     from pipeline.stages.plan import Plan, TrainingOptions
     from pipeline.stages.push import Pushed, push
-    from pipeline.stages.trace import Trace, trace
+    from pipeline.stages.trace import trace
     from pipeline.stages.train import train
     from pipeline.stats import latency
     from pipeline.system.store import Store
@@ -45,11 +46,12 @@ _HOMES = {
     "errors": ("PipelineError",),
     "report": ("write_report",),
     "results.collect": ("cells",),
+    "results.image_trace": ("Trace",),
     "stages.export": ("Outcome", "export"),
     "stages.measure": ("MeasureOptions", "Result", "bench"),
     "stages.plan": ("Plan", "TrainingOptions"),
     "stages.push": ("Pushed", "push"),
-    "stages.trace": ("Trace", "trace"),
+    "stages.trace": ("trace",),
     "stages.train": ("train",),
     "stats": ("latency",),
     "system.store": ("Store",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -40,9 +41,16 @@ def loaded(build: Path, *words: object) -> tuple[Done, set[str]]:
     return Done(done.returncode, "\n".join(lines), done.stderr), set(last.split()[1:])
 
 
-def names_in(done: Done) -> list[str]:
-    """First words of the lines that begin at the margin."""
-    return [line.split()[0] for line in done.lines if not line.startswith(" ")]
+def cells_of(done: Done) -> list[list[str]]:
+    """The texts of every row of the printed tables."""
+    return [re.split(r" {2,}", line) for line in done.lines if line]
+
+
+def names_in(done: Done, column: str) -> list[str]:
+    """The texts of a column of the first table."""
+    head, *rows = cells_of(done)
+    place = head.index(column)
+    return [row[place] for row in rows]
 
 
 # -- what is loaded ----------------------------------------------------------------------------------------------------
@@ -112,8 +120,6 @@ def test_the_help_of_a_task_shows_its_options(tmp_path: Path) -> None:
 
 
 def test_a_name_that_the_help_sends_people_to_is_a_task() -> None:
-    import re
-
     import tasks
 
     named = {name for text in tasks.HELP.values() for name in re.findall(r"`inv ([\w.]+)`", text)}
@@ -125,43 +131,50 @@ def test_a_name_that_the_help_sends_people_to_is_a_task() -> None:
 
 
 def test_models_lists_the_folders_in_models(tmp_path: Path) -> None:
-    assert names_in(inv(tmp_path, "models")) == sources.names()
+    assert names_in(inv(tmp_path, "models"), "model") == sources.names()
 
 
-@pytest.mark.parametrize("folder", ["recipes", "targets"])
-def test_plug_ins_are_listed_by_their_files_names(tmp_path: Path, folder: str) -> None:
-    assert names_in(inv(tmp_path, folder)) == registry.names(folder)
+def test_recipes_are_listed_by_name(tmp_path: Path) -> None:
+    assert names_in(inv(tmp_path, "recipes"), "recipe") == registry.names("recipes")
 
 
-def test_targets_shows_every_recipe_that_one_cannot_do_with_the_reason(tmp_path: Path) -> None:
-    lines = inv(tmp_path, "targets").lines
-    for target in registry.names("targets"):
-        module = registry.load("targets", target)
-        for name in registry.names("recipes"):
-            recipe = registry.load("recipes", name).RECIPE
-            for framework in registry.names("frameworks"):
-                reason = module.supports(recipe, framework)
-                said = {f"{'':12} not {name}: {reason}", f"{'':12} not {name} from {framework}: {reason}"} & set(lines)
-                assert len(said) == (0 if reason is None else 1)
+def test_targets_are_listed_by_name_with_the_reason_for_every_recipe_that_one_does_not_support(tmp_path: Path) -> None:
+    rows = cells_of(inv(tmp_path, "targets"))
+    shown = {
+        (row[1], recipe, framework): row[4]
+        for row in rows
+        if row[0] == "unsupported"
+        for recipe in row[2].split(", ")
+        for framework in row[3].split(", ")
+    }
+    reasons = {
+        (target, recipe, framework): registry.load("targets", target).supports(
+            registry.load("recipes", recipe).RECIPE, framework
+        )
+        for target in registry.names("targets")
+        for recipe in registry.names("recipes")
+        for framework in registry.names("frameworks")
+    }
+    assert shown == {cell: reason for cell, reason in reasons.items() if reason}
+    assert [row[0] for row in rows[1 : 1 + len(registry.names("targets"))]] == registry.names("targets")
 
 
-def test_devices_lists_devices_toml_and_who_answers(tmp_path: Path) -> None:
-    assert names_in(inv(tmp_path, "devices")) == list(devices.devices())
+def test_devices_lists_devices_toml_with_the_state_of_each_device(tmp_path: Path) -> None:
+    assert set(devices.devices()) <= set(names_in(inv(tmp_path, "devices"), "device"))
     toml = tmp_path / "devices.toml"
     toml.write_text('[desk]\nkind = "local"\nsummary = "the one I sit at"\nemulated = true\n')
-    (line,) = inv(tmp_path, "devices.list", LASTMILE_DEVICES=str(toml)).lines
-    assert line.startswith("desk ") and "the one I sit at" in line and line.endswith("(emulated): answers")
+    _, (status, name, kind, description, *_) = cells_of(inv(tmp_path, "devices.list", LASTMILE_DEVICES=str(toml)))[:2]
+    assert (status, name, kind) == ("ok", "desk", "local")
+    assert "the one I sit at" in description and "(emulated)" in description
 
 
-def test_doctor_looks_at_every_package_runtime_and_device(tmp_path: Path) -> None:
+def test_doctor_checks_every_package_runtime_and_device(tmp_path: Path) -> None:
     done = inv(tmp_path / "build", "doctor")
-    looked = [line.split()[1:] for line in done.out.splitlines() if line[:2] in ("ok", "--", "!!")]
-    found = {" ".join(words) for words in looked}
     for what in ("python", "invoke", "torch", "onnx", "disk", "runtime onnxruntime", "device local"):
-        assert any(line.startswith(what) for line in found), (what, done.out)
-    wrong = [line for line in done.out.splitlines() if line.startswith("!!")]
-    assert done.code == (2 if wrong else 0), done.out + done.err
-    assert done.out.count("→") >= len(wrong)
+        assert re.search(rf"\b{what}\b", done.out), (what, done.out)
+    failed = [line for line in done.out.splitlines() if line.startswith("failed")]
+    assert done.code == (2 if failed else 0), done.out + done.err
+    assert all("→" in line for line in failed)
 
 
 # -- results, report, clean --------------------------------------------------------------------------------------------

@@ -1,55 +1,154 @@
-"""The terminal's table of cells: `table(results.cells(build))`."""
+"""Tables and marks at the terminal: `show(*cells(results.collect.cells(build)))`.
+
+At a terminal long texts wrap inside their column, and a mark has a symbol and a colour. Piped, every row is one line of
+plain text.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Sequence
-from itertools import groupby, zip_longest
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
-from pipeline.core import Cell
+from pipeline.core import Cell, Device, Recipe
 from pipeline.results import warnings
+from pipeline.system.console import UNLIMITED, console
 
-WIDTH = 132
-"""Columns of a terminal that reasons and warnings are wrapped to."""
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
-NAMES = 3
-"""So many columns are names, to the left; the others are figures, to the right."""
+    from pipeline.results.image_trace import Difference, Side, Trace
+    from pipeline.results.instruction_budget import Comparison
+    from pipeline.sources import Model
+
+MARKS = {
+    "ok": ("✓", "green"),
+    "failed": ("✗", "bold red"),
+    "unsupported": ("–", "dim"),
+    "missing": ("?", "yellow"),
+    "not checked": ("?", "yellow"),
+    "unavailable": ("–", "dim"),
+    "seen": ("+", "cyan"),
+}
+"""Symbol and style of every status."""
 
 
-def table(found: Sequence[Cell]) -> str:
-    """The cells as text: one row each, under a line for each model; then what should be known of their figures."""
+def show(*parts: RenderableType) -> None:
+    """Prints on stdout, each part from a new line."""
+    print(text(*parts))
+
+
+def text(*parts: RenderableType) -> str:
+    """What `show` prints. No line ends in spaces, and only tables wrap: a command or a path can be copied."""
+    from rich.text import Text
+
+    screen = console()
+    with screen.capture() as captured:
+        for part in parts:
+            screen.print(part, soft_wrap=isinstance(part, str | Text))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def mark(status: str, words: str | None = None) -> Text:
+    """A status, or other words for it: with symbol and colour at a terminal, plain elsewhere."""
+    from rich.text import Text
+
+    symbol, style = MARKS[status]
+    words = words or status
+    return Text(f"{symbol} {words}", style) if console().is_terminal else Text(words)
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    left: int | None = None,
+    header: bool = True,
+    gap: int = 2,
+) -> Table:
+    """A table of texts.
+
+    Args:
+        left: how many columns are aligned to the left: the names. Those after them are figures, aligned to the right.
+            None: all are names.
+        header: whether the head is printed.
+        gap: spaces between columns.
+    """
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", show_header=header)
+    for place, name in enumerate(head):
+        right = left is not None and place >= left
+        made.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(formatting.one_line(cell) if isinstance(cell, str) else cell for cell in row))
+    _keep_names_whole(made, gap)
+    return made
+
+
+def _keep_names_whole(made: Table, gap: int) -> None:
+    """Lets only columns with several words wrap, where that leaves these enough room."""
+    words = [[str(cell) for cell in (column.header, *column.cells)] for column in made.columns]
+    single = [i for i, cells in enumerate(words) if not any(" " in cell for cell in cells[1:])]
+    taken = sum(max(map(len, words[i])) + gap for i in single)
+    if taken + 15 * (len(words) - len(single)) <= console().width:
+        for i in single:
+            made.columns[i].no_wrap = True
+
+
+# -- cells -------------------------------------------------------------------------------------------------------------
+
+
+def cells(found: Sequence[Cell]) -> list[RenderableType]:
+    """For each model the measured cells and the other ones with their reasons; then what to know about the figures."""
+    from rich.text import Text
+
     if not found:
-        return "no models yet: inv train"
-    models = [(name, list(cells)) for name, cells in groupby(found, key=formatting.model)]
-    tables = [(name, _rows(cells)) for name, cells in models]
-    widths = _widths(row for _, rows in tables for row in rows)
-    lines: list[str] = []
-    for name, rows in tables:
-        lines += ["", name, *(line for row in rows for line in _aligned(row, widths))]
-    notes = [line for text in warnings.once(found) for line in _wrapped("! ", text)]
-    return "\n".join([*lines[1:], "", *notes] if notes else lines[1:])
+        return ["no models yet: inv train"]
+    parts: list[RenderableType] = []
+    for name, group in groupby(found, key=formatting.model):
+        own = list(group)
+        measured = [cell for cell in own if cell.status == "ok" and cell.device is not None]
+        others = [cell for cell in own if cell not in measured]
+        if parts:
+            parts.append("")
+        parts.append(Text(formatting.one_line(name), "bold"))
+        if measured:
+            parts += _measured(measured)
+        if measured and others:
+            parts.append("")
+        if others:
+            parts.append(_others(others))
+    notes = [("!", note) for note in warnings.once(found)]
+    if notes:
+        parts += ["", table(("", ""), notes, header=False)]
+    return parts
 
 
-def _rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
-    """The head and each cell's texts. In a row with fewer texts than the head, the last stands in the others' place."""
-    unit = formatting.unit(cell for cell in cells if not cell.emulated)
-    head = (
-        *("recipe", "target", "device", "size kB", f"p50 / p90 / p99 {unit.name}", "load ms", "RSS MB"),
-        *("top-1 %", "drop, points [95 %] ", "agree %"),
-    )
-    return [head, *(_texts(cell, unit) for cell in cells)]
+def _measured(found: Sequence[Cell]) -> list[RenderableType]:
+    """One table; two, costs and accuracy, where the terminal is too narrow for one."""
+    unit = formatting.unit(cell for cell in found if not cell.emulated)
+    names = ("recipe", "target", "device")
+    costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "load ms", "RSS MB")
+    head = (*names, *costs, "top-1 %", "drop, points [95 %] ", "agree %")
+    rows = [_figures(cell, unit) for cell in found]
+    whole = table(head, rows, left=3)
+    screen = console()
+    if screen.measure(whole, options=screen.options.update(width=UNLIMITED)).maximum <= screen.width:
+        return [whole]
+    first, second = ([(*row[:3], *row[part]) for row in (head, *rows)] for part in (slice(3, 7), slice(7, None)))
+    return [table(first[0], first[1:], left=3, gap=1), "", table(second[0], second[1:], left=3, gap=1)]
 
 
-def _texts(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
-    names = (cell.recipe, cell.target, formatting.place(cell))
-    if cell.status != "ok":
-        return *names, f"{cell.status}: {cell.reason}"
-    if cell.device is None:
-        return *names, formatting.kilobytes(cell.size_bytes), cell.unchecked or "not checked"
+def _figures(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
     drop = formatting.drop(cell)
     return (
-        *names,
+        cell.recipe,
+        cell.target,
+        formatting.place(cell),
         formatting.kilobytes(cell.size_bytes),
         _cost(cell, unit),
         formatting.NONE if cell.load_ms is None else formatting.figure(cell.load_ms),
@@ -61,7 +160,7 @@ def _texts(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
 
 
 def _cost(cell: Cell, unit: formatting.Unit) -> str:
-    """p50 / p90 / p99; for an emulated device its instructions with their spread, or that they were not counted."""
+    """p50 / p90 / p99; for an emulated device its instructions with their spread."""
     cost = formatting.cost(cell)
     if cost is None:
         return "not counted" if cell.emulated else formatting.NONE
@@ -70,27 +169,200 @@ def _cost(cell: Cell, unit: formatting.Unit) -> str:
     return " / ".join(unit.text(value) for value in (cost.p50, cost.p90, cost.p99))
 
 
-def _widths(rows: Iterable[tuple[str, ...]]) -> list[int]:
-    """Widths of the columns. A text that stands in others' place may run over the columns after it."""
-    rows = list(rows)
-    whole = max(map(len, rows))
-    columns = zip_longest(*(row if len(row) == whole else row[:-1] for row in rows), fillvalue="")
-    return [max(map(len, column)) for column in columns]
+def _others(found: Sequence[Cell]) -> Table:
+    """Cells without a measurement: unsupported, failed, missing, or exported and not checked."""
+    rows = []
+    for cell in found:
+        exported = cell.status == "ok"
+        status, reason = ("not checked", cell.unchecked or "") if exported else (cell.status, cell.reason or "")
+        reason = reason.removeprefix(f"{status} ")
+        size = formatting.kilobytes(cell.size_bytes)
+        rows.append((mark(status), cell.recipe, cell.target, formatting.place(cell), size, reason))
+    return table(("status", "recipe", "target", "device", "size kB", "reason"), rows)
 
 
-def _aligned(row: tuple[str, ...], widths: Sequence[int]) -> list[str]:
-    """A row as a line, or as some, where its last text is long and stands in others' place."""
-    whole = len(row) == len(widths)
-    texts = row if whole else row[:-1]
-    parts = (
-        text.ljust(width) if place < NAMES else text.rjust(width)
-        for place, (text, width) in enumerate(zip(texts, widths, strict=False))
+# -- instruction budgets -----------------------------------------------------------------------------------------------
+
+
+def budget(found: Sequence[Comparison]) -> Table:
+    """Counted instructions beside the recorded ones."""
+    rows = []
+    for one in found:
+        name = one.now or one.recorded
+        assert name is not None
+        growth = formatting.NONE if one.growth is None else f"{one.growth:+.2%}"
+        figures = (formatting.NONE if c is None else f"{c.instructions:,}" for c in (one.recorded, one.now))
+        rows.append((name.recipe, name.target, f"{name.runtime} {name.version}", *figures, growth))
+    return table(("recipe", "target", "runtime", "recorded", "now", "change"), rows, left=3)
+
+
+# -- the trace of an image ---------------------------------------------------------------------------------------------
+
+
+def traces(found: Sequence[Trace]) -> list[RenderableType]:
+    """For each artifact: where both sides first differ, every stage, and each side's prediction."""
+    parts: list[RenderableType] = []
+    for one in found:
+        if parts:
+            parts.append("")
+        parts += _trace(one)
+    return parts
+
+
+def _trace(found: Trace) -> list[RenderableType]:
+    from rich.text import Text
+
+    artifact = found.artifact
+    head = f"{artifact.model} ({artifact.framework}), {artifact.target} {artifact.recipe}"
+    stages = table(("stage", "shape", "equal", "largest difference"), map(_stage, found.stages))
+    sides = [(side.name, _prediction(side, artifact.spec.labels)) for side in (found.host, found.device)]
+    return [Text(head, "bold"), _verdict(found), stages, table(("side", "prediction"), sides)]
+
+
+def _verdict(found: Trace) -> str:
+    first = found.first
+    if first is None:
+        return "no difference: every stage is the same, bit for bit"
+    if first.equal is None:
+        shapes = f"the shape is {_shape(first.host)} on the host and {_shape(first.device)} on the device"
+        return f"first difference: {first.title}: {shapes}"
+    return (
+        f"first difference: {first.title}: {1 - first.equal:.2%} of the values differ, by at most {first.largest:.3g}"
     )
-    begin = "  " + "  ".join(parts)
-    return [begin.rstrip()] if whole else _wrapped(begin + "  ", row[-1])
 
 
-def _wrapped(begin: str, text: str) -> list[str]:
-    room = max(40, WIDTH - len(begin))
-    first, *rest = textwrap.wrap(formatting.one_line(text), room) or [""]
-    return [begin + first, *(" " * len(begin) + line for line in rest)]
+def _stage(stage: Difference) -> tuple[str, ...]:
+    if stage.equal is None:
+        return stage.title, f"{_shape(stage.host)}, device {_shape(stage.device)}", formatting.NONE, "another shape"
+    if stage.given:
+        return stage.title, _shape(stage.host), formatting.NONE, "computed on the host and sent"
+    snr = f" ({stage.snr_db:.1f} dB)" if stage.snr_db is not None and stage.equal < 1 else ""
+    return stage.title, _shape(stage.host), f"{stage.equal:.2%}", f"{stage.largest:.3g}{snr}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _prediction(side: Side, labels: Sequence[str]) -> str:
+    """The label with the highest score in the first output."""
+    import numpy as np
+
+    row = np.asarray(side.arrays["output_0"]).reshape(-1)
+    best = int(row.argmax())
+    return f"{labels[best] if best < len(labels) else best} ({row[best]:.4g})"
+
+
+# -- plug-ins ----------------------------------------------------------------------------------------------------------
+
+
+def broken(what: str, reasons: Mapping[str, str]) -> list[RenderableType]:
+    """Plug-ins that cannot be loaded, with the reasons."""
+    rows = [(mark("failed"), name, reason) for name, reason in reasons.items()]
+    return ["", table(("status", what, "reason"), rows)] if rows else []
+
+
+def models(found: Mapping[str, Model]) -> Table:
+    """Models by name."""
+    rows = []
+    for name, model in found.items():
+        shape = "×".join(map(str, model.spec.inputs[0].shape))
+        options = ", ".join(f"{key}={value:g}" for key, value in model.spec.options.items())
+        rows.append((name, shape, model.spec.dataset, ", ".join(model.frameworks), options, model.summary))
+    return table(("model", "input", "dataset", "frameworks", "options", "summary"), rows)
+
+
+def recipes(found: Sequence[Recipe]) -> Table:
+    """Quantization recipes."""
+    rows = [(recipe.name, recipe.weights, recipe.activations, recipe.summary) for recipe in found]
+    return table(("recipe", "weights", "activations", "summary"), rows)
+
+
+def targets(found: Mapping[str, Any], recipes: Sequence[Recipe], frameworks: Sequence[str]) -> list[RenderableType]:
+    """Targets by name; then the recipes that they do not support, those with one reason together."""
+    rows = [(name, target.SUFFIX, target.SUMMARY) for name, target in found.items()]
+    parts: list[RenderableType] = [table(("target", "file", "summary"), rows)]
+    gaps: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name, target in found.items():
+        for recipe, framework in product(recipes, frameworks):
+            reason = target.supports(recipe, framework)
+            if reason:
+                gaps.setdefault((name, reason), []).append((recipe.name, framework))
+    lines = [
+        (mark("unsupported"), name, _once(recipe for recipe, _ in pairs), _once(name for _, name in pairs), reason)
+        for (name, reason), pairs in gaps.items()
+    ]
+    if lines:
+        parts += ["", table(("status", "target", "recipes", "frameworks", "reason"), lines)]
+    return parts
+
+
+def _once(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def devices(states: Iterable[tuple[Device, str, str | None]], seen: Iterable[tuple[str, str]]) -> Table:
+    """Devices of devices.toml: each with its description and the reason why it is unavailable, if it is; then the
+    devices that a kind sees and devices.toml does not name."""
+    rows: list[tuple[str | Text, ...]] = []
+    for device, description, reason in states:
+        status = mark("unavailable" if reason else "ok")
+        emulated = " (emulated)" if device.emulated else ""
+        rows.append((status, device.name, device.kind, description + emulated, reason or ""))
+    rows += [(mark("seen"), "", kind, line, "") for kind, line in seen]
+    return table(("status", "device", "kind", "description", "reason"), rows)
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One item of a checklist.
+
+    Attributes:
+        found: what is there.
+        fix: what to do; None where the check passed.
+        optional: only some commands need it.
+    """
+
+    name: str
+    found: str
+    fix: str | None = None
+    optional: bool = False
+
+
+def checks(found: Sequence[Check]) -> list[RenderableType]:
+    """The passed checks, in at most two lines of a terminal; a line for each failed one; then the optional ones."""
+    from rich.text import Text
+
+    passed = [check for check in found if check.fix is None]
+    failed = [check for check in found if check.fix is not None and not check.optional]
+    optional = [check for check in found if check.fix is not None and check.optional]
+    width = max((len(check.name) for check in (*failed, *optional)), default=0)
+    parts: list[RenderableType] = [_summary(passed)] if passed else []
+    parts += [_problem(check, "failed", width) for check in failed]
+    if optional:
+        parts += [Text("only some commands need these:", "dim")]
+        parts += [_problem(check, "missing", width, "dim") for check in optional]
+    return parts
+
+
+def _summary(passed: Sequence[Check]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    names = [formatting.one_line(f"{c.name} ({c.found})" if " " in c.found else f"{c.name} {c.found}") for c in passed]
+    head = mark("ok", f"{len(passed)} check{'s' * (len(passed) > 1)} ok: ")
+    room = 2 * console().width - len(head) - len(", and 999 more")
+    shown = next(n for n in range(len(names), 0, -1) if n == 1 or len(", ".join(names[:n])) <= room)
+    more = f", and {len(names) - shown} more" if shown < len(names) else ""
+    return Group(Text.assemble(head, ", ".join(names[:shown]), more))  # wraps at spaces
+
+
+def _problem(check: Check, status: str, width: int, style: str = "") -> Text:
+    from rich.text import Text
+
+    gap = " " * (len("missing") - len(status))
+    words = formatting.one_line(f"{check.found} → {check.fix}")
+    return Text.assemble(mark(status), (f"{gap}  {check.name:{width}}  {words}", style))

@@ -20,9 +20,6 @@ from pipeline.system import store
 GROWTH = 0.02
 """The share that a count may grow by."""
 
-NAMES = 3
-"""So many columns of the table are names."""
-
 Name = tuple[str, str, str, str, str, str, int]
 
 
@@ -185,28 +182,6 @@ def compare(
         and device.runtime(registry.bind("targets", one.target)) == one.runtime
     ]
     return [*found, *(Comparison(None, one) for one in gone)]
-
-
-def table(found: Sequence[Comparison]) -> str:
-    """The comparisons as text."""
-    head = ("recipe", "target", "runtime", "recorded", "now", "change")
-    rows: list[tuple[str, ...]] = [head]
-    for one in found:
-        name = one.now or one.recorded
-        assert name is not None
-        growth = formatting.NONE if one.growth is None else f"{one.growth:+.2%}"
-        figures = (formatting.NONE if c is None else f"{c.instructions:,}" for c in (one.recorded, one.now))
-        rows.append(
-            (*map(formatting.one_line, (name.recipe, name.target, f"{name.runtime} {name.version}")), *figures, growth)
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(_aligned(row, widths) for row in rows)
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    """Names to the left, figures to the right."""
-    pairs = enumerate(zip(row, widths, strict=True))
-    return "  ".join(text.ljust(width) if place < NAMES else text.rjust(width) for place, (text, width) in pairs)
 
 
 def _place(one: Count) -> tuple[str, str, str, int]:

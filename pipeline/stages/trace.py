@@ -7,16 +7,17 @@ made here, so that only the input tensor and the outputs can differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import devices, stats
+from pipeline import devices
 from pipeline.core import Artifact, Checkpoint, Recipe, to_json
 from pipeline.datasets import _images
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, StageFailed
+from pipeline.results import image_trace
+from pipeline.results.image_trace import Side, Trace
 from pipeline.stages import quantize, train
 from pipeline.stages.export import export, raise_if_failed
 from pipeline.stages.plan import Job, Plan
@@ -24,60 +25,8 @@ from pipeline.stages.push import Runnable, runnable
 from pipeline.system import store
 from pipeline.system.store import Store
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 HOST = "local"
 SECONDS = 600.0
-STAGES = {"decoded": "decoded pixels", "resized": "resized, cropped", "input_0": "input tensor"}
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one side did.
-
-    Attributes:
-        name: for people: where, and by which runtime.
-        arrays: decoded and resized (height, width, channels), input_0 and output_0, output_1, … (1, …).
-    """
-
-    name: str
-    arrays: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A stage of both sides.
-
-    Attributes:
-        equal: share of values that are the same bits; None where the shapes differ.
-        largest: absolute difference; in levels of 0–255 for pixels.
-        snr_db: of the outputs.
-        given: nobody made it there: it was sent.
-    """
-
-    stage: str
-    here: tuple[int, ...]
-    there: tuple[int, ...]
-    equal: float | None
-    largest: float | None
-    snr_db: float | None = None
-    given: bool = False
-
-
-@dataclass(frozen=True)
-class Trace:
-    """An image traced through one artifact."""
-
-    artifact: Artifact
-    here: Side
-    there: Side
-    stages: tuple[Difference, ...]
-
-    @property
-    def first(self) -> Difference | None:
-        """The first stage in which the sides differ."""
-        return next((stage for stage in self.stages if stage.equal != 1.0), None)
 
 
 def trace(build: Store, plan: Plan, image: Path) -> list[Trace]:
@@ -121,7 +70,7 @@ def _traced(build: Store, plan: Plan, job: Job, device: BoundDevice, one: Runnab
             here = _framework(cell, local, pixels) if device.device.kind == HOST else local
         finally:
             store.remove(work)
-    return Trace(one.artifact, here, there, tuple(_differences(here, there, device.kind.DECODES)))
+    return Trace(one.artifact, here, there, tuple(image_trace.differences(here, there, device.kind.DECODES)))
 
 
 def _recipe(plan: Plan, artifact: Artifact) -> Recipe:
@@ -206,72 +155,3 @@ def _framework(cell: _Cell, local: Side, pixels: dict[str, Any]) -> Side:
     what = "quantized graph" if recipe.static else "float model"
     arrays = {**pixels, "input_0": local.arrays["input_0"], "output_0": outputs}
     return Side(f"{checkpoint.framework} {version}, the {what}", arrays)
-
-
-def _differences(here: Side, there: Side, decodes: bool) -> Iterator[Difference]:
-    names = [*STAGES, *sorted(name for name in here.arrays if name.startswith("output_"))]
-    for name in names:
-        if name not in there.arrays:
-            raise StageFailed(f"{there.name} kept no {name}")
-        given = name in ("decoded", "resized") and not decodes
-        yield _difference(name, here.arrays[name], there.arrays[name], given)
-
-
-def _difference(name: str, here: NDArray[Any], there: NDArray[Any], given: bool) -> Difference:
-    import numpy as np
-
-    if here.shape != there.shape:
-        return Difference(name, here.shape, there.shape, None, None)
-    one, other = here.astype(np.float64), there.astype(np.float64)
-    largest = float(np.abs(one - other).max(initial=0.0))
-    equal = float(np.mean((here == there) | (np.isnan(one) & np.isnan(other))))
-    outputs = name.startswith("output_")
-    snr = stats.parity(name, [here], [there], [None]).snr_db if outputs else None
-    return Difference(name, here.shape, there.shape, equal, largest, snr, given)
-
-
-# -- for people --------------------------------------------------------------------------------------------------------
-
-
-def table(found: Trace, labels: Sequence[str]) -> str:
-    """A trace as text: where the sides first differ, then every stage, then what each answers."""
-    rows = [("stage", "shape", "equal", "largest difference"), *map(_texts, found.stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    artifact = found.artifact
-    head = f"{artifact.model} ({artifact.framework}), {artifact.target} {artifact.recipe}"
-    answers = [f"{side.name}: {_answer(side, labels)}" for side in (found.here, found.there)]
-    return "\n".join([head, f"here {found.here.name}; there {found.there.name}", _verdict(found), *lines, *answers])
-
-
-def _verdict(found: Trace) -> str:
-    first = found.first
-    if first is None:
-        return "no difference: every stage is the same, bit for bit"
-    name = STAGES.get(first.stage, first.stage)
-    if first.equal is None:
-        return f"they first differ in: {name}, whose shape is {_shape(first.here)} here and {_shape(first.there)} there"
-    return f"they first differ in: {name}, in {1 - first.equal:.2%} of its values, by {first.largest:.3g} at most"
-
-
-def _texts(stage: Difference) -> tuple[str, ...]:
-    name = STAGES.get(stage.stage, stage.stage)
-    if stage.equal is None:
-        return name, f"{_shape(stage.here)}, there {_shape(stage.there)}", "–", "another shape"
-    if stage.given:
-        return name, _shape(stage.here), "–", "made here, and sent"
-    snr = f" ({stage.snr_db:.1f} dB)" if stage.snr_db is not None and stage.equal < 1 else ""
-    return name, _shape(stage.here), f"{stage.equal:.2%}", f"{stage.largest:.3g}{snr}"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
-
-
-def _answer(side: Side, labels: Sequence[str]) -> str:
-    """The first output's best value, by its label."""
-    import numpy as np
-
-    row = np.asarray(side.arrays["output_0"]).reshape(-1)
-    best = int(row.argmax())
-    return f"{labels[best] if best < len(labels) else best} ({row[best]:.4g})"

@@ -1,42 +1,156 @@
-"""What a person sees while work goes on: lines on stderr; bars only on a terminal."""
+"""What a user sees while work goes on: lines on stderr, and live bars at a terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import PipelineError
+from pipeline.system.console import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
+Step = Callable[[], None]
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Where there is no live bar, long work reports its progress this often."""
+
+_LOCK = threading.Lock()
+_live: Progress | None = None
+"""The display of every bar that is shown now. rich keeps one live display per console."""
 
 
 def say(text: str) -> None:
-    """One line on stderr, at once; stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints a line on stderr, above the bars; stdout is for results."""
+    live = _live
+    if live is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        live.console.print(text, soft_wrap=True)
 
 
 def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Passes `items` on, behind a progress bar on a terminal and silently elsewhere."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from tqdm import tqdm
+    """Yields `items` and counts them, as `counter` does."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with counter(what, total, unit) as step:
+        for item in items:
+            yield item
+            step()
 
-    yield from tqdm(items, desc=what, total=total, unit=unit, leave=False, dynamic_ncols=True)
+
+@contextmanager
+def counter(what: str, total: int | None = None, unit: str = "it") -> Iterator[Step]:
+    """Shows how far some work is: a live bar at a terminal; elsewhere a line every 30 seconds.
+
+    Args:
+        what: the work.
+        total: how many steps it has, if that is known.
+        unit: what one step is: a file, a batch.
+
+    Yields:
+        A function to call after each step, from any thread.
+    """
+    with (_bar if _at_terminal() else _lines)(what, total, unit) as step:
+        yield step
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows that some work of unknown length goes on, such as an installation; a line records it."""
+    started = time.monotonic()
+    if not _at_terminal():
+        say(what)
+        yield
+        return
+    with _bar(what, None, ""):
+        yield
+    say(f"{what}: {time.monotonic() - started:.0f} s")
+
+
+def _at_terminal() -> bool:
+    """Whether stderr is a terminal that can redraw a line; FORCE_COLOR does not make a pipe one."""
+    return sys.stderr.isatty() and console(stderr=True).is_terminal
+
+
+@contextmanager
+def _lines(what: str, total: int | None, unit: str) -> Iterator[Step]:
+    count, last = 0, time.monotonic()
+
+    def step() -> None:
+        nonlocal count, last
+        count += 1
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{what}: {count:,}{'' if total is None else f'/{total:,}'} {unit}")
+
+    yield step
+
+
+@contextmanager
+def _bar(what: str, total: int | None, unit: str) -> Iterator[Step]:
+    global _live  # noqa: PLW0603  # the terminal is global too
+    with _LOCK:
+        if _live is None:
+            _live = _display()
+            _live.start()
+        live = _live
+        task = live.add_task(what, total=total, unit=unit)
+    try:
+        yield lambda: live.advance(task)
+    finally:
+        with _LOCK:
+            live.remove_task(task)
+            if not live.tasks:
+                live.stop()
+                _live = None
+
+
+def _display() -> Progress:
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            if not task.fields["unit"]:
+                return Text(f"{task.elapsed or 0:.0f} s")
+            total = "" if task.total is None else f"/{task.total:,.0f}"
+            return Text(f"{task.completed:,.0f}{total} {task.fields['unit']}")
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        Count(),
+        TimeRemainingColumn(compact=True),
+        console=console(stderr=True),
+        transient=True,
+        refresh_per_second=4,
+        redirect_stdout=sys.stdout.isatty(),  # then it is the same terminal; a pipe keeps what is meant for it
+    )
 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Sends what this process prints, also from below Python, to the file `path`; so goes the traceback of an
-    exception that is not one of ours, which say all there is in their message."""
+    """Sends everything that this process prints to the file `path`, also what code below Python prints.
+
+    The traceback of an exception goes there too, unless it is a PipelineError: its message is complete.
+    """
+    live = _live
+    if live is not None:
+        live.stop()  # it would draw into the log
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    saved = os.dup(1), os.dup(2)
     with path.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -49,8 +163,10 @@ def logged(path: Path) -> Iterator[None]:
             raise
         finally:
             for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError):  # the log's disk may be full, and the streams must come back all the same
+                with suppress(OSError):  # the log's disk may be full; the streams must be restored all the same
                     stream.flush()
-            for saved, number in zip(kept, (1, 2), strict=True):
-                os.dup2(saved, number)
-                os.close(saved)
+            for old, number in zip(saved, (1, 2), strict=True):
+                os.dup2(old, number)
+                os.close(old)
+            if live is not None and live is _live:
+                live.start()

@@ -51,7 +51,7 @@ def test_importing_them_loads_no_heavy_package() -> None:
     code = (
         "import sys; from pipeline import registry\nfor n in registry.names('datasets'): registry.load('datasets', n)\n"
     )
-    code += "print([m for m in ('numpy', 'PIL', 'sklearn', 'torch', 'tqdm') if m in sys.modules])"
+    code += "print([m for m in ('numpy', 'PIL', 'sklearn', 'torch', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
 

@@ -102,15 +102,6 @@ def test_what_was_not_asked_for_is_not_missed() -> None:
     assert [one.now for one in compared(ONE, recorded=(ONE, *others))] == [ONE]
 
 
-def test_the_table_shows_both_sides() -> None:
-    text = instruction_budget.table(compared(of(1_100_000), TWO))
-    assert [line.split() for line in text.splitlines()] == [
-        ["recipe", "target", "runtime", "recorded", "now", "change"],
-        ["int8", "tflite", "litert", "2.3.0", "1,000,000", "1,100,000", "+10.00%"],
-        ["fp32", "tflite", "litert", "2.3.0", "–", "5,000,000", "–"],
-    ]
-
-
 def test_a_count_is_the_median_of_a_measurement_whatever_the_weights(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     found = instruction_budget.count(tree.measure("int8", "onnx", device=BOARD))
