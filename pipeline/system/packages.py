@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import NeedsTool
 from pipeline.system import proc
-from pipeline.system.progress import say
+from pipeline.system.progress import working
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ def install(uses: Iterable[str] = tuple(PURPOSES)) -> None:
     opens = SERVICES.is_dir() and any(tool.serves for tool in gone)
     if prefix is None or opens or find("apt-get") is None:
         raise NeedsTool(f"{', '.join(t.program for t in gone)} not found; as root: {line}")
-    say(f"installing {', '.join(_packages(gone))}")
     silent = {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update"], ["install", "--yes", "--no-install-recommends", *_packages(gone)]):
-        done = proc.run([*prefix, "apt-get", "--quiet", *words], timeout=900, env=silent)
-        if done.code != 0:
-            raise NeedsTool(f"apt-get {words[0]} failed ({done.reason}); as root: {line}")
+    with working(f"installing {', '.join(_packages(gone))}"):
+        for words in (["update"], ["install", "--yes", "--no-install-recommends", *_packages(gone)]):
+            done = proc.run([*prefix, "apt-get", "--quiet", *words], timeout=900, env=silent)
+            if done.code != 0:
+                raise NeedsTool(f"apt-get {words[0]} failed ({done.reason}); as root: {line}")
     require_all(uses)
 
 
