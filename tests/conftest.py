@@ -32,6 +32,7 @@ from tests.phones import Phone, app
 os.environ.pop("LASTMILE_BUILD", None)
 os.environ.pop("LASTMILE_DEVICES", None)
 os.environ.pop("LASTMILE_FROM", None)
+os.environ.pop("FORCE_COLOR", None)  # commands print plain text here
 # Where a shell started the tests in the background, Ctrl-C is ignored, also by all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
