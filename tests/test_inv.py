@@ -1,5 +1,6 @@
-"""The script ./inv: makes .venv when it is needed, and only then. The real script, in a scratch project that installs
-in a second and without a network: its packages have a build backend of their own, and uv comes from this environment.
+"""The script ./inv makes .venv when it is needed, and only then. The tests run the real script in a scratch project
+that installs in a second and without a network: its packages have their own build backend, and uv comes from this
+environment.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ name = "{name}"
 version = "1"
 
 [project.optional-dependencies]
+torch = []
+tflite = []
+keras-gpu = []
+dev = []
 all = []
+
+[tool.other]
+setting = []
 """
 
 BACKEND = """
@@ -47,7 +55,8 @@ def build_editable(folder, settings=None, metadata=None):
     with zipfile.ZipFile(pathlib.Path(folder) / name, "w") as wheel:
         if SCRIPT:
             wheel.writestr(f"{{NAME}}-1.data/scripts/inv", SCRIPT)
-        about = f"Metadata-Version: 2.1\\nName: {{NAME}}\\nVersion: 1\\nProvides-Extra: all\\n"
+        about = f"Metadata-Version: 2.1\\nName: {{NAME}}\\nVersion: 1\\n"
+        about += "".join(f"Provides-Extra: {{extra}}\\n" for extra in ("torch", "tflite", "keras-gpu", "dev", "all"))
         wheel.writestr(f"{{info}}/METADATA", about)
         wheel.writestr(f"{{info}}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{{info}}/RECORD", "")
@@ -56,8 +65,21 @@ def build_editable(folder, settings=None, metadata=None):
 build_wheel = build_editable
 """
 
+PLUGINS = {"targets/onnx.py": "onnx", "targets/tflite.py": "tflite", "targets/savedmodel.py": "keras",
+           "targets/_shared.py": "other", "frameworks/torch.py": "torch", "frameworks/keras.py": "keras"}  # fmt: skip
+"""Plug-ins of the scratch project, and the extra that each names."""
+
+VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+UV = Path(sys.executable).parent / "uv"
+TOOLS = "basename bash cat cp cut dirname env mkdir mktemp readlink rm sed tail tr"
+"""The programs that the script takes from every system."""
+
 SCRIPT = "#!python\nimport os, sys\nprint('invoke was called with', sys.argv[1:], 'in', os.getcwd())\n"
 SCRIPT += "print('from', os.environ['LASTMILE_FROM'])\n"
+
+
+OWN = ("LASTMILE_", "PIP_", "PYENV_", "UV_", "VIRTUAL_")
+"""Prefixes of variables that the script or its programs read: only those that a test sets are seen."""
 
 
 @dataclass
@@ -66,7 +88,7 @@ class Project:
 
     Attributes:
         wheels: where pip finds uv.
-        path: what stands for PATH; this machine's where it is None.
+        path: the folder that is the whole PATH; None for this machine's PATH.
     """
 
     root: Path
@@ -75,12 +97,14 @@ class Project:
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-        quiet = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "VIRTUAL_"))}
-        offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "UV_NO_INDEX": "1", "UV_OFFLINE": "1",
-                   "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"}  # fmt: skip
+        others = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
+        offline = {
+            "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull,
+            "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(self.wheels), "UV_NO_CONFIG": "1", "UV_OFFLINE": "1",
+        }  # fmt: skip
         path = {"PATH": str(self.path)} if self.path else {}
         return subprocess.Popen(
-            [str(self.root / "inv"), *words], cwd=cwd or self.root, env=quiet | offline | path | self.environment,
+            [str(self.root / "inv"), *words], cwd=cwd or self.root, env=others | offline | path | self.environment,
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -90,22 +114,50 @@ class Project:
         return process.returncode, out, err
 
     @property
+    def venv(self) -> Path:
+        return self.root / ".venv"
+
+    @property
     def stamp(self) -> Path:
-        return self.root / ".venv" / ".installed-from"
+        return self.venv / ".installed-from"
+
+    @property
+    def choices(self) -> list[str]:
+        """The extras, the build of PyTorch and the Python that .venv was made with."""
+        return (self.venv / ".choices").read_text().splitlines()[1:]
+
+    def program(self, name: str, text: str) -> None:
+        """Puts a shell script on the project's own PATH."""
+        assert self.path is not None
+        (self.path / name).unlink(missing_ok=True)
+        (self.path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (self.path / name).chmod(0o755)
+
+    def tools(self, *programs: str | Path) -> None:
+        """Puts programs of this machine on the project's own PATH."""
+        assert self.path is not None
+        for program in programs:
+            found = shutil.which(program)
+            assert found, program
+            (self.path / Path(program).name).symlink_to(found)
 
 
 def write_project(root: Path) -> None:
-    """A project of the form that ./inv installs: itself with the extra "all", and edge-bench."""
+    """A project of the form that ./inv installs: itself with extras, and edge-bench."""
     for folder, name, script in ((root, "lastmile", SCRIPT), (root / "edge-bench", "edge-bench", "")):
         folder.mkdir(parents=True)
         (folder / "pyproject.toml").write_text(PROJECT.format(name=name))
         (folder / "backend.py").write_text(BACKEND.format(name=name, script=script))
+    for place, extra in PLUGINS.items():
+        plugin = root / "pipeline" / place
+        plugin.parent.mkdir(parents=True, exist_ok=True)
+        plugin.write_text(f'NAME = "a plug-in"\nEXTRA = "{extra}"\n')
     (root / "constraints.txt").write_text("")
     shutil.copy(ROOT / "inv", root / "inv")
 
 
 def pack(name: str, folder: Path) -> None:
-    """An installed package as the wheel that it came from."""
+    """Packs an installed package as the wheel that it came from."""
     package = distribution(name)
     version = package.version
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
@@ -128,7 +180,7 @@ def pack(name: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wheel of uv, as an index would have it."""
+    """A folder with a wheel of uv, in place of a package index."""
     folder = tmp_path_factory.mktemp("wheels")
     pack("uv", folder)
     return folder
@@ -136,7 +188,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[tuple[Project, tuple[int, str, str]]]:
-    """A project after its first ./inv, which was two at once, and what they said."""
+    """A project after its first ./inv, which was called twice at once, and what both printed."""
     project = Project(tmp_path_factory.mktemp("scratch") / "a project", wheels)
     write_project(project.root)
     both = [project.start("train", "--model", "my net") for _ in range(2)]
@@ -148,7 +200,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterato
 
 @pytest.fixture
 def project(installed: tuple[Project, object]) -> Iterator[Project]:
-    """The installed project, put back as it was afterwards."""
+    """The installed project; its constraints and stamp are restored after the test."""
     before = {path: path.read_bytes() for path in (installed[0].root / "constraints.txt", installed[0].stamp)}
     yield installed[0]
     for path, content in before.items():
@@ -157,16 +209,25 @@ def project(installed: tuple[Project, object]) -> Iterator[Project]:
 
 @pytest.fixture
 def bare(tmp_path: Path, wheels: Path) -> Project:
-    """A project in which nothing was installed yet, and a PATH with what the script needs but no Python."""
-    project = Project(tmp_path / "bare", wheels, tmp_path / "bin")
+    """A project without an environment, and a PATH with what the script needs except Python and uv."""
+    project = Project(tmp_path / "bare", wheels, tmp_path / "bin", {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)})
     write_project(project.root)
     (tmp_path / "bin").mkdir()
-    tools = "bash env cat cut dirname flock grep id mktemp readlink rm sha256sum tail"
-    for tool in tools.split():
-        found = shutil.which(tool)
-        assert found, tool
-        (tmp_path / "bin" / tool).symlink_to(found)
+    project.tools(*TOOLS.split(), "flock", "sha256sum")
     return project
+
+
+@pytest.fixture
+def fresh(bare: Project) -> Project:
+    """A project without an environment, with Python and uv on the PATH."""
+    bare.tools(UV)
+    python_on_path(bare, f"python{VERSION}")
+    return bare
+
+
+def python_on_path(project: Project, name: str) -> None:
+    """This Python under a name. A script, for a link would find its own environment."""
+    project.program(name, f'exec "{Path(sys.executable).resolve()}" "$@"')
 
 
 def test_two_first_calls_at_once_install_once_and_both_run(installed: tuple[Project, tuple[int, str, str]]) -> None:
@@ -177,7 +238,7 @@ def test_two_first_calls_at_once_install_once_and_both_run(installed: tuple[Proj
     assert project.stamp.is_file()
 
 
-def test_a_second_call_installs_nothing_from_wherever_it_is_made(project: Project, tmp_path: Path) -> None:
+def test_a_second_call_installs_nothing_from_any_folder(project: Project, tmp_path: Path) -> None:
     before = project.stamp.stat().st_mtime_ns
     code, out, err = project.inv("--list", cwd=tmp_path)
     assert (code, err) == (0, "")
@@ -186,15 +247,15 @@ def test_a_second_call_installs_nothing_from_wherever_it_is_made(project: Projec
 
 
 def test_a_changed_constraint_installs_again_into_the_same_environment(project: Project) -> None:
-    (project.root / ".venv" / "mine").touch()
+    (project.venv / "mine").touch()
     (project.root / "constraints.txt").write_text("numpy<3\n")
     code, _, err = project.inv("--list")
     assert code == 0 and err.count("setting up .venv") == 1, err
-    assert (project.root / ".venv" / "mine").exists()
+    assert (project.venv / "mine").exists()
     assert project.inv("--list")[2] == ""
 
 
-def test_a_failed_installation_says_so_leaves_no_stamp_and_is_tried_again(project: Project) -> None:
+def test_a_failed_installation_names_its_log_leaves_no_stamp_and_is_tried_again(project: Project) -> None:
     (project.root / "constraints.txt").write_text("this is ] no constraint\n")
     code, out, err = project.inv("--list")
     assert (code, out) == (2, ""), err
@@ -209,31 +270,17 @@ def test_a_failed_installation_says_so_leaves_no_stamp_and_is_tried_again(projec
 
 
 def test_without_a_network_the_installation_fails_with_one_line_and_no_stamp(bare: Project, tmp_path: Path) -> None:
-    assert bare.path is not None
-    (bare.path / "python3.11").symlink_to(Path(sys.executable).resolve())
-    bare.wheels = tmp_path
-    bare.environment = {"TMPDIR": str(tmp_path)}
+    python_on_path(bare, "python3")
+    (tmp_path / "empty").mkdir()
+    bare.wheels = tmp_path / "empty"
     code, out, err = bare.inv("--list")
     assert (code, out) == (2, ""), err
     assert err.splitlines()[-1].startswith(f"error: the installation failed; the whole log is {tmp_path}/")
     assert not bare.stamp.exists()
 
 
-def test_without_python_3_11_it_says_what_to_install(bare: Project) -> None:
-    assert bare.path is not None
-    assert bare.inv("--list") == (2, "", PYTHON)
-    for name in ("python3", "python"):  # some other version's
-        (bare.path / name).write_text("#!/usr/bin/env bash\nexit 1\n")
-        (bare.path / name).chmod(0o755)
-    assert bare.inv("--list") == (2, "", PYTHON)
-    assert not (bare.root / ".venv").exists()
-
-
-PYTHON = "error: Python 3.11 is needed and was not found; on Debian 12: apt-get install python3 python3-venv\n"
-
-
-def test_an_environment_of_another_python_is_made_anew(project: Project) -> None:
-    python = project.root / ".venv" / "bin" / "python"
+def test_an_environment_whose_python_is_broken_is_made_again(project: Project) -> None:
+    python = project.venv / "bin" / "python"
     python.unlink()
     python.write_text("#!/usr/bin/env bash\nexit 1\n")
     python.chmod(0o755)
@@ -243,7 +290,7 @@ def test_an_environment_of_another_python_is_made_anew(project: Project) -> None
     assert python.is_symlink()
 
 
-def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path: Path) -> None:
+def test_a_checkout_that_was_moved_gets_a_new_environment(project: Project, tmp_path: Path) -> None:
     moved = Project(tmp_path / "moved", project.wheels)
     shutil.copytree(project.root, moved.root, symlinks=True)
     code, out, err = moved.inv("--list")
@@ -251,20 +298,171 @@ def test_a_checkout_that_was_moved_is_installed_anew(project: Project, tmp_path:
     assert out == f"invoke was called with ['--list'] in {moved.root}\nfrom {moved.root}\n"
 
 
-def test_a_linked_environment_is_somebody_elses_and_stays_as_it_is(bare: Project, tmp_path: Path) -> None:
-    assert bare.path is not None
-    (bare.path / "python3.11").symlink_to(Path(sys.executable).resolve())
+def test_a_linked_environment_belongs_to_somebody_else_and_stays_as_it_is(bare: Project, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "pyvenv.cfg").write_text("theirs\n")
-    (bare.root / ".venv").symlink_to(theirs)
+    bare.venv.symlink_to(theirs)
     code, out, err = bare.inv("--list")
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert err.startswith(f"error: {bare.root}/.venv is a link to {theirs}, ") and err.endswith("remove the link\n")
+    assert err.startswith(f"error: {bare.venv} is a link to {theirs}, ") and err.endswith("remove the link\n")
     assert (theirs / "pyvenv.cfg").read_text() == "theirs\n"
 
 
-def test_the_real_script_is_one_that_a_shell_can_read() -> None:
+# -- which Python, and where uv comes from -----------------------------------------------------------------------------
+
+
+def test_the_newest_supported_python_is_taken_and_shims_that_fail_are_skipped(fresh: Project) -> None:
+    fresh.program(f"python{VERSION}", "exit 127")
+    fresh.program("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+    fresh.program("python3", "exit 1")
+    python_on_path(fresh, "python")
+    code, _, err = fresh.inv("--list")
+    assert code == 0 and f"Python {VERSION} " in err, err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_python_of_pyenv_is_found_although_no_shim_stands_for_it(bare: Project, tmp_path: Path) -> None:
+    bare.tools(UV)
+    python = tmp_path / ".pyenv" / "versions" / f"{VERSION}.99" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/usr/bin/env bash\nexec "{Path(sys.executable).resolve()}" "$@"\n')
+    python.chmod(0o755)
+    code, _, err = bare.inv("--list")
+    assert code == 0, err
+
+
+def test_where_there_is_no_python_uv_brings_the_newest(bare: Project, tmp_path: Path) -> None:
+    """Only the download is replaced: what is asked of uv is recorded, and this Python is given in its place."""
+    asked = tmp_path / "asked"
+    bare.program("uv", f"""
+        if [ "$1" = venv ]; then
+          echo "$@" >'{asked}'
+          exec "{UV}" venv --quiet --clear --python "{Path(sys.executable).resolve()}" "${{@: -1}}"
+        fi
+        exec "{UV}" "$@"
+    """)  # fmt: skip
+    code, _, err = bare.inv("--list")
+    assert code == 0, err
+    assert asked.read_text().split() == ["venv", "--quiet", "--clear", "--python", "3.13", str(bare.venv)]
+
+
+def test_without_python_and_uv_one_line_says_what_to_install(bare: Project) -> None:
+    for _ in range(2):
+        code, out, err = bare.inv("--list")
+        assert (code, out, len(err.splitlines())) == (2, "", 1), err
+        assert "python3-venv" in err and "xcode-select" in err
+        bare.program("python3", "exit 1")  # a second time with programs of that name which do not work
+        bare.program("python", "exit 1")
+    assert not bare.venv.exists()
+
+
+def test_a_python_without_pip_gets_uv_through_an_environment_of_its_own(bare: Project) -> None:
+    """Debian's python3 with python3-venv, but without python3-pip."""
+    bare.program("python3", f'''
+        if [ "$1 $2" = "-m pip" ]; then exit 1; fi
+        exec "{Path(sys.executable).resolve()}" "$@"
+    ''')  # fmt: skip
+    code, _, err = bare.inv("--list")
+    assert code == 0, err
+
+
+def test_another_python_that_is_asked_for_must_be_supported(fresh: Project) -> None:
+    fresh.environment["LASTMILE_PYTHON"] = "3.9"
+    code, out, err = fresh.inv("--list")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert "'3.9'" in err and "3.13 3.12 3.11" in err
+
+
+def test_an_environment_elsewhere_leaves_the_projects_own_alone(fresh: Project, tmp_path: Path) -> None:
+    fresh.environment |= {"LASTMILE_VENV": "other/venv", "LASTMILE_PYTHON": VERSION}
+    code, out, err = fresh.inv("--list", cwd=tmp_path)
+    assert code == 0 and out.startswith("invoke was called"), err
+    assert (tmp_path / "other" / "venv" / ".installed-from").is_file()
+    assert not fresh.venv.exists()
+
+
+# -- choices -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_choice_of_extras_says_what_it_leaves_out_and_is_remembered_until_changed(fresh: Project) -> None:
+    fresh.environment["LASTMILE_EXTRAS"] = "torch, tflite"
+    code, _, err = fresh.inv("--list")
+    assert code == 0, err
+    told = err.splitlines()
+    assert len(told) == 2 and told[1].startswith("left out: "), err
+    assert {"onnx", "savedmodel", "keras", "tests"} <= set(re.findall(r"\w+", told[1]))
+    assert not {"tflite", "torch", "_shared"} & set(re.findall(r"\w+", told[1]))
+    assert fresh.choices == ["torch,tflite", "default", VERSION]
+    del fresh.environment["LASTMILE_EXTRAS"]
+    assert fresh.inv("--list")[2] == ""
+    fresh.environment["LASTMILE_EXTRAS"] = "all"
+    code, _, err = fresh.inv("--list")
+    assert code == 0 and len(err.splitlines()) == 1, err
+    assert fresh.choices == ["all", "default", VERSION]
+
+
+def test_the_cpu_build_of_pytorch_is_asked_of_uv_and_the_choice_is_remembered(fresh: Project, tmp_path: Path) -> None:
+    """The real uv, called through a script in the environment that records its arguments."""
+    asked = tmp_path / "asked"
+    fresh.tools("chmod")
+    fresh.program("uv", f"""
+        "{UV}" "$@" || exit 1
+        [ "$1" = venv ] || exit 0
+        printf '#!/usr/bin/env bash\\necho "$@" >>"{asked}"\\nexec "{UV}" "$@"\\n' >"${{@: -1}}/bin/uv"
+        chmod 755 "${{@: -1}}/bin/uv"
+    """)  # fmt: skip
+    fresh.environment["LASTMILE_TORCH"] = "cpu"
+    code, _, err = fresh.inv("--list")
+    assert code == 0 and "2 GB" in err, err
+    assert "--torch-backend cpu -e .[all]" in asked.read_text()
+    assert fresh.choices == ["all", "cpu", VERSION]
+    del fresh.environment["LASTMILE_TORCH"]
+    assert fresh.inv("--list")[2] == ""
+    fresh.stamp.unlink()
+    asked.unlink()
+    assert fresh.inv("--list")[0] == 0
+    assert "--torch-backend cpu " in asked.read_text()
+    fresh.environment["LASTMILE_TORCH"] = "default"
+    asked.unlink()
+    assert fresh.inv("--list")[0] == 0
+    assert "torch-backend" not in asked.read_text()
+    assert fresh.choices == ["all", "default", VERSION]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "known"),
+    [("LASTMILE_EXTRAS", "torch,onxn", "torch,tflite,keras-gpu,dev,all"), ("LASTMILE_TORCH", "gpu", "cpu")],
+)
+def test_a_choice_that_does_not_exist_is_refused_with_the_known_ones(
+    fresh: Project, variable: str, value: str, known: str
+) -> None:
+    fresh.environment[variable] = value
+    code, out, err = fresh.inv("--list")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert err.startswith(f"error: {variable}") and known in err
+    assert not fresh.venv.exists()
+
+
+# -- macOS -------------------------------------------------------------------------------------------------------------
+
+
+def test_it_works_with_the_programs_of_macos(fresh: Project) -> None:
+    """No flock, no sha256sum, no setpriv; perl and shasum. Two calls at once install once."""
+    assert fresh.path is not None
+    (fresh.path / "flock").unlink()
+    (fresh.path / "sha256sum").unlink()
+    fresh.tools("perl", "shasum")
+    both = [fresh.start("--list") for _ in range(2)]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "".join(err for _, err in said).count("setting up .venv") == 1
+    assert fresh.inv("--list")[2] == ""
+
+
+def test_the_script_is_executable_and_free_of_what_bash_3_2_lacks() -> None:
     assert os.access(ROOT / "inv", os.X_OK)
     done = subprocess.run(["bash", "-n", str(ROOT / "inv")], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+    newer = r"mapfile|readarray|declare -A|local -[An]|\$\{\w+(,,?|\^\^?)\}|\$\{\w+@|&>>|\|&|readlink -f|coproc|wait -n"
+    assert re.findall(newer, (ROOT / "inv").read_text()) == []
