@@ -558,6 +558,9 @@ def tensorboard(_c: Context) -> None:
 @command()
 def lint(_c: Context) -> None:
     """Check style and types: ruff and mypy."""
+    from pipeline import registry
+
+    registry.require({"ruff": "dev", "mypy": "dev"})
     _run_or_exit("ruff", "check", ".")
     _run_or_exit("ruff", "format", "--check", ".")
     _run_or_exit("mypy")
@@ -567,15 +570,17 @@ def lint(_c: Context) -> None:
 @command()
 def test(_c: Context, match: str | None = None) -> None:
     """Run ruff, mypy and every test."""
+    from pipeline import registry
     from pipeline.errors import NeedsTool
     from pipeline.system import packages
     from pipeline.system.progress import say
 
+    registry.require({"pytest": "dev", "xdist": "dev", **packages.TESTED})
     if match is None:
         lint.body(_c)
     try:
         packages.install()
-    except NeedsTool as error:  # the tests that need it say so too: skipped here, failed where CI=true
+    except NeedsTool as error:  # the tests that need them name them too: skipped by default, failed where CI=true
         say(f"{error}")
     # How they share the tests: Sharing in tests/conftest.py.
     together = ["--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder"]

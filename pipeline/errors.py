@@ -68,8 +68,10 @@ class MissingExtra(PipelineError):
     """A package that an extra would bring: an extra of pyproject.toml, or of another package ("acme-lastmile[npu]")."""
 
     def __init__(self, package: str, extra: str) -> None:
-        wanted = extra if "[" in extra else f".[{extra}]"
-        super().__init__(f"{package} is not installed; install it with: pip install '{wanted}'")
+        line = f"uv pip install '{extra}'"
+        if "[" not in extra:
+            line = f"add {extra} to LASTMILE_EXTRAS, or run: uv pip install '.[{extra}]'"
+        super().__init__(f"{package} is not installed; install it: {line}")
 
 
 class NeedsTool(PipelineError):

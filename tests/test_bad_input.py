@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import registry
-from pipeline.errors import BadData, BadWeights, PipelineError
+from pipeline.errors import BadData, BadWeights, MissingExtra, PipelineError
 from pipeline.stages.plan import Job
 from pipeline.stages.train import ensure, ready
 from pipeline.system.store import Store
@@ -546,7 +546,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 
 
 def install(package: str, extra: str) -> str:
-    return f"{package} is not installed; install it with: pip install '.[{extra}]'"
+    return str(MissingExtra(package, extra))
 
 
 @pytest.mark.parametrize(("package", "framework"), [("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras")])

@@ -1,4 +1,4 @@
-"""This machine: edge-bench as a subprocess, in this environment or, for a runtime that cannot live here, in its own."""
+"""This machine: edge-bench as a subprocess, in this environment or, for a runtime that does not fit in, in its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ RUNTIMES: Mapping[str, str] = {}
 DECODES = False
 UNSUPPORTED: Mapping[str, str] = {}
 APART = ("tflite_runtime",)
-"""Runtimes that need other versions than this environment has (numpy<2)."""
+"""Runtimes that need other versions than this environment has: numpy<2, and Python 3.11 or older."""
+PYTHON_APART = sys.executable if sys.version_info < (3, 12) else "3.11"
+"""The Python of their environments: a path, or a version that uv finds or brings."""
+UV = (sys.executable, "-m", "uv")
 
 
 def describe(device: Device) -> str:
@@ -55,26 +58,18 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         StageFailed: it could not be installed; the reason is the installer's.
     """
     if runtime in _edge_bench.NATIVE:
+        if platform.system() != "Linux":
+            raise StageFailed(f"{runtime} is built on Linux only; on {platform.system()} use the runtime executorch")
         _runner.build(build, platform.machine())
         return
     python = _python(build, runtime)
     if runtime not in APART or _is_made(python):
         return
     say(f"installing edge-bench with {runtime} into {python.parent.parent}")
+    package = f"{_edge_bench.HERE}[{runtime}]"
     with store.atomic(python.parent.parent) as folder:
-        _run([sys.executable, "-m", "venv", folder])
-        _run(
-            [
-                sys.executable,
-                "-m",
-                "uv",
-                "pip",
-                "install",
-                "--python",
-                folder / "bin/python",
-                f"{_edge_bench.HERE}[{runtime}]",
-            ]
-        )
+        _run([*UV, "venv", "--quiet", "--python", PYTHON_APART, folder])
+        _run([*UV, "pip", "install", "--quiet", "--python", folder / "bin/python", package])
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:

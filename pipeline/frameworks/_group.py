@@ -56,8 +56,9 @@ class Part:
 
 
 def threads(group: Group) -> int:
-    """A process's share of this machine's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // group.devices)
+    """A process's share of the cores that this process may use; macOS does not restrict them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // group.devices)
 
 
 # -- where machines meet -----------------------------------------------------------------------------------------------

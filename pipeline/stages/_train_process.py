@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -21,8 +22,7 @@ PR_SET_PDEATHSIG = 1
 
 def main(request: dict[str, Any]) -> int:
     """Takes part to the end; the exit code."""
-    # Nobody trains on when the process that holds the build folder's lock is gone.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(ctypes.CDLL(None))
     signal.signal(signal.SIGTERM, _leave)
     try:
         from pipeline.stages import train
@@ -37,6 +37,26 @@ def main(request: dict[str, Any]) -> int:
         _record(error)
         return 128 + signal.SIGTERM if isinstance(error, SystemExit) else 1
     return 0
+
+
+def end_with_parent(library: Any) -> None:
+    """Sends this process SIGTERM when its parent is gone: the build folder's lock, which the parent held, is free then.
+
+    Args:
+        library: the C library. Linux's has prctl; without it (macOS) a thread looks for the parent every second.
+    """
+    parent = os.getppid()
+    prctl = getattr(library, "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _leave(*_: object) -> None:

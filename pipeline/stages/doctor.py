@@ -46,10 +46,8 @@ def doctor(build: Store) -> list[Check]:
 
 def _python() -> Check:
     version = platform.python_version()
-    right = sys.version_info[:2] == (3, 11)
-    return Check(
-        "python", version, None if right else "use Python 3.11: remove .venv and run ./inv with python3.11 on PATH"
-    )
+    right = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Check("python", version, None if right else "Python 3.11, 3.12 or 3.13: LASTMILE_PYTHON=3.13 ./inv doctor")
 
 
 def _packages() -> Iterator[Check]:

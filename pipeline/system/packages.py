@@ -1,8 +1,9 @@
-"""Programs of the operating system that some commands need: named here and nowhere else, installed where we may."""
+"""Programs of the operating system that some commands need: the only place that names them, and installs them."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Tool:
     """A program.
 
     Attributes:
-        package: Debian's package that brings it.
+        package: the Debian package that contains it.
         uses: what needs it; see PURPOSES.
         serves: the package starts a service where the system manages services.
     """
@@ -64,35 +65,41 @@ PURPOSES = {
     "android": "the Android app",
     "tests": "tests of boards",
 }
-"""The uses, and how `inv doctor` calls them."""
+"""The uses, and their names in `inv doctor`."""
+
+TESTED = {
+    "torch": "torch", "litert_torch": "tflite", "executorch": "executorch", "coremltools": "coreml",
+    "onnxruntime": "onnx", "tensorflow": "keras",
+}  # fmt: skip
+"""A Python package of each extra that the tests need, and the extra."""
 
 SBIN = ("/usr/sbin", "/sbin")
-"""Where Debian keeps mke2fs and debugfs, which other users than root do not have on their PATH."""
+"""Where Debian keeps mke2fs and debugfs; only root has these folders on the PATH."""
 
 SERVICES = Path("/run/systemd/system")
-"""A folder that is there where systemd starts what is installed. Source: sd_booted(3)."""
+"""Exists where systemd runs, which starts services once they are installed. Source: sd_booted(3)."""
 
 
 def find(program: str) -> Path | None:
-    """Where a program is; None where it is not."""
+    """The path of a program; None where it is not installed."""
     found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *SBIN]))
     return Path(found) if found else None
 
 
 def nvidia_driver() -> bool:
-    """Whether an NVIDIA driver is here, and its GPUs are not hidden from this process."""
+    """Whether this machine has an NVIDIA driver whose GPUs are not hidden from this process."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not hidden and (Path("/proc/driver/nvidia/version").exists() or find("nvidia-smi") is not None)
 
 
 def missing(uses: Iterable[str] = tuple(PURPOSES)) -> list[Tool]:
-    """What of the programs for these uses is not here."""
+    """The programs for these uses that are not installed."""
     wanted = set(uses)
     return [tool for tool in TOOLS if wanted & set(tool.uses) and find(tool.program) is None]
 
 
 def install_line(tools: Sequence[Tool]) -> str:
-    """What root types to get them."""
+    """The command with which root installs them."""
     return f"apt-get install --no-install-recommends {' '.join(_packages(tools))}"
 
 
@@ -103,11 +110,11 @@ def require(use: str) -> None:
     """
     gone = missing([use])
     if gone:
-        raise NeedsTool(f"{', '.join(t.program for t in gone)} not found; as root: {install_line(gone)}")
+        raise NeedsTool(_not_found(gone))
 
 
 def install(uses: Iterable[str] = tuple(PURPOSES)) -> None:
-    """Installs what is missing, where this user may: as root, or by sudo where it asks for no password.
+    """Prints and installs missing programs where this user may: as root, or with sudo that asks for no password.
 
     Raises:
         NeedsTool: this user may not, or the installation failed.
@@ -116,18 +123,17 @@ def install(uses: Iterable[str] = tuple(PURPOSES)) -> None:
     gone = missing(uses)
     if not gone:
         return
-    line = install_line(gone)
     prefix = _as_root()
-    # Nobody who runs tests means to open an SSH server on his machine.
+    # Running tests must not open an SSH server on the user's machine.
     opens = SERVICES.is_dir() and any(tool.serves for tool in gone)
     if prefix is None or opens or find("apt-get") is None:
-        raise NeedsTool(f"{', '.join(t.program for t in gone)} not found; as root: {line}")
+        raise NeedsTool(_not_found(gone))
     silent = {"DEBIAN_FRONTEND": "noninteractive"}
     with working(f"installing {', '.join(_packages(gone))}"):
         for words in (["update"], ["install", "--yes", "--no-install-recommends", *_packages(gone)]):
             done = proc.run([*prefix, "apt-get", "--quiet", *words], timeout=900, env=silent)
             if done.code != 0:
-                raise NeedsTool(f"apt-get {words[0]} failed ({done.reason}); as root: {line}")
+                raise NeedsTool(f"apt-get {words[0]} failed ({done.reason}); as root: {install_line(gone)}")
     require_all(uses)
 
 
@@ -137,8 +143,14 @@ def require_all(uses: Iterable[str]) -> None:
         require(use)
 
 
+def _not_found(gone: Sequence[Tool]) -> str:
+    """Names the programs and the command that installs them, which on macOS is that of another system."""
+    who = "as root" if platform.system() == "Linux" else "on Debian or Ubuntu"
+    return f"{', '.join(tool.program for tool in gone)} not found; {who}: {install_line(gone)}"
+
+
 def _as_root() -> list[str] | None:
-    """Words before a command that root runs; None where this user cannot."""
+    """Arguments before a command that root runs; None where this user may not."""
     if os.geteuid() == 0:
         return []
     if find("sudo") is not None and proc.run(["sudo", "-n", "true"], timeout=30).code == 0:

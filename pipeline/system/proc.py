@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -22,10 +24,10 @@ RUNNING: set[subprocess.Popen[str]] = set()
 """What `watch` is watching now."""
 SETPRIV = shutil.which("setpriv")
 LEASH = (SETPRIV, "--pdeathsig", "KILL") if SETPRIV else ()
-"""The words before a program that `run` and `watch` wait for: the kernel ends it when the thread that waits is gone, so
-none works on after a kill -9 in a folder whose lock is free. What it leaves running by a fork of its own (QEMU, adb's
-server, an ssh connection) is not ended. It is a program and not a preexec_fn, which may hang where there are threads.
-Where there is none (macOS), programs outlive a kill -9."""
+"""Arguments before a program that `run` and `watch` wait for: the kernel ends it when the waiting thread is gone, so
+that after a kill -9 no program works on in a folder whose lock is free. What the program itself forks and leaves
+running (QEMU, adb's server, an ssh connection) is not ended. It is a program and not a preexec_fn, which may hang where
+there are threads. macOS has no setpriv: there, programs outlive a kill -9."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +184,34 @@ def _start(
 
 
 def began(pid: int) -> int | None:
-    """When a process began, in ticks since this machine did: its number is given to another one after a while, with
-    another start. None where it is gone. Source: proc(5), stat."""
+    """When a process began, in a unit of the system: process ids are reused, but by a process with another start.
+
+    Returns:
+        Ticks since boot, on Linux; seconds since 1970 where there is no /proc (macOS). None where the process is gone.
+
+    Source: proc(5), stat; ps(1).
+    """
+    if not Path("/proc/self").exists():
+        return _own_start(pid) if pid == os.getpid() else _start_by_ps(pid)
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] == "Z" else int(fields[19])
+
+
+@cache
+def _own_start(pid: int) -> int | None:
+    """As `_start_by_ps`, for this process, whose start does not change. The argument tells it from what it forks."""
+    return _start_by_ps(pid)
+
+
+def _start_by_ps(pid: int) -> int | None:
+    done = run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], timeout=30, env={"LC_ALL": "C", "TZ": "UTC0"})
+    state, _, start = done.out.strip().partition(" ")
+    if done.code != 0 or not start or state.startswith("Z"):
+        return None
+    return calendar.timegm(time.strptime(start.strip(), "%a %b %d %H:%M:%S %Y"))
 
 
 def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

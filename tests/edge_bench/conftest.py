@@ -15,6 +15,7 @@ import pytest
 from edge_bench import runtimes
 
 from pipeline.devices import _runner as build_runner
+from pipeline.devices.local import PYTHON_APART
 from pipeline.system.store import Store
 
 from .calls import Call, Done, Subject, environment
@@ -41,18 +42,18 @@ def samples(models: Path) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def tflite_runtime_python() -> str:
-    """The Python of an environment with tflite-runtime, which needs numpy<2 and so lives apart; made once, kept."""
+    """The Python of an environment of its own for tflite-runtime, which needs numpy<2; made once and kept."""
     wanted = hashlib.sha256((PACKAGE / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = ROOT / "build" / "env" / f"tflite_runtime-{wanted}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     python, complete = folder / "bin" / "python", folder / "complete"
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-    assert uv is not None, "these tests need uv; it is among the development requirements"
+    assert uv is not None, "these tests need uv, which ./inv installs"
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+            subprocess.run([uv, "venv", "-q", "--python", PYTHON_APART, str(folder)], check=True)
             package = f"{PACKAGE}[tflite_runtime]"
             subprocess.run([uv, "pip", "install", "-q", "--python", str(python), "-e", package], check=True)
             complete.touch()

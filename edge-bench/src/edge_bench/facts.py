@@ -1,4 +1,7 @@
-"""What machine this is, and what state it is in, as far as it says so itself; None where it does not."""
+"""Which machine this is and in what state it is. A value is None where the machine does not report it.
+
+Linux has files for it, macOS the program sysctl.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +80,8 @@ def tools(distributions: Iterable[str] = ()) -> dict[str, str | None]:
 
 
 def board() -> str | None:
-    """The board's or the PC's model name, as its device tree or firmware gives it."""
-    return next(filter(None, map(_read, BOARD_FILES)), None)
+    """The model name of the board, PC or Mac, from its device tree or firmware."""
+    return next(filter(None, map(_read, BOARD_FILES)), None) or _sysctl("hw.model")
 
 
 def cpu() -> str | None:
@@ -91,7 +94,7 @@ def cpu() -> str | None:
         return fields["model name"]
     part = fields.get("CPU part")
     if part is None:
-        return platform.processor() or None
+        return _sysctl("machdep.cpu.brand_string") or platform.processor() or None
     return ARM_PARTS.get(part, f"ARM part {part}")
 
 
@@ -100,14 +103,18 @@ def memory_bytes() -> int | None:
     for line in (_read(Path("/proc/meminfo")) or "").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
-    return None
+    told = _sysctl("hw.memsize")
+    return int(told) if told and told.isdigit() else None
 
 
 def operating_system() -> str:
-    """The distribution's full name, else the kernel's."""
+    """The full name of the distribution or of macOS, else the kernel's."""
     for line in (_read(Path("/etc/os-release")) or "").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip("\"'")
+    mac = platform.mac_ver()[0]
+    if mac:
+        return f"macOS {mac}"
     return f"{platform.system()} {platform.release()}"
 
 
@@ -124,15 +131,8 @@ def throttled() -> str | None:
     Source: the vcgencmd manual: bits 0 to 3 are under-voltage, frequency capped, throttled and the soft temperature
     limit now; bits 16 to 19 the same since boot.
     """
-    program = shutil.which("vcgencmd")
-    if program is None:
-        return None
-    try:
-        done = subprocess.run([program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    key, _, value = done.stdout.strip().partition("=")
-    return value if done.returncode == 0 and key == "throttled" else None
+    key, _, value = (_printed("vcgencmd", "get_throttled") or "").partition("=")
+    return value if key == "throttled" else None
 
 
 def _hertz(name: str) -> int | None:
@@ -146,3 +146,20 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
     except OSError:
         return None
+
+
+def _sysctl(name: str) -> str | None:
+    """A value of macOS's sysctl(8). Linux has a program of that name, with other keys; it is not called."""
+    return None if Path("/proc/sys").exists() else _printed("sysctl", "-n", name)
+
+
+def _printed(program: str, *arguments: str) -> str | None:
+    """What a program prints; None where it is missing, fails or prints nothing."""
+    found = shutil.which(program)
+    if found is None:
+        return None
+    try:
+        done = subprocess.run([found, *arguments], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

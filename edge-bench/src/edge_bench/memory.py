@@ -1,30 +1,52 @@
-"""This process's memory, from the kernel's own account of it."""
+"""The memory of this process, as its operating system counts it."""
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory that this process ever had, in bytes.
+
+    On Linux VmHWM, not getrusage's ru_maxrss: ru_maxrss survives fork and exec, so the child of a large parent reports
+    the parent's peak, while VmHWM starts from zero at exec. Elsewhere ru_maxrss. Source: getrusage(2); macOS counts it
+    in bytes, Linux in KiB.
+    """
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def rss_bytes() -> int:
+    """The resident memory of this process now, in bytes; where the system reports only the peak, the peak so far."""
+    return _status_bytes("VmRSS") or _ps_bytes() or peak_rss_bytes()
 
 
 def _status_bytes(key: str) -> int | None:
     """One entry of /proc/self/status in bytes; None where there is no /proc."""
-    status = Path("/proc/self/status")
-    if not status.exists():
+    try:
+        lines = STATUS.read_text().splitlines()
+    except FileNotFoundError:
         return None
-    for line in status.read_text().splitlines():
+    for line in lines:
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024  # the kernel writes kB and means KiB
     return None
 
 
-def peak_rss_bytes() -> int | None:
-    """The most resident memory this process ever had, in bytes.
-
-    VmHWM and not getrusage's ru_maxrss: that one survives fork and exec, so a child of a large parent reports
-    the parent's peak. VmHWM belongs to the address space and starts anew at exec.
-    """
-    return _status_bytes("VmHWM")
-
-
-def rss_bytes() -> int | None:
-    """The resident memory of this process now, in bytes."""
-    return _status_bytes("VmRSS")
+def _ps_bytes() -> int | None:
+    """The resident memory as ps reports it. Source: ps(1) of macOS: rss is in units of 1024 bytes."""
+    words = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return int(done.stdout) * 1024 if done.returncode == 0 and done.stdout.strip().isdigit() else None
