@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import Measurement, from_json
-from tests.make_matrix import ROOT, TINY
+from tests.cli import ROOT
+from tests.plans import TINY
 
 START = "Mon Nov 30 17:00:00 2026"
 HIDE = 'mount -t tmpfs none /proc && mount -t tmpfs none /sys && PATH="$1" && export PATH && shift && exec "$@"'
