@@ -221,12 +221,12 @@ def export(
     data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
     """Export to every target under every recipe asked for, and check each file against the model."""
+    from pipeline.report import terminal
     from pipeline.stages import export as exporting
 
     plan = _plan(model, framework, target, recipe, data=data, weights=weights)
     outcomes = exporting.export(_build(), plan)
-    for outcome in outcomes:
-        print(exporting.line(outcome))
+    terminal.show(*(terminal.item(outcome.status, exporting.line(outcome)) for outcome in outcomes))
     exporting.raise_if_failed(outcomes)
 
 

@@ -79,7 +79,8 @@ def test_an_export_that_is_up_to_date_loads_no_framework_and_changes_nothing(cop
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
     cells = [line.split() for line in done.lines]
     assert len(cells) == len(registry.names("targets")) * len(registry.names("recipes"))
-    paths = [Path(words[2]) for words in cells if words[2].startswith("/")]
+    paths = [Path(words[3]) for words in cells if words[3].startswith("/")]
+    assert [words[0] for words in cells].count("ok") == len(paths)
     assert len(paths) == len(list(copied.root.glob("*/*/*/artifact.json"))) and all(path.exists() for path in paths)
 
 

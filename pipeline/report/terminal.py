@@ -62,6 +62,15 @@ def mark(status: str, words: str | None = None) -> Text:
     return Text(f"{symbol} {words}", style) if console().is_terminal else Text(words)
 
 
+def item(status: str, words: str) -> Text:
+    """A line that begins with a status and never wraps."""
+    from rich.text import Text
+
+    found = mark(status)
+    found.pad_right(len(mark("unsupported")) - len(found))
+    return Text.assemble(found, f"  {words}")
+
+
 def table(
     head: Sequence[str],
     rows: Iterable[Sequence[str | Text]],

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipeline.stages import quantize as quantizing
 from pipeline.stages import train
 from pipeline.stages.plan import Job, Plan
 from pipeline.system import proc, store
-from pipeline.system.progress import say
+from pipeline.system.progress import counter, say
 from pipeline.system.store import Store
 from pipeline.targets import Target
 
@@ -185,11 +185,12 @@ def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) ->
     if not todo:
         return set()
     cores = os.cpu_count() or 1
-    say(f"exporting {sum(map(len, todo.values()))} files for {', '.join(target.name for target in todo)}")
-    with ThreadPoolExecutor(cores) as pool:
+    count = sum(map(len, todo.values()))
+    say(f"exporting {count} files for {', '.join(target.name for target in todo)}")
+    with counter("exporting", count, "file") as step, ThreadPoolExecutor(cores) as pool:
         threads = max(1, cores // len(todo))
         stop = Event()
-        running = [pool.submit(_run_worker, build, target, work, threads, stop) for target, work in todo.items()]
+        running = [pool.submit(_run_worker, build, target, work, threads, stop, step) for target, work in todo.items()]
         try:
             return {cell for future in running for cell in future.result()}
         except BaseException:
@@ -200,11 +201,14 @@ def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) ->
             raise
 
 
-def _run_worker(build: Store, target: Plugin[Target], work: Sequence[Work], threads: int, stop: Event) -> Made:
+def _run_worker(
+    build: Store, target: Plugin[Target], work: Sequence[Work], threads: int, stop: Event, step: Callable[[], None]
+) -> Made:
     """Works through a target's recipes. A process that dies costs one of them; another process does the rest.
 
     Args:
         stop: set when the export is to end: another worker failed, or the user interrupted it.
+        step: called after each file, also if it failed.
 
     Raises:
         DiskFull: the disk is full.
@@ -226,6 +230,7 @@ def _run_worker(build: Store, target: Plugin[Target], work: Sequence[Work], thre
         if event["status"] == "ok":
             made.add((job.framework.name, recipe.name, target.name))
         say(f"  {named(job, recipe)}: {event['says']}")
+        step()
 
     while left and not stop.is_set():
         argv = process(build, target.name, left)
@@ -237,6 +242,7 @@ def _run_worker(build: Store, target: Plugin[Target], work: Sequence[Work], thre
             job, recipe = left.pop(0)  # the one in work when the process died
             _died(build, job, recipe, target, done)
             say(f"  {named(job, recipe)}: failed: {done.reason}")
+            step()
         elif left:
             missing = ", ".join(recipe.name for _, recipe in left)
             raise Broken(f"the exporter for {target.name} ended without {missing}")
@@ -268,11 +274,11 @@ def _checkpoint(build: Store, job: Job) -> Checkpoint:
 
 
 def line(outcome: Outcome) -> str:
-    """An outcome for the terminal: the file's path, size and check."""
+    """An outcome for the terminal, beside its status: the file's path, size and check, or the reason."""
     cell = f"{outcome.target:11} {outcome.recipe:17}"
     artifact = outcome.artifact
     if artifact is None:
-        return f"{cell} {outcome.status}: {outcome.reason}"
+        return f"{cell} {outcome.reason}"
     return f"{cell} {outcome.path}  {artifact.size_bytes:,} bytes  {checked(artifact)}"
 
 
