@@ -18,7 +18,7 @@ from pipeline.core import SCHEMA
 from pipeline.devices import _edge_bench, _runner
 from pipeline.errors import StageFailed
 from pipeline.system import proc, store
-from pipeline.system.progress import say
+from pipeline.system.progress import working
 from pipeline.system.store import Store
 
 TOO_LARGE = {"executorch": "executorch_runner"}
@@ -120,8 +120,10 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
     made = store.read_or_warn(Bundle, folder / "bundle.json")
     if made is not None and store.size(folder / made.file) == made.size_bytes:
         return made, folder / made.file
-    say(f"fetching {runtime} for {board.platform()}, Python {'.'.join(map(str, board.python))}")
-    with store.atomic(folder) as new:
+    with (
+        working(f"fetching {runtime} for {board.platform()}, Python {'.'.join(map(str, board.python))}"),
+        store.atomic(folder) as new,
+    ):
         content = new / "content"
         _install(board, wanted, content)
         for path in _edge_bench.sources():

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline import registry
 from pipeline.errors import MissingExtra, StageFailed
 from pipeline.system import packages, proc, store
-from pipeline.system.progress import say
+from pipeline.system.progress import working
 from pipeline.system.store import Store
 
 SOURCE = Path(__file__).parent.parent.parent / "edge-bench" / "runner"
@@ -62,8 +62,7 @@ def build(build_store: Store, arch: str) -> Path:
     folder = build_store.root / "runner" / f"{arch}-{key[:16]}"
     if folder.is_dir():
         return folder
-    say(f"building the ExecuTorch {version} runner for {arch}")
-    with store.atomic(folder) as new:
+    with working(f"building the ExecuTorch {version} runner for {arch}"), store.atomic(folder) as new:
         new.mkdir()
         sdk = _sdk(arch, version, new / "sdk")
         _compile(compiler, sdk, new / PACKAGE)

@@ -16,7 +16,7 @@ from pipeline.devices import _edge_bench, _runner
 from pipeline.errors import NeedsTool, StageFailed
 from pipeline.system import proc, store
 from pipeline.system.proc import Done
-from pipeline.system.progress import say
+from pipeline.system.progress import working
 from pipeline.system.store import Store
 
 CHUNK: int | None = None
@@ -65,9 +65,9 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     python = _python(build, runtime)
     if runtime not in APART or _is_made(python):
         return
-    say(f"installing edge-bench with {runtime} into {python.parent.parent}")
     package = f"{_edge_bench.HERE}[{runtime}]"
-    with store.atomic(python.parent.parent) as folder:
+    what = f"installing edge-bench with {runtime} into {python.parent.parent}"
+    with working(what), store.atomic(python.parent.parent) as folder:
         _run([*UV, "venv", "--quiet", "--python", PYTHON_APART, folder])
         _run([*UV, "pip", "install", "--quiet", "--python", folder / "bin/python", package])
 
