@@ -10,11 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from invoke.parser import ParserContext
+
 ROOT = Path(__file__).parents[1]
-INV = (sys.executable, "-m", "invoke")
+INV = (sys.executable, str(ROOT / "tasks.py"))
+"""What ./inv runs."""
 INTERRUPTED = "interrupted; the next run goes on from here"
 
 
@@ -51,6 +55,14 @@ class Done:
         """The complaint of a call that said nothing else."""
         assert self.complaint and len(self.err.splitlines()) == 1 and self.out == "", (self.out, self.err)
         return self.complaint
+
+
+@cache
+def contexts() -> list[ParserContext]:
+    """Every task as invoke's parser sees it. Once: invoke takes the help texts out of a task when it is asked."""
+    import tasks
+
+    return list(tasks.namespace.to_contexts())
 
 
 def environment(build: Path, **more: str) -> dict[str, str]:

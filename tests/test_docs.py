@@ -17,7 +17,7 @@ from invoke.parser import Parser, ParserContext
 
 import tasks
 from pipeline.core import ModelSpec
-from tests.cli import ROOT
+from tests.cli import ROOT, contexts
 
 PAGES = sorted(
     [
@@ -64,7 +64,7 @@ INSTEAD = {
 OTHER_TOOLS = {"--max-restarts": "torchrun", "--no-streaming": "adb"}
 """Options that the documentation names and that are not ours."""
 
-CONTEXTS = {name: task for task in tasks.namespace.to_contexts() for name in (task.name, *task.aliases)}
+CONTEXTS = {name: task for task in contexts() for name in (task.name, *task.aliases)}
 """Every task with its options, by its names."""
 
 
@@ -128,7 +128,7 @@ def _anchors(page: Path) -> set[str]:
 def test_every_command_exists_with_the_options_that_are_named(page: Path) -> None:
     wrong = []
     for line in (*_lines(page.read_text()), *_spans(page.read_text())):
-        for name, rest in re.findall(r"(?<![\w-])(?:inv|-m invoke) ([a-z][\w.]*)([^&|>#]*)", line):
+        for name, rest in re.findall(r"(?<![\w-])(?:inv|tasks\.py) ([a-z][\w.]*)([^&|>#]*)", line):
             named = re.findall(r"(?<= )--[a-z][a-z-]*", rest)
             task = CONTEXTS.get(name)
             known = {*task.flags, *task.inverse_flags} if task else set()
@@ -140,7 +140,7 @@ def test_every_command_exists_with_the_options_that_are_named(page: Path) -> Non
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_command_line_can_be_parsed(page: Path) -> None:
     for line in _lines(page.read_text()):
-        for command in re.findall(r"(?:^|/)(?:inv|-m invoke) ([a-z][^&|>]*)", line):
+        for command in re.findall(r"(?:^|/)(?:inv|tasks\.py) ([a-z][^&|>]*)", line):
             words = shlex.split(command, comments=True)
             Parser(contexts=tasks.namespace.to_contexts(), initial=ParserContext()).parse_argv(words)
         for command in re.findall(r"^edge-bench ([a-z][^>|]*)", line):

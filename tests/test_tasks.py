@@ -16,7 +16,7 @@ from pipeline import devices, registry, sources
 from pipeline.core import Cell, Latency
 from pipeline.system import proc, store
 from pipeline.system.store import Store
-from tests.cli import INV, ROOT, Done, environment, inv, tree
+from tests.cli import INV, ROOT, Done, contexts, environment, inv, tree
 
 HEAVY = {"torch", "tensorflow", "keras", "coremltools", "executorch", "onnx", "numpy"}
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
@@ -30,9 +30,9 @@ def loaded(build: Path, *words: object) -> tuple[Done, set[str]]:
     """What `inv WORDS` says, and which top-level packages are loaded when it ends."""
     script = (
         "import atexit, json, runpy, sys\n"
-        "sys.argv = ['inv', *json.loads(sys.argv[1])]\n"
+        "sys.argv = ['tasks.py', *json.loads(sys.argv[1])]\n"
         "atexit.register(lambda: print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules})))\n"
-        "runpy.run_module('invoke', run_name='__main__')\n"
+        "runpy.run_path('tasks.py', run_name='__main__')\n"
     )
     command = [sys.executable, "-c", script, json.dumps([str(word) for word in words])]
     done = subprocess.run(command, cwd=ROOT, env=environment(build), capture_output=True, text=True, check=False)
@@ -104,9 +104,7 @@ def test_the_list_names_every_task_with_what_it_does(tmp_path: Path) -> None:
 
 
 def test_every_option_of_every_task_is_described() -> None:
-    import tasks
-
-    parsers = tasks.namespace.to_contexts()
+    parsers = contexts()
     assert {parser.name for parser in parsers} >= set(TASKS)
     bare = [(p.name, flag) for p in parsers for flag, argument in p.flags.items() if not argument.help]
     assert bare == []

@@ -139,7 +139,7 @@ def test_the_end_of_the_first_process_is_the_end_of_all(tmp_path: Path) -> None:
 
 
 def test_inv_train_is_one_training_under_torchrun(tmp_path: Path, alone: Callable[[str], Checkpoint]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "invoke"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tasks.py"]
     done = subprocess.run(
         [*command, *words("torch")], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
     )
