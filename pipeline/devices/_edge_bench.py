@@ -22,12 +22,20 @@ def sources() -> list[Path]:
     return sorted(path for path in (HERE / "src").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
+def outside(runtime: str) -> registry.Outside | None:
+    """The installed package that offers a runtime; None of edge-bench's own."""
+    return registry.outside(registry.RUNTIMES).get(runtime)
+
+
 def requirements(runtime: str) -> list[str]:
     """What its own project file asks for.
 
     Raises:
         StageFailed: it has no such runtime.
     """
+    offer = outside(runtime)
+    if offer:
+        raise StageFailed(f"{runtime} is a runtime of {offer}: only edge-bench's own can be brought to a board")
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
     extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
     if runtime not in extras:
@@ -37,6 +45,9 @@ def requirements(runtime: str) -> list[str]:
 
 def packages(runtime: str) -> tuple[str, ...]:
     """The distributions of a runtime, by name: of those that `requirements` asks for, whatever their versions."""
+    offer = outside(runtime)
+    if offer:
+        return offer.requires
     names = [re.split(r"[^\w.-]", wanted, maxsplit=1)[0] for wanted in requirements(runtime)]
     return tuple(dict.fromkeys(names))
 

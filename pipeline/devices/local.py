@@ -75,7 +75,9 @@ def setup(build: Store, device: Device, runtime: str) -> None:
 def identity(build: Store, device: Device, runtime: str) -> str:
     """See `DeviceKind.identity`: in this environment the packages are whatever is installed."""
     installed = () if runtime in APART else _edge_bench.packages(runtime)
-    return store.digest([_edge_bench.identity(), registry.versions(installed)])
+    offer = _edge_bench.outside(runtime)
+    code = registry.outside_hash(offer) if offer else None
+    return store.digest([_edge_bench.identity(), code, registry.versions(installed)])
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:

@@ -82,7 +82,8 @@ def _runtimes() -> Iterator[Check]:
         elif name in BUILT_ON_DEMAND:
             yield Check(f"runtime {name}", BUILT_ON_DEMAND[name])
         else:
-            yield Check(f"runtime {name}", str(runtime["reason"]), str(runtime["install"]))
+            fix = runtime["install"] or "update or uninstall its package"  # a plug-in that cannot be used has no line
+            yield Check(f"runtime {name}", str(runtime["reason"]), str(fix))
 
 
 def _disk(build: Store) -> Check:

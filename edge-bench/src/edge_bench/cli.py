@@ -154,9 +154,14 @@ def _facts(_: argparse.Namespace) -> dict[str, Any]:
 def _runtimes(_: argparse.Namespace) -> dict[str, Any]:
     from . import runtimes
 
-    listed = []
+    listed: list[dict[str, Any]] = []
+    loaded, broken = runtimes.load_all()
     for name in runtimes.names():
-        runtime = runtimes.load(name)
+        if name in broken:
+            unusable = {"suffix": None, "default": False, "available": False, "version": None}
+            listed.append({"name": name, **unusable, "reason": broken[name], "install": None})
+            continue
+        runtime = loaded[name]
         reason = runtimes.missing(runtime)
         listed.append(
             {

@@ -2,6 +2,7 @@
 
 EdgeBenchError          one line on stderr, exit code 2
   UnknownName           no such runtime: lists the known ones and the nearest
+  BadPlugIn             a runtime of another package that cannot be used, or whose name is taken
   NotInstalled          the runtime is not there: names the install line
   BadArtifact           the file is missing, or the runtime refuses it
   BadSamples            the samples are unreadable, or do not fit the model
@@ -17,6 +18,10 @@ class EdgeBenchError(Exception):
 
 class UnknownName(EdgeBenchError):
     """A name that no file of a plug-in folder has."""
+
+
+class BadPlugIn(EdgeBenchError):
+    """A plug-in that cannot be imported, lacks a verb, or has a name that another one has."""
 
 
 class NotInstalled(EdgeBenchError):

@@ -1,6 +1,7 @@
 """One file a runtime; the file's name is the runtime's name, and every file has the verbs of `Runtime`.
 
-To add a runtime, add a file. Nothing heavy is imported before `library()` or `load()` is called.
+To add a runtime, add a file, or offer a module from another package: in the entry-point group `edge_bench.runtimes`.
+Nothing heavy is imported before `library()` or `load()` is called.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .. import plugins
-from ..errors import BadArtifact, NotInstalled, first_line
+from ..errors import BadArtifact, BadPlugIn, NotInstalled, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,8 @@ class Runtime(Protocol):
     DISTRIBUTION: str
     """What pip calls the package that has that module."""
     EXTRA: str
-    """The extra of edge-bench that installs it; empty where no package index has it and Lastmile builds it."""
+    """The extra of edge-bench that installs it; empty where no package index has it and Lastmile builds it. Of another
+    package's runtime: what pip installs, "acme-runtime"."""
 
     def library(self) -> Any:
         """Imports the runtime's module, and returns it."""
@@ -103,13 +105,24 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """Every runtime, installed or not."""
+    """Every runtime, installed or not. Raises BadPlugIn where a name is taken twice."""
     return plugins.names(sys.modules[__name__])
 
 
 def load(name: str) -> Runtime:
-    """The runtime of that name. Raises UnknownName."""
-    return cast(Runtime, plugins.load(sys.modules[__name__], name))
+    """The runtime of that name. Raises UnknownName, and BadPlugIn where its module cannot be used."""
+    return cast(Runtime, plugins.load(sys.modules[__name__], name, Runtime))
+
+
+def load_all() -> tuple[dict[str, Runtime], dict[str, str]]:
+    """Every runtime that can be used, and for each of the others the reason why not."""
+    loaded, broken = {}, {}
+    for name in names():
+        try:
+            loaded[name] = load(name)
+        except BadPlugIn as error:
+            broken[name] = str(error)
+    return loaded, broken
 
 
 def choose(path: Path, asked: str | None) -> str:
@@ -117,23 +130,28 @@ def choose(path: Path, asked: str | None) -> str:
 
     Raises:
         UnknownName: no runtime has the name asked for.
-        BadArtifact: no runtime, or not the one asked for, runs files of this suffix.
+        BadArtifact: no runtime, or not the one asked for, runs files of this suffix; or several do so by default.
     """
-    suffixes = {name: load(name).SUFFIX for name in names()}
     if asked is not None:
         suffix = load(asked).SUFFIX
         if path.suffix != suffix:
             raise BadArtifact(f"{path}: {asked} runs {suffix} files")
         return asked
-    for name, suffix in suffixes.items():
-        if suffix == path.suffix and load(name).DEFAULT:
-            return name
-    known = ", ".join(f"{suffix} ({name})" for name, suffix in suffixes.items())
+    loaded, _ = load_all()
+    defaults = [name for name, runtime in loaded.items() if runtime.DEFAULT and runtime.SUFFIX == path.suffix]
+    if len(defaults) > 1:
+        raise BadArtifact(f"{path}: {' and '.join(defaults)} both run {path.suffix} files: choose one with --runtime")
+    if defaults:
+        return defaults[0]
+    known = ", ".join(f"{runtime.SUFFIX} ({name})" for name, runtime in loaded.items())
     raise BadArtifact(f"{path}: unknown suffix {path.suffix!r}; known: {known}")
 
 
 def install_line(runtime: Runtime) -> str:
     """What to type to get the runtime."""
+    module = getattr(runtime, "__name__", "")
+    if module.rpartition(".")[0] != __name__:
+        return f"pip install '{runtime.EXTRA or runtime.DISTRIBUTION}'"
     if not runtime.EXTRA:
         return "Lastmile builds it: inv devices.setup brings it to a board, and inv bench to this machine"
     return f"pip install 'edge-bench[{runtime.EXTRA}]'"
