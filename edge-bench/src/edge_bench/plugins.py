@@ -11,7 +11,7 @@ import importlib.metadata
 import pkgutil
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -65,7 +65,7 @@ def load(package: ModuleType, name: str, protocol: type) -> ModuleType:
     return module
 
 
-@lru_cache(maxsize=None)
+@cache
 def outside(package: ModuleType) -> dict[str, Outside]:
     """What other installed packages offer for a package, by name.
 

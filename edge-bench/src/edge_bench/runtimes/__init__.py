@@ -138,7 +138,7 @@ def choose(path: Path, asked: str | None) -> str:
             raise BadArtifact(f"{path}: {asked} runs {suffix} files")
         return asked
     loaded, _ = load_all()
-    defaults = [name for name, runtime in loaded.items() if runtime.DEFAULT and runtime.SUFFIX == path.suffix]
+    defaults = [name for name, runtime in loaded.items() if runtime.DEFAULT and path.suffix == runtime.SUFFIX]
     if len(defaults) > 1:
         raise BadArtifact(f"{path}: {' and '.join(defaults)} both run {path.suffix} files: choose one with --runtime")
     if defaults:

@@ -1,0 +1,191 @@
+"""One of each plug-in in a package of its own, the one that docs/plug-ins.md shows, goes down the whole flow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import registry
+from pipeline.core import Artifact, Checkpoint, Measurement, from_json
+from tests.cli import ROOT, Done, inv
+from tests.conftest import TINY
+from tests.outside.making import distribution
+
+PAGE = ROOT / "docs" / "plug-ins.md"
+EXPORT = ("--target", "acme,onnx", "--recipe", "fp32,int8_64")
+
+
+def blocks() -> dict[str, str]:
+    """The files on the page: a fenced block is one when its first line is a comment with a path."""
+    found = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return dict(found)
+
+
+def install(folder: Path, files: Mapping[str, str]) -> Path:
+    """Installs the package of the page into a folder, by the lines of its pyproject.toml."""
+    project = tomllib.loads(files["pyproject.toml"])["project"]
+    modules = {path: text for path, text in files.items() if path.endswith(".py")}
+    return distribution(
+        folder, project["name"], project["entry-points"], {"acme/__init__.py": "", **modules}, project["version"],
+        project["dependencies"],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The installed package, a model that uses its dataset, and a build folder that both were used for."""
+
+    root: Path
+
+    def inv(self, *words: object) -> Done:
+        path = os.pathsep.join([str(self.root / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        devices = str(self.root / "devices.toml")
+        return inv(self.root / "build", *words, PYTHONPATH=path, LASTMILE_DEVICES=devices)
+
+    def export(self) -> Done:
+        return self.inv("export", "--model", self.root / "striped", *EXPORT)
+
+    def bench(self) -> Done:
+        words = ("--device", "core0", "--min-runs", "5", "--min-seconds", "0")
+        return self.inv("bench", "--model", self.root / "striped", *EXPORT, *words)
+
+    def read(self, noun: type, path: str) -> Any:
+        return from_json(noun, json.loads((self.root / "build" / path).read_text()))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop in which everything was exported and measured."""
+    root = tmp_path_factory.mktemp("shop")
+    files = blocks()
+    install(root / "site", files)
+    (root / "devices.toml").write_text(files["devices.toml"])
+    shutil.copytree(TINY, root / "striped", ignore=shutil.ignore_patterns("__pycache__"))
+    spec = root / "striped" / "__init__.py"
+    changes = {
+        'name="tiny"': 'name="striped"',
+        'dataset="digits"': 'dataset="stripes"',
+        "(10,)": "(2,)",
+        'tuple("0123456789")': '("horizontal", "vertical")',
+        "epochs=2, batch_size=64": "epochs=8, batch_size=32",
+    }
+    for old, new in changes.items():
+        assert old in spec.read_text()
+        spec.write_text(spec.read_text().replace(old, new))
+    shop = Shop(root)
+    assert len(shop.export().lines) == 4
+    assert shop.bench().code == 0
+    return shop
+
+
+def test_the_package_has_one_of_each(shop: Shop) -> None:
+    groups = tomllib.loads(blocks()["pyproject.toml"])["project"]["entry-points"]
+    assert {group.rpartition(".")[2] for group in groups} == {"recipes", "targets", "datasets", "devices", "runtimes"}
+
+
+def test_listings_show_its_plug_ins_beside_the_others(shop: Shop) -> None:
+    recipes = [line.split()[0] for line in shop.inv("recipes").lines]
+    assert recipes == sorted([*registry.names("recipes"), "int8_64"])
+    targets = shop.inv("targets").lines
+    assert next(line.split()[1] for line in targets if line.startswith("acme")) == ".acme"
+    assert "not fp16: Acme's processor has no float16" in "\n".join(targets)
+    assert [line.split()[:2] for line in shop.inv("devices").lines] == [["core0", "pinned"]]
+    assert shop.inv("devices").lines[0].endswith("core 0 alone: answers")
+    assert any(line.split()[:3] == ["ok", "runtime", "acme"] for line in shop.inv("doctor").out.splitlines())
+
+
+def test_its_dataset_trains_and_evaluates_a_model(shop: Shop) -> None:
+    checkpoint = shop.read(Checkpoint, "striped.torch/checkpoint/checkpoint.json")
+    assert (checkpoint.spec.dataset, checkpoint.samples) == ("stripes", 128)
+    assert checkpoint.accuracy > 0.9
+
+
+def test_its_recipe_and_its_target_make_files_with_the_models_outputs(shop: Shop) -> None:
+    for target in ("acme", "onnx"):
+        artifact = shop.read(Artifact, f"striped.torch/int8_64/{target}/artifact.json")
+        assert (artifact.quantized_by, artifact.calibration.samples) == ("graph", 64)
+        assert artifact.parity.against == "quantized graph"
+        assert artifact.parity.max_steps <= 1
+    artifact = shop.read(Artifact, "striped.torch/fp32/acme/artifact.json")
+    assert artifact.parity.snr_db > 100
+    assert artifact.tools["acme-lastmile"] == "1.0"
+    folder = shop.root / "build" / "striped.torch" / "fp32"
+    assert (folder / "acme/model.acme").read_bytes() == b"ACME" + (folder / "onnx/model.onnx").read_bytes()
+
+
+def test_its_device_kind_measures_with_its_runtime(shop: Shop) -> None:
+    for target, runtime in (("acme", "acme"), ("onnx", "onnxruntime")):
+        for recipe in ("fp32", "int8_64"):
+            home = f"striped.torch/{recipe}/{target}/core0"
+            measured = shop.read(Measurement, f"{home}/measurement.json")
+            assert (measured.device["kind"], measured.runtime["name"]) == ("pinned", runtime)
+            assert (len(measured.runs) >= 5, measured.accuracy.samples) == (True, 128)
+            assert measured.accuracy.value > 0.9
+            with np.load(shop.root / "build" / home / "predictions.npz") as kept:
+                assert kept["output_0"].shape == (128, 2)
+
+
+def test_results_show_what_its_plug_ins_made(shop: Shop) -> None:
+    cells = [json.loads(line) for line in shop.inv("results", "--json").lines]
+    made = {(cell["target"], cell["recipe"]) for cell in cells if cell["device"] == "core0" and cell["status"] == "ok"}
+    assert made == {(target, recipe) for target in ("acme", "onnx") for recipe in ("fp32", "int8_64")}
+
+
+@pytest.fixture
+def copied(shop: Shop, tmp_path: Path) -> Shop:
+    """A shop that a test may change; Python's bytecode stays behind, whose sources are the original's."""
+    shutil.copytree(shop.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return Shop(tmp_path)
+
+
+def test_a_change_of_the_package_makes_its_files_out_of_date_and_no_others(copied: Shop) -> None:
+    model = ("--model", copied.root / "striped")  # a model folder that moved is another's checkpoint
+    copied.inv("export", *model, *EXPORT)
+    assert "exporting" not in copied.inv("export", *model, *EXPORT).err
+    target = copied.root / "site" / "acme" / "target.py"
+    target.write_text(target.read_text() + "\n# changed\n")
+    done = copied.inv("export", *model, *EXPORT)
+    assert "exporting 2 files for acme" in done.err
+
+
+def test_a_broken_plug_in_is_shown_with_its_reason_and_the_others_work(copied: Shop) -> None:
+    (copied.root / "site" / "acme" / "target.py").write_text("import acme.no_such_part\n")
+    says = "acme-lastmile 1.0"
+    listed = [line for line in copied.inv("targets").lines if line.startswith("acme")]
+    assert len(listed) == 1 and says in listed[0] and "no_such_part" in listed[0]
+    complaint = copied.inv("export", "--model", copied.root / "striped", "--target", "acme").only
+    assert says in complaint and "ModuleNotFoundError" in complaint
+    (shown,) = [line for line in copied.inv("results").out.splitlines() if "no_such_part" in line][:1]
+    assert says in shown
+
+
+def test_a_broken_runtime_is_shown_with_its_reason_and_the_others_work(copied: Shop) -> None:
+    (copied.root / "site" / "acme" / "runtime.py").write_text("SUFFIX = '.acme'\n")
+    failed = [line for line in copied.inv("doctor").out.splitlines() if "runtime acme" in line]
+    assert len(failed) == 1 and failed[0].startswith("!!")
+    assert "acme-lastmile 1.0" in failed[0] and "DEFAULT, IMPORT" in failed[0] and "load()" in failed[0]
+    done = copied.bench()
+    assert done.code != 0 and "acme-lastmile 1.0" in done.err
+    onnx = copied.inv(
+        "bench", "--model", copied.root / "striped", "--target", "onnx", "--recipe", "fp32", "--device", "core0"
+    )
+    assert onnx.code == 0
+
+
+def test_a_name_that_two_packages_offer_is_one_clear_error(copied: Shop) -> None:
+    points = {"lastmile.targets": {"acme": "bolt"}, "edge_bench.runtimes": {"onnxruntime": "bolt"}}
+    distribution(copied.root / "site", "bolt-lastmile", points, {"bolt.py": ""}, version="2.0")
+    complaint = copied.inv("targets").only
+    assert "'acme'" in complaint and "acme-lastmile 1.0" in complaint and "bolt-lastmile 2.0" in complaint
+    (failed,) = [line for line in copied.inv("doctor").out.splitlines() if "onnxruntime" in line and "bolt" in line]
+    assert "edge-bench" in failed and "pip uninstall bolt-lastmile" in failed
