@@ -156,8 +156,9 @@ def outside(group: str) -> Mapping[str, Outside]:
     return found
 
 
-def _own(folder: str) -> list[str]:
-    return [p.stem for p in _place(folder).glob("*.py") if not p.stem.startswith("_")]
+@cache
+def _own(folder: str) -> tuple[str, ...]:
+    return tuple(p.stem for p in _place(folder).glob("*.py") if not p.stem.startswith("_"))
 
 
 def _outside(folder: str) -> Mapping[str, Outside]:

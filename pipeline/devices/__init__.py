@@ -30,11 +30,14 @@ class DeviceKind(Protocol):
     CHUNK: int | None
     """Samples that one call evaluates; None for all. A device that may disconnect evaluates in chunks."""
     RUNTIMES: Mapping[str, str]
-    """Runtime by target, where this kind uses another one than the host."""
+    """Runtimes that this kind replaces by another one: {"executorch": "executorch_runner"}."""
     DECODES: bool
     """Whether the device decodes image files itself (`trace MODEL --image FILE`), as an app does."""
-    UNSUPPORTED: Mapping[str, str]
-    """Targets whose files nothing runs on this kind, with the reason."""
+    ROUTE: tuple[str, ...]
+    """Keys of a device's table that say how to reach it. They are not part of a measurement's cache key."""
+
+    def unsupported(self, runtime: str) -> str | None:
+        """Why devices of this kind cannot use a runtime; None if they can."""
 
     def describe(self, device: Device) -> str:
         """What the device is, in one line."""
@@ -95,16 +98,18 @@ class BoundDevice:
 
     def runtime(self, target: Plugin[Target]) -> str | None:
         """The edge-bench runtime that runs a target's files on this device; None where none can."""
-        chosen = {**self.kind.RUNTIMES, **self.options.get("runtimes", {})}.get(target.name)
-        return str(chosen) if chosen else target.module.RUNTIME
+        chosen = self.options.get("runtimes", {}).get(target.name)
+        usual = target.module.RUNTIME
+        return str(chosen) if chosen else self.kind.RUNTIMES.get(usual, usual) if usual else None
 
     def unsupported(self, target: Plugin[Target]) -> str | None:
         """Why a target's files are not measured on this device; None where they are."""
-        reason = self.kind.UNSUPPORTED.get(target.name)
-        if reason and target.name not in self.options.get("runtimes", {}):
-            return str(reason)
-        if target.module.UNCHECKED and self.runtime(target) is None:
+        runtime = self.runtime(target)
+        if runtime is None:
             return target.module.UNCHECKED
+        reason = self.kind.unsupported(runtime)
+        if reason:
+            return reason
         if target.name not in self.options.get("targets", [target.name]):
             return f"devices.toml does not list {target.name} among the targets of {self.name}"
         return None

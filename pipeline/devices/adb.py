@@ -32,12 +32,14 @@ from pipeline.system.progress import say
 from pipeline.system.store import Store
 
 CHUNK: int | None = 500
-RUNTIMES: Mapping[str, str] = {"tflite": "litert", "executorch": "executorch"}
+RUNTIMES: Mapping[str, str] = {}
 DECODES = True
-UNSUPPORTED: Mapping[str, str] = {"onnx": "the app runs LiteRT and ExecuTorch; ONNX Runtime is not in it"}
+ROUTE = ("cool_down_c",)
 KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
 )  # fmt: skip
+IN_THE_APP = {"litert": "LiteRT", "executorch": "ExecuTorch"}
+"""Runtimes, and what people call them."""
 PACKAGE = "org.lastmile.app"
 ACTIVITY = f"{PACKAGE}/.RunActivity"
 FOLDER = "/data/local/tmp/lastmile"
@@ -139,6 +141,11 @@ PHONES: dict[tuple[str, ...], Phone] = {}
 """Phones in use by this process, by name and serial."""
 
 
+def unsupported(runtime: str) -> str | None:
+    """See `DeviceKind.unsupported`."""
+    return None if runtime in IN_THE_APP else f"the app runs {' and '.join(IN_THE_APP.values())}, not {runtime}"
+
+
 def describe(device: Device) -> str:
     """See `DeviceKind.describe`."""
     place = device.options.get("serial", "the one that adb sees")
@@ -194,8 +201,9 @@ def setup(build: Store, device: Device, runtime: str) -> None:
     Raises:
         StageFailed: the app has no such runtime, or the phone would not take it.
     """
-    if runtime not in RUNTIMES.values():
-        raise StageFailed(f"{device.name}: the app has no runtime {runtime!r} (it has {', '.join(RUNTIMES.values())})")
+    reason = unsupported(runtime)
+    if reason:
+        raise StageFailed(f"{device.name}: {reason}")
     with exclusive(build, device):
         phone = _phone(build, device)
         apk = _apk(build)

@@ -22,12 +22,17 @@ from pipeline.system.store import Store
 CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
 DECODES = False
-UNSUPPORTED: Mapping[str, str] = {}
+ROUTE: tuple[str, ...] = ()
 APART = ("tflite_runtime",)
 """Runtimes that need other versions than this environment has: numpy<2, and Python 3.11 or older."""
 PYTHON_APART = sys.executable if sys.version_info < (3, 12) else "3.11"
 """The Python of their environments: a path, or a version that uv finds or brings."""
 UV = (sys.executable, "-m", "uv")
+
+
+def unsupported(runtime: str) -> str | None:
+    """See `DeviceKind.unsupported`."""
+    return None
 
 
 def describe(device: Device) -> str:

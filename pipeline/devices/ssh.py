@@ -32,13 +32,19 @@ from pipeline.system.store import Store
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}
 DECODES = False
-UNSUPPORTED: Mapping[str, str] = {}
+ROUTE = (*_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c")
 KEYS = (
     *_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c", "chunk_samples", "clock", "summary", "targets", "runtimes",
     "board",
 )  # fmt: skip
 PIECE = 1 << 18
 ASK_SECONDS = 60.0
+
+
+def unsupported(runtime: str) -> str | None:
+    """See `DeviceKind.unsupported`."""
+    offer = _edge_bench.outside(runtime)
+    return f"{runtime} is a runtime of {offer}, and a board can have edge-bench's own only" if offer else None
 
 
 def describe(device: Device) -> str:

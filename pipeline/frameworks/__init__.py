@@ -83,6 +83,7 @@ class Framework(Protocol):
         EXTRA: the extra of pyproject.toml that brings them.
         PACKAGES: what training, predicting and exchanging weights import, and the extras that bring it.
         GRAPHS: the same of what makes its graphs.
+        FORMS: what `source` gives: "program", a torch.export program; "saved_model", a TensorFlow SavedModel.
         SUMMARY: one line for people.
     """
 
@@ -91,6 +92,7 @@ class Framework(Protocol):
     EXTRA: str
     PACKAGES: Mapping[str, str]
     GRAPHS: Mapping[str, str]
+    FORMS: tuple[str, ...]
     SUMMARY: str
 
     def joined(self, devices: int) -> Group | None:

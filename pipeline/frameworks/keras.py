@@ -31,6 +31,7 @@ TOOLS: tuple[str, ...] = ("keras", "tensorflow", "torch", "torchao", "litert-tor
 EXTRA = "keras"
 PACKAGES: Mapping[str, str] = {"tensorflow": "keras", "keras": "keras"}
 GRAPHS: Mapping[str, str] = {"keras": "keras", "torch": "torch", "torchao": "torch"}
+FORMS: tuple[str, ...] = ("program", "saved_model")
 SUMMARY = "Keras 3: trained on TensorFlow, captured on PyTorch"
 
 

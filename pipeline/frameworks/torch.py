@@ -25,6 +25,7 @@ TOOLS: tuple[str, ...] = ("torch", "torchao", "litert-torch", "lightning-fabric"
 EXTRA = "torch"
 PACKAGES: Mapping[str, str] = {"torch": "torch", "lightning_fabric": "torch"}
 GRAPHS: Mapping[str, str] = {"torch": "torch", "torchao": "torch"}
+FORMS: tuple[str, ...] = ("program",)
 SUMMARY = "PyTorch 2, torch.export and pt2e quantization"
 
 COUNTER = ".num_batches_tracked"

@@ -25,10 +25,6 @@ from pipeline.system.progress import say
 from pipeline.system.store import Store
 
 MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
-CONNECTION = (
-    "address", "port", "identity", "known_hosts", "config", "folder", "space_bytes", "chunk_samples", "cool_down_c",
-)  # fmt: skip
-"""Keys of a device's table that say how to reach it. They are not part of a measurement's cache key."""
 
 
 @dataclass(frozen=True)
@@ -205,12 +201,13 @@ def key(
     by = device.identity(build, one.runtime)
     how = threads, options.min_runs, options.min_seconds, options.samples
     of = one.artifact.sha256, checkpoint.dataset_sha256, one.runtime
-    return store.digest([*of, by, to_json(_without_connection(device.device)), how])
+    return store.digest([*of, by, to_json(_without_route(device)), how])
 
 
-def _without_connection(device: Device) -> Device:
+def _without_route(device: BoundDevice) -> Device:
     """A device that gets another address stays the same device."""
-    return replace(device, options={key: value for key, value in device.options.items() if key not in CONNECTION})
+    route = {"chunk_samples", *device.kind.ROUTE}
+    return replace(device.device, options={key: value for key, value in device.options.items() if key not in route})
 
 
 @dataclass(frozen=True)

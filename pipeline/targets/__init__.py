@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
+from pipeline import registry
 from pipeline.core import ModelSpec, Port, Recipe
 
-PROGRAMS = ("keras", "torch")
-"""Frameworks whose models come as torch.export programs."""
+LAYOUTS = ("NHWC", "NCHW", "image")
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,25 @@ class Target(Protocol):
         """
 
 
+def wrong(name: str, module: ModuleType) -> str | None:
+    """What is wrong with a target's attributes; None where nothing is."""
+    if not str(module.SUFFIX).startswith("."):
+        return f"SUFFIX {module.SUFFIX!r} does not begin with a dot"
+    if module.LAYOUT not in LAYOUTS:
+        return f"LAYOUT {module.LAYOUT!r} is not one of {', '.join(LAYOUTS)}"
+    if module.RUNTIME is None and module.UNCHECKED is None:
+        return "RUNTIME and UNCHECKED are both None: UNCHECKED must say why no runtime checks its files"
+    return None
+
+
+def frameworks(form: str) -> list[str]:
+    """Frameworks whose models come in a form; see `Framework.FORMS`."""
+    return [name for name, module in registry.load_all("frameworks")[0].items() if form in module.FORMS]
+
+
 def only_programs(framework: str) -> str | None:
     """The reason why a target that converts torch programs cannot do this framework's models; None where it can."""
-    if framework in PROGRAMS:
+    known = frameworks("program")
+    if framework in known:
         return None
-    return (
-        f"it converts torch.export programs, which come from {' and '.join(PROGRAMS)} models, not from {framework} ones"
-    )
+    return f"it converts torch.export programs, which come from {' and '.join(known)} models, not from {framework} ones"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.errors import Unsupported
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source
+from pipeline.targets import Exported, Source, frameworks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ VERSION = "1"
 
 def supports(recipe: Recipe, framework: str) -> str | None:
     """Float from Keras alone."""
-    if framework != "keras":
+    if framework not in frameworks("saved_model"):
         return (
             f"a SavedModel holds TensorFlow's operations, and {framework} models have none; inv convert to keras first"
         )

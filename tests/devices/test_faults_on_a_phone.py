@@ -159,7 +159,7 @@ def test_what_the_engine_has_not_is_named(
 ) -> None:
     model = spoil(next(matrix.root.glob(f"*/fp32/{target}/model.*")), tmp_path)
     adb.push(job.build, DEVICE, [model])
-    done = adb.call(job.build, DEVICE, adb.RUNTIMES[target], ["run", model, *QUICK], 300)
+    done = adb.call(job.build, DEVICE, {"tflite": "litert"}.get(target, target), ["run", model, *QUICK], 300)
     assert done.code == 2 and done.out == ""
     assert done.err.startswith("edge-bench: ") and done.err.count("\n") == 1
     assert told in done.err and done.err.count("https://") <= 1
