@@ -83,7 +83,7 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
     assert (site / "index.html").is_file()
 
 
-@pytest.mark.parametrize("page", ["first-export", "own-model", "report", "raspberry-pi", "android"])
+@pytest.mark.parametrize("page", ["first-export", "own-model", "report", "raspberry-pi", "android", "plug-ins"])
 def test_the_site_has_a_page_for_each_first_step(site: Path, page: str) -> None:
     assert (site / f"{page}.html").is_file()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from edge_bench import runtimes
 
 from pipeline import registry
 from pipeline.errors import BadPlugIn, MissingExtra, PipelineError, UnknownName
@@ -241,6 +242,9 @@ def test_every_plug_in_keeps_to_its_folders_protocol_as_mypy_reads_it(tmp_path: 
             alias = f"{folder.replace('.', '_')}_{name}"
             lines.append(f"from pipeline.{folder} import {name} as {alias}")
             lines.append(f"_{alias}: {protocol} = {alias}")
+    lines.append("from edge_bench.runtimes import Runtime")
+    for name in runtimes.names():
+        lines.append(f"from edge_bench.runtimes import {name} as runtime_{name}\n_{name}: Runtime = runtime_{name}")
     file = tmp_path / "held.py"
     file.write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--strict", str(file)]

@@ -43,13 +43,26 @@ def requirements(runtime: str) -> list[str]:
     return [*project["dependencies"], *extras[runtime]]
 
 
+@cache
+def apart(runtime: str) -> bool:
+    """Whether a runtime needs an environment of its own: its extra changes the version of a package of edge-bench."""
+    if outside(runtime) or runtime in NATIVE:
+        return False
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    wanted = map(_name, project["optional-dependencies"].get(runtime, ()))
+    return not {*map(_name, project["dependencies"])}.isdisjoint(wanted)
+
+
 def packages(runtime: str) -> tuple[str, ...]:
     """The distributions of a runtime, by name: of those that `requirements` asks for, whatever their versions."""
     offer = outside(runtime)
     if offer:
         return offer.requires
-    names = [re.split(r"[^\w.-]", wanted, maxsplit=1)[0] for wanted in requirements(runtime)]
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(map(_name, requirements(runtime))))
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 @cache

@@ -23,16 +23,21 @@ CHUNK: int | None = None
 RUNTIMES: Mapping[str, str] = {}
 DECODES = False
 ROUTE: tuple[str, ...] = ()
-APART = ("tflite_runtime",)
-"""Runtimes that need other versions than this environment has: numpy<2, and Python 3.11 or older."""
 PYTHON_APART = sys.executable if sys.version_info < (3, 12) else "3.11"
-"""The Python of their environments: a path, or a version that uv finds or brings."""
+"""The Python of environments that a runtime has to itself: a path, or a version that uv finds or brings."""
 UV = (sys.executable, "-m", "uv")
 
 
 def unsupported(runtime: str) -> str | None:
     """See `DeviceKind.unsupported`."""
     return None
+
+
+def made_when_used(runtime: str) -> str | None:
+    """How a runtime that ./inv does not install gets here; None for the others."""
+    if runtime in _edge_bench.NATIVE:
+        return "built on first use"
+    return "installed into its own environment on first use" if _edge_bench.apart(runtime) else None
 
 
 def describe(device: Device) -> str:
@@ -68,7 +73,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         _runner.build(build, platform.machine())
         return
     python = _python(build, runtime)
-    if runtime not in APART or _is_made(python):
+    if not _edge_bench.apart(runtime) or _is_made(python):
         return
     package = f"{_edge_bench.HERE}[{runtime}]"
     what = f"installing edge-bench with {runtime} into {python.parent.parent}"
@@ -79,7 +84,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
 
 def identity(build: Store, device: Device, runtime: str) -> str:
     """See `DeviceKind.identity`: in this environment the packages are whatever is installed."""
-    installed = () if runtime in APART else _edge_bench.packages(runtime)
+    installed = () if _edge_bench.apart(runtime) else _edge_bench.packages(runtime)
     offer = _edge_bench.outside(runtime)
     code = registry.outside_hash(offer) if offer else None
     return store.digest([_edge_bench.identity(), code, registry.versions(installed)])
@@ -105,7 +110,7 @@ def clean(build: Store, device: Device) -> int:
 
 def _python(build: Store, runtime: str) -> Path:
     """The interpreter that has the runtime."""
-    if runtime not in APART:
+    if not _edge_bench.apart(runtime):
         return Path(sys.executable)
     made = f"{runtime}-{_edge_bench.identity()[:16]}"  # another edge-bench measures otherwise, and has another one
     return build.root / "environments" / made / "bin" / "python"

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline import devices
+from pipeline.devices import local
 from pipeline.report.terminal import Check
 from pipeline.system import packages, proc
 from pipeline.system.store import Store
@@ -31,12 +32,6 @@ GPUS = {
     ),
 }
 """For each framework: code that prints how many GPUs it can use, and the fix where it prints 0."""
-
-BUILT_ON_DEMAND = {
-    "tflite_runtime": "installed into its own environment on first use",
-    "executorch_runner": "built on first use",
-}
-"""Runtimes that ./inv does not install."""
 
 
 def doctor(build: Store) -> list[Check]:
@@ -79,8 +74,8 @@ def _runtimes() -> Iterator[Check]:
         name = runtime["name"]
         if runtime["available"]:
             yield Check(f"runtime {name}", str(runtime["version"]))
-        elif name in BUILT_ON_DEMAND:
-            yield Check(f"runtime {name}", BUILT_ON_DEMAND[name])
+        elif made := local.made_when_used(name):
+            yield Check(f"runtime {name}", made)
         else:
             fix = runtime["install"] or "update or uninstall its package"  # a plug-in that cannot be used has no line
             yield Check(f"runtime {name}", str(runtime["reason"]), str(fix))

@@ -97,13 +97,6 @@ class Runtime(Protocol):
         """Loads a model file and allocates its memory, to run on `threads` threads."""
 
 
-if TYPE_CHECKING:
-    from . import executorch, executorch_runner, litert, onnxruntime, tflite_runtime
-
-    # The type checker holds each module to the Protocol here.
-    _CHECKED: tuple[Runtime, ...] = (executorch, executorch_runner, litert, onnxruntime, tflite_runtime)
-
-
 def names() -> list[str]:
     """Every runtime, installed or not. Raises BadPlugIn where a name is taken twice."""
     return plugins.names(sys.modules[__name__])
