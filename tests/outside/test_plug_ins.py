@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,21 +45,34 @@ def install(folder: Path, files: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Shop:
-    """The installed package, a model that uses its dataset, and a build folder that both were used for."""
+    """The installed package, and a build folder that it was used for.
+
+    Attributes:
+        model: a model folder that uses the package's dataset.
+    """
 
     root: Path
+    model: Path
 
     def inv(self, *words: object) -> Done:
         path = os.pathsep.join([str(self.root / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
         devices = str(self.root / "devices.toml")
         return inv(self.root / "build", *words, PYTHONPATH=path, LASTMILE_DEVICES=devices)
 
+    def edge_bench(self, *words: object) -> Done:
+        path = os.pathsep.join([str(self.root / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", "edge_bench", *map(str, words)]
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
     def export(self) -> Done:
-        return self.inv("export", "--model", self.root / "striped", *EXPORT)
+        return self.inv("export", "--model", self.model, *EXPORT)
 
     def bench(self) -> Done:
         words = ("--device", "core0", "--min-runs", "5", "--min-seconds", "0")
-        return self.inv("bench", "--model", self.root / "striped", *EXPORT, *words)
+        return self.inv("bench", "--model", self.model, *EXPORT, *words)
 
     def read(self, noun: type, path: str) -> Any:
         return from_json(noun, json.loads((self.root / "build" / path).read_text()))
@@ -82,7 +97,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for old, new in changes.items():
         assert old in spec.read_text()
         spec.write_text(spec.read_text().replace(old, new))
-    shop = Shop(root)
+    shop = Shop(root, root / "striped")
     assert len(shop.export().lines) == 4
     assert shop.bench().code == 0
     return shop
@@ -136,7 +151,7 @@ def test_its_device_kind_measures_with_its_runtime(shop: Shop) -> None:
 
 
 def test_results_show_what_its_plug_ins_made(shop: Shop) -> None:
-    cells = [json.loads(line) for line in shop.inv("results", "--json").lines]
+    cells = shop.inv("results", "--json").json
     made = {(cell["target"], cell["recipe"]) for cell in cells if cell["device"] == "core0" and cell["status"] == "ok"}
     assert made == {(target, recipe) for target in ("acme", "onnx") for recipe in ("fp32", "int8_64")}
 
@@ -145,17 +160,14 @@ def test_results_show_what_its_plug_ins_made(shop: Shop) -> None:
 def copied(shop: Shop, tmp_path: Path) -> Shop:
     """A shop that a test may change; Python's bytecode stays behind, whose sources are the original's."""
     shutil.copytree(shop.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    return Shop(tmp_path)
+    return Shop(tmp_path, shop.model)
 
 
 def test_a_change_of_the_package_makes_its_files_out_of_date_and_no_others(copied: Shop) -> None:
-    model = ("--model", copied.root / "striped")  # a model folder that moved is another's checkpoint
-    copied.inv("export", *model, *EXPORT)
-    assert "exporting" not in copied.inv("export", *model, *EXPORT).err
+    assert "exporting" not in copied.export().err
     target = copied.root / "site" / "acme" / "target.py"
     target.write_text(target.read_text() + "\n# changed\n")
-    done = copied.inv("export", *model, *EXPORT)
-    assert "exporting 2 files for acme" in done.err
+    assert "exporting 2 files for acme\n" in copied.export().err
 
 
 def test_a_broken_plug_in_is_shown_with_its_reason_and_the_others_work(copied: Shop) -> None:
@@ -163,10 +175,13 @@ def test_a_broken_plug_in_is_shown_with_its_reason_and_the_others_work(copied: S
     says = "acme-lastmile 1.0"
     listed = [line for line in copied.inv("targets").lines if line.startswith("acme")]
     assert len(listed) == 1 and says in listed[0] and "no_such_part" in listed[0]
-    complaint = copied.inv("export", "--model", copied.root / "striped", "--target", "acme").only
+    complaint = copied.inv("export", "--model", copied.model, "--target", "acme").only
     assert says in complaint and "ModuleNotFoundError" in complaint
-    (shown,) = [line for line in copied.inv("results").out.splitlines() if "no_such_part" in line][:1]
-    assert says in shown
+    cells = copied.inv("results", "--json").json
+    assert {cell["status"] for cell in cells if cell["target"] == "onnx" and cell["device"] == "core0"} == {"ok"}
+    shown = [cell for cell in cells if cell["target"] == "acme"]
+    assert {cell["recipe"] for cell in shown} == {"fp32", "int8_64"}
+    assert all(cell["status"] == "failed" and says in cell["reason"] for cell in shown)
 
 
 def test_a_broken_runtime_is_shown_with_its_reason_and_the_others_work(copied: Shop) -> None:
@@ -174,12 +189,11 @@ def test_a_broken_runtime_is_shown_with_its_reason_and_the_others_work(copied: S
     failed = [line for line in copied.inv("doctor").out.splitlines() if "runtime acme" in line]
     assert len(failed) == 1 and failed[0].startswith("!!")
     assert "acme-lastmile 1.0" in failed[0] and "DEFAULT, IMPORT" in failed[0] and "load()" in failed[0]
-    done = copied.bench()
-    assert done.code != 0 and "acme-lastmile 1.0" in done.err
-    onnx = copied.inv(
-        "bench", "--model", copied.root / "striped", "--target", "onnx", "--recipe", "fp32", "--device", "core0"
-    )
-    assert onnx.code == 0
+    files = copied.root / "build" / "striped.torch" / "fp32"
+    quick = ("--min-runs", 1, "--min-seconds", 0)
+    refused = copied.edge_bench("run", files / "acme" / "model.acme", "--runtime", "acme", *quick)
+    assert refused.code == 2 and "acme-lastmile 1.0" in refused.err and len(refused.err.splitlines()) == 1
+    assert copied.edge_bench("run", files / "onnx" / "model.onnx", *quick).json["runtime"]["name"] == "onnxruntime"
 
 
 def test_a_name_that_two_packages_offer_is_one_clear_error(copied: Shop) -> None:
