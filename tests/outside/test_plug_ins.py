@@ -20,8 +20,8 @@ import pytest
 from pipeline import registry
 from pipeline.core import Artifact, Checkpoint, Measurement, from_json
 from tests.cli import ROOT, Done, inv
-from tests.make_matrix import TINY
 from tests.outside.making import distribution
+from tests.plans import TINY
 
 PAGE = ROOT / "docs" / "plug-ins.md"
 EXPORT = ("--target", "acme,onnx", "--recipe", "fp32,int8_64")
