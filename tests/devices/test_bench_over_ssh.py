@@ -103,4 +103,4 @@ def test_a_run_is_throttled_by_what_happened_in_it(
 def test_a_device_is_the_same_at_another_address() -> None:
     one = Device("pi", "ssh", False, {"address": "a", "clock": "instructions"})
     two = Device("pi", "ssh", False, {"address": "b", "port": 1, "identity": "i", "clock": "instructions"})
-    assert measure._without_connection(one) == measure._without_connection(two)
+    assert measure._without_route(devices.bound(one)) == measure._without_route(devices.bound(two))
