@@ -383,12 +383,12 @@ def test_an_environment_elsewhere_leaves_the_projects_own_alone(fresh: Project, 
 # -- choices -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_choice_of_extras_says_what_it_leaves_out_and_is_remembered_until_changed(fresh: Project) -> None:
+def test_a_choice_of_extras_prints_what_it_omits_and_is_remembered_until_changed(fresh: Project) -> None:
     fresh.environment["LASTMILE_EXTRAS"] = "torch, tflite"
     code, _, err = fresh.inv("--list")
     assert code == 0, err
     told = err.splitlines()
-    assert len(told) == 2 and told[1].startswith("left out: "), err
+    assert len(told) == 2 and told[1].startswith("not installed: "), err
     assert {"onnx", "savedmodel", "keras", "tests"} <= set(re.findall(r"\w+", told[1]))
     assert not {"tflite", "torch", "_shared"} & set(re.findall(r"\w+", told[1]))
     assert fresh.choices == ["torch,tflite", "default", VERSION]
