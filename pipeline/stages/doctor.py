@@ -33,6 +33,9 @@ GPUS = {
 }
 """For each framework: code that prints how many GPUs it can use, and the fix where it prints 0."""
 
+CHOICES = ".choices"
+"""The file in .venv to which ./inv writes what the user chose to install; its second line has the extras."""
+
 
 def doctor(build: Store) -> list[Check]:
     """Every check, in the order in which to fix them."""
@@ -45,8 +48,17 @@ def _python() -> Check:
     return Check("python", version, None if right else "Python 3.11, 3.12 or 3.13: LASTMILE_PYTHON=3.13 ./inv doctor")
 
 
+def _extras() -> list[str]:
+    """The extras that the user chose; ["all"] by default."""
+    path = Path(sys.prefix) / CHOICES
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return lines[1].split(",") if len(lines) > 1 else ["all"]
+
+
 def _packages() -> Iterator[Check]:
-    """The packages of every extra in pyproject.toml against the installed ones."""
+    """The packages of every extra in pyproject.toml against the installed ones. Those of extras that the user did not
+    choose are optional."""
+    chosen = _extras()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     seen = set()
@@ -61,8 +73,11 @@ def _packages() -> Iterator[Check]:
             except metadata.PackageNotFoundError:
                 found = "not installed"
             place = f".[{extra}]" if extra else "."
-            fix = None if found == version else f"pip install -c constraints.txt '{place}'  (installs {requirement})"
-            yield Check(name, found, fix)
+            fix = f"pip install -c constraints.txt '{place}'  (installs {requirement})"
+            optional = bool(extra) and not {"all", extra} & set(chosen)
+            if optional:
+                fix = f"LASTMILE_EXTRAS={','.join([*chosen, extra])} ./inv doctor"
+            yield Check(name, found, None if found == version else fix, optional and found != version)
 
 
 def _runtimes() -> Iterator[Check]:
@@ -77,8 +92,9 @@ def _runtimes() -> Iterator[Check]:
         elif made := local.made_when_used(name):
             yield Check(f"runtime {name}", made)
         else:
-            fix = runtime["install"] or "update or uninstall its package"  # a plug-in that cannot be used has no line
-            yield Check(f"runtime {name}", str(runtime["reason"]), str(fix))
+            fix = runtime["install"] or "update or uninstall its package"  # a broken plug-in has no install command
+            optional = "all" not in _extras()  # its package may be of an extra that the user did not choose
+            yield Check(f"runtime {name}", str(runtime["reason"]), str(fix), optional)
 
 
 def _disk(build: Store) -> Check:

@@ -60,6 +60,16 @@ def test_a_missing_package_and_one_of_another_version_are_reported_with_the_comm
     assert checks["no-such-distribution"] == doctor.Check("no-such-distribution", "not installed", other_line)
 
 
+def test_a_package_of_an_extra_that_was_not_chosen_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / doctor.CHOICES).write_text(f"{tmp_path}\ntorch,tflite\ndefault\n3.12\n")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    numpy, other = doctor._packages()
+    assert numpy.fix and not numpy.optional
+    assert other.optional and "LASTMILE_EXTRAS=torch,tflite,onnx ./inv" in str(other.fix)
+
+
 def test_a_missing_tool_is_optional_and_reported_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
