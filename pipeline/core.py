@@ -1,7 +1,7 @@
-"""The nouns: what flows from stage to stage. Frozen dataclasses, standard library only, to and from versioned JSON.
+"""The nouns: what stages pass on. Frozen dataclasses, standard library only, to and from versioned JSON.
 
-`to_json` and `from_json` are each other's inverse for every noun here. Reading is strict: a missing or unknown key,
-a value of another type, or a schema this version does not know is an error, because a manifest is trusted later.
+`from_json` is the inverse of `to_json` for every noun. Reading is strict: a missing or unknown key, a value of another
+type, or an unknown schema is an error, because manifests are trusted later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pipeline.errors import Broken
 
 SCHEMA = 1
-"""The version that every manifest carries; a change that old readers would misread raises it."""
+"""The version in every manifest; a change that old readers would misread increments it."""
 
 T = TypeVar("T")
 
@@ -32,10 +32,10 @@ class Tensor:
     """One input or output of a model, without the batch axis.
 
     Attributes:
-        name: the field's name for it ("image", "logits").
-        shape: for an image always (height, width, channels); what a runtime sees is in Artifact.
+        name: for example "image" or "logits".
+        shape: for an image always (height, width, channels); Artifact has what a runtime sees.
         dtype: numpy's name.
-        value_range: smallest and largest value that can occur; None where it is unbounded.
+        value_range: smallest and largest possible value; None if unbounded.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture file to the input tensor. The first group is the app's work, the second is in the graph.
+    """From an image file to the input tensor. The app does the first three, the graph does the normalisation.
 
     Attributes:
         color: "RGB" or "L" (grey), in this channel order.
-        resize: the shorter side is scaled to this many pixels (bilinear, antialiased) …
-        crop: … and a square of this many is cut from the centre.
-        mean, std: per channel, on the 0–255 scale: the exported graph begins with (x - mean) / std.
+        resize: the shorter side is scaled to this many pixels (bilinear, antialiased).
+        crop: then a square of this many pixels is cropped from the centre.
+        mean, std: per channel, on the 0–255 scale: the exported graph starts with (x - mean) / std.
     """
 
     color: str
@@ -64,10 +64,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained where the command line does not say otherwise.
+    """A model's training defaults.
 
     Attributes:
-        lr: peak learning rate; it rises for a tenth of the steps and falls to zero on a cosine.
+        lr: peak learning rate: linear warm-up for a tenth of the steps, then a cosine to zero.
         augment: names of augmentations: "flip" (left-right), "shift4" (up to 4 pixels, reflected edge), "shift1".
     """
 
@@ -81,14 +81,14 @@ class Training:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is, whatever framework builds it.
+    """What a model is, in every framework.
 
     Attributes:
         task: "image_classification".
-        labels: class names in the order of the output; empty until a dataset or `options["classes"]` gives them.
-        dataset: the plug-in in pipeline/datasets/ that it is trained and evaluated on.
+        labels: class names in the order of the output; empty until the dataset sets them.
+        dataset: the plug-in in pipeline/datasets/ for training and evaluation.
         metric: "top1", the share of samples whose largest output is the label's.
-        options: what build(spec) may be told (`--model name:width=0.5`), with the defaults.
+        options: options of build(spec) (`--model name:width=0.5`) with their defaults.
     """
 
     name: str
@@ -113,13 +113,13 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """*What* is quantized. The targets know how.
+    """*What* is quantized; the targets implement how.
 
     Attributes:
         weights: "float32", "float16" or "int8" (symmetric, per output channel).
         activations: "float32", "float16", "int8" (scales from calibration) or "int8_dynamic" (scales at run time).
-        calibration: samples of the training split whose ranges fix the static scales; 0 where none are needed.
-        summary: one line for people.
+        calibration: size of the calibration set, taken from the training split; 0 if none is needed.
+        summary: one line of text.
     """
 
     name: str
@@ -130,13 +130,13 @@ class Recipe:
 
     @property
     def static(self) -> bool:
-        """Whether one quantized graph, made before the targets, serves them all."""
+        """Whether all targets share one quantized graph."""
         return self.activations == "int8"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The representative samples, by content."""
+    """The calibration set, identified by content."""
 
     dataset: str
     split: str
@@ -149,18 +149,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Trained weights of a spec in one framework, with its facts and its accuracy on the host.
+    """Weights of a spec in one framework, with facts of the training and the accuracy on the host.
 
     Attributes:
-        weights, weights_sha256: the file beside the manifest, and its content.
+        weights, weights_sha256: the file beside the manifest, and its hash.
         origin: "trained", or the path of the user's file.
-        facts: what the training was: epochs, seed, accelerator, best epoch, validation accuracy, seconds …
-        data: the path given as --data, absolute; None for embedded data.
-        dataset_sha256: content of the evaluation split.
-        samples: how many samples that split has.
-        accuracy: float accuracy of the framework over that split.
+        facts: of the training: epochs, seed, accelerator, best epoch, validation accuracy, seconds, …
+        data: the absolute path of --data; None for embedded data.
+        dataset_sha256: content hash of the evaluation split.
+        samples: size of that split.
+        accuracy: the framework's float accuracy on that split.
         predictions, predictions_sha256: every sample's float outputs and label (.npz: output_0 …, labels).
-        key: hash of all that went in.
+        key: cache key.
     """
 
     spec: ModelSpec
@@ -181,21 +181,21 @@ class Checkpoint:
 
     @property
     def options(self) -> str:
-        """What names it on a command line: " --model M", and " --framework F" where that is not the default."""
+        """Its command-line options: " --model M", and " --framework F" where that is not the default."""
         return command_options(str(self.facts.get("model", self.spec.name)), self.framework)
 
 
 def command_options(model: str, framework: str) -> str:
-    """As `Checkpoint.options`, of one that may not be there. Args: model: the word of --model."""
+    """As `Checkpoint.options`, also without a checkpoint. Args: model: the value of --model."""
     return f" --model {shlex.quote(model)}" + ("" if framework == "torch" else f" --framework {framework}")
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output as the exported file has it, batch axis included.
+    """An input or output of an exported file, batch axis included.
 
     Attributes:
-        layout: "NHWC", "NCHW", "image" (Core ML's image type) or None for what is no image.
+        layout: "NHWC", "NCHW", "image" (Core ML's image type) or None if it is not an image.
         scale, zero_point: real = (stored - zero_point) * scale; None for float.
     """
 
@@ -209,17 +209,17 @@ class Port:
 
 @dataclass(frozen=True)
 class Parity:
-    """An exported file's outputs beside those of the graph it was made from, over all samples and all outputs.
+    """An exported file's outputs compared with those of the graph it was made from, over all samples and all outputs.
 
     Attributes:
         against: "float model" or "quantized graph".
-        samples: how many were compared.
-        snr_db: 10 log10(sum(reference²) / sum(error²)); the worst output's. 999 where they are equal.
-        cosine: cosine of the angle between both, the worst output's.
+        samples: number of samples compared.
+        snr_db: 10 log10(sum(reference²) / sum(error²)) of the worst output; 999 if equal.
+        cosine: cosine similarity of the worst output.
         max_error: largest absolute difference.
         max_steps: the same in steps of the output's quantization; None for a float output.
         top1_agreement: share of samples with the same largest output.
-        equal: share of samples whose outputs are all bit-equal.
+        equal: share of samples whose outputs are all equal bit for bit.
     """
 
     against: str
@@ -238,10 +238,10 @@ class Artifact:
 
     Attributes:
         file: its name beside the manifest (a folder for Core ML).
-        quantized_by: "graph" (the one pt2e graph all targets share), the converter's name, or None (not quantized).
-        parity: None where the file cannot run on this machine; `unchecked` then says why.
-        notes: what a user should know: what was delegated, what stayed in float.
-        spec: the model, its input contract included, so that the manifest is enough for an app.
+        quantized_by: "graph" (the pt2e graph that all targets share), the converter's name, or None.
+        parity: None if the file cannot run on this machine; `unchecked` has the reason.
+        notes: for the user: what was delegated, what stayed in float.
+        spec: the model with its input contract, so that an app needs this manifest only.
     """
 
     model: str
@@ -268,10 +268,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that did not make its file: what is shown in its place.
+    """Why a stage did not make its file.
 
     Attributes:
-        status: "failed", or "unsupported" where a converter found at work that it cannot do this model.
+        status: "failed", or "unsupported" if the converter does not support this model.
         log: path of the converter's log.
     """
 
@@ -288,7 +288,7 @@ class Device:
 
     Attributes:
         kind: the plug-in in pipeline/devices/.
-        emulated: its clock is not a real one, so no latency is shown for it.
+        emulated: its clock is not real, so no latency is shown.
         options: the rest of the table, for the plug-in.
     """
 
@@ -300,12 +300,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The evaluation split, or a part of it, run on the device.
+    """Accuracy on a device over the evaluation split or a subset of it.
 
     Attributes:
-        samples: how many; where the split has more, those of `part.indices`.
+        samples: their number; a subset is `stats.stratified`.
         value: the metric over these samples, as a fraction.
-        reference: the same of the framework's float model, over the same samples.
+        reference: the float model's metric over the same samples.
         predictions: file beside the manifest with every sample's outputs (.npz: output_0, …, float32).
     """
 
@@ -322,17 +322,17 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One artifact on one device: raw samples and the device's facts. Aggregates are computed on read.
+    """One artifact on one device: raw samples and facts of the device. Aggregates are computed on read.
 
     Attributes:
         device: facts: name, kind, emulated, board, cpu, cores, os, governor …
         runtime: name, version, threads, delegate.
-        load_ns: from the file to a session that can run; the runtime's own import is not in it.
+        load_ns: from the file to a session that can run, without importing the runtime.
         first_run_ns: the first inference.
         warmup, runs: each [loops, ns]: `loops` inferences took `ns` in all.
-        temperature_c: at start and end, None where there is no sensor.
-        throttled: None where the device cannot tell.
-        peak_rss_bytes: the process's high-water mark, and rss_before_load_bytes what it had before the model.
+        temperature_c: at start and end; None without a sensor.
+        throttled: None if the device does not report it.
+        peak_rss_bytes: the process's high-water mark; rss_before_load_bytes: its memory before the model was loaded.
     """
 
     artifact_sha256: str
@@ -361,7 +361,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds an inference; percentiles over the raw runs."""
+    """Milliseconds per inference; percentiles over the raw runs."""
 
     p50: float
     p90: float
@@ -372,18 +372,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an artifact's outputs, framework → host runtime → device, beside those of the step before.
+    """One step of framework → host runtime → device, compared with the step before over all evaluation samples.
 
-    All samples of the evaluation split are compared. The first step, and one without figures, is beside nothing.
+    The first step, and a step without figures, is compared with nothing.
 
     Attributes:
         place: "framework", or the device's name.
-        runtime: what ran there: name, version, threads, delegate; None where nothing has run yet.
-        accuracy: the metric there, as a fraction.
-        equal: share of samples whose outputs are all bit-equal.
+        runtime: name, version, threads, delegate; None if nothing has run yet.
+        accuracy: the metric at this step, as a fraction.
+        equal: share of samples whose outputs are all equal bit for bit.
         top1_agreement: share of samples with the same largest output.
         max_error: largest absolute difference of any output.
-        reason: why there are no figures, with the command that makes them.
+        reason: why there are no figures, with the command that produces them.
     """
 
     place: str
@@ -402,17 +402,17 @@ class Cell:
 
     Attributes:
         status: "ok", "unsupported", "failed" or "missing".
-        reason: why it is not ok.
-        device: None for what was exported but cannot run here.
-        instructions: an inference, the median of the runs, where an emulated device's clock counts them; and the
-            percentiles beside it.
-        throttled: whether the device slowed its clock in the run; None where it cannot tell.
-        threads: that the runtime had.
-        samples: how many the accuracy is over.
+        reason: why the status is not "ok".
+        device: None for a file that cannot run on this machine.
+        instructions: per inference, median over the runs, where an emulated device's clock counts them; with
+            percentiles.
+        throttled: whether the device slowed its clock during the run; None if it does not report it.
+        threads: of the runtime.
+        samples: number of samples that the accuracy is computed from.
         drop_points: percentage points lost against the float model; negative is a gain.
-        drop_interval: the 95 % interval of that, paired sample by sample.
+        drop_interval: its 95 % interval, paired sample by sample.
         agreement: share of samples with the float model's top-1.
-        steps: the outputs' way to this device: framework, host runtime, and the device where that is another.
+        steps: framework, host runtime and, if it is another one, the device.
     """
 
     model: str
@@ -450,7 +450,7 @@ class Cell:
 
 
 def to_json(noun: Any) -> Any:
-    """Dataclasses as dicts, tuples as lists; everything else as it is."""
+    """Dataclasses become dicts, tuples become lists; other values stay."""
     if dataclasses.is_dataclass(noun) and not isinstance(noun, type):
         return {f.name: to_json(getattr(noun, f.name)) for f in dataclasses.fields(noun)}
     if isinstance(noun, Mapping):

@@ -1,7 +1,7 @@
-"""The evaluation split on a device, chunk by chunk: what has come back is kept, and an interrupted run goes on.
+"""The evaluation split on a device in chunks: finished chunks are kept, and an interrupted measurement resumes.
 
-<cell>/<device>/chunks/run.json                  the latency run that was finished
-<cell>/<device>/chunks/<start>.npz, .json        outputs of the samples from <start>, and what they are of
+<cell>/<device>/chunks/run.json                  the finished latency run
+<cell>/<device>/chunks/<start>.npz, .json        outputs of the samples from <start>, and their cache key
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pipeline.system.progress import bar, say
 
 FOLDER = "chunks"
 SMALL_REST = 0.1
-"""Share of a chunk up to which the last samples go with the chunk before: a process of edge-bench costs seconds."""
+"""A last chunk of up to this share of a chunk is merged with the one before: starting edge-bench takes seconds."""
 
 Call = Callable[[Sequence[str | Path]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Something of an unfinished measurement.
+    """A partial result of a measurement.
 
     Attributes:
-        key: of all that it is of; another key's is of no use.
-        value: what edge-bench said.
+        key: the measurement's cache key; a result with another key is ignored.
+        value: edge-bench's JSON.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Kept:
 
 
 def run(folder: Path, key: str, words: Sequence[str | Path], call: Call) -> Mapping[str, Any]:
-    """What `edge-bench run` says; asked once, and kept until the measurement is whole."""
+    """The result of `edge-bench run`, run once and kept until the measurement is complete."""
     path = folder / FOLDER / "run.json"
     kept = store.read_or_warn(Kept, path)
     if kept is not None and kept.key == key:
@@ -50,31 +50,31 @@ def run(folder: Path, key: str, words: Sequence[str | Path], call: Call) -> Mapp
 
 
 def predict(folder: Path, key: str, words: Sequence[str | Path], spans: Sequence[range], call: Call) -> Iterator[Path]:
-    """Every chunk's file, in order; those that are kept are not asked for again.
+    """Every chunk's file, in order; existing chunks are not computed again.
 
     Args:
-        words: of the call, without --start, --count and --out.
+        words: edge-bench's arguments without --start, --count and --out.
         spans: the samples of each chunk.
 
     Raises:
-        Broken: a file is not what the device says it sent.
+        Broken: a file's hash differs from the one that the device reports.
     """
     missing = [span for span in spans if _kept(folder, key, span) is None]
     if missing and len(missing) < len(spans):
-        say(f"  {len(spans) - len(missing)} of {len(spans)} chunks of samples are there; going on with the others")
+        say(f"  {len(spans) - len(missing)} of {len(spans)} chunks of samples exist; computing the others")
     for span in bar(missing, "evaluating", unit="chunk"):
         path = _path(folder, span)
-        place = ["--start", str(span.start), "--count", str(len(span))]
+        part = ["--start", str(span.start), "--count", str(len(span))]
         with store.atomic(path) as temporary:
-            told = call([*words, *place, "--out", temporary])
-            if store.sha256(temporary) != told["predictions_sha256"]:
-                raise Broken(f"{temporary} is not what the device sent")
-        store.write(path.with_suffix(".json"), Kept(key, told))
+            result = call([*words, *part, "--out", temporary])
+            if store.sha256(temporary) != result["predictions_sha256"]:
+                raise Broken(f"{temporary} was damaged on its way from the device: run the command again")
+        store.write(path.with_suffix(".json"), Kept(key, result))
     yield from (_path(folder, span) for span in spans)
 
 
 def join(paths: Sequence[Path], out: Path) -> None:
-    """Puts chunks together as edge-bench would have written them at once; memory stays bounded."""
+    """Joins chunks into the file that edge-bench would have written at once; memory stays bounded."""
     import numpy as np
 
     if len(paths) == 1:
@@ -97,7 +97,7 @@ def join(paths: Sequence[Path], out: Path) -> None:
 
 
 def spans(samples: int, chunk: int | None) -> list[range]:
-    """All samples in chunks; a rest too small to be worth a process of its own goes with the last chunk."""
+    """All samples in chunks; see SMALL_REST."""
     size = chunk or max(samples, 1)
     starts = list(range(0, samples, size))
     if len(starts) > 1 and samples - starts[-1] <= size * SMALL_REST:
@@ -106,12 +106,12 @@ def spans(samples: int, chunk: int | None) -> list[range]:
 
 
 def forget(folder: Path) -> None:
-    """Removes what is kept of an unfinished measurement."""
+    """Removes the partial results of a measurement."""
     store.remove(folder / FOLDER)
 
 
 def _kept(folder: Path, key: str, span: range) -> Path | None:
-    """A chunk's file, if it is there and whole."""
+    """A chunk's file, if it exists and is intact."""
     path = _path(folder, span)
     kept = store.read_or_warn(Kept, path.with_suffix(".json"))
     if kept is None or kept.key != key or kept.value.get("samples") != len(span) or not path.is_file():
@@ -124,7 +124,7 @@ def _path(folder: Path, span: range) -> Path:
 
 
 def _count(path: Path, name: str) -> int:
-    """Rows of an output, from its header alone."""
+    """Number of rows of an output, read from its header."""
     import numpy as np
 
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:

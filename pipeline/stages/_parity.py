@@ -1,4 +1,4 @@
-"""Parity: an exported file's outputs beside those of the graph it was made from. A wrong export is a failure."""
+"""Parity: an exported file's outputs compared with those of the graph it was made from. A wrong export is a failure."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0}
-"""By the recipe's weights. Rounding to float16 costs about 60 dB and to int8 about 35 dB below the signal, less what a
-deep network adds; a wrong layout or order gives 0 dB or less."""
+"""By the recipe's weights. Rounding to float16 leaves about 60 dB and rounding to int8 about 35 dB, less in a deep
+network; a wrong layout or order gives 0 dB or less."""
 
 MOST_STEPS = 4
-"""How many output steps a static int8 file may be from the quantized graph: runtimes may round ties differently, and a
-difference of one step early in a network grows to some at its end. Whole ones: in float32, four of them may be a little
-more than four times one."""
+"""Output steps by which a static int8 file may differ from the quantized graph: runtimes round ties differently, and a
+difference of one step early in a network grows towards its end. The difference is rounded to whole steps, because four
+steps in float32 may be slightly more than four times one step."""
 
 
 def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
-    """Runs the file on the samples kept in the folder `graph` and compares all outputs of all samples with what that
-    graph says.
+    """Runs the file on the samples in the folder `graph` and compares all outputs with the graph's.
 
     Raises:
-        ParityFailed: the outputs are not the graph's.
-        StageFailed: the runtime could not run the file.
+        ParityFailed: the outputs differ too much.
+        StageFailed: the runtime cannot run the file.
     """
     import numpy as np
 
@@ -47,37 +46,37 @@ def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
     parity = stats.parity(against, [reference], outputs, [made.step if made else None])
     if recipe.static and parity.max_steps is not None and round(parity.max_steps) > MOST_STEPS:
         raise ParityFailed(
-            f"outputs leave the quantized graph's by {parity.max_steps:.1f} output steps ({MOST_STEPS} are allowed)"
+            f"outputs differ from the quantized graph's by {parity.max_steps:.1f} output steps ({MOST_STEPS} are allowed)"
         )
     least = LEAST_SNR_DB[recipe.weights]
     if parity.snr_db < least:
         raise ParityFailed(
-            f"outputs are not the {against}'s: {parity.snr_db:.1f} dB where a right export has {least:g} dB or more, "
-            f"top-1 agrees on {parity.top1_agreement:.1%}"
+            f"outputs differ from the {against}'s: {parity.snr_db:.1f} dB, and a correct export has at least {least:g} dB; "
+            f"top-1 agreement {parity.top1_agreement:.1%}"
         )
     return parity
 
 
 def predict(path: Path, target: Target, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """All outputs of a file for `samples` (N, height, width, channels), by edge-bench in a process of its own.
+    """All outputs of a file for `samples` (N, height, width, channels), computed by edge-bench in another process.
 
     Raises:
         StageFailed: the runtime cannot run the file.
     """
     import numpy as np
 
-    inputs, answers = (store.unfinished(path.with_name(name)) for name in ("samples.npy", "outputs.npz"))
-    assert target.RUNTIME is not None  # the caller asked whether the file can run here
+    inputs, outputs = (store.unfinished(path.with_name(name)) for name in ("samples.npy", "outputs.npz"))
+    assert target.RUNTIME is not None  # the caller checked that the file can run on this machine
     try:
         np.save(inputs, samples)
-        words: list[str | Path] = ["predict", path, "--inputs", inputs, "--out", answers]
+        words: list[str | Path] = ["predict", path, "--inputs", inputs, "--out", outputs]
         words += ["--runtime", target.RUNTIME, "--layout", target.LAYOUT]
         done = proc.run([sys.executable, "-m", "edge_bench", *words], own_group=False)
         if done.code != 0:
             raise StageFailed(f"{target.RUNTIME} cannot run the file: {done.reason.removeprefix('edge-bench: ')}")
         count = len(json.loads(done.out)["outputs"])
-        with np.load(answers, allow_pickle=False) as kept:
+        with np.load(outputs, allow_pickle=False) as kept:
             return [kept[f"output_{i}"] for i in range(count)]
     finally:
         store.remove(inputs)
-        store.remove(answers)
+        store.remove(outputs)

@@ -1,7 +1,7 @@
-"""Trace: one picture, stage by stage, here and on a device: at which stage they first differ, and by how much.
+"""Trace: compare one image stage by stage on host and device: where do they first differ, and by how much?
 
-A device that decodes pictures itself, as an app does, is compared in every stage. To the others go the pixels that were
-made here, so that only the input tensor and the outputs can differ.
+A device that decodes images itself, as an app does, is compared at every stage. The others get the host's pixels, so
+only the input tensor and the outputs can differ.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ def _traced(build: Store, plan: Plan, job: Job, device: BoundDevice, one: Runnab
             cell = _Cell(build, job, checkpoint, _recipe(plan, one.artifact), one, work, copy)
             host = devices.find(HOST)
             local = _run(replace(cell, one=replace(one, runtime=_host_runtime(plan, one, host))), host, pixels)
-            there = local if device.name == HOST else _run(cell, device, pixels)
-            here = _framework(cell, local, pixels) if device.device.kind == HOST else local
+            other = local if device.name == HOST else _run(cell, device, pixels)
+            reference = _framework(cell, local, pixels) if device.device.kind == HOST else local
         finally:
             store.remove(work)
-    return Trace(one.artifact, here, there, tuple(image_trace.differences(here, there, device.kind.DECODES)))
+    stages = image_trace.differences(reference, other, device.kind.DECODES)
+    return Trace(one.artifact, reference, other, tuple(stages))
 
 
 def _recipe(plan: Plan, artifact: Artifact) -> Recipe:
@@ -149,7 +150,7 @@ def _framework(cell: _Cell, local: Side, pixels: dict[str, Any]) -> Side:
     checkpoint, recipe, framework = cell.checkpoint, cell.recipe, cell.job.framework.module
     graph = cell.build.graphs(checkpoint.spec.name, checkpoint.framework, recipe.name if recipe.static else None)
     if store.read(quantize.Graph, graph / quantize.MANIFEST) is None:
-        raise StageFailed(f"{graph} holds no graph to compare with: run inv export --recipe {recipe.name}")
+        raise StageFailed(f"{graph} has no graph to compare with: run inv export --recipe {recipe.name}")
     outputs = framework.evaluate(graph, pixels["resized"][np.newaxis])
     version = checkpoint.tools.get(checkpoint.framework, "")
     what = "quantized graph" if recipe.static else "float model"

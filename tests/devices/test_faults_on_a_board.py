@@ -138,7 +138,7 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
     pi.stop(board.build, board.name, cut=True)
     done = second.ended()
     assert done.complaint in (LOST, DOWN)  # in a request, or between two
-    assert "1 of 3 chunks of samples are there; going on with the others" in done.err
+    assert "1 of 3 chunks of samples exist; computing the others" in done.err
     assert desk.inv(*desk.bench()).complaint == DOWN
 
     pi.boot(board.build, board.name, pi.Boot(clock="2001-01-01"))
@@ -146,7 +146,7 @@ def test_a_lost_connection_a_power_cut_and_a_clock_in_2001_lose_nothing_that_was
     assert (chunks / "run.json").read_bytes() == ran
     done = desk.inv(*desk.bench())
     assert done.code == 0, done.err
-    assert "2 of 3 chunks of samples are there; going on with the others" in done.err
+    assert "2 of 3 chunks of samples exist; computing the others" in done.err
     there, here = (load(desk.folder().parent / device) for device in ("pi4-emulated", "local"))
     assert there.shape == here.shape == (SAMPLES, 10)
     assert np.abs(there - here).max() <= 1e-5 * np.abs(here).max()  # float kernels of x86 and ARM sum in another order
@@ -165,7 +165,7 @@ def test_a_board_that_falls_silent_ends_a_bench_and_the_next_one_goes_on(desk: D
         os.kill(board.pid, signal.SIGCONT)
     done = desk.inv(*desk.bench(recipe="int8"))
     assert done.code == 0, done.err
-    assert " of 3 chunks of samples are there; going on with the others" in done.err
+    assert " of 3 chunks of samples exist; computing the others" in done.err
     assert load(desk.folder("int8")).shape == (SAMPLES, 10)
 
 

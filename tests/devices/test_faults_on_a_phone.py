@@ -265,7 +265,7 @@ def test_a_cable_pulled_in_a_bench_loses_nothing_that_was_finished(desk: Desk, p
     again = inv(desk.build, *desk.bench, **desk.env)
     assert again.code == 0, again.err
     kept = [line for line in again.err.splitlines() if "chunks of samples are there" in line]
-    assert kept == ["  1 of 3 chunks of samples are there; going on with the others"]
+    assert kept == ["  1 of 3 chunks of samples exist; computing the others"]
     found = store.read(Measurement, desk.folder / "measurement.json")
     here = next(matrix.root.glob("*/fp32/tflite/local/predictions.npz"))
     assert found is not None and found.accuracy.samples == SAMPLES

@@ -97,7 +97,7 @@ def test_a_chunk_that_is_not_what_the_device_sent_is_refused(tmp_path: Path) -> 
     def lies(words: Sequence[str | Path]) -> Mapping[str, Any]:
         return {**Device()(words), "predictions_sha256": "0" * 64}
 
-    with pytest.raises(Broken, match="is not what the device sent"):
+    with pytest.raises(Broken, match="was damaged on its way from the device"):
         list(_chunks.predict(tmp_path, "k", WORDS, _chunks.spans(4, None), lies))
     assert not list(tmp_path.rglob("*.npz"))
 

@@ -88,7 +88,7 @@ def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next
     assert [(event["recipe"], event["status"]) for event in events] == [("int8", "failed"), ("fp32", "ok")]
     cell = copied.cell("tiny", "torch", "int8", "onnx")
     failure = read(Failure, cell / "failure.json")
-    assert failure is not None and "outputs leave the quantized graph's by" in failure.reason
+    assert failure is not None and "outputs differ from the quantized graph's by" in failure.reason
     assert not (cell / "artifact.json").exists()
 
 
