@@ -46,13 +46,13 @@ def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
     parity = stats.parity(against, [reference], outputs, [made.step if made else None])
     if recipe.static and parity.max_steps is not None and round(parity.max_steps) > MOST_STEPS:
         raise ParityFailed(
-            f"outputs differ from the quantized graph's by {parity.max_steps:.1f} output steps ({MOST_STEPS} are allowed)"
+            f"outputs differ from the quantized graph's by {parity.max_steps:.1f} output steps ({MOST_STEPS} allowed)"
         )
     least = LEAST_SNR_DB[recipe.weights]
     if parity.snr_db < least:
         raise ParityFailed(
-            f"outputs differ from the {against}'s: {parity.snr_db:.1f} dB, and a correct export has at least {least:g} dB; "
-            f"top-1 agreement {parity.top1_agreement:.1%}"
+            f"outputs differ from the {against}'s: {parity.snr_db:.1f} dB, and a correct export has at least "
+            f"{least:g} dB; top-1 agreement {parity.top1_agreement:.1%}"
         )
     return parity
 
