@@ -14,7 +14,8 @@ from typing import Any
 import _common
 
 from pipeline import stats
-from pipeline.results import collect, predictions
+from pipeline.results import collect
+from pipeline.results.rows import Row, outputs
 from pipeline.stages.plan import Plan
 from pipeline.system.store import Store
 
@@ -31,8 +32,8 @@ def beside_host(build: Store, plan: Plan, devices: Sequence[str]) -> list[dict[s
     return [_figures(row, host[row.cell.target, row.cell.recipe]) for row in ours]
 
 
-def _figures(row: collect.Row, host: collect.Row) -> dict[str, Any]:
-    ours, theirs = (_outputs(one) for one in (row, host))
+def _figures(row: Row, host: collect.Row) -> dict[str, Any]:
+    ours, theirs = outputs(row), outputs(host)
     assert row.measurement is not None
     parity = stats.parity("the host's outputs", theirs, ours, [None] * len(ours))
     return {
@@ -45,12 +46,6 @@ def _figures(row: collect.Row, host: collect.Row) -> dict[str, Any]:
         "drop_interval": row.cell.drop_interval, "equal_to_host": stats.equal_count(ours, theirs),
         "same_top1_as_host": round(stats.agreement(ours[0], theirs[0]) * len(ours[0])), "snr_db": parity.snr_db,
     }  # fmt: skip
-
-
-def _outputs(row: collect.Row) -> tuple[Any, ...]:
-    assert row.home is not None and row.measurement is not None
-    accuracy = row.measurement.accuracy
-    return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Build folders made by hand, manifest by manifest, as the stages write them."""
+"""Build folders written manifest by manifest, as the stages write them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUNS = tuple((10, 245_000 + 100 * i) for i in range(101))
 
 @dataclass
 class Tree:
-    """A build folder, written manifest by manifest as the stages do. Keyword arguments replace a manifest's fields."""
+    """A build folder. Keyword arguments of its methods replace fields of the manifest."""
 
     root: Path
     model: str = "toy"
@@ -166,7 +166,7 @@ class Tree:
         return float((np.argmax(outputs, axis=1) == self.truth).mean())
 
     def wrong(self, count: int) -> Any:
-        """The float model's outputs with the answers of the first `count` samples turned wrong."""
+        """The float model's outputs, with wrong predictions for the first `count` samples."""
         outputs = self.logits.copy()
         outputs[:count] = np.roll(outputs[:count], 1, axis=1)
         return outputs

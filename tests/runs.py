@@ -1,4 +1,4 @@
-"""A run's folder, read by TensorBoard's own code."""
+"""Reads a TensorBoard run folder with TensorBoard's own code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.system.tensorboard import without_tensorflow
 
 
 class Run:
-    """What TensorBoard knows of a run."""
+    """What TensorBoard reads from a run folder."""
 
     def __init__(self, folder: Path) -> None:
         without_tensorflow()
@@ -30,7 +30,7 @@ class Run:
         return [(event.step, float(_array(event.tensor_proto))) for event in self.events.Tensors(tag)]
 
     def tensor(self, tag: str) -> NDArray[Any]:
-        """The last step's."""
+        """The tensor's value at the last step."""
         return _array(self.events.Tensors(tag)[-1].tensor_proto)
 
     def pictures(self) -> dict[str, tuple[tuple[int, int], str]]:
@@ -66,7 +66,7 @@ class Run:
         return [node.name for node in self.events.Graph().node]
 
     def starts(self) -> list[int]:
-        """Steps from which the run was begun again: what is older and of later steps does not count."""
+        """Steps at which the run was resumed. Older events of later steps do not count."""
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
         files = sorted(self.folder.glob("events.*"))

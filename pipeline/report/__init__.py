@@ -23,7 +23,7 @@ from pipeline.report.page import Section, markdown, web_page
 from pipeline.report.summary import summary
 from pipeline.results import collect
 from pipeline.results.bit_equality import Equality, equalities, over_threads
-from pipeline.results.collect import Row
+from pipeline.results.rows import Row
 from pipeline.system import store
 from pipeline.system.store import Store
 

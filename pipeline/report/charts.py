@@ -9,7 +9,7 @@ from pipeline.formatting import NONE
 from pipeline.report import figures
 from pipeline.report.groups import by_device, by_model, samples
 from pipeline.report.page import Block, Section, Table, numbers, texts
-from pipeline.results.collect import Row
+from pipeline.results.rows import Row
 
 MOST_CLASSES = 20
 """More classes than these do not fit a heatmap's width; those that change the most are shown, and it is said."""

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import formatting
 from pipeline.formatting import Unit
 from pipeline.report.summary import verdict
-from pipeline.results.collect import Row
+from pipeline.results.rows import Row
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart by people with any colour vision. Source: Okabe and Ito, "Color Universal Design", 2008."""

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from pipeline import formatting
 from pipeline.core import Measurement
-from pipeline.results.collect import Row
+from pipeline.results.rows import Row
 
 
 def by_model(found: Iterable[Row]) -> list[tuple[str, list[Row]]]:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import formatting
 from pipeline.report.groups import measured
 from pipeline.report.page import Block, Section, Table, only, texts
-from pipeline.results.collect import Row
+from pipeline.results.rows import Row
 
 METHOD = (
     "Latency: one inference with the input in memory, outputs read back; decoding and resizing of pictures is not in "

@@ -9,8 +9,8 @@ from pipeline.core import Cell
 from pipeline.formatting import Unit
 from pipeline.report.groups import by_device, samples
 from pipeline.report.page import Block, Section, only
-from pipeline.results.collect import Row
 from pipeline.results.output_diff import WAY
+from pipeline.results.rows import Row
 
 WORTH_SAYING = 1.1
 """A cell that is less than this many times better than fp32 is not said to be better."""

@@ -10,8 +10,8 @@ from pipeline.formatting import NONE, Unit
 from pipeline.report.groups import by_device, by_model
 from pipeline.report.page import Block, Section, Table, numbers, only, texts
 from pipeline.results.bit_equality import Equality
-from pipeline.results.collect import Row
 from pipeline.results.output_diff import WAY
+from pipeline.results.rows import Row
 from pipeline.results.warnings import once
 
 ABOUT_CELLS = (

@@ -1,4 +1,4 @@
-"""Bit for bit: the outputs of one static recipe under all targets, and of one file on one thread and on more."""
+"""Bit-for-bit comparisons: one static recipe across targets, and one file across numbers of threads."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from itertools import combinations, groupby
 
 from pipeline import formatting, registry, stats
 from pipeline.core import Cell
-from pipeline.results.collect import Row, outputs
+from pipeline.results.rows import Row, outputs
 
 
 @dataclass(frozen=True)
 class Equality:
-    """The outputs of one static recipe under two targets, on one device and over the same samples.
+    """The outputs of two targets under one static recipe, on the same device and the same samples.
 
     Attributes:
-        one_graph: both files were lowered from the one quantized graph; else each converter quantized for itself.
-        equal: how many samples have bit-equal outputs, of `samples`.
+        one_graph: whether both files were lowered from the same quantized graph. If not, each converter quantized on
+            its own.
+        equal: number of samples, of `samples`, whose outputs are bit-equal.
         agreement: share of samples with the same top-1.
         max_error: largest absolute difference of any output.
     """
@@ -36,7 +37,7 @@ class Equality:
 
 
 def equalities(found: Iterable[Row]) -> list[Equality]:
-    """Every two targets of these rows that were measured on one device under one static recipe."""
+    """One comparison for every two targets measured under the same static recipe on the same device."""
 
     def group(row: Row) -> tuple[str, str, str, str, int]:
         cell = row.cell
@@ -50,10 +51,10 @@ def equalities(found: Iterable[Row]) -> list[Equality]:
 
 @dataclass(frozen=True)
 class OverThreads:
-    """One file on several threads beside the same on one, on one device and over the same samples.
+    """One file on several threads compared with one thread, on the same device and the same samples.
 
     Attributes:
-        equal: how many samples have bit-equal outputs, of `samples`.
+        equal: number of samples, of `samples`, whose outputs are bit-equal.
     """
 
     one: Cell
@@ -63,7 +64,7 @@ class OverThreads:
 
 
 def over_threads(found: Iterable[Row]) -> list[OverThreads]:
-    """Every row of more than one thread beside that of one thread, where there is one over the same samples."""
+    """Pairs each multi-threaded row with the single-threaded row of the same file, device and samples."""
     rows = [row for row in found if row.measurement and row.cell.status == "ok"]
     ones = {_file(row.cell): row for row in rows if row.cell.threads == 1}
     pairs = [(ones[_file(row.cell)], row) for row in rows if row.cell.threads != 1 and _file(row.cell) in ones]
@@ -78,9 +79,9 @@ def _file(cell: Cell) -> tuple[str | int | None, ...]:
 
 
 def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
-    """All pairs of one model, recipe and device."""
-    held = [outputs(row) for row in rows]
-    for (a, left), (b, right) in combinations(zip(rows, held, strict=True), 2):
+    """All pairs of targets of one model, recipe and device."""
+    with_outputs = [(row, outputs(row)) for row in rows]
+    for (a, left), (b, right) in combinations(with_outputs, 2):
         distance = stats.parity(a.cell.target, left, right, [None] * len(left))
         yield Equality(
             model=a.cell.model,

@@ -1,7 +1,7 @@
-"""framework → host runtime → device: an artifact's outputs at every step, beside those of the step before.
+"""framework → host runtime → device: how an artifact's outputs differ at every step from the step before.
 
-What differs in the first step is conversion and quantization; in the second, where both ran the same runtime, it is the
-processor and its kernels.
+The first step shows the effect of conversion and quantization. The second shows the effect of the processor and its
+kernels, if host and device ran the same runtime.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WAY = ("framework", "host", "device")
-"""The steps to a device that is not this machine; the way to this machine is without the last."""
+"""The steps to another device. A measurement on the host itself has the first two."""
 HOST = "local"
-"""The kind of device that is this machine, and the name of the one that every devices.toml begins with."""
+"""The kind of the host's devices, and the name of the one that always exists."""
 
 
 def framework(checkpoint: Checkpoint, right: NDArray[Any]) -> Step:
     """The first step: the float model in its framework.
 
     Args:
-        right: (N,) bool, whether its answer to a sample is the label.
+        right: (N,) bool, whether the prediction is correct.
     """
     version = checkpoint.tools.get(checkpoint.framework, "")
     runtime = f"{checkpoint.framework} {version}".strip()
@@ -35,16 +35,16 @@ def framework(checkpoint: Checkpoint, right: NDArray[Any]) -> Step:
 
 
 def beside(measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any], accuracy: float) -> Step:
-    """A measurement's step.
+    """A measurement's step, compared with the step before.
 
     Args:
-        before, outputs: one array per output, first axis the samples: of the step before, and of this one.
-        accuracy: over these samples.
+        before, outputs: the outputs of the step before and of this one: one array per output, first axis the samples.
+        accuracy: of this step, over these samples.
 
     Raises:
         ParityFailed: number or shape of the outputs differ.
     """
-    distance = stats.parity("the step before", before, outputs, [None] * len(outputs))
+    distance = stats.parity("previous step", before, outputs, [None] * len(outputs))
     return Step(
         place=str(measurement.device.get("name")),
         runtime=formatting.runtime(measurement),
@@ -57,12 +57,12 @@ def beside(measurement: Measurement, before: Sequence[Any], outputs: Sequence[An
 
 
 def is_host(measurement: Measurement) -> bool:
-    """Whether this machine made it."""
+    """Whether the host made this measurement."""
     return measurement.device.get("kind") == HOST
 
 
 def nearest(measurement: Measurement, hosts: Sequence[Measurement]) -> int | None:
-    """Which of the host's measurements a device's is compared with: the same runtime's, of the same version."""
+    """The index of the host measurement to compare with: preferably of the same runtime, version and threads."""
     name, version = _runtime(measurement)
 
     def distance(place: int) -> tuple[bool, bool, bool, str]:
@@ -73,13 +73,13 @@ def nearest(measurement: Measurement, hosts: Sequence[Measurement]) -> int | Non
 
 
 def without_host(measurement: Measurement, cell_options: str) -> tuple[Step, Step]:
-    """The steps of host and device where this machine has not measured the file.
+    """The steps of host and device if the host has not measured the file.
 
     Args:
-        cell_options: of the command line, that name the cell.
+        cell_options: the command-line options that select the cell.
     """
     host = host_for(measurement)
-    reason = f"not measured on this machine: inv bench{cell_options} --device {host}"
+    reason = f"not measured on the host: inv bench{cell_options} --device {host}"
     own = Step(
         str(measurement.device.get("name")),
         formatting.runtime(measurement),
@@ -90,20 +90,20 @@ def without_host(measurement: Measurement, cell_options: str) -> tuple[Step, Ste
 
 
 def other_runtime(step: Step, measurement: Measurement, host: Measurement, cell_options: str) -> Step:
-    """A device's step, which says where the host ran another runtime: then not only the processor differs."""
+    """A device's step, with a note if the host ran another runtime: then more differs than the processor."""
     name, other = _runtime(measurement)[0], _runtime(host)[0]
     if name == other:
         return step
     place = host_for(measurement)
-    mends = "" if place == host.device.get("name") else f"; the same one here: inv bench{cell_options} --device {place}"
-    return replace(step, reason=f"the host ran {other}, another runtime than {name}{mends}")
+    fix = "" if place == host.device.get("name") else f"; to run {name}: inv bench{cell_options} --device {place}"
+    return replace(step, reason=f"the host ran {other}, the device {name}{fix}")
 
 
 def host_for(measurement: Measurement) -> str:
-    """The device of this machine, by name, that runs the runtime of a measurement; the usual one where none does."""
+    """The name of the host's device that runs a measurement's runtime; the default one if none does."""
     try:
         known = devices.devices()
-    except PipelineError:  # who runs the command that names it is told
+    except PipelineError:  # devices.toml is broken; the command that the user is told to run reports it
         return HOST
     target = registry.bind("targets", measurement.target)
     own = [device for device in known.values() if device.device.kind == HOST]

@@ -1,4 +1,4 @@
-"""Files of predictions: every evaluation sample's outputs, as output_0, output_1 … of an .npz, perhaps with labels."""
+"""Predictions files: the outputs of all evaluation samples as output_0, output_1 … of an .npz, optionally labels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.errors import Broken
 
 
 def read(folder: Path, name: str, digest: str) -> tuple[tuple[Any, ...], Any]:
-    """The arrays of the file `name` in `folder`; nothing in it is run.
+    """Reads the file `name` in `folder`. Pickled objects are refused, so no code runs.
 
     Args:
-        digest: the sha256 that its manifest has.
+        digest: the sha256 recorded in the manifest.
 
     Returns:
-        The outputs in their order, each with the samples as first axis, and the labels (or None).
+        The outputs in order, each with the samples as first axis, and the labels or None.
 
     Raises:
-        Broken: it cannot be read, is another file than the manifest's, or is not of these arrays.
+        Broken: the file cannot be read, has another sha256, or has other arrays than these.
     """
     import numpy as np
 
@@ -31,7 +31,7 @@ def read(folder: Path, name: str, digest: str) -> tuple[tuple[Any, ...], Any]:
     except OSError as error:
         raise Broken(f"{name} cannot be read: {error.strerror}") from error
     if sha256(content).hexdigest() != digest:
-        raise Broken(f"{name} is not the file that its manifest describes (another sha256)")
+        raise Broken(f"{name} does not match its manifest (sha256 differs)")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -39,5 +39,5 @@ def read(folder: Path, name: str, digest: str) -> tuple[tuple[Any, ...], Any]:
         raise Broken(f"{name} is not an .npz file of arrays: {error}") from error
     outputs = tuple(arrays[f"output_{i}"] for i in range(len(arrays)) if f"output_{i}" in arrays)
     if not outputs or not outputs[0].ndim or set(arrays) - {f"output_{i}" for i in range(len(outputs))} - {"labels"}:
-        raise Broken(f"{name} holds {sorted(arrays)}, not output_0 … and labels")
+        raise Broken(f"{name} contains {sorted(arrays)}, not output_0 … and labels")
     return outputs, arrays.get("labels")

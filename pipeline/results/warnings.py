@@ -1,4 +1,4 @@
-"""What a reader of a measurement should know, each with what to do next; and every kind of it said once."""
+"""Warnings about measurements, each with what to do next; warnings of the same kind are merged into one line."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEW_RUNS = 100
-"""Below this many runs p99 is little else than the slowest one."""
+"""With fewer runs, p99 is close to the slowest run."""
 
 WIDE_IQR = 0.10
-"""An interquartile range above this share of the median is called wide."""
+"""An interquartile range above this share of the median is wide."""
 
 LONG_TAIL = 2.0
-"""A p99 above this multiple of p50 is called a long tail."""
+"""A p99 above this multiple of p50 is a long tail."""
 
 BUSY = 0.25
-"""Share of the cores that other programs may keep busy before it is said."""
+"""Share of the cores that other programs may keep busy without a warning."""
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
-"""A number that is a word of its own: 3.4 and 17 of 17 %, not the 99 of p99."""
+"""A number that is a word of its own: the 3.4 of "load 3.4" and the 17 of "17%", not the 99 of "p99"."""
 
 
 def of_times(measurement: Measurement) -> tuple[str, ...]:
-    """Why its times are not what they could be; empty where nothing is amiss.
-
-    Times of an emulated device are shown nowhere, so nothing is said about them.
-    """
+    """Reasons to doubt a measurement's times. Emulated devices show no times, so they get no warnings here."""
     if measurement.device.get("emulated"):
         return ()
     return tuple(
@@ -45,7 +42,7 @@ def of_times(measurement: Measurement) -> tuple[str, ...]:
 
 
 def of_outputs(top1: NDArray[Any]) -> tuple[str, ...]:
-    """Whether some samples have no answer.
+    """A warning if some outputs are not finite.
 
     Args:
         top1: (N,) class indices, -1 where the outputs are not finite.
@@ -57,28 +54,28 @@ def of_outputs(top1: NDArray[Any]) -> tuple[str, ...]:
 
 
 def of_part(samples: int, split: int) -> tuple[str, ...]:
-    """Whether accuracy is of a part of the split only."""
+    """A warning if accuracy covers only part of the split."""
     if samples == split:
         return ()
-    return (f"accuracy is over {samples:,} of the split's {split:,} samples: leave --samples out for all of them",)
+    return (f"accuracy covers {samples:,} of {split:,} samples: omit --samples to use all of them",)
 
 
 def _spread(runs: Sequence[Sequence[int]]) -> list[str]:
     if not runs:
-        return ["no runs are on record: measure again"]
+        return ["no runs were recorded: measure again"]
     found, summary = [], latency(runs)
     each = sorted(ns / loops for loops, ns in runs)
     wide = (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
     if len(runs) < FEW_RUNS:
-        found.append(f"p99 of {len(runs)} runs is little more than the slowest of them: measure {FEW_RUNS} or more")
+        found.append(f"p99 of only {len(runs)} runs is close to the slowest run: use {FEW_RUNS} runs or more")
     if wide > WIDE_IQR:
         found.append(
-            f"the middle half of the runs spreads over {wide:.0%} of the median: close other programs, fix the clock "
-            "(governor 'performance') and measure again"
+            f"the interquartile range of the runs is {wide:.0%} of the median: close other programs, set the CPU "
+            "governor to 'performance' and measure again"
         )
     if summary.p50 > 0 and summary.p99 > LONG_TAIL * summary.p50:
         found.append(
-            f"p99 is {summary.p99 / summary.p50:.1f} times p50: something interrupts some runs; close other programs "
+            f"p99 is {summary.p99 / summary.p50:.1f} times p50, so some runs were interrupted: close other programs "
             "and measure again"
         )
     return found
@@ -87,19 +84,20 @@ def _spread(runs: Sequence[Sequence[int]]) -> list[str]:
 def _throttled(measurement: Measurement) -> str | None:
     if not measurement.throttled:
         return None
-    return "the device slowed its clock while it was measured: let it cool, check its power supply and measure again"
+    return "the device throttled during the measurement: let it cool, check its power supply and measure again"
 
 
 def _governor(measurement: Measurement) -> str | None:
-    """Boards raise their clock when there is work, so what is short is measured while the clock still rises."""
+    """Boards raise their clock under load, so a short measurement runs while the clock is still rising."""
     governor = measurement.device.get("governor")
     if governor in (None, "performance"):
         return None
-    return f"the device's clock may change while it is measured (governor {governor!r}): set it to 'performance'"
+    return f"the CPU clock may change during the measurement (governor {governor!r}): set it to 'performance'"
 
 
 def _load(measurement: Measurement) -> str | None:
-    """The load average before the first run counts; the measurement before this one may have left its own threads."""
+    """Judges the load average before the first run, less this many threads: a previous measurement may have left them
+    in the average."""
     load, cores = measurement.load_average[0], measurement.device.get("cores")
     if load is None or not isinstance(cores, int):
         return None
@@ -110,23 +108,23 @@ def _load(measurement: Measurement) -> str | None:
     return f"other programs were running (load average {load:.1f} on {cores} cores): close them and measure again"
 
 
-# -- each kind once ----------------------------------------------------------------------------------------------------
+# -- merging -----------------------------------------------------------------------------------------------------------
 
 
 def once(found: Sequence[Cell]) -> list[str]:
-    """The warnings of all cells: those that differ in their numbers only are one, with the cells that it concerns."""
+    """The warnings of all cells. Those that differ only in numbers become one line that names the affected cells."""
     kinds: dict[str, list[tuple[Cell, str]]] = {}
     for cell in found:
         for text in cell.warnings:
             kinds.setdefault(NUMBER.sub("#", text), []).append((cell, text))
     return [
-        f"{_concerned([cell for cell, _ in kind], found)}: {_ranged([text for _, text in kind])}"
+        f"{_affected([cell for cell, _ in kind], found)}: {_ranged([text for _, text in kind])}"
         for kind in kinds.values()
     ]
 
 
-def _concerned(some: Sequence[Cell], found: Sequence[Cell]) -> str:
-    """The cells by name; all those measured, by their number."""
+def _affected(some: Sequence[Cell], found: Sequence[Cell]) -> str:
+    """The names of the affected cells; only their number if all measured cells are affected."""
     measured = [cell for cell in found if cell.status == "ok" and cell.device is not None]
     names = [_name(cell, measured) for cell in some]
     if len(some) == 1:
@@ -136,7 +134,7 @@ def _concerned(some: Sequence[Cell], found: Sequence[Cell]) -> str:
 
 
 def _name(cell: Cell, measured: Sequence[Cell]) -> str:
-    """A cell's name, with its model or its device where there are several."""
+    """A cell's name, with its model and its device if there are several."""
     parts = [formatting.model(cell)] if len({formatting.model(c) for c in measured}) > 1 else []
     parts.append(formatting.name(cell))
     parts += [formatting.device(cell)] if len({(c.device, c.threads) for c in measured}) > 1 else []
@@ -144,7 +142,7 @@ def _name(cell: Cell, measured: Sequence[Cell]) -> str:
 
 
 def _ranged(texts: Sequence[str]) -> str:
-    """Texts that differ in their numbers only, as one: where a number differs, from the lowest to the highest."""
+    """Merges texts that differ only in numbers: a number that varies becomes its range."""
     numbers = zip(*(NUMBER.findall(text) for text in texts), strict=True)
     return "".join(
         part for pair in zip_longest(NUMBER.split(texts[0]), map(_range, numbers), fillvalue="") for part in pair

@@ -1,4 +1,4 @@
-"""equality: which outputs are compared, and what is said of them."""
+"""Bit-for-bit comparisons: which outputs are compared, and with what result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_outputs_of_different_devices_are_not_paired(tree: Tree) -> None:
     assert equalities(collect.rows(tree.build)) == []
 
 
-def test_files_that_were_quantized_apart_are_marked(tree: Tree) -> None:
+def test_files_not_quantized_from_one_graph_are_marked(tree: Tree) -> None:
     for target, by in (("tflite", "ai-edge-quantizer"), ("executorch", "graph")):
         tree.artifact("int8", target, quantized_by=by)
         tree.measure("int8", target)

@@ -1,4 +1,4 @@
-"""steps: framework → host runtime → device: what is compared with what, and what is said where it cannot be."""
+"""framework → host runtime → device: which outputs are compared, and what a step reports if they cannot be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def nudged(tree: Tree, count: int, by: float) -> Any:
-    """The float model's outputs, with another last bit or more in the first `count` samples."""
+    """The float model's outputs, changed by `by` in the first `count` samples."""
     outputs = tree.logits.copy()
     outputs[:count, 0] += np.float32(by)
     return outputs
@@ -46,9 +46,9 @@ def figures(step: Step) -> tuple[Any, ...]:
     return step.place, step.accuracy, step.equal, step.top1_agreement, step.samples
 
 
-def test_each_step_is_beside_the_step_before(tree: Tree) -> None:
+def test_each_step_is_compared_with_the_step_before(tree: Tree) -> None:
     host, device = tree.wrong(20), tree.wrong(20)
-    device[150:] += np.float32(0.25)  # another quarter of the bits, and no other answer
+    device[150:] += np.float32(0.25)  # changes the bits of a quarter of the samples and no prediction
     tree.measure("int8", "executorch", host, runtime=RUNNER)
     tree.measure("int8", "executorch", device, device=BOARD, runtime=RUNNER)
     steps = cell(tree.build, "pi4-emulated").steps
@@ -62,7 +62,7 @@ def test_each_step_is_beside_the_step_before(tree: Tree) -> None:
     assert [step.reason for step in steps] == [None] * 3
 
 
-def test_the_way_to_this_machine_ends_there(tree: Tree) -> None:
+def test_a_measurement_on_the_host_has_two_steps(tree: Tree) -> None:
     tree.measure("int8", "executorch", nudged(tree, 50, 0.5))
     assert list(map(figures, cell(tree.build, "local").steps)) == [
         ("framework", 1.0, None, None, 200),
@@ -70,7 +70,7 @@ def test_the_way_to_this_machine_ends_there(tree: Tree) -> None:
     ]
 
 
-def test_of_several_runtimes_on_the_host_the_devices_own_is_the_step_before(tree: Tree) -> None:
+def test_a_device_is_compared_with_the_host_measurement_of_the_same_runtime(tree: Tree) -> None:
     tree.measure("int8", "executorch", nudged(tree, 100, 0.5), runtime=BINDINGS)
     other = {**LOCAL, "name": "local-executorch-runner"}
     tree.measure("int8", "executorch", nudged(tree, 30, 0.5), device=other, runtime=RUNNER)
@@ -80,7 +80,7 @@ def test_of_several_runtimes_on_the_host_the_devices_own_is_the_step_before(tree
     assert (device.equal, device.max_error, device.reason) == (1.0, 0.0, None)
 
 
-def test_a_runtime_of_the_same_version_is_nearer_than_one_of_another(tree: Tree) -> None:
+def test_a_host_runtime_of_the_same_version_is_preferred(tree: Tree) -> None:
     tree.measure("int8", "executorch", runtime={**RUNNER, "version": "1.4.0"})
     other = {**LOCAL, "name": "the-same"}
     tree.measure("int8", "executorch", device=other, runtime=RUNNER)
@@ -88,26 +88,25 @@ def test_a_runtime_of_the_same_version_is_nearer_than_one_of_another(tree: Tree)
     assert cell(tree.build, "pi4-emulated").steps[1].place == "the-same"
 
 
-def test_another_runtime_on_the_host_is_said_with_the_command_that_runs_the_same(tree: Tree) -> None:
+def test_another_runtime_on_the_host_is_reported_with_the_command_that_runs_the_same_one(tree: Tree) -> None:
     tree.measure("int8", "executorch", runtime=BINDINGS)
     tree.measure("int8", "executorch", device=BOARD, runtime=RUNNER)
     device = cell(tree.build, "pi4-emulated").steps[-1]
     assert device.equal == 1.0
-    assert device.reason == (
-        "the host ran executorch, another runtime than executorch_runner; the same one here: "
-        f"inv bench {OPTIONS} --device local-executorch-runner"
-    )
+    reason = device.reason or ""
+    assert "the host ran executorch, the device executorch_runner" in reason
+    assert reason.endswith(f"inv bench {OPTIONS} --device local-executorch-runner")
 
 
-def test_without_a_measurement_of_the_host_the_command_that_makes_it_is_said(tree: Tree) -> None:
+def test_a_missing_host_measurement_is_reported_with_its_command(tree: Tree) -> None:
     tree.measure("int8", "executorch", tree.wrong(20), device=BOARD, runtime=RUNNER)
     _, host, device = cell(tree.build, "pi4-emulated").steps
     assert (host.accuracy, host.equal) == (None, None)
-    assert host.reason == f"not measured on this machine: inv bench {OPTIONS} --device local-executorch-runner"
+    assert host.reason == f"not measured on the host: inv bench {OPTIONS} --device local-executorch-runner"
     assert (device.accuracy, device.equal, device.top1_agreement, device.max_error) == (0.9, None, None, None)
 
 
-def test_a_device_that_ran_a_part_of_the_split_is_compared_over_that_part(tree: Tree) -> None:
+def test_a_device_that_ran_part_of_the_split_is_compared_over_that_part(tree: Tree) -> None:
     tree.measure("int8", "executorch", tree.wrong(20), runtime=RUNNER)
     chosen = stats.stratified(tree.truth, 50)
     outputs = tree.wrong(20)[chosen]
@@ -125,13 +124,13 @@ def test_a_device_that_ran_a_part_of_the_split_is_compared_over_that_part(tree: 
     ]
 
 
-def test_a_host_that_ran_another_file_is_no_step(tree: Tree) -> None:
+def test_a_host_measurement_of_another_file_is_not_compared(tree: Tree) -> None:
     tree.measure("int8", "executorch", runtime=RUNNER, artifact_sha256="of last week")
     tree.measure("int8", "executorch", device=BOARD, runtime=RUNNER)
-    assert "not measured on this machine" in (cell(tree.build, "pi4-emulated").steps[1].reason or "")
+    assert "not measured on the host" in (cell(tree.build, "pi4-emulated").steps[1].reason or "")
 
 
-def test_the_usual_host_is_named_where_the_table_of_devices_is_broken(
+def test_the_command_names_the_default_host_if_devices_toml_is_broken(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "devices.toml").write_text("[")
@@ -140,7 +139,7 @@ def test_the_usual_host_is_named_where_the_table_of_devices_is_broken(
     assert (cell(tree.build, "pi4-emulated").steps[1].reason or "").endswith("--device local")
 
 
-def test_outputs_that_are_not_finite_agree_with_nothing(tree: Tree) -> None:
+def test_nonfinite_outputs_agree_with_nothing(tree: Tree) -> None:
     outputs = tree.logits.copy()
     outputs[:50] = np.nan
     noun = tree.measure("int8", "executorch", outputs, runtime=RUNNER)
@@ -151,14 +150,14 @@ def test_outputs_that_are_not_finite_agree_with_nothing(tree: Tree) -> None:
     assert (device_step.equal, device_step.top1_agreement) == (0.75, 0.75)
 
 
-def test_a_real_measurement_is_compared_with_this_machines(copied: Store) -> None:
+def test_a_real_measurement_is_compared_with_the_hosts(copied: Store) -> None:
     home = next(copied.root.glob("*/int8/onnx/local"))
     there = home.parent / "board"
     shutil.copytree(home, there)
     with np.load(home / "predictions.npz") as kept:
         outputs = kept["output_0"]
     assert np.unique(outputs.argmax(1)).size > 1
-    outputs[::2] *= np.float32(1.5)  # keeps each answer, and changes what is not zero
+    outputs[::2] *= np.float32(1.5)  # keeps every prediction and changes every value that is not zero
     noun = store.read(Measurement, home / "measurement.json")
     assert noun is not None
     digest = predictions(there / "predictions.npz", output_0=outputs)

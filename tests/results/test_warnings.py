@@ -1,4 +1,4 @@
-"""caveats: when a measurement is doubted, and that each doubt is said once."""
+"""Warnings: which measurements get one, and how warnings of the same kind are merged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.test_core import golden
 
 
 def measurement(**changes: Any) -> Measurement:
-    """A measurement that gives no reason for a warning, with fields replaced."""
+    """A measurement without warnings, with fields replaced."""
     quiet = dataclasses.replace(from_json(Measurement, golden("measurement.json")), runs=((4, 1_480_000),) * 100)
     return dataclasses.replace(quiet, **changes)
 
@@ -20,60 +20,60 @@ def test_a_quiet_measurement_gives_no_warning() -> None:
     assert warnings.of_times(measurement()) == ()
 
 
-def test_few_runs_are_warned_of() -> None:
+def test_few_runs_give_a_warning() -> None:
     (text,) = warnings.of_times(measurement(runs=((1, 1_000_000),) * 20))
-    assert text == "p99 of 20 runs is little more than the slowest of them: measure 100 or more"
+    assert "p99 of only 20 runs" in text and "100 runs or more" in text
 
 
-def test_no_runs_are_warned_of() -> None:
-    assert warnings.of_times(measurement(runs=())) == ("no runs are on record: measure again",)
+def test_no_runs_give_a_warning() -> None:
+    (text,) = warnings.of_times(measurement(runs=()))
+    assert text.startswith("no runs")
 
 
-def test_a_wide_spread_is_warned_of() -> None:
+def test_a_wide_spread_gives_a_warning() -> None:
     runs = tuple((1, 1_000_000 + 4_000 * i) for i in range(100))
     (text,) = warnings.of_times(measurement(runs=runs))
-    assert text.startswith("the middle half of the runs spreads over 17% of the median:")
-    assert "governor 'performance'" in text
+    assert "17% of the median" in text
+    assert "'performance'" in text
 
 
-def test_a_long_tail_is_warned_of() -> None:
+def test_a_long_tail_gives_a_warning() -> None:
     runs = ((1, 1_000_000),) * 97 + ((1, 5_000_000),) * 3
     (text,) = warnings.of_times(measurement(runs=runs))
-    assert text.startswith("p99 is 5.0 times p50:")
+    assert text.startswith("p99 is 5.0 times p50")
 
 
-def test_throttling_is_warned_of_and_not_knowing_is_not() -> None:
+def test_throttling_gives_a_warning_and_unknown_throttling_does_not() -> None:
     (text,) = warnings.of_times(measurement(throttled=True))
-    assert "let it cool" in text
+    assert "throttled" in text
     assert warnings.of_times(measurement(throttled=None)) == ()
 
 
-def test_a_governor_that_changes_the_clock_is_warned_of() -> None:
+def test_a_governor_that_changes_the_clock_gives_a_warning() -> None:
     def governed(governor: str | None) -> tuple[str, ...]:
         device = {"name": "pi", "emulated": False, "cores": 4, "governor": governor}
         return warnings.of_times(measurement(device=device))
 
-    assert governed("ondemand") == (
-        "the device's clock may change while it is measured (governor 'ondemand'): set it to 'performance'",
-    )
+    (text,) = governed("ondemand")
+    assert "'ondemand'" in text and "'performance'" in text
     assert governed("performance") == governed(None) == ()
 
 
-def test_other_programs_are_warned_of() -> None:
+def test_a_busy_machine_gives_a_warning() -> None:
     (text,) = warnings.of_times(measurement(load_average=(2.5, 3.0)))
-    assert text.startswith("other programs were running (load average 2.5 on 4 cores)")
+    assert "load average 2.5 on 4 cores" in text
 
 
-def test_the_measurements_own_threads_are_not_other_programs() -> None:
+def test_the_measurements_own_threads_do_not_count_as_other_programs() -> None:
     runtime = {"name": "litert", "version": "2.3.0", "threads": 4}
     assert warnings.of_times(measurement(load_average=(4.5, 4.5), runtime=runtime)) == ()
 
 
-def test_nothing_is_said_about_the_times_of_an_emulated_device() -> None:
+def test_times_of_an_emulated_device_give_no_warning() -> None:
     assert warnings.of_times(measurement(runs=(), throttled=True, device={"name": "pi", "emulated": True})) == ()
 
 
-# -- each kind once ----------------------------------------------------------------------------------------------------
+# -- merging -----------------------------------------------------------------------------------------------------------
 
 
 def cell(recipe: str, *warnings: str, model: str = "toy", device: str | None = "local", status: str = "ok") -> Cell:
@@ -88,7 +88,7 @@ def test_a_warning_of_one_cell_names_it() -> None:
     assert found == ["int8 on onnx: " + BUSY.format(3.4)]
 
 
-def test_a_warning_of_all_measured_cells_counts_them_and_gives_the_range_of_its_number() -> None:
+def test_a_warning_of_all_measured_cells_has_their_count_and_the_range_of_its_number() -> None:
     measured = [cell("fp32", BUSY.format(3.4)), cell("fp16", BUSY.format(3.2)), cell("int8", BUSY.format(10.5))]
     unmeasured = [cell("mixed", device=None), cell("int16x8", status="missing")]
     assert warnings.once([*measured, *unmeasured]) == ["3 of 3 cells: " + BUSY.format("3.2 to 10.5")]
@@ -99,18 +99,18 @@ def test_a_warning_of_some_cells_names_them() -> None:
     assert found == ["2 of 3 cells (fp16 on onnx; int8 on onnx): " + BUSY.format(3.4)]
 
 
-def test_different_kinds_are_said_apart_each_in_its_own_line() -> None:
-    tail = "p99 is {} times p50: something interrupts some runs"
+def test_each_kind_of_warning_has_its_own_line() -> None:
+    tail = "p99 is {} times p50"
     found = warnings.once([cell("fp32", BUSY.format(3.4), tail.format(2.5)), cell("int8", tail.format(4.0))])
     assert found == ["fp32 on onnx: " + BUSY.format(3.4), "2 of 2 cells: " + tail.format("2.5 to 4.0")]
 
 
-def test_model_and_device_are_named_where_there_are_several() -> None:
+def test_model_and_device_are_named_if_there_are_several() -> None:
     found = warnings.once([cell("fp32"), cell("fp32", "hot", model="big", device="pi5")])
     assert found == ["big (torch), fp32 on onnx, pi5: hot"]
 
 
-def test_numbers_inside_of_names_are_no_quantities() -> None:
+def test_numbers_inside_names_are_not_merged() -> None:
     found = warnings.once([cell("fp32", "failed at conv1"), cell("int8", "failed at conv2")])
     assert found == ["fp32 on onnx: failed at conv1", "int8 on onnx: failed at conv2"]
 

@@ -157,7 +157,7 @@ def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(cop
         assert found.value == (kept["output_0"].argmax(1) == labels[chosen]).mean()
     (cell,) = [c for c in collect.cells(copied) if (c.target, c.recipe) == ("onnx", "int8")]
     assert (cell.status, cell.samples, cell.reference_accuracy) == ("ok", 100, found.reference)
-    assert "accuracy is over 100 of the split's 504 samples: leave --samples out for all of them" in cell.warnings
+    assert any("100 of 504 samples" in warning for warning in cell.warnings)
 
 
 def test_outputs_that_are_no_numbers_are_wrong_here_as_in_the_results(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.core import Artifact, to_json
 from pipeline.errors import DiskFull
 from pipeline.framework_comparison.parts import FRAMEWORKS, Row, Run
 from pipeline.framework_comparison.parts._turns import take
-from pipeline.results import collect
+from pipeline.results import rows
 from pipeline.stages import export, push, train
 from pipeline.stages import quantize as quantizing
 from pipeline.stages.plan import ALL, recipes_of
@@ -122,7 +122,7 @@ def _copied(run: Run) -> Store:
 # -- benches -----------------------------------------------------------------------------------------------------------
 
 
-def benched(run: Run, found: Mapping[Cell, collect.Row]) -> dict[str, dict[Cell, Samples]]:
+def benched(run: Run, found: Mapping[Cell, rows.Row]) -> dict[str, dict[Cell, Samples]]:
     """Times and memory of every file that runs here: a process of edge-bench each, the frameworks in turn."""
     device, targets = devices.find(DEVICE), {target.name: target for target in run.plan.targets}
     images = push.evaluation(run.build, run.jobs["torch"], run.checkpoint("torch"))

@@ -10,6 +10,8 @@ from pipeline import devices, stats
 from pipeline.framework_comparison.parts import EXACT, FRAMEWORKS, MEASURED, PAIRED, Found, Row, Run, Side
 from pipeline.framework_comparison.parts._files import Cell, Samples, benched, captured, exported
 from pipeline.results import collect, predictions
+from pipeline.results.rows import Row as ResultRow
+from pipeline.results.rows import outputs as outputs_of
 from pipeline.stages import export
 from pipeline.stages import measure as measuring
 
@@ -60,7 +62,7 @@ def measure(run: Run) -> Found:
     return Found(tuple(rows))
 
 
-def _cells(run: Run) -> dict[Cell, collect.Row]:
+def _cells(run: Run) -> dict[Cell, ResultRow]:
     """What there is of both on this machine, by framework, recipe and target."""
     pairs = [(run.model.spec.name, name) for name in FRAMEWORKS]
     return {
@@ -71,12 +73,12 @@ def _cells(run: Run) -> dict[Cell, collect.Row]:
     }
 
 
-def _why(row: collect.Row) -> str:
+def _why(row: ResultRow) -> str:
     """Why a cell has no figure."""
     return row.cell.reason or row.cell.unchecked or row.cell.status
 
 
-def _made(row: collect.Row) -> Side:
+def _made(row: ResultRow) -> Side:
     """Whether there is a good file: in a word, with the reason where there is none, or nobody has run it."""
     cell = row.cell
     if cell.status == "ok":
@@ -85,14 +87,14 @@ def _made(row: collect.Row) -> Side:
     return Side(((0.0,),), text=cell.status, reason=cell.reason)
 
 
-def _dropped(row: collect.Row) -> Side:
+def _dropped(row: ResultRow) -> Side:
     cell = row.cell
     if cell.drop_points is None:
         return Side(reason=_why(row))
     return Side(((cell.drop_points,),), cell.drop_interval)
 
 
-def _statuses(found: Mapping[Cell, collect.Row], names: list[tuple[str, str]]) -> Iterator[Row]:
+def _statuses(found: Mapping[Cell, ResultRow], names: list[tuple[str, str]]) -> Iterator[Row]:
     table = "What can be made"
     counts = {
         name: sum(row.cell.status == "ok" for (own, *_), row in found.items() if own == name) for name in FRAMEWORKS
@@ -104,7 +106,7 @@ def _statuses(found: Mapping[Cell, collect.Row], names: list[tuple[str, str]]) -
         yield Row(table, f"{recipe} on {target}", "ok or not", "higher", EXACT, sides)
 
 
-def _side(found: Mapping[Cell, collect.Row], samples: Mapping[Cell, Samples], cell: Cell) -> Side:
+def _side(found: Mapping[Cell, ResultRow], samples: Mapping[Cell, Samples], cell: Cell) -> Side:
     """The samples of a cell; where there are none, what they failed on or the cell's own status."""
     kept = samples.get(cell)
     if isinstance(kept, str):
@@ -112,7 +114,7 @@ def _side(found: Mapping[Cell, collect.Row], samples: Mapping[Cell, Samples], ce
     return Side(tuple(kept)) if kept else Side(reason=_why(found[cell]))
 
 
-def _sizes(found: Mapping[Cell, collect.Row], names: list[tuple[str, str]]) -> Iterator[Row]:
+def _sizes(found: Mapping[Cell, ResultRow], names: list[tuple[str, str]]) -> Iterator[Row]:
     for recipe, target in names:
         rows = {name: found[name, recipe, target] for name in FRAMEWORKS}
         sides = {
@@ -126,7 +128,7 @@ def _sizes(found: Mapping[Cell, collect.Row], names: list[tuple[str, str]]) -> I
 # -- accuracy ----------------------------------------------------------------------------------------------------------
 
 
-def _drops(run: Run, found: Mapping[Cell, collect.Row], names: list[tuple[str, str]]) -> Iterator[Row]:
+def _drops(run: Run, found: Mapping[Cell, ResultRow], names: list[tuple[str, str]]) -> Iterator[Row]:
     """The float models beside each other, and then what each file loses against its own."""
     answers = {name: _float(run, name) for name in FRAMEWORKS}
     if len({run.checkpoint(name).dataset_sha256 for name in FRAMEWORKS}) > 1:
@@ -141,7 +143,7 @@ def _drops(run: Run, found: Mapping[Cell, collect.Row], names: list[tuple[str, s
         if not measured:
             continue
         sides = {name: _dropped(row) for name, row in rows.items()}
-        lost = {name: right[name] - _right(collect.outputs(rows[name])[0], answers[name][1]) for name in measured}
+        lost = {name: right[name] - _right(outputs_of(rows[name])[0], answers[name][1]) for name in measured}
         differences = _counted(lost["keras"] - lost["torch"]) if len(lost) == len(FRAMEWORKS) else ()
         yield Row("Accuracy drop, points", f"{recipe} on {target}", "points", "lower", PAIRED, sides, differences)
 

@@ -1,0 +1,170 @@
+"""The row of one measurement: valid, stale or broken, and how its outputs compare with the float model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline import formatting, stats
+from pipeline.core import Artifact, Cell, Failure, Measurement
+from pipeline.errors import Broken
+from pipeline.results import output_diff, predictions, warnings
+from pipeline.results.reference import Reference
+from pipeline.results.rows import READ_ERRORS, Row, failed, outputs, require_same
+from pipeline.system import store
+
+
+def row(home: Path, artifact: Artifact, reference: Reference, cell: Cell) -> Row:
+    """The row of the measurement in the folder `home`, with the failure of a later run where there was one."""
+    return _with_failure(home, _measured(home, artifact, reference, cell))
+
+
+def with_host_step(row: Row, hosts: Sequence[Row], reference: Reference) -> Row:
+    """A device's row with the host's step between the framework's step and its own.
+
+    Args:
+        hosts: the host's measurements of the same file, over the same samples or over all of them.
+    """
+    assert row.measurement is not None and row.cell.samples is not None  # true of every row with a `home`
+    samples, whole = row.cell.samples, len(reference.labels)
+    hosts = [host for host in hosts if host.cell.samples in (samples, whole)]
+    measured = [host.measurement for host in hosts if host.measurement]
+    place = output_diff.nearest(row.measurement, measured)
+    first = row.cell.steps[0]
+    if place is None:
+        rest = output_diff.without_host(row.measurement, reference.options(row.cell))
+        return replace(row, cell=replace(row.cell, steps=(first, *rest)))
+    host = hosts[place]
+    try:
+        on_host = outputs(host)
+        if host.cell.samples != samples:
+            on_host = tuple(output[stats.stratified(reference.labels, samples)] for output in on_host)
+        before = reference.subset(samples)
+        accuracy = float((stats.top1(on_host[0]) == before.labels).mean())
+        host_step = output_diff.beside(measured[place], before.outputs, on_host, accuracy)
+        own = output_diff.beside(row.measurement, on_host, outputs(row), row.measurement.accuracy.value)
+    except READ_ERRORS as error:
+        return replace(row, cell=failed(row.cell, error))
+    own = output_diff.other_runtime(own, row.measurement, measured[place], reference.options(row.cell))
+    return replace(row, cell=replace(row.cell, steps=(first, host_step, own)))
+
+
+def _measured(home: Path, artifact: Artifact, reference: Reference, cell: Cell) -> Row:
+    try:
+        measurement = store.read(Measurement, home / "measurement.json")
+        if measurement is None:
+            return Row(_to_bench("not measured yet", reference, cell), reference.checkpoint, artifact)
+        cell = replace(cell, emulated=_emulated(measurement))
+        _require_own(measurement, cell)
+        stale = _stale(artifact, reference, measurement)
+        if stale:
+            return Row(_to_bench(stale, reference, cell), reference.checkpoint, artifact)
+        if reference.problem:
+            cell = replace(cell, status=reference.status, reason=reference.problem)
+            return Row(cell, reference.checkpoint, artifact, measurement)
+        return _valid(home, artifact, reference, measurement, cell)
+    except READ_ERRORS as error:
+        return Row(failed(cell, error), reference.checkpoint, artifact)
+
+
+def _to_bench(why: str, reference: Reference, cell: Cell) -> Cell:
+    """A cell without a valid measurement, with the command that measures it."""
+    where = f" --device {cell.device}" + ("" if cell.threads in (None, 1) else f" --threads {cell.threads}")
+    return replace(cell, status="missing", reason=f"{why}: inv bench{reference.options(cell)}{where}")
+
+
+def _require_own(measurement: Measurement, cell: Cell) -> None:
+    """Raises Broken if a measurement is not of the cell whose folder holds it."""
+    require_same(
+        "measurement",
+        (cell.model, cell.framework, cell.recipe, cell.target, cell.device, cell.threads),
+        (
+            *(measurement.model, measurement.framework, measurement.recipe, measurement.target),
+            *(measurement.device.get("name"), measurement.runtime.get("threads")),
+        ),
+    )
+
+
+def _with_failure(home: Path, row: Row) -> Row:
+    """Adds the last run's failure: as the reason if there is no measurement, else as a warning on the older one."""
+    try:
+        failure = store.read(Failure, home / "failure.json")
+    except READ_ERRORS as error:
+        return replace(row, cell=failed(row.cell, error))
+    if failure is None:
+        return row
+    if row.cell.status != "ok":
+        return replace(row, cell=failed(row.cell, failure.reason))
+    warning = formatting.one_line(f"these figures are older: the last run failed ({failure.reason})")
+    return replace(row, cell=replace(row.cell, warnings=(*row.cell.warnings, warning)))
+
+
+def _emulated(measurement: Measurement) -> bool:
+    """Whether the device is emulated. A measurement must record it: an emulated latency must never pass as real."""
+    emulated = measurement.device.get("emulated")
+    if not isinstance(emulated, bool):
+        raise Broken(f"measurement.json: device.emulated must be true or false, not {emulated!r}")
+    return emulated
+
+
+def _stale(artifact: Artifact, reference: Reference, measurement: Measurement) -> str | None:
+    """Why a measurement no longer applies; None if it does."""
+    if measurement.artifact_sha256 != artifact.sha256:
+        return "measured on an older export"
+    checkpoint = reference.checkpoint
+    if checkpoint is not None and checkpoint.dataset_sha256 != measurement.accuracy.dataset_sha256:
+        return "measured on other samples than the float model"
+    return None
+
+
+def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Measurement, cell: Cell) -> Row:
+    """The row of a measurement of the current artifact. Raises Broken where its predictions do not fit."""
+    accuracy, split = measurement.accuracy, len(reference.labels)
+    reference = reference.subset(accuracy.samples)
+    outputs, _ = predictions.read(home, accuracy.predictions, accuracy.predictions_sha256)
+    found, expected = [(o.shape, str(o.dtype)) for o in outputs], [(o.shape, "float32") for o in reference.outputs]
+    if found != expected:
+        raise Broken(f"{accuracy.predictions} has outputs {found}; the float model has {expected}")
+    top1 = stats.top1(outputs[0])
+    correct, before = top1 == reference.labels, reference.top1 == reference.labels
+    value = float(correct.mean())
+    if accuracy.samples != len(correct) or not abs(value - accuracy.value) <= 1e-6:
+        raise Broken(
+            f"{accuracy.predictions} gives accuracy {value:.4f} over {len(correct)} samples; "
+            f"measurement.json has {accuracy.value:.4f} over {accuracy.samples}"
+        )
+    drop, interval = stats.paired_drop(before, correct)
+    assert reference.checkpoint is not None  # without one the cell has a problem and does not get here
+    cell = replace(
+        _timed(cell, measurement),
+        status="ok",
+        peak_rss_bytes=measurement.peak_rss_bytes,
+        samples=accuracy.samples,
+        accuracy=value,
+        reference_accuracy=float(before.mean()),
+        drop_points=drop,
+        drop_interval=interval,
+        agreement=stats.agreement(reference.outputs[0], outputs[0]),
+        runtime=formatting.runtime(measurement),
+        throttled=measurement.throttled,
+        steps=(
+            output_diff.framework(reference.checkpoint, before),
+            output_diff.beside(measurement, reference.outputs, outputs, value),
+        ),
+        warnings=(*warnings.of_times(measurement), *warnings.of_outputs(top1), *warnings.of_part(len(top1), split)),
+    )
+    classes = stats.class_drops(reference.labels, reference.top1, top1, outputs[0].reshape(len(top1), -1).shape[1])
+    return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))
+
+
+def _timed(cell: Cell, measurement: Measurement) -> Cell:
+    """The cell with latency on a real device, or with instructions on an emulated one that counts them."""
+    summary = stats.latency(measurement.runs)
+    if not cell.emulated:
+        load, first = measurement.load_ns / 1e6, measurement.first_run_ns / 1e6
+        return replace(cell, latency_ms=summary, load_ms=load, first_run_ms=first)
+    if measurement.device.get("clock") == "instructions":  # the guest's clock advances one nanosecond an instruction
+        p50, p90, p99 = (round(ms * 1e6) for ms in (summary.p50, summary.p90, summary.p99))
+        return replace(cell, instructions=p50, instructions_p90=p90, instructions_p99=p99)
+    return cell
