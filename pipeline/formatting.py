@@ -1,4 +1,4 @@
-"""Names and figures in words, the same in the terminal and in the report."""
+"""Names and figures as text, the same in the terminal and in the report."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pipeline import stats
 from pipeline.core import Cell, Measurement
 
 NONE = "–"
-"""What was not measured."""
+"""The text for a figure that was not measured."""
 
 MICROSECONDS_BELOW_MS = 0.1
-"""A table with a median under this is in µs: 0.0022, 0.0023 is hard to read."""
+"""A table with a median below this is in µs: 0.0022 and 0.0023 ms are hard to read."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an inference costs, over the raw runs: milliseconds, or instructions where the clock counts those."""
+    """The cost of an inference over all runs, in milliseconds, or in instructions on emulated devices."""
 
     p50: float
     p90: float
@@ -26,17 +26,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit that the costs of one table or chart share.
+    """The unit of the costs in one table or chart.
 
     Attributes:
-        scale: how many of it are a millisecond; 1 for instructions.
+        scale: units per millisecond; 1 for instructions.
     """
 
     name: str
     scale: float
 
     def text(self, cost: float) -> str:
-        """A cost in this unit, without its name."""
+        """A cost in this unit, without the unit's name."""
         return figure(cost * self.scale)
 
 
@@ -44,7 +44,7 @@ INSTRUCTIONS = Unit("instructions", 1.0)
 
 
 def cost(cell: Cell) -> Cost | None:
-    """What an inference costs on the cell's device; None where that is not known."""
+    """The cost of an inference on the cell's device; None if it is unknown."""
     if cell.latency_ms is not None:
         return Cost(cell.latency_ms.p50, cell.latency_ms.p90, cell.latency_ms.p99)
     if cell.instructions is None:
@@ -54,8 +54,8 @@ def cost(cell: Cell) -> Cost | None:
 
 
 def unit(cells: Iterable[Cell]) -> Unit:
-    """The unit for the costs of these cells, which share a kind of clock: µs where the fastest would begin with 0.0 in
-    ms; instructions on emulated devices."""
+    """The unit for the costs of these cells, which are all real or all emulated: instructions on emulated devices, µs
+    if the fastest would start with 0.0 in ms, else ms."""
     cells = list(cells)
     latencies = [cell.latency_ms.p50 for cell in cells if cell.latency_ms]
     if not latencies and any(cell.instructions is not None for cell in cells):
@@ -64,37 +64,44 @@ def unit(cells: Iterable[Cell]) -> Unit:
 
 
 def instructions(p50: float, p99: float) -> str:
-    """Instructions an inference with their spread: 69,314 instr., p99 +0.5%."""
+    """Instructions per inference with their spread: 69,314 instr., p99 +0.5%."""
     return f"{p50:,.0f} instr., p99 {100 * (p99 / max(p50, 1) - 1):+.1f}%"
 
 
 def figure(value: float) -> str:
-    """Three significant digits or so: 0.213, 1.37, 45.1, 1,204."""
+    """About three significant digits: 0.213, 1.37, 45.1, 1,204."""
     digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f}"
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage, without its sign."""
+    """A share as a percentage, without the % sign."""
     return NONE if share is None else f"{100 * share:.2f}"
 
 
 def points(value: float) -> str:
-    """Percentage points with a sign that zero does not have."""
+    """Percentage points with a sign, except for zero."""
     return f"{value + 0:+.2f}" if round(value, 2) else "0.00"
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    """An interval in points; `*` where it leaves out 0."""
+    """An interval in points, with `*` if it excludes 0."""
     low, high = bounds
     return f"[{points(low)}, {points(high)}]" + ("*" if stats.is_resolved(bounds) else "")
 
 
 def drop(cell: Cell) -> str:
-    """The drop with its interval."""
+    """The drop with its interval: +1.00 [+0.20, +1.80]*."""
     if cell.drop_points is None or cell.drop_interval is None:
         return NONE
     return f"{points(cell.drop_points)} {interval(cell.drop_interval)}"
+
+
+def drop_in_points(cell: Cell) -> str:
+    """The drop with its interval, in a sentence: +1.00 points [+0.20, +1.80]."""
+    if cell.drop_points is None or cell.drop_interval is None:
+        return NONE
+    return f"{points(cell.drop_points)} points {interval(cell.drop_interval).rstrip('*')}"
 
 
 def kilobytes(size_bytes: int | None) -> str:
@@ -118,17 +125,17 @@ def name(cell: Cell) -> str:
 
 
 def run(cell: Cell) -> str:
-    """As `name`, which says that the run was throttled where it was."""
+    """As `name`, with a mark if the run was throttled."""
     return name(cell) + throttled(cell)
 
 
 def throttled(cell: Cell) -> str:
-    """The mark of a run in which the device slowed its clock; nothing for others."""
+    """The mark of a run in which the device throttled; empty for others."""
     return " (throttled)" if cell.throttled else ""
 
 
 def device(cell: Cell) -> str:
-    """The device, which says that it is emulated where it is; and the threads, where they are not one."""
+    """The device, marked if it is emulated, with the number of threads if there are several."""
     if cell.device is None:
         return NONE
     emulated = " (emulated)" if cell.emulated and "emulated" not in cell.device else ""
@@ -136,12 +143,12 @@ def device(cell: Cell) -> str:
 
 
 def place(cell: Cell) -> str:
-    """The device as it stands beside times: with the mark of a throttled run."""
+    """The device next to times: as `device`, with a mark if the run was throttled."""
     return device(cell) + throttled(cell)
 
 
 def runtime(measurement: Measurement) -> str:
-    """A measurement's runtime: name, version, threads, delegate; and whether it overwrites its input."""
+    """A measurement's runtime: name, version, threads, delegate, and whether its input is refilled."""
     facts = measurement.runtime
     parts = [f"{facts.get('name', '?')} {facts.get('version') or ''}".strip()]
     if facts.get("threads"):
@@ -149,7 +156,7 @@ def runtime(measurement: Measurement) -> str:
     if facts.get("delegate"):
         parts.append(str(facts["delegate"]))
     if facts.get("refills_input"):
-        parts.append("input filled again in every run")
+        parts.append("input refilled in every run")
     return ", ".join(parts)
 
 
@@ -158,5 +165,5 @@ def _or(value: int | None, other: int) -> int:
 
 
 def one_line(text: str) -> str:
-    """One line of printable characters: reasons come from converters' logs and users' files."""
+    """The text as one line of printable characters. Reasons come from converters' logs and users' files."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))

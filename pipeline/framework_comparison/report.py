@@ -40,9 +40,8 @@ def report(home: Path, model: str, parts: Sequence[Part]) -> Path:
     """Writes report.html and report.md into a folder; returns the page's path."""
     sections = _sections(parts)
     title = f"PyTorch and TensorFlow on {model}"
-    for name, text in (("report.md", markdown(sections, title)), ("report.html", web_page(sections, title))):
-        with store.atomic(home / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    store.write_text(home / "report.md", markdown(sections, title))
+    store.write_text(home / "report.html", web_page(sections, title))
     return home / "report.html"
 
 

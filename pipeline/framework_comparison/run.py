@@ -83,7 +83,8 @@ def compare(build: Store, plan: Plan, names: Sequence[str], options: Options) ->
         check_accelerator(run)
     machine, home = _machine(), build.home(run.model.spec.name, "frameworks")
     parts = [_part(run, name, home, machine, options.again) for name in names]
-    _write(home / "report.json", json.dumps({"model": run.model.spec.name, "parts": list(map(_judged, parts))}) + "\n")
+    judged = {"model": run.model.spec.name, "parts": list(map(_judged, parts))}
+    store.write_text(home / "report.json", json.dumps(judged) + "\n")
     return reporting.report(home, run.model.spec.name, parts)
 
 
@@ -151,8 +152,3 @@ def _judged(part: Part) -> dict[str, Any]:
     """A part for scripts: every row with its verdict."""
     rows = [{**to_json(row), "verdict": to_json(verdict(row))} for row in part.rows]
     return {**to_json(part), "rows": rows}
-
-
-def _write(path: Path, text: str) -> None:
-    with store.atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -1,14 +1,15 @@
 """Report: build/report.html (one file, opens offline), build/report.md and build/results.json.
 
-The page and the Markdown are two renderings of the same sections, so they cannot differ in a figure. Only JSON and
-predictions are read; no framework is imported.
+The HTML page and the Markdown render the same sections, so their figures cannot differ. Only manifests and predictions
+are read; no framework is imported.
 
-    page.py       what a section is, and its two renderings; template.html is the page around it
-    summary.py    what to take: the smallest and the fastest without a loss
-    tables.py     every cell, the outputs beside each other, what has no figures, and the warnings
-    threads.py    several threads beside one
-    charts.py     cost and drop, sizes, drops by class
-    origins.py    machines, tools and method: where the figures come from
+    page.py       sections, and how they render to HTML (template.html) and Markdown
+    summary.py    the smallest and the fastest file without a significant accuracy drop
+    tables.py     all results, output differences, what was not measured, export parity, warnings
+    threads.py    several threads compared with one
+    charts.py     accuracy against cost, file sizes, accuracy drop by class; figures.py draws them with Plotly
+    origins.py    devices, tool versions and method
+    groups.py     rows grouped by model and by device
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from pipeline.system.store import Store
 
 
 def report(build: Store, models: Sequence[tuple[str, str]] | None = None) -> Path:
-    """Writes report.html, report.md and results.json into the build folder; returns the page's path.
+    """Writes report.html, report.md and results.json into the build folder and returns the path of report.html.
 
     Args:
-        models: (model, framework) pairs; by default those that have a checkpoint.
+        models: (model, framework) pairs; by default those with a checkpoint.
 
     Raises:
-        DiskFull: no space is left.
+        DiskFull: no space is left on the disk.
     """
     found = collect.rows(build, models)
     sections = _sections(found, equalities(found))
     page = build.root / "report.html"
-    _write(build.root / "results.json", json.dumps([to_json(row.cell) for row in found], indent=1) + "\n")
-    _write(build.root / "report.md", markdown(sections))
-    _write(page, web_page(sections))
+    results = json.dumps([to_json(row.cell) for row in found], indent=1) + "\n"
+    store.write_text(build.root / "results.json", results)
+    store.write_text(build.root / "report.md", markdown(sections))
+    store.write_text(page, web_page(sections))
     return page
 
 
@@ -64,8 +66,3 @@ def _sections(found: Sequence[Row], pairs: Sequence[Equality]) -> list[Section]:
         origins.method(),
     ]
     return [section for section in sections if section.blocks or section.nothing]
-
-
-def _write(path: Path, text: str) -> None:
-    with store.atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Plotly's figures, and a figure as HTML."""
+"""The report's Plotly figures, and how a figure becomes HTML."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.report.summary import verdict
 from pipeline.results.rows import Row
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Told apart by people with any colour vision. Source: Okabe and Ito, "Color Universal Design", 2008."""
+"""A palette for all kinds of colour vision. Source: Okabe and Ito, "Color Universal Design", 2008."""
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 PATTERNS = ("", "/", ".", "x", "-", "|")
 
 SOFT = "#888"
-"""A line that can be seen on light and on dark paper."""
+"""A line colour that is visible on light and dark backgrounds."""
 
 
 def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
-    """A line for each cell, the cheapest first: p50 to p99, the drop with its interval, the file's size."""
+    """One line per file, cheapest first: p50 to p99, the accuracy drop with its interval, the file size."""
     from plotly.subplots import make_subplots
 
     unit = formatting.unit(row.cell for row in timed)
@@ -52,19 +52,19 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
     )
     low, high = log10(min(_p50(row, unit) for row in rows)), log10(max(ends))
     room = max(0.1 * (high - low), 0.1)
-    bounds = [low - room, high + 2 * room]  # the figures stand to the right of the points
+    bounds = [low - room, high + 2 * room]  # leaves room for the labels to the right of the points
     figure.update_xaxes(type="log", range=bounds, tickvals=ticks(*bounds), title=f"p50, {unit.name}", col=1)
-    figure.update_xaxes(title="drop, points (right is worse)", zeroline=False, col=2)
+    figure.update_xaxes(title="accuracy drop, points", zeroline=False, col=2)
     figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT, row=1, col=2)
     largest = max(row.cell.size_bytes or 0 for row in rows) / 1000
-    figure.update_xaxes(title="size, kB", range=[0, 1.45 * largest], col=3)  # the figures stand behind the bars
+    figure.update_xaxes(title="size, kB", range=[0, 1.45 * largest], col=3)  # leaves room for the labels
     figure.update_yaxes(categoryorder="array", categoryarray=_labels(rows)[::-1], range=[-0.7, len(rows) - 0.3])
     figure.update_layout(height=110 + 22 * len(rows), margin={"b": 50})
     return figure
 
 
 def _kilobytes(rows: Sequence[Row], color: str) -> dict[str, Any]:
-    """Bars of the files' sizes, with their figures."""
+    """A trace of bars: file sizes, with labels."""
     values = [(row.cell.size_bytes or 0) / 1000 for row in rows]
     return {
         "x": values,
@@ -79,13 +79,19 @@ def _kilobytes(rows: Sequence[Row], color: str) -> dict[str, Any]:
     }
 
 
-def sizes(held: Mapping[tuple[str, str], float], targets: Sequence[str], recipes: Sequence[str]) -> Any:
-    """Bars: sizes in kB by (target, recipe), a group for each recipe."""
+def sizes(known: Mapping[tuple[str, str], float], targets: Sequence[str], recipes: Sequence[str]) -> Any:
+    """A bar chart of file sizes in kB, grouped by recipe.
+
+    Args:
+        known: sizes by (target, recipe).
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
     for place, target in enumerate(targets):
-        values = [held.get((target, recipe)) for recipe in recipes]
+        values = [known.get((target, recipe)) for recipe in recipes]
+        if not any(values):
+            continue
         pattern = {"shape": PATTERNS[place % len(PATTERNS)], "size": 6}
         figure.add_bar(
             name=safe(target),
@@ -105,10 +111,10 @@ def sizes(held: Mapping[tuple[str, str], float], targets: Sequence[str], recipes
 
 
 def classes(rows: Sequence[Row], labels: Sequence[str], shown: Sequence[int], texts: Sequence[Sequence[str]]) -> Any:
-    """A heatmap: a line for each cell, a column for each class of `shown`.
+    """A heatmap: one line per file, one column for each class of `shown`.
 
     Args:
-        texts: what stands in each line's squares.
+        texts: the labels of each line's squares.
     """
     import plotly.graph_objects as go
 
@@ -142,7 +148,7 @@ def classes(rows: Sequence[Row], labels: Sequence[str], shown: Sequence[int], te
 
 
 def html(figure: Any, name: str) -> str:
-    """A figure as a piece of HTML without plotly.js; colours of text and lines are the page's."""
+    """A figure as an HTML fragment without plotly.js. The page's style sheet colours text and lines."""
     figure.update_layout(
         template="plotly_white",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -157,7 +163,7 @@ def html(figure: Any, name: str) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"chart-{name}", config=config))
 
 
-# -- the parts of the first --------------------------------------------------------------------------------------------
+# -- traces of trade_off -----------------------------------------------------------------------------------------------
 
 
 def _latencies(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
@@ -181,24 +187,24 @@ def _drops(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
 
 
 def _hover(own: Sequence[Row], unit: Unit) -> dict[str, Any]:
-    told = [
+    texts = [
         f"<b>{safe(formatting.run(row.cell))}</b><br>p50 {unit.text(_cost(row).p50)} {unit.name}<br>"
         f"{formatting.kilobytes(row.cell.size_bytes)} kB<br>"
-        f"drop {safe(formatting.drop(row.cell).rstrip('*'))} points<br>"
+        f"accuracy drop {safe(formatting.drop_in_points(row.cell))}<br>"
         f"{safe(verdict(row))}"
         for row in own
     ]
-    return {"customdata": told, "hovertemplate": "%{customdata}<extra></extra>"}
+    return {"customdata": texts, "hovertemplate": "%{customdata}<extra></extra>"}
 
 
 def _cost(row: Row) -> formatting.Cost:
     cost = formatting.cost(row.cell)
-    assert cost is not None  # only such rows are drawn
+    assert cost is not None  # only rows with a cost are drawn
     return cost
 
 
 def _p50(row: Row, unit: Unit) -> float:
-    """The median in this unit; a logarithmic axis has no 0."""
+    """The median in this unit, more than 0 for the logarithmic axis."""
     return max(_cost(row).p50 * unit.scale, 1e-6)
 
 
@@ -211,7 +217,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round values between two powers of ten: the fewer of each decade, the more decades there are."""
+    """Round tick values between two powers of ten, fewer per decade the more decades there are."""
     choices = ((0.7, (1, 1.5, 2, 3, 4, 6)), (1.5, (1, 2, 5)), (3.0, (1, 3)))
     steps = next((steps for span, steps in choices if high - low < span), (1,))
     values = [step * 10.0**power for power in range(floor(low), floor(high) + 1) for step in steps]
@@ -219,7 +225,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def safe(text: str) -> str:
-    """Text as plotly shows it letter by letter: it reads a few HTML tags otherwise."""
+    """Escapes a text for Plotly, which interprets some HTML tags."""
     return escape(text, quote=False)
 
 

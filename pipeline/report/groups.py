@@ -1,4 +1,4 @@
-"""Rows that belong together."""
+"""Rows grouped by model and by device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def by_model(found: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def by_device(found: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Measured rows by model and device: what may stand in one chart or be ranked."""
+    """Measured rows by model and device. Only rows of one group may be ranked or share a chart."""
     rows = sorted((row for row in found if row.measurement and row.cell.status == "ok"), key=_place)
     return [(name, list(group)) for name, group in groupby(rows, key=_place)]
 
 
 def measured(found: Iterable[Row]) -> list[Measurement]:
-    """The measurements that count."""
+    """The valid measurements."""
     return [row.measurement for row in found if row.measurement and row.cell.status == "ok"]
 
 
 def samples(row: Row) -> int:
-    """How many samples its accuracy is over."""
+    """The number of samples that a row's accuracy was measured on."""
     return row.measurement.accuracy.samples if row.measurement else 0
 
 

@@ -1,4 +1,4 @@
-"""Where the figures come from: machines, versions of tools, method."""
+"""Where the figures come from: devices, tool versions, method."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from pipeline.report.page import Block, Section, Table, only, texts
 from pipeline.results.rows import Row
 
 METHOD = (
-    "Latency: one inference with the input in memory, outputs read back; decoding and resizing of pictures is not in "
-    "it. Runs shorter than 1 ms are timed in loops, and a loop's average is one value. Warm-up runs are kept apart and "
-    "do not count. Where a runtime overwrites its input, filling it again is part of the run. Percentiles are by "
-    "linear interpolation over the raw runs.",
-    "Load: from the file to a session that can run; starting the runtime itself is not in it. Peak memory: the "
-    "process's high-water mark, its runtime included.",
-    "Accuracy: the whole evaluation split, run on the device, sample by sample beside the float model's.",
-    "95 % interval: adjusted Wald for paired proportions (Bonett and Price, Journal of Educational and "
-    "Behavioral Statistics 37(4), 2012). Where it contains 0, these samples do not tell the two apart. About 1 "
-    "in 20 intervals leaves out 0 by chance.",
-    "Bit-equal: all bytes of all outputs of a sample; NaN and infinite values are equal to nothing.",
-    "Sizes: 1 kB is 1000 bytes. The raw samples of every figure are beside its measurement.json.",
+    "Latency is the time of one inference: the input is already in memory, and the outputs are read back. Decoding and "
+    "resizing images is not included. Runs shorter than 1 ms are timed in loops, and each loop's average counts as one "
+    "run. Warm-up runs do not count. If a runtime overwrites its input, refilling it is part of the run. Percentiles "
+    "are interpolated linearly over all runs.",
+    "Load time is the time from the file to a session that can run, without the start of the runtime itself. Peak "
+    "memory is the peak RSS of the process, including the runtime.",
+    "Accuracy is measured on the device over the evaluation split and compared with the float model sample by sample.",
+    "The 95 % interval of an accuracy drop is an adjusted Wald interval for paired proportions (Bonett and Price, "
+    "Journal of Educational and Behavioral Statistics 37(4), 2012). A difference is significant if its interval "
+    "excludes 0. About 1 in 20 intervals does so by chance.",
+    "A sample is bit-equal if all bytes of all its outputs are equal. NaN and infinite values are never equal.",
+    "1 kB = 1000 bytes. Every run's time is recorded in measurement.json; every sample's outputs are in "
+    "predictions.npz next to it.",
 )
 
 
 def machines(found: Sequence[Row]) -> Section:
-    """Every device's facts; where measurements of one device differ in a fact, all its values."""
+    """Facts about each device. If its measurements differ in a fact, all values are listed."""
     blocks = []
     by_name = sorted(measured(found), key=lambda m: str(m.device.get("name")))
     for name, group in groupby(by_name, key=lambda m: str(m.device.get("name"))):
@@ -36,24 +37,24 @@ def machines(found: Sequence[Row]) -> Section:
         facts = {
             key: _values(_fact(key, m.device.get(key)) for m in own) for m in own for key in m.device if key != "name"
         }
-        facts["runtimes"] = _values(formatting.runtime(m) for m in own)
+        facts["runtimes"] = "; ".join(dict.fromkeys(formatting.runtime(m) for m in own))
         facts["temperature, °C"] = _range(t for m in own for t in m.temperature_c)
         facts["load average"] = _range(t for m in own for t in m.load_average)
-        facts["throttled"] = _values({True: "yes", False: "no", None: "cannot tell"}[m.throttled] for m in own)
+        facts["throttled"] = _values({True: "yes", False: "no", None: "unknown"}[m.throttled] for m in own)
         facts["measured"] = _span([m.started_at for m in own])
-        lines = tuple((_without_unit(key), value) for key, value in facts.items())
+        lines = tuple((_without_unit(key), value) for key, value in facts.items() if value != formatting.NONE)
         blocks.append(Block(name, table=Table(texts("fact", "value"), lines)))
-    return Section("machines", "Machines", blocks=tuple(blocks), nothing="Nothing was measured.")
+    return Section("machines", "Devices", blocks=tuple(blocks), nothing="Nothing was measured.")
 
 
 def _values(values: Iterable[Any]) -> str:
-    """Different values once each, in words."""
+    """The distinct values as text."""
     known = {None: formatting.NONE, True: "yes", False: "no"}
     return " / ".join(dict.fromkeys(known[v] if v is None or isinstance(v, bool) else str(v) for v in values))
 
 
 def _fact(key: str, value: Any) -> Any:
-    """A fact with its unit, where its name carries one; of values at start and end, those that are known."""
+    """A fact with the unit that its name ends with; of a pair (at the start, at the end), the known values."""
     if isinstance(value, list | tuple):
         return " to ".join(dict.fromkeys(str(_fact(key, one)) for one in value if one is not None)) or None
     if isinstance(value, int) and key.endswith("_bytes"):
@@ -73,7 +74,9 @@ def _range(values: Iterable[float | None]) -> str:
 
 
 def _span(times: Sequence[str]) -> str:
-    return min(times) if min(times) == max(times) else f"{min(times)} to {max(times)}"
+    """The first and the last of ISO 8601 times in UTC."""
+    first, last = (time.replace("T", " ").replace("+00:00", " UTC") for time in (min(times), max(times)))
+    return first if first == last else f"{first} to {last}"
 
 
 def tools(found: Sequence[Row]) -> Section:
@@ -92,13 +95,13 @@ def tools(found: Sequence[Row]) -> Section:
         "tools",
         "Tool versions",
         blocks=only(Block(table=Table(columns, lines))),
-        nothing="Nothing was made yet.",
+        nothing="Nothing was trained or exported yet.",
     )
 
 
 def method() -> Section:
     return Section(
         "method",
-        "How this was measured",
+        "Method",
         blocks=(Block(points=METHOD),),
     )

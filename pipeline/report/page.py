@@ -1,4 +1,4 @@
-"""What the report is made of, and its two renderings: one HTML page and GitHub Markdown."""
+"""The sections, tables and blocks of a report, and how they render to one HTML page and to GitHub Markdown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TEMPLATE = Path(__file__).with_name("template.html")
-TITLE = "Measured models"
+TITLE = "Model report"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column; `number` puts it to the right."""
+    """A table column; numbers are aligned to the right."""
 
     title: str
     number: bool = True
@@ -21,7 +21,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Texts in columns. In a line that is shorter than the columns, the last text takes the place of the rest."""
+    """A table of texts. If a line has fewer texts than there are columns, its last text spans the rest."""
 
     columns: tuple[Column, ...]
     lines: tuple[tuple[str, ...], ...]
@@ -29,8 +29,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Block:
-    """Sentences as a list, a text as it is, a chart (HTML) or a table, under a heading of its own or none, with a
-    caption beneath."""
+    """A list of sentences, preformatted text, a chart or a table, with an optional heading and caption.
+
+    Attributes:
+        points: the sentences of the list.
+        code: preformatted text.
+        chart: HTML of a chart. If there is a table as well, it holds the chart's numbers.
+    """
 
     title: str = ""
     points: tuple[str, ...] = ()
@@ -42,10 +47,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report.
+    """A section of the report.
 
     Attributes:
-        nothing: what to say where there is no block; a section that has neither is left out.
+        name: the anchor in the HTML page.
+        nothing: the text if there are no blocks. A section with neither is omitted.
     """
 
     name: str
@@ -56,7 +62,7 @@ class Section:
 
 
 def texts(*titles: str) -> tuple[Column, ...]:
-    """Columns of words."""
+    """Columns of text."""
     return tuple(Column(title, number=False) for title in titles)
 
 
@@ -66,12 +72,12 @@ def numbers(*titles: str) -> tuple[Column, ...]:
 
 
 def only(block: Block) -> tuple[Block, ...]:
-    """The block, or none where it would be empty."""
+    """The block, or nothing if it is empty."""
     return (block,) if block.points or (block.table and block.table.lines) else ()
 
 
 def web_page(sections: Sequence[Section], title: str = TITLE) -> str:
-    """The sections as one HTML page that fetches nothing: plotly.js, where a chart needs it, is inside."""
+    """The sections as one self-contained HTML page. It includes plotly.js if there is a chart."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -84,8 +90,8 @@ def web_page(sections: Sequence[Section], title: str = TITLE) -> str:
 
 
 def markdown(sections: Sequence[Section], title: str = TITLE) -> str:
-    """The sections as GitHub Markdown; the charts stay in the page, their numbers are in the tables."""
-    parts = [f"# {_plain(title)}", "The charts are in report.html; every number of theirs is in these tables."]
+    """The sections as GitHub Markdown, without the charts."""
+    parts = [f"# {_plain(title)}", "The charts are in report.html. Their numbers are in the tables below."]
     for section in sections:
         parts += [f"## {section.title}", _plain(section.text)]
         parts += [part for block in section.blocks for part in _block(block)] or [_plain(section.nothing)]
@@ -94,7 +100,7 @@ def markdown(sections: Sequence[Section], title: str = TITLE) -> str:
 
 def _block(block: Block) -> list[str]:
     if block.chart and not block.table:
-        return [f"{_plain(block.title)}: see the chart in report.html."]
+        return [f"{_plain(block.title)}: the chart is in report.html."]
     return [
         f"### {_plain(block.title)}" if block.title else "",
         "\n".join(f"- {_plain(point)}" for point in block.points),
@@ -105,7 +111,7 @@ def _block(block: Block) -> list[str]:
 
 
 def _fenced(text: str) -> str:
-    """A text as it is, in a fence longer than any that it holds."""
+    """Preformatted text, in a fence longer than any within it."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
@@ -120,7 +126,7 @@ def _table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """The text on one line, with Markdown and HTML characters escaped."""
     line = " ".join(text.split())
     for mark in "\\`*_[]|~#":
         line = line.replace(mark, "\\" + mark)

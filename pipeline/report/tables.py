@@ -1,4 +1,4 @@
-"""Sections that are tables: every cell, outputs bit for bit, what has no figures, exports; and the warnings."""
+"""Sections with tables: all results, output differences, what was not measured, export parity; and the warnings."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pipeline.results.rows import Row
 from pipeline.results.warnings import once
 
 ABOUT_CELLS = (
-    "Drop: percentage points lost against the float model on the same samples; negative is a gain. A star: the "
-    "interval leaves out 0, so there is a difference; without one, these samples show none. Agree: samples with the "
-    "float model's top-1. Memory: the process's peak; the model's: what of it came after the runtime was started. The "
-    "rest is the process itself: Python and all that the runtime's package loads."
+    "Drop: accuracy lost against the float model on the same samples, in percentage points; negative is a gain. * marks "
+    "a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1 prediction. "
+    "Memory: the peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest "
+    "is Python and the runtime's package."
 )
 ABOUT_EMULATED = (
-    "Outputs, accuracy and memory are those of the real instructions; time is not, so no latency is shown but "
-    "instructions an inference, over the raw runs. That is a repeatable cost without a model of caches or pipelines: "
-    "int8 can count more than fp32 and still be faster on a board. Where the clock counts none there is a dash."
+    "Emulation runs the real instructions, so outputs, accuracy and memory are real. Time is not, so the table shows "
+    "instructions per inference instead of latency. Their number is repeatable but ignores caches and pipelines: int8 "
+    "can run more instructions than fp32 and still be faster on a board. –: the emulator does not count instructions."
 )
 ABOUT_STEPS = (
-    "Each line beside the line before it: the share of samples whose outputs are all bit-equal, the share with the "
-    "same top-1, and the largest difference of any output. No file need be bit-equal to its framework: kernels add in "
-    "another order, and a quantized file is another function."
+    "Each line is compared with the line above it: the share of samples whose outputs are all bit-equal, the share with "
+    "the same top-1 prediction, and the largest difference of any output. A file need not be bit-equal to its "
+    "framework: kernels add in another order, and quantization changes the function."
 )
 
 
 def cells(found: Sequence[Row]) -> Section:
-    """A table for each model; its emulated devices have one of their own, in which instructions stand for times."""
+    """A table for each model, and another for its emulated devices, with instructions instead of times."""
     blocks = []
     for model, rows in by_model(found):
         real = [row for row in rows if not row.cell.emulated]
@@ -42,7 +42,7 @@ def cells(found: Sequence[Row]) -> Section:
             blocks.append(_cells(model, real, ABOUT_CELLS))
         if emulated:
             blocks.append(_cells(f"{model}, emulated devices", emulated, ABOUT_EMULATED))
-    return Section("cells", "All cells", blocks=tuple(blocks), nothing="There are no cells.")
+    return Section("cells", "All results", blocks=tuple(blocks), nothing="There are no results.")
 
 
 def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
@@ -52,7 +52,7 @@ def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
     columns = (
         *texts("recipe", "target", "device"),
         *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *load),
-        *numbers("memory, MB", "model's, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
+        *numbers("memory, MB", "model, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
     )
     return Block(title, table=Table(columns, tuple(_cell(row, unit) for row in rows)), caption=about)
 
@@ -64,11 +64,11 @@ def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
         return *head, f"{cell.status}: {cell.reason}"
     if cell.device is None:
         return *head, cell.unchecked or "not checked"
-    return *head, *_costs(cell, unit), *_memory(row), formatting.percent(cell.accuracy), *_beside_float(cell)
+    return *head, *_costs(cell, unit), *_memory(row), formatting.percent(cell.accuracy), *_against_float(cell)
 
 
 def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
-    """p50, p90, p99; and load, where the clock is a real one."""
+    """p50, p90, p99; and the load time, unless the device is emulated."""
     cost = formatting.cost(cell)
     texts = (NONE,) * 3 if cost is None else tuple(unit.text(value) for value in (cost.p50, cost.p90, cost.p99))
     if cell.emulated:
@@ -77,15 +77,15 @@ def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
 
 
 def _memory(row: Row) -> tuple[str, str]:
-    """The process's peak, and what of it came after the runtime was started."""
+    """The process's peak memory, and the part of it added after the runtime had started."""
     peak, before = row.cell.peak_rss_bytes, row.measurement.rss_before_load_bytes if row.measurement else None
     return formatting.megabytes(peak), NONE if peak is None or before is None else formatting.megabytes(
         max(0, peak - before)
     )
 
 
-def _beside_float(cell: Cell) -> tuple[str, str, str]:
-    """Drop, its interval and the agreement."""
+def _against_float(cell: Cell) -> tuple[str, str, str]:
+    """The accuracy drop, its interval and the top-1 agreement."""
     if cell.drop_points is None or cell.drop_interval is None:
         return NONE, NONE, formatting.percent(cell.agreement)
     return (
@@ -96,10 +96,10 @@ def _beside_float(cell: Cell) -> tuple[str, str, str]:
 
 
 def steps(found: Sequence[Row]) -> Section:
-    """Every file that another device than this machine ran: framework → host runtime → device."""
+    """Every file that a device other than the host ran: framework → host runtime → device."""
     columns = (
         *texts("recipe", "target", "step", "runtime"),
-        *numbers("accuracy, %", "bit-equal, %", "same top-1, %", "of samples", "largest difference"),
+        *numbers("accuracy, %", "bit-equal, %", "same top-1, %", "samples", "largest difference"),
     )
     blocks = []
     for place, rows in by_device(found):
@@ -109,16 +109,16 @@ def steps(found: Sequence[Row]) -> Section:
             blocks.append(Block(place, table=Table(columns, lines), caption=ABOUT_STEPS))
     return Section(
         "steps",
-        "Framework → host runtime → device",
-        "The same file on this machine and on the device, over the whole evaluation split: where both ran the same "
-        "runtime, what differs between them is the processor and its kernels.",
+        "Output differences",
+        "Framework → host → device: the same file on the host and on the device, over the same samples. If both ran the "
+        "same runtime, their differences come from the processor and its kernels.",
         blocks=tuple(blocks),
-        nothing="Only this machine has measured anything: inv bench --device NAME adds a device of devices.toml.",
+        nothing="Only the host has measured files. Measure on a device of devices.toml with: inv bench --device NAME",
     )
 
 
 def _step(cell: Cell, step: Step) -> Iterator[tuple[str, ...]]:
-    """A step's line, and another for what should be known of it."""
+    """A step's line, and another for its note."""
     first, last = step is cell.steps[0], step is cell.steps[-1]
     names = (
         cell.recipe,
@@ -132,7 +132,7 @@ def _step(cell: Cell, step: Step) -> Iterator[tuple[str, ...]]:
 
 
 def _beside(step: Step) -> tuple[str, ...]:
-    """How a step's outputs differ from those of the step before."""
+    """How a step's outputs differ from those of the previous step."""
     error, count = step.max_error, f"{step.samples:,}"
     if error is None:
         return NONE, NONE, count, NONE
@@ -143,8 +143,8 @@ def _beside(step: Step) -> tuple[str, ...]:
 def bit_equality(pairs: Sequence[Equality]) -> Section:
     columns = (
         *texts("model", "recipe", "device", "first", "second"),
-        *numbers("equal outputs", "of samples", "equal, %", "same top-1, %", "largest difference"),
-        *texts("one graph"),
+        *numbers("bit-equal samples", "samples", "bit-equal, %", "same top-1, %", "largest difference"),
+        *texts("same graph"),
     )
     lines = tuple(
         (
@@ -161,11 +161,12 @@ def bit_equality(pairs: Sequence[Equality]) -> Section:
     )
     return Section(
         "equality",
-        "Static int8, bit for bit",
-        "Where both files were lowered from the one quantized graph, what differs between them is kernels, not "
-        "quantizers. Each line compares all outputs of two targets on the same samples and the same device.",
+        "Bit-exactness across targets",
+        "Each line compares the outputs of a static recipe under two targets, on the same samples and the same device. "
+        "If both files come from the same quantized graph, their differences come from the kernels, not from the "
+        "quantizers.",
         blocks=only(Block(table=Table(columns, lines))),
-        nothing="No two targets have been measured under a static recipe on one device.",
+        nothing="No two targets were measured with a static recipe on the same device.",
     )
 
 
@@ -180,8 +181,8 @@ def without_figures(found: Sequence[Row]) -> Section:
             lines.append((*names, formatting.kilobytes(cell.size_bytes), status, reason or ""))
     return Section(
         "unmeasured",
-        "Cells without a measurement",
-        "Files that are not checked were written and never run: nothing is known of their outputs.",
+        "Not measured",
+        "“Not checked” means that the file was exported but never run, so nothing is known about its outputs.",
         blocks=only(Block(table=Table(columns, tuple(sorted(lines, key=lambda line: (line[0], line[-2])))))),
         nothing="Every combination was exported and measured.",
     )
@@ -190,20 +191,21 @@ def without_figures(found: Sequence[Row]) -> Section:
 def exports(found: Sequence[Row]) -> Section:
     columns = (
         *texts("recipe", "target", "quantized by", "compared with"),
-        *numbers("samples", "SNR, dB", "cosine", "largest error", "in output steps", "same top-1, %", "bit-equal, %"),
+        *numbers("samples", "SNR, dB", "cosine", "largest error", "in quantization steps"),
+        *numbers("same top-1, %", "bit-equal, %"),
     )
     blocks = []
     for model, rows in by_model(found):
-        # An artifact has a row for each device that ran it, and one line here.
+        # An artifact has one row for each device that ran it, but only one line here.
         files = {(row.cell.recipe, row.cell.target): row.artifact for row in rows if row.artifact}
         if files:
             table = Table(columns, tuple(_export(file) for file in files.values()))
             blocks += [Block(model, table=table), *only(Block(points=_notes(files.values())))]
     return Section(
         "exports",
-        "Exports beside their graph",
-        "Each file's outputs beside those of the graph that it was made from, when it was exported; of several outputs "
-        "the worst counts. 999 dB: equal; -999 dB: not finite.",
+        "Export parity",
+        "The outputs of each exported file, compared at export with those of the graph it was converted from. If there "
+        "are several outputs, the worst counts. 999 dB: equal. -999 dB: not finite.",
         blocks=tuple(blocks),
         nothing="Nothing was exported.",
     )
@@ -221,12 +223,12 @@ def _export(file: Artifact) -> tuple[str, ...]:
 
 
 def _notes(files: Iterable[Artifact]) -> tuple[str, ...]:
-    """What the converters' users should know: each note once, with the files that it concerns."""
-    concerned: dict[str, list[str]] = {}
+    """Notes of the converters, each with the files it applies to."""
+    by_note: dict[str, list[str]] = {}
     for file in files:
         for note in file.notes:
-            concerned.setdefault(note, []).append(f"{file.recipe} on {file.target}")
-    return tuple(f"{', '.join(names)}: {note}" for note, names in concerned.items())
+            by_note.setdefault(note, []).append(f"{file.recipe} on {file.target}")
+    return tuple(f"{', '.join(names)}: {note}" for note, names in by_note.items())
 
 
 def warnings(found: Sequence[Row]) -> Section:
@@ -234,5 +236,5 @@ def warnings(found: Sequence[Row]) -> Section:
         "warnings",
         "Warnings",
         blocks=only(Block(points=tuple(once([row.cell for row in found])))),
-        nothing="No measurement gave reason for a warning.",
+        nothing="There are no warnings.",
     )

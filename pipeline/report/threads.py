@@ -1,4 +1,4 @@
-"""The section on threads: each number of them beside one thread, in time and bit for bit."""
+"""The section on threads: latency and outputs of several threads, compared with one thread."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.results.bit_equality import OverThreads
 def section(found: Sequence[OverThreads]) -> Section:
     columns = (
         *texts("model", "recipe", "target", "device"),
-        *numbers("p50, ms", "of one thread, ms", "times as fast", "equal outputs", "of samples"),
+        *numbers("p50, ms", "p50 of one thread, ms", "speedup", "bit-equal samples", "samples"),
     )
     return Section(
         "threads",
         "Threads",
-        "Each number of threads beside one thread on the same device: the median latency, and how many samples have "
-        "outputs that are bit-equal to one thread's.",
+        "Several threads compared with one thread on the same device: the median latency, and the number of samples "
+        "whose outputs are bit-equal to those of one thread.",
         blocks=only(Block(table=Table(columns, tuple(map(_line, found))))),
     )
 

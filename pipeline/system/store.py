@@ -117,8 +117,13 @@ def read_or_warn(kind: type[T], path: Path) -> T | None:
 
 def write(path: Path, noun: Any) -> None:
     """Writes a noun as JSON, whole or not at all."""
+    write_text(path, json.dumps(to_json(noun), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(to_json(noun), indent=1) + "\n")
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
