@@ -15,8 +15,8 @@ from pipeline.results.rows import Row
 from pipeline.results.warnings import once
 
 ABOUT_CELLS = (
-    "Drop: accuracy lost against the float model on the same samples, in percentage points; negative is a gain. * marks "
-    "a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1 prediction. "
+    "Drop: accuracy lost against the float model on the same samples, in percentage points; negative is a gain. * "
+    "marks a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1 prediction. "
     "Memory: the peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest "
     "is Python and the runtime's package."
 )
@@ -26,8 +26,8 @@ ABOUT_EMULATED = (
     "can run more instructions than fp32 and still be faster on a board. –: the emulator does not count instructions."
 )
 ABOUT_STEPS = (
-    "Each line is compared with the line above it: the share of samples whose outputs are all bit-equal, the share with "
-    "the same top-1 prediction, and the largest difference of any output. A file need not be bit-equal to its "
+    "Each line is compared with the line above it: the share of samples whose outputs are all bit-equal, the share "
+    "with the same top-1 prediction, and the largest difference of any output. A file need not be bit-equal to its "
     "framework: kernels add in another order, and quantization changes the function."
 )
 
@@ -110,8 +110,8 @@ def steps(found: Sequence[Row]) -> Section:
     return Section(
         "steps",
         "Output differences",
-        "Framework → host → device: the same file on the host and on the device, over the same samples. If both ran the "
-        "same runtime, their differences come from the processor and its kernels.",
+        "Framework → host → device: the same file on the host and on the device, over the same samples. If both ran "
+        "the same runtime, their differences come from the processor and its kernels.",
         blocks=tuple(blocks),
         nothing="Only the host has measured files. Measure on a device of devices.toml with: inv bench --device NAME",
     )
