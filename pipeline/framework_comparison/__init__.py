@@ -1,1 +1,1 @@
-"""PyTorch against TensorFlow on one model: measured alternately, judged, reported (`inv frameworks`)."""
+"""PyTorch compared with TensorFlow on one model (`inv frameworks`): measured in turn, judged, reported."""

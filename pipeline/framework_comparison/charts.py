@@ -1,4 +1,4 @@
-"""Plotly figures of the comparison: ratios, differences and learning curves."""
+"""The comparison's Plotly figures: ratios, differences and learning curves."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from math import log10
 from typing import Any
 
 from pipeline.framework_comparison.parts import Curve
-from pipeline.framework_comparison.verdicts import Verdict
+from pipeline.framework_comparison.verdicts import UNRESOLVED, Verdict
 from pipeline.report.figures import COLORS, SOFT, safe, ticks
 
 
 def ratios(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """A line for each row: the ratio with its interval, on a logarithmic axis; very wide intervals leave it."""
+    """One line per row: the ratio with its interval, on a logarithmic axis. Very wide intervals are cut off."""
     figure = _intervals(rows)
     values = [1.0, *(found.ratio for _, found in rows if found.ratio)]
     bounds = [*values, *(bound for _, found in rows for bound in found.interval or ())]
@@ -28,7 +28,7 @@ def ratios(rows: Sequence[tuple[str, Verdict]]) -> Any:
 
 
 def shifts(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """A line for each row: the difference in points with its interval."""
+    """One line per row: the difference in points with its interval."""
     figure = _intervals(rows)
     figure.update_xaxes(title="TensorFlow - PyTorch, points", zeroline=False)
     figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT)
@@ -36,18 +36,18 @@ def shifts(rows: Sequence[tuple[str, Verdict]]) -> Any:
 
 
 MOST_ROOM = 10.0
-"""A chart of ratios ends so many times beyond its outermost points: an interval of two rounds may span decades."""
+"""The axis of ratios extends at most by this factor beyond the points: an interval of two rounds may span decades."""
 
 SIDES = {"torch": (COLORS[1], "square"), "keras": (COLORS[0], "circle")}
-"""How a framework is drawn."""
+"""Each framework's colour and marker."""
 
 
 def _intervals(rows: Sequence[tuple[str, Verdict]]) -> Any:
-    """Points with their intervals, one line each; the first at the top, coloured by who is better."""
+    """Points with their intervals, one line each, the first at the top, coloured by the better framework."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    names = {"torch": "PyTorch is better", "keras": "TensorFlow is better", None: "no difference we can resolve"}
+    names = {"torch": "PyTorch is better", "keras": "TensorFlow is better", None: UNRESOLVED}
     for better, name in names.items():
         own = [(text, found) for text, found in rows if found.better == better and found.ratio and found.interval]
         if not own:
@@ -77,7 +77,7 @@ def _intervals(rows: Sequence[tuple[str, Verdict]]) -> Any:
 
 
 def curves(lines: Sequence[Curve], names: Mapping[str, str]) -> Any:
-    """Accuracy against seconds, a line a training."""
+    """Accuracy over time, one line per training."""
     import plotly.graph_objects as go
 
     figure = go.Figure()

@@ -1,4 +1,4 @@
-"""The comparison's report: for each part its charts, its tables with a verdict a row, and what was said verbatim."""
+"""The comparison's report: each part's charts, its tables with one verdict per row, and verbatim messages."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from pipeline.report.page import Block, Column, Section, Table, markdown, number
 from pipeline.system import store
 
 MANY = 6
-"""A table with as many ratios has a chart of its own; those of smaller ones stand in one chart."""
+"""A table with at least so many ratios has its own chart. Smaller tables of a part share one chart."""
 QUOTED = "verbatim"
-"""A table with this word in its title is of messages."""
+"""A table with this word in its title contains messages."""
 METHOD = (
-    "TensorFlow is used under Keras 3, as this project's models and training are written.",
-    "Each figure of both frameworks was measured in one run on one machine. The two take turns, A B, B A, A B …, so "
-    "that whatever else the machine does is met by both. A PyTorch process has not imported TensorFlow, nor the "
-    "other way round.",
-    "A figure is the median over rounds of each round's median. The ratio is the geometric mean over rounds of "
-    "TensorFlow's figure over PyTorch's in the same round; its 95 % interval is Student's t on the logarithms. Where "
-    "it contains 1 these rounds show no difference that we can resolve, and the verdict says so.",
-    "Accuracy is paired picture by picture; its interval is Wald's for a mean, adjusted as Bonett and Price do "
-    "(2012). Where it contains 0 the pictures show no difference.",
-    "Counts (lines, bytes, graphs) are the same however often they are made: they have no interval, and differ or do "
-    "not.",
-    "About 1 in 20 intervals leaves out equality by chance. A resolved difference need not be one that matters.",
+    "TensorFlow is used through Keras 3, as in this project's models and training.",
+    "Both frameworks were measured in the same run on the same machine. They take turns (A B, B A, A B …), so that "
+    "other load on the machine affects both. A PyTorch process never imports TensorFlow, and a TensorFlow process "
+    "never imports PyTorch.",
+    "A figure is the median over the rounds' medians. The ratio is the geometric mean, over rounds, of TensorFlow's "
+    "figure divided by PyTorch's in the same round. Its 95 % interval is Student's t on the logarithms. If the "
+    "interval contains 1, the difference is not significant.",
+    "Accuracy is paired image by image. Its interval is a Wald interval for a mean, adjusted as in Bonett and Price "
+    "(2012). If it contains 0, the difference is not significant.",
+    "Counts (lines, bytes, graphs) are the same in every round, so they have no interval: they differ or they do not.",
+    "About 1 in 20 intervals excludes equality by chance. A significant difference need not be an important one.",
 )
 
 
 def report(home: Path, model: str, parts: Sequence[Part]) -> Path:
-    """Writes report.html and report.md into a folder; returns the page's path."""
+    """Writes report.html and report.md into the folder `home` and returns the path of report.html."""
     sections = _sections(parts)
     title = f"PyTorch and TensorFlow on {model}"
     store.write_text(home / "report.md", markdown(sections, title))
@@ -53,12 +52,12 @@ def _points(sentences: Sequence[str]) -> tuple[Block, ...]:
     return only(Block(points=tuple(sentences)))
 
 
-# -- in short ----------------------------------------------------------------------------------------------------------
+# -- summary -----------------------------------------------------------------------------------------------------------
 
 
 def _summary(parts: Sequence[Part]) -> Section:
-    """How many rows of each part come to which verdict, and the largest differences that are resolved."""
-    kinds = (FRAMEWORKS["torch"], FRAMEWORKS["keras"], UNRESOLVED, SAME, "one of them only", "other")
+    """The number of rows of each part by verdict, and the largest significant difference of each part."""
+    kinds = (FRAMEWORKS["torch"], FRAMEWORKS["keras"], UNRESOLVED, SAME, "only one of them", "other")
     lines = []
     points: list[str] = []
     for part in parts:
@@ -72,8 +71,8 @@ def _summary(parts: Sequence[Part]) -> Section:
         )
         points += _largest(part, judged)
     table = Table((*texts("part"), *numbers("PyTorch better", "TensorFlow better", *kinds[2:])), tuple(lines))
-    caption = "Rows of each part by their verdict. Rows are not equally important: this is an index, no score."
-    return Section("summary", "In short", blocks=(Block(table=table, caption=caption), *_points(points)))
+    caption = "Rows of each part by verdict. Rows are not equally important, so this is an index, not a score."
+    return Section("summary", "Summary", blocks=(Block(table=table, caption=caption), *_points(points)))
 
 
 def _kind(found: Verdict) -> str:
@@ -81,11 +80,11 @@ def _kind(found: Verdict) -> str:
         return FRAMEWORKS[found.better]
     if found.words in (UNRESOLVED, SAME):
         return found.words
-    return "one of them only" if found.words.endswith(" only") else "other"
+    return "only one of them" if found.words.endswith(" only") else "other"
 
 
 def _largest(part: Part, judged: Iterable[tuple[Row, Verdict]]) -> list[str]:
-    """The row of a part in which the two are furthest apart, of those with an interval."""
+    """The row of a part with the largest ratio, of those with an interval."""
     resolved = [(row, v) for row, v in judged if v.better and v.ratio and v.interval and row.kind != PAIRED]
     if not resolved:
         return []
@@ -93,8 +92,8 @@ def _largest(part: Part, judged: Iterable[tuple[Row, Verdict]]) -> list[str]:
     assert found.better is not None
     title = registry.load(REGISTRY, part.name).TITLE
     return [
-        f"{title}: furthest apart in “{row.table}: {row.what}”, where {FRAMEWORKS[found.better]} is better: "
-        f"{_figure(found.torch)} beside {_figure(found.keras)} {row.unit}, a ratio of {_ratio(found)}."
+        f"{title}: the largest difference is in “{row.table}: {row.what}”. {FRAMEWORKS[found.better]} is better: "
+        f"PyTorch {_figure(found.torch)}, TensorFlow {_figure(found.keras)} {row.unit}; ratio {_ratio(found)}."
     ]
 
 
@@ -109,24 +108,24 @@ def _part(part: Part) -> Section:
     blocks = [*_curves(part)]
     if small:
         chart = html(charts.ratios(_bars(small, long=True)), f"{part.name}-ratios")
-        blocks.append(Block("TensorFlow beside PyTorch", chart=chart, caption=RATIOS))
+        blocks.append(Block("TensorFlow / PyTorch", chart=chart, caption=RATIOS))
     for number, (title, rows) in enumerate(tables):
         blocks += _messages(rows) if QUOTED in title else [_table(title, rows, f"{part.name}-{number}")]
     return Section(part.name, module.TITLE, module.ABOUT, (*blocks, *_points((*part.notes, _when(part)))))
 
 
 RATIOS = (
-    "TensorFlow's figure over PyTorch's, logarithmic, with its 95 % interval: left of 1 TensorFlow's is the lower one, "
-    "right of it PyTorch's. Grey: these rounds resolve no difference."
+    "TensorFlow's figure divided by PyTorch's on a logarithmic axis, with its 95 % interval. Left of 1, TensorFlow's "
+    "is lower; right of 1, PyTorch's. Grey: not significant."
 )
 SHIFTS = (
-    "TensorFlow's figure minus PyTorch's in points, with its 95 % interval, over the same test pictures. Grey: these "
-    "pictures resolve no difference."
+    "TensorFlow's figure minus PyTorch's in points, with its 95 % interval, over the same test images. Grey: not "
+    "significant."
 )
 
 
 def _compared(rows: Iterable[Row]) -> list[Row]:
-    """Rows with figures of both that a chart can show."""
+    """Rows with a ratio and an interval, which a chart can show."""
     found = [(row, verdict(row)) for row in rows]
     return [row for row, v in found if v.ratio and v.interval and row.kind != PAIRED]
 
@@ -136,7 +135,7 @@ def _bars(rows: Iterable[Row], long: bool) -> list[tuple[str, Verdict]]:
 
 
 def _table(title: str, rows: Sequence[Row], name: str) -> Block:
-    """A table of rows with their verdicts, behind a chart where there are many."""
+    """A table of rows with their verdicts, and a chart if there are many."""
     judged = [(row, verdict(row)) for row in rows]
     paired, worded = rows[0].kind == PAIRED, any(row.torch.text or row.keras.text for row in rows)
     between = numbers("difference, points" if paired else "ratio", "95 % interval") if not worded else ()
@@ -144,7 +143,7 @@ def _table(title: str, rows: Sequence[Row], name: str) -> Block:
         between = between[:1]
     reasons = any(row.torch.reason or row.keras.reason for row in rows)
     names = tuple(Column(title, number=not worded) for title in FRAMEWORKS.values())
-    columns = (*texts(""), *names, *between, *texts("verdict", *(["why"] if reasons else [])))
+    columns = (*texts(""), *names, *between, *texts("verdict", *(["reason"] if reasons else [])))
     lines = tuple(
         (row.what, _shown(row.torch, found.torch), _shown(row.keras, found.keras))
         + (_shift(found) if paired else (_figure(found.ratio), _interval(found.interval)))[: len(between)]
@@ -163,7 +162,7 @@ def _table(title: str, rows: Sequence[Row], name: str) -> Block:
 
 
 def _shown(side: Side, value: float | None) -> str:
-    """A side's figure, with the interval that it brings, or the text in its place."""
+    """A side's figure with its own interval if it has one, or its text."""
     if side.text is not None:
         return side.text
     if side.interval:
@@ -172,7 +171,7 @@ def _shown(side: Side, value: float | None) -> str:
 
 
 def _shift(found: Verdict) -> tuple[str, str]:
-    """Points and their interval, of a paired row."""
+    """A paired row's difference in points, and its interval."""
     if found.ratio is None or found.interval is None:
         return NONE, NONE
     return formatting.points(found.ratio), formatting.interval(found.interval)
@@ -187,7 +186,7 @@ def _interval(bounds: tuple[float, float] | None) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Three significant digits or so, however small; counts whole."""
+    """About three significant digits; whole numbers in full."""
     if value is None:
         return NONE
     if value == round(value):
@@ -196,12 +195,12 @@ def _figure(value: float | None) -> str:
 
 
 def _why(row: Row) -> str:
-    """Reasons, each once."""
+    """The reasons for missing figures, without repetition."""
     torch, keras = row.torch.reason, row.keras.reason
     if torch == keras:
         return torch or ""
-    said = [f"{FRAMEWORKS[name]}: {reason}" for name, reason in (("torch", torch), ("keras", keras)) if reason]
-    return formatting.one_line("; ".join(said))
+    reasons = [f"{FRAMEWORKS[name]}: {reason}" for name, reason in (("torch", torch), ("keras", keras)) if reason]
+    return formatting.one_line("; ".join(reasons))
 
 
 def _messages(rows: Sequence[Row]) -> list[Block]:
@@ -216,23 +215,21 @@ def _curves(part: Part) -> list[Block]:
     blocks = []
     for number, (title, group) in enumerate(groupby(part.curves, key=lambda curve: curve.chart)):
         chart = html(charts.curves(list(group), FRAMEWORKS), f"{part.name}-curve-{number}")
-        blocks.append(Block(title, chart=chart, caption="A line a training: share of the split against wall time."))
+        blocks.append(Block(title, chart=chart, caption="One line per training: validation accuracy over time."))
     return blocks
 
 
 def _when(part: Part) -> str:
-    """When it was measured, how long that took, and what else the machine did."""
-    loaded = "; ".join(
-        f"{FRAMEWORKS[name]}'s had imported {', '.join(packages)}" for name, packages in part.loaded.items()
-    )
+    """When the part was measured, for how long, the machine's load, and what the processes imported."""
+    loaded = "; ".join(f"{FRAMEWORKS[name]} {', '.join(packages)}" for name, packages in part.loaded.items())
     return (
-        f"Measured {part.started_at} in {part.seconds / 60:.1f} minutes; the machine's load average was "
-        f"{part.load[0]:.1f} before and {part.load[1]:.1f} after" + (f". Processes: {loaded}." if loaded else ".")
+        f"Measured {part.started_at} in {part.seconds / 60:.1f} minutes. Load average: {part.load[0]:.1f} before, "
+        f"{part.load[1]:.1f} after." + (f" Imported by the processes: {loaded}." if loaded else "")
     )
 
 
 def _where(parts: Sequence[Part]) -> Section:
-    """Machines and versions; one table where all parts have the same."""
+    """The machine and the versions: one table if they are the same for all parts."""
     columns = texts("what", "value")
     facts = {tuple({**part.machine, **part.tools}.items()): part for part in parts}
     blocks = [Block(table=Table(columns, tuple(lines))) for lines in facts]

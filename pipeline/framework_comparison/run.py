@@ -1,9 +1,9 @@
-"""Compare: PyTorch beside TensorFlow on one model: each part measured in both in turn, then a report of verdicts.
+"""Measures PyTorch and TensorFlow in turn on one model, part by part, and writes a report with verdicts.
 
-    build/<model>.frameworks/<part>.json                       what was measured, with every raw sample
+    build/<model>.frameworks/<part>.json                       the measurements, with every raw sample
     build/<model>.frameworks/report.html, report.md, report.json
 
-A part that is up to date, on this machine, of these versions and of this code, is not measured again.
+A part that was measured on this machine with the same versions, options and code is not measured again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.system.progress import say
 from pipeline.system.store import Store
 
 MACHINE = ("cpu", "cores", "memory_bytes", "os", "arch", "python")
-"""Facts of edge-bench that say which machine it is."""
+"""The facts of edge-bench that identify the machine."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Options:
     """How to compare.
 
     Attributes:
-        rounds: how often each figure is measured in each framework.
-        epochs: of trainings; None for the model's own number.
-        accuracy: the share whose time is taken; None for the highest that all reach.
-        again: measure also what is up to date.
+        rounds: number of measurements of each figure in each framework.
+        epochs: number of training epochs; None for the model's own.
+        accuracy: the validation accuracy, from 0 to 1, to which training is timed; None for the highest that all
+            trainings reach.
+        again: whether to measure again what is up to date.
     """
 
     rounds: int = 5
@@ -56,28 +57,28 @@ class Options:
     def check(self) -> None:
         """
         Raises:
-            BadOption: a number that cannot be.
+            BadOption: a number is out of range.
         """
         if self.rounds < 1 or (self.epochs is not None and self.epochs < 1):
-            raise BadOption("--rounds and --epochs are at least 1")
+            raise BadOption("--rounds and --epochs must be at least 1")
         if self.accuracy is not None and not (math.isfinite(self.accuracy) and 0 < self.accuracy <= 1):
-            raise BadOption("--accuracy is a percentage, more than 0 and at most 100")
+            raise BadOption("--accuracy must be a percentage above 0 and at most 100")
 
 
 def compare(build: Store, plan: Plan, names: Sequence[str], options: Options) -> Path:
-    """Measures what is missing of these parts, and writes the report of them; returns the page's path.
+    """Measures the parts that are not up to date, writes the report of all, and returns the path of report.html.
 
     Args:
         plan: of the model in both frameworks; its training options give the accelerator.
         names: the parts.
 
     Raises:
-        BadOption, BadModel, MissingExtra: as the command line deserves; nothing is measured then.
+        BadOption, BadModel, MissingExtra: the command cannot be carried out; nothing was measured.
     """
     options.check()
     for job in plan.jobs:
         registry.require(job.framework.module.PACKAGES)
-        train.ready(build, job)  # raises where an option is invalid
+        train.ready(build, job)  # raises if an option is invalid
     run = Run(build, plan, options.rounds, options.epochs, options.accuracy, Path())
     if plan.training.accelerator == "cuda":
         check_accelerator(run)
@@ -89,10 +90,10 @@ def compare(build: Store, plan: Plan, names: Sequence[str], options: Options) ->
 
 
 def _part(run: Run, name: str, home: Path, machine: Mapping[str, str], again: bool) -> Part:
-    """A part as it is kept, or measured now."""
+    """A stored part if it is up to date, else a new measurement."""
     module = cast(Comparison, registry.load(REGISTRY, name))
     tools = registry.versions(tuple(tool for each in FRAMEWORKS for tool in registry.load("frameworks", each).TOOLS))
-    of = [
+    inputs = [
         module.prepare(run),
         run.rounds,
         run.epochs,
@@ -101,12 +102,12 @@ def _part(run: Run, name: str, home: Path, machine: Mapping[str, str], again: bo
         tools,
         registry.source_hash(REGISTRY, name),
     ]
-    key, path = store.digest(of), home / f"{name}.json"
+    key, path = store.digest(inputs), home / f"{name}.json"
     kept = store.read_or_warn(Part, path)
     if kept is not None and kept.key == key and not again:
         return kept
     with store.lock(run.build, f"comparison of {run.model.spec.name}"), _scratch(home) as scratch:
-        say(f"{module.TITLE}: PyTorch beside TensorFlow")
+        say(f"{module.TITLE}: PyTorch and TensorFlow")
         started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         before = os.getloadavg()[0]
         found = module.measure(run.into(scratch))
@@ -129,7 +130,7 @@ def _part(run: Run, name: str, home: Path, machine: Mapping[str, str], again: bo
 
 @contextmanager
 def _scratch(home: Path) -> Iterator[Path]:
-    """A folder for what is not kept, with a name that the next holder of the lock would sweep."""
+    """A temporary folder, with a name that the next holder of the lock removes if this process is killed."""
     folder = home / f"{store.TEMPORARY}{os.getpid()}"
     folder.mkdir(parents=True)
     try:
@@ -139,16 +140,16 @@ def _scratch(home: Path) -> Iterator[Path]:
 
 
 def _machine() -> dict[str, str]:
-    """Which machine this is."""
+    """The facts that identify this machine."""
     done = proc.run([sys.executable, "-m", "edge_bench", "facts"])
     if done.code != 0:
-        raise StageFailed(f"edge-bench does not say what machine this is: {done.reason}")
-    said: dict[str, Any] = json.loads(done.out)
-    facts = {**said["device"], "python": said["tools"]["python"]}
+        raise StageFailed(f"edge-bench facts failed: {done.reason}")
+    printed: dict[str, Any] = json.loads(done.out)
+    facts = {**printed["device"], "python": printed["tools"]["python"]}
     return {name: str(facts[name]) for name in MACHINE if facts.get(name) is not None}
 
 
 def _judged(part: Part) -> dict[str, Any]:
-    """A part for scripts: every row with its verdict."""
+    """A part as JSON for scripts: every row with its verdict."""
     rows = [{**to_json(row), "verdict": to_json(verdict(row))} for row in part.rows]
     return {**to_json(part), "rows": rows}

@@ -1,6 +1,6 @@
-"""Verdicts: what the figures of both frameworks say, and whether they say anything.
+"""Verdicts: which framework is better in a row, and whether the difference is significant.
 
-Every verdict of the comparison is made here, of a row's raw samples: nobody writes one by hand.
+Every verdict of the comparison is computed here from a row's raw samples.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from statistics import median
 from pipeline import stats
 from pipeline.framework_comparison.parts import EXACT, FRAMEWORKS, PAIRED, Row, Side
 
-UNRESOLVED = "no difference we can resolve"
+UNRESOLVED = "no significant difference"
 SAME = "the same"
 NOBODY = "neither"
 DIFFERENT = "they differ"
@@ -20,14 +20,14 @@ DIFFERENT = "they differ"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a row comes to.
+    """The verdict on a row.
 
     Attributes:
-        torch, keras: the figure of each, in the row's unit: the median over rounds of each round's median.
-        ratio: TensorFlow's over PyTorch's, of measured rows; of paired ones the difference in points.
-        interval: its 95 % interval; None where the figures are exact, or too few.
-        better: "torch", "keras", or nobody.
-        words: the verdict.
+        torch, keras: each framework's figure in the row's unit: the median over the rounds' medians.
+        ratio: TensorFlow's figure divided by PyTorch's; in paired rows the difference in points.
+        interval: its 95 % interval; None for exact figures and for fewer than two rounds.
+        better: "torch", "keras" or None.
+        words: the verdict in words.
     """
 
     torch: float | None
@@ -39,7 +39,7 @@ class Verdict:
 
 
 def verdict(row: Row) -> Verdict:
-    """What the samples of a row say."""
+    """The verdict on a row, from its samples."""
     torch, keras = figure(row.torch), figure(row.keras)
     if torch is None or keras is None:
         only = next((name for name, value in (("torch", torch), ("keras", keras)) if value is not None), None)
@@ -57,7 +57,7 @@ def verdict(row: Row) -> Verdict:
 
 
 def figure(side: Side) -> float | None:
-    """A side's figure; None where it has none."""
+    """A side's figure; None if it has no samples."""
     return median(_rounds(side)) if side.samples else None
 
 
@@ -76,7 +76,7 @@ def _exact(row: Row, torch: float, keras: float) -> Verdict:
 def _of(
     row: Row, figures: tuple[float, float], value: float, interval: tuple[float, float] | None, none: float
 ) -> Verdict:
-    """The verdict of a difference with an interval; `none` is where there is no difference."""
+    """The verdict on a difference with an interval. `none` is the value that means no difference."""
     low, high = interval or (nan, nan)
     if not (low > none or high < none):
         return Verdict(*figures, value, interval, None, UNRESOLVED)

@@ -16,7 +16,7 @@ from pipeline.results.warnings import once
 
 ABOUT_CELLS = (
     "Drop: accuracy lost against the float model on the same samples, in percentage points; negative is a gain. * "
-    "marks a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1 prediction. "
+    "marks a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1. "
     "Memory: the peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest "
     "is Python and the runtime's package."
 )

@@ -1,4 +1,4 @@
-"""The comparison's report over parts made by hand: verdicts, charts, messages as they were, nothing that runs."""
+"""The comparison's report of parts written by hand: verdicts, charts and verbatim messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.framework_comparison.parts import EXACT, MEASURED, PAIRED, Curve, Part, Row, Side
 from pipeline.framework_comparison.report import report
+from pipeline.framework_comparison.verdicts import UNRESOLVED
 
 HOSTILE = "<script>alert('no')</script> | & `x` ```"
 
@@ -76,47 +77,47 @@ def lines(text: str) -> list[list[str]]:
     ]
 
 
-def test_each_row_stands_with_figures_ratio_interval_and_verdict(home: Path) -> None:
+def test_each_row_has_figures_ratio_interval_and_verdict(home: Path) -> None:
     assert lines(section(home, "graphs")) == [
-        ["", "PyTorch", "TensorFlow", "ratio", "95 % interval", "verdict", "why"],
+        ["", "PyTorch", "TensorFlow", "ratio", "95 % interval", "verdict", "reason"],
         ["eager", "10", "20.1", "2.02", "[1.96, 2.08]", "PyTorch", ""],
-        ["compiled", "10", "12", "1.11", "[0.511, 2.41]", "no difference we can resolve", ""],
+        ["compiled", "10", "12", "1.11", "[0.511, 2.41]", UNRESOLVED, ""],
         ["on a GPU", "–", "–", "–", "–", "neither", "no GPU"],
         ["two of them", "2", "–", "–", "–", "PyTorch only", "TensorFlow: one device here"],
     ]
 
 
-def test_a_drop_stands_with_the_interval_of_each_and_the_paired_difference(home: Path) -> None:
+def test_an_accuracy_drop_has_both_intervals_and_the_paired_difference(home: Path) -> None:
     assert lines(section(home, "deployment"))[-1] == [
         "int8 on tflite", "0.00 [−0.50, +0.50]", "+4.00 [+2.50, +5.50]*", "+4.00", "[+2.19, +5.78]*", "PyTorch",
     ]  # fmt: skip
 
 
-def test_the_summary_counts_verdicts_and_names_what_is_furthest_apart(home: Path) -> None:
+def test_the_summary_counts_verdicts_and_names_the_largest_difference(home: Path) -> None:
     summary = section(home, "summary")
     assert ["Graphs: eager and compiled", "1", "–", "1", "–", "1", "1"] in lines(summary)
-    assert "furthest apart in “Steps, ms: eager”, where PyTorch is better: 10 beside 20.1 ms" in summary
+    assert "“Steps, ms: eager”. PyTorch is better: PyTorch 10, TensorFlow 20.1 ms" in summary
 
 
-def test_many_ratios_get_a_chart_of_their_own_and_few_share_one(home: Path) -> None:
+def test_large_tables_have_their_own_chart_and_small_ones_share_one(home: Path) -> None:
     assert section(home, "graphs").count('class="plotly-graph-div"') == 1
-    assert "The same as a table" in section(home, "deployment")
+    assert "<details>" in section(home, "deployment")
     assert section(home, "training").count('class="plotly-graph-div"') == 1  # the curve; a count has no interval
     assert "PyTorch only" not in section(home, "deployment")
 
 
-def test_a_message_is_shown_as_it_was_and_runs_nothing(home: Path) -> None:
+def test_a_message_is_shown_verbatim_and_escaped(home: Path) -> None:
     page, plain = (home / "report.html").read_text(), (home / "report.md").read_text()
     assert "alert('no')" not in page and html.escape(HOSTILE, quote=False) in page.replace("&#39;", "'")
     assert f"````text\n{HOSTILE}\n````" in plain
 
 
-def test_machine_versions_load_and_what_was_imported_stand_beside_the_figures(home: Path) -> None:
+def test_machine_versions_load_and_imported_packages_are_reported(home: Path) -> None:
     assert lines(section(home, "machine"))[1:] == [["cpu", "a cpu"], ["torch", "2.13.0"]]
-    assert "load average was 0.5 before and 1.5 after" in section(home, "graphs")
-    assert "TensorFlow's had imported keras, tensorflow" in html.unescape(section(home, "graphs"))
+    assert "0.5 before, 1.5 after" in section(home, "graphs")
+    assert "TensorFlow keras, tensorflow" in html.unescape(section(home, "graphs"))
 
 
-def test_the_title_says_which_model(home: Path) -> None:
+def test_the_title_names_the_model(home: Path) -> None:
     assert "<h1>PyTorch and TensorFlow on toy</h1>" in (home / "report.html").read_text()
     assert (home / "report.md").read_text().startswith("# PyTorch and TensorFlow on toy\n")

@@ -1,4 +1,4 @@
-"""`inv frameworks`: what is counted, what the report says, what is refused."""
+"""`inv frameworks`: counted lines, cached parts, and refused options."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ OPTIONS = run.Options(rounds=1, epochs=1)
 PLAN = plan("tflite", ["fp32", "int8"], frameworks="all")
 
 
-def test_every_module_of_the_folder_is_a_part_with_the_same_verbs() -> None:
+def test_every_module_of_the_folder_is_a_part_with_the_same_functions() -> None:
     modules: list[Comparison] = [registry.load("framework_comparison.parts", name) for name in parts.parts()]  # type: ignore[misc]
     assert parts.parts() == PARTS
     assert [module.ORDER for module in modules] == [1, 2, 3, 4, 5, 6]
     assert all(callable(module.prepare) and callable(module.measure) and module.ABOUT for module in modules)
 
 
-def test_lines_are_counted_from_the_files_that_make_both_networks_and_not_twice(tmp_path: Path) -> None:
+def test_lines_of_both_networks_are_counted_once(tmp_path: Path) -> None:
     build = Store(tmp_path / "build")
     page = run.compare(build, PLAN, ["writing"], OPTIONS)
-    said: dict[str, Any] = json.loads((page.parent / "report.json").read_text())
-    row = said["parts"][0]["rows"][0]
+    judged: dict[str, Any] = json.loads((page.parent / "report.json").read_text())
+    row = judged["parts"][0]["rows"][0]
     assert (row["what"], row["unit"]) == ("the network", "lines")
     lines = [code_lines((TINY / f"{name}.py").read_text()) for name in FRAMEWORKS]
     assert [row["sides"][name]["samples"] for name in FRAMEWORKS] == [[[float(count)]] for count in lines]
@@ -43,35 +43,35 @@ def test_lines_are_counted_from_the_files_that_make_both_networks_and_not_twice(
     assert (page.parent / "writing.json").stat().st_mtime_ns == before
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- refused -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("options", "named"),
     [
-        (("--parts", "graph"), "unknown comparison 'graph'; did you mean 'graphs'?"),
-        (("--rounds", "0"), "--rounds and --epochs are at least 1"),
-        (("--rounds", "many"), "--rounds 'many' is not a whole number"),
-        (("--accuracy", "120"), "--accuracy is a percentage, more than 0 and at most 100"),
-        (("--target", "tflit"), "unknown target 'tflit'; did you mean 'tflite'?"),
-        (("--accelerator", "tpu"), "--accelerator 'tpu': must be auto, cpu or cuda"),
+        (("--parts", "graph"), "'graphs'"),
+        (("--rounds", "0"), "--rounds"),
+        (("--rounds", "many"), "'many'"),
+        (("--accuracy", "120"), "--accuracy"),
+        (("--target", "tflit"), "'tflite'"),
+        (("--accelerator", "tpu"), "'tpu'"),
     ],
 )
-def test_wrong_options_get_one_line(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
-    done = inv(tmp_path / "build", "frameworks", "--model", TINY, *words)
-    assert done.only.startswith(complaint)
+def test_wrong_options_give_one_line(tmp_path: Path, options: tuple[str, ...], named: str) -> None:
+    done = inv(tmp_path / "build", "frameworks", "--model", TINY, *options)
+    assert named in done.only
     assert not (tmp_path / "build").exists()
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    words = ("--model", TINY, "--parts", "graphs", "--rounds", "1", "--accelerator", "cuda")
-    done = inv(tmp_path / "build", "frameworks", *words, CUDA_VISIBLE_DEVICES="")
-    assert done.only == "--accelerator cuda: PyTorch sees no GPU here; use cpu, or auto, which takes one where it is"
+def test_a_missing_gpu_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    options = ("--model", TINY, "--parts", "graphs", "--rounds", "1", "--accelerator", "cuda")
+    done = inv(tmp_path / "build", "frameworks", *options, CUDA_VISIBLE_DEVICES="")
+    assert done.only.startswith("--accelerator cuda:") and "GPU" in done.only
     assert not (tmp_path / "build").exists()
 
 
-def test_a_model_without_a_twin_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_one_framework_only_is_refused(tmp_path: Path) -> None:
     alone = shutil.copytree(TINY, tmp_path / "alone")
     (alone / "keras.py").unlink()
     done = inv(tmp_path / "build", "frameworks", "--model", alone)
-    assert "model tiny has no keras.py" in done.only
+    assert "keras.py" in done.only

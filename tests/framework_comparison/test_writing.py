@@ -1,4 +1,4 @@
-"""Lines of code are lines with code on them."""
+"""Counting lines of code."""
 
 from pipeline.framework_comparison.parts.writing import code_lines
 
@@ -21,13 +21,13 @@ and so does its last line"""
 
 
 LIMIT = 3
-"""What it is: no code."""
+"""A docstring of a constant."""
 '''
 
 
-def test_blank_lines_comments_and_docstrings_are_no_lines_of_code() -> None:
+def test_blank_lines_comments_and_docstrings_do_not_count() -> None:
     assert code_lines(SOURCE) == len(["import", "def", "x", "-> str", "text", "", "and so", "return", "LIMIT"])
 
 
-def test_a_file_without_code_has_none() -> None:
-    assert code_lines('"""Only words."""\n# and a comment\n') == 0
+def test_a_file_without_code_has_no_lines() -> None:
+    assert code_lines('"""Only a docstring."""\n# and a comment\n') == 0

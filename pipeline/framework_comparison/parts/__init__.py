@@ -1,8 +1,9 @@
-"""Comparisons: PyTorch beside TensorFlow, each figure of both measured in turn, in one run on one machine.
+"""The parts of the comparison. Each measures PyTorch and TensorFlow in turn, in one run on one machine.
 
-A module here is a part of the comparison with the verbs of `Comparison`. What needs a framework runs in a process of
-its own, which has that framework and not the other: `_turns.py` starts it, `_probe.py` is it, and `_torch.py` and
-`_keras.py` have the same verbs. Raw samples are kept; verdicts.py makes verdicts of them when they are read.
+Every public module here is a part and has the functions of `Comparison`. Code that needs a framework runs in its own
+process, which imports that framework and not the other: `_turns.py` starts the process, `_probe.py` is its entry point,
+and `_torch.py` and `_keras.py` have the same functions. Raw samples are stored; verdicts.py judges them when the report
+is written.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from pipeline.system import store
 from pipeline.system.store import Store
 
 FRAMEWORKS = {"torch": "PyTorch", "keras": "TensorFlow"}
-"""The two that are compared, and what people call them."""
+"""The two frameworks, with the names shown in the report."""
 
 REGISTRY = "framework_comparison.parts"
-"""This folder, as pipeline/registry.py names it."""
+"""The name of this folder in pipeline/registry.py."""
 
 MEASURED, EXACT, PAIRED = "measured", "exact", "paired"
-"""Kinds of rows. Measured: samples of a round in one framework belong to those of the same round in the other. Exact:
-the same however often it is counted. Paired: test samples, each answered by both."""
+"""Kinds of rows. Measured: both frameworks are timed in the same rounds, and rounds are paired. Exact: a count that is
+the same in every round. Paired: both models predict the same test samples."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one framework gave for a row.
+    """One framework's result in a row.
 
     Attributes:
-        samples: raw figures in the row's unit, in order: a tuple for each round.
-        interval: the 95 % interval of a figure that brings its own.
-        text: what is shown in the figure's place: a message, verbatim, or a status.
+        samples: raw figures in the row's unit, one tuple per round.
+        interval: the figure's own 95 % interval, if it has one.
+        text: text to show instead of the figure: a message or a status.
         reason: why there is no figure.
     """
 
@@ -49,15 +50,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that both did.
+    """One figure, measured in both frameworks.
 
     Attributes:
-        table: the heading that it stands under, with others like it.
-        what: in words.
+        table: the heading of the table that contains the row.
+        what: the row's name.
         better: "lower", "higher" or "neither".
         kind: MEASURED, EXACT or PAIRED.
-        sides: what each framework gave, by its name.
-        differences: of a PAIRED row: (TensorFlow's minus PyTorch's, number of test samples with it).
+        sides: the results by framework.
+        differences: in PAIRED rows: (TensorFlow's minus PyTorch's, number of test samples with this difference).
     """
 
     table: str
@@ -88,14 +89,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the comparison as it was measured: a manifest.
+    """A measured part of the comparison: the manifest.
 
     Attributes:
-        notes: what a reader must know of these figures.
-        loaded: heavy packages that each framework's processes had imported at their end.
-        machine, tools: where, and of which versions.
-        load: load averages of the machine, over a minute, at the start and at the end.
-        key: hash of all that it is of.
+        notes: remarks for the reader.
+        loaded: heavy packages that each framework's processes had imported when they ended.
+        machine, tools: the machine and the versions.
+        load: one-minute load averages at the start and at the end.
+        key: cache key: the hash of all inputs.
     """
 
     name: str
@@ -114,7 +115,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Found:
-    """What a part's `measure` gives; the rest of `Part` is the stage's to know."""
+    """The result of a part's `measure`; run.py adds the rest of `Part`."""
 
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...] = ()
@@ -124,14 +125,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Run:
-    """What is compared, and how thoroughly.
+    """What to compare, and with how many rounds.
 
     Attributes:
-        rounds: how often each figure is measured in each framework, in turn.
-        epochs: of every training that is measured; None for the model's own number.
-        accuracy: the share whose time is taken; None for the highest whole percent that every training reached.
-        plan: the model in both frameworks, and what is exported and measured.
-        scratch: a folder for what is not kept; it exists while a part is measured.
+        plan: the model in both frameworks, and the combinations to export and measure.
+        rounds: number of measurements of each figure in each framework, in turn.
+        epochs: number of epochs of measured trainings; None for the model's own.
+        accuracy: the validation accuracy, from 0 to 1, to which training is timed; None for the highest whole percent
+            that every training reaches.
+        scratch: a temporary folder that exists while a part is measured.
     """
 
     build: Store
@@ -162,30 +164,30 @@ class Run:
         return [recipe.name for recipe in self.plan.recipes]
 
     def into(self, scratch: Path) -> Run:
-        """The same run with its scratch there."""
+        """The same run with this scratch folder."""
         return replace(self, scratch=scratch)
 
     def make(self, framework: str) -> Checkpoint:
-        """The checkpoint of a framework, trained where it is not there yet; for `prepare`."""
+        """A framework's checkpoint, trained now if it does not exist; for `prepare`."""
         if train.ready(self.build, self.jobs[framework]) is None:
             with store.lock(self.build, f"training of {self.model.spec.name}"):
                 train.ensure(self.build, self.jobs[framework])
         return self.checkpoint(framework)
 
     def checkpoint(self, framework: str) -> Checkpoint:
-        """The checkpoint that `prepare` has made."""
+        """A framework's checkpoint, which `prepare` has ensured."""
         found = train.ready(self.build, self.jobs[framework])
         assert found is not None
         return found
 
 
 class Comparison(Protocol):
-    """The verbs of a module in this folder.
+    """The interface of a part.
 
     Attributes:
-        ORDER: its place in the report.
-        TITLE: its heading.
-        ABOUT: what was done, for the reader.
+        ORDER: its position in the report.
+        TITLE: its heading in the report.
+        ABOUT: what is measured and how, for the reader.
     """
 
     ORDER: int
@@ -193,14 +195,14 @@ class Comparison(Protocol):
     ABOUT: str
 
     def prepare(self, run: Run) -> object:
-        """Makes what must be there before anything is measured (checkpoints, exports); what that is, for the key."""
+        """Makes checkpoints and exports that `measure` needs, and returns what identifies them, for the cache key."""
 
     def measure(self, run: Run) -> Found:
         """Measures both frameworks in turn."""
 
 
 def parts() -> list[str]:
-    """Names of the parts in the order of the report."""
+    """The names of the parts in report order."""
     return sorted(
         registry.names(REGISTRY),
         key=lambda name: int(registry.load(REGISTRY, name).ORDER),

@@ -1,4 +1,4 @@
-"""What both frameworks' probes need: the same noise, the same clock, the same way to quote."""
+"""Shared by both frameworks' probes: random inputs, the timing loop, and the cleaning of quoted messages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[3]
 WARMUP = 3
-"""Steps after the first that do not count."""
+"""Untimed steps after the first."""
 
 
 class Clock:
-    """How steps are timed: until there are as many, and so many seconds have passed, but no more than a limit."""
+    """Times at least `least` steps for at least `seconds`, but at most `most` steps."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.batch_size: int = request["batch_size"]
@@ -29,8 +29,8 @@ class Clock:
         self.least, self.seconds, self.most = request["least"], request["seconds"], request["most"]
 
     def times(self, step: Callable[[Any, Any], float], batch: Callable[[int], tuple[Any, Any]]) -> dict[str, Any]:
-        """The first step with all that it brings; steps after it; the first step with each size of a batch that was not
-        seen before, and a second one with it. Milliseconds."""
+        """Milliseconds of the first step, tracing and compiling included; of the steps after it; and the sums over
+        new batch sizes, each used for the first and for the second time."""
 
         def one(data: tuple[Any, Any]) -> float:
             started = time.perf_counter()
@@ -58,7 +58,7 @@ def noise(spec: ModelSpec, count: int) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def said(text: str) -> str:
-    """A message verbatim, but for a terminal's colours and for where this environment and this project lie."""
+    """A message without terminal colours and with placeholders for the paths of the environment and the project."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     for path, name in ((sys.prefix, "<environment>"), (str(REPOSITORY), "<project>")):
         text = text.replace(path, name)

@@ -1,4 +1,4 @@
-"""Files made and measured in turn: captures, exports, benches."""
+"""Times of graph captures, exports and inference, with the frameworks in turn."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pipeline.system.store import Store
 Cell = tuple[str, str, str]
 """Framework, recipe, target."""
 Samples = list[tuple[float, ...]] | str
-"""A tuple for each round; or why there are none."""
+"""One tuple per round, or why there are none."""
 
 DEVICE = "local"
 LEAST_RUNS, LEAST_SECONDS = 64, 0.1
-"""One measurement's, of which there is one a round."""
+"""The minimum of one measurement. Each round has one."""
 TIME_LIMIT = 3600.0
 
 
@@ -36,7 +36,7 @@ TIME_LIMIT = 3600.0
 
 
 def captured(run: Run) -> list[Row]:
-    """Times of what every export needs first."""
+    """Times to capture the float graph and to quantize it, which every export needs first."""
     import numpy as np
 
     recipe = next(recipe for recipe in recipes_of(ALL) if recipe.static)
@@ -61,7 +61,7 @@ def captured(run: Run) -> list[Row]:
 
 
 def exported(run: Run, cells: Collection[Cell]) -> dict[Cell, Samples]:
-    """Seconds of each export: one process a target, in which the frameworks take turns."""
+    """Seconds of each export: one process per target, in which the frameworks take turns."""
     build = _copied(run)
     found: dict[Cell, Samples] = {}
     for target in run.targets:
@@ -73,8 +73,8 @@ def exported(run: Run, cells: Collection[Cell]) -> dict[Cell, Samples]:
 
 
 def _plan(wanted: list[Cell], rounds: int) -> list[tuple[Cell, bool]]:
-    """Cells in the order in which they are made, and whether that counts: the first of each framework does not, since
-    the first export imports the converter. Every other round goes backwards."""
+    """Cells in the order in which they are exported, and whether the time counts. The first of each framework does not
+    count, because it imports the converter. Every other round runs backwards."""
     first = {cell[0]: cell for cell in reversed(wanted)}
     plan = [(cell, False) for cell in first.values()]
     for number in range(rounds):
@@ -83,7 +83,7 @@ def _plan(wanted: list[Cell], rounds: int) -> list[tuple[Cell, bool]]:
 
 
 def _worked(run: Run, build: Store, target: str, plan: list[tuple[Cell, bool]]) -> dict[Cell, Samples]:
-    """What became of a plan in the process that exports for a target."""
+    """The results of a plan, carried out by the process that exports to a target."""
     say(f"  exports to {target}: {len(plan)}")
     left, found = list(plan), dict[Cell, Samples]()
 
@@ -107,13 +107,12 @@ def _worked(run: Run, build: Store, target: str, plan: list[tuple[Cell, bool]]) 
 
 
 def _copied(run: Run) -> Store:
-    """A build folder with checkpoints and graphs alone, so that nothing that is there is made again."""
+    """A build folder with only checkpoints and graphs, so that every export in it is made."""
     build = Store(run.scratch / "exports")
     for name in FRAMEWORKS:
         checkpoint = run.checkpoint(name)
         model = checkpoint.spec.name
-        there = [run.build.checkpoint(model, name), *run.build.home(model, name).glob("**/graphs")]
-        for folder in there:
+        for folder in (run.build.checkpoint(model, name), *run.build.home(model, name).glob("**/graphs")):
             shutil.copytree(folder, build.root / folder.relative_to(run.build.root))
         assert quantizing.ready(build, run.jobs[name], checkpoint, None) is not None  # `prepare` has exported
     return build
@@ -123,7 +122,7 @@ def _copied(run: Run) -> Store:
 
 
 def benched(run: Run, found: Mapping[Cell, rows.Row]) -> dict[str, dict[Cell, Samples]]:
-    """Times and memory of every file that runs here: a process of edge-bench each, the frameworks in turn."""
+    """Times and memory of every file that the host can run: one edge-bench process each, the frameworks in turn."""
     device, targets = devices.find(DEVICE), {target.name: target for target in run.plan.targets}
     images = push.evaluation(run.build, run.jobs["torch"], run.checkpoint("torch"))
     kept: dict[str, dict[Cell, Samples]] = {"ms": {}, "load_ms": {}, "peak_mb": {}}
@@ -137,19 +136,19 @@ def benched(run: Run, found: Mapping[Cell, rows.Row]) -> dict[str, dict[Cell, Sa
             path = run.build.cell(artifact.model, *cell) / artifact.file
             runtime = device.runtime(targets[cell[2]])
             assert runtime is not None  # it has run before
-            done = device.call(run.build, runtime, _words(artifact, path, images, runtime), TIME_LIMIT)
+            done = device.call(run.build, runtime, _arguments(artifact, path, images, runtime), TIME_LIMIT)
             if done.code != 0:
                 for samples in kept.values():
                     samples[cell] = f"failed: {done.reason}"
                 continue
-            said = json.loads(done.out)
-            _add(kept["ms"], cell, tuple(float(f"{ns / loops / 1e6:.5g}") for loops, ns in said["runs"]))
-            _add(kept["load_ms"], cell, (float(f"{said['load_ns'] / 1e6:.5g}"),))
-            _add(kept["peak_mb"], cell, (said["peak_rss_bytes"] / 1e6,))
+            printed = json.loads(done.out)
+            _add(kept["ms"], cell, tuple(float(f"{ns / loops / 1e6:.5g}") for loops, ns in printed["runs"]))
+            _add(kept["load_ms"], cell, (float(f"{printed['load_ns'] / 1e6:.5g}"),))
+            _add(kept["peak_mb"], cell, (printed["peak_rss_bytes"] / 1e6,))
     return kept
 
 
-def _words(artifact: Artifact, path: Path, images: Path, runtime: str) -> list[str | Path]:
+def _arguments(artifact: Artifact, path: Path, images: Path, runtime: str) -> list[str | Path]:
     layout = ["--layout", artifact.inputs[0].layout] if artifact.inputs[0].layout else []
     bounds = ["--min-runs", str(LEAST_RUNS), "--min-seconds", str(LEAST_SECONDS)]
     return ["run", path, "--inputs", images, "--runtime", runtime, "--threads", "1", *layout, *bounds]
@@ -157,5 +156,5 @@ def _words(artifact: Artifact, path: Path, images: Path, runtime: str) -> list[s
 
 def _add(samples: dict[Cell, Samples], cell: Cell, values: tuple[float, ...]) -> None:
     kept = samples.setdefault(cell, [])
-    if isinstance(kept, list):  # a failure stays one
+    if isinstance(kept, list):  # else an earlier round failed
         kept.append(values)

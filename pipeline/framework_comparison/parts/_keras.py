@@ -1,4 +1,4 @@
-"""TensorFlow's side, under Keras: a training step eager, as a graph and under XLA, and what its mistakes look like."""
+"""TensorFlow through Keras: training steps (eager, tf.function, XLA), and the messages that mistakes produce."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def device(model: Model, request: dict[str, Any]) -> str:
     """The device for an accelerator.
 
     Raises:
-        BadOption: there is none.
+        BadOption: it is not available.
     """
     return _distribute.device(request["accelerator"])
 
 
 def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    """Times of training steps on noise, each way with a fresh network: eager, tf.function as Keras itself uses it, and
-    tf.function with jit_compile, which is XLA.
+    """Times training steps on random inputs, with a new network for each way: eager, tf.function as Keras itself uses
+    it ("compiled"), and tf.function with jit_compile ("xla").
 
     Returns:
-        For each way what `Clock.times` gives, and `graphs`: how often Python was traced; or {"reason": …}.
+        For each way the result of `Clock.times` and `graphs`, how often Python was traced; or {"reason": …}.
     """
     place = _distribute.device(request["accelerator"])
     keras.config.set_dtype_policy(_distribute.policy(place))
@@ -63,7 +63,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(model: Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A training step on a fresh network, as the training loop has it."""
+    """A training step like the training loop's, on a new network."""
     training = model.spec.training
     net = _keras_fit.deployable(_keras.network(model), model.spec.preprocessing)
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay, epsilon=1e-8)
@@ -83,13 +83,14 @@ def _step(model: Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
 
 
 def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a layer made for one channel more than comes ("shape"), and of a layer that gives the logarithm
-    of negative numbers ("nan"), eager and compiled; and of that with the framework's tool looking ("nan, looked for").
+    """The messages for a layer that expects one channel more than it gets ("shape"), for a layer whose output is the
+    logarithm of negative numbers ("nan"), and for the latter with the framework's NaN check on ("nan, looked for").
 
     Returns:
-        For each: `says`, verbatim, empty where nothing is said; `layer`, the names under which it may be named; `when`.
+        For each case and mode: `says`, the message, empty if there is none; `layer`, the names by which a message may
+        call the layer; `when` the error was raised.
     """
-    _distribute.device("cpu")  # as PyTorch's
+    _distribute.device("cpu")  # as in _torch.py
     found: dict[str, Any] = {}
     for mode in request["modes"]:
         for case in ("shape", "nan", "nan, looked for"):
@@ -107,8 +108,8 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _provoked(model: Model, name: str, case: str, compiled: bool) -> tuple[str, str]:
-    """When something is raised, and what; nothing where nothing is."""
-    when = "while the network is put together"
+    """When an error is raised, and its text; empty if there is none."""
+    when = "while the network is built"
     images, labels = noise(model.spec, model.spec.training.batch_size)
     try:
         net = _broken(model, name, case)
@@ -126,13 +127,13 @@ def _provoked(model: Model, name: str, case: str, compiled: bool) -> tuple[str, 
 
 
 def _second(net: keras.Model) -> str:
-    """Name of the second layer that mixes channels."""
+    """The name of the second layer that mixes channels."""
     layers = [layer.name for layer in net.layers if isinstance(layer, keras.layers.Dense | keras.layers.Conv2D)]
     return str(layers[min(1, len(layers) - 1)])
 
 
 def _broken(model: Model, name: str, case: str) -> keras.Model:
-    """The network with the mistake in that layer."""
+    """The network with the mistake in this layer."""
 
     def clone(layer: keras.Layer) -> keras.Layer:
         if layer.name != name:
@@ -144,7 +145,7 @@ def _broken(model: Model, name: str, case: str) -> keras.Model:
             return wrong
 
         class Logarithm(layer.__class__):  # type: ignore[misc]
-            """The layer, with the logarithm of something negative behind it."""
+            """The layer, followed by the logarithm of a negative number."""
 
             def call(self, inputs: Any) -> Any:
                 return keras.ops.log(-keras.ops.abs(super().call(inputs)) - 1)

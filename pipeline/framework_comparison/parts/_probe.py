@@ -1,7 +1,6 @@
-"""A process that has one framework, started by `_turns.py`:
-`python -m pipeline.framework_comparison.parts._probe REQUEST`.
+"""The process of one framework, started by `_turns.py`: `python -m pipeline.framework_comparison.parts._probe REQUEST`.
 
-What it finds goes into the file that the request names; whatever a framework prints does not matter.
+It writes its result to the file named in the request. Whatever the framework prints is ignored.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from pipeline.sources import Model
 
 HEAVY = ("torch", "tensorflow", "keras", "jax")
 REFUSALS = (BadOption, NeedsTool, Unsupported)
-"""What says that something cannot be done here; other errors are failures."""
+"""Errors that mean that this machine cannot do it. Other errors are failures."""
 
 
 def main(request: dict[str, Any]) -> None:
-    """Does what the request says, and writes what came of it."""
+    """Carries out a request and writes its result."""
     registry.import_order()
     try:
         model = Model(Path(request["model"]), from_json(ModelSpec, request["spec"]))
@@ -40,7 +39,7 @@ def main(request: dict[str, Any]) -> None:
 
 
 def verb(request: dict[str, Any]) -> Callable[[Model, dict[str, Any]], Any]:
-    """The function that is asked for: of `_stages`, which serves both, or of the framework's own module."""
+    """The requested function: from `_stages`, which serves both frameworks, or from the framework's own module."""
     name, framework = request["verb"], request["framework"]
     stages = import_module("pipeline.framework_comparison.parts._stages")
     if hasattr(stages, name):

@@ -1,4 +1,4 @@
-"""Verbs of a probe that are stages of the pipeline, the same in every framework: what a user's command does."""
+"""Functions of the probe that run stages of the pipeline, the same for both frameworks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CAPTURED, QUANTIZED = "captured", "quantized"
 
 
 def training(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    """A training as `inv train` does it.
+    """Trains as `inv train` does.
 
     Returns:
-        Samples a second; the curve of validation accuracy as [seconds since the first epoch began, share]; the peak
-        memory: of the first GPU, or of the largest process on a CPU; the device's name.
+        Samples per second; the curve of validation accuracy as [seconds since the start of the first epoch, share];
+        the accuracy; the peak memory of the first GPU or of the largest process; the device's name.
     """
     build, job = Store(Path(request["build"])), Job.from_json(request["job"])
     checkpoint = train.ensure(build, job)
@@ -37,8 +37,7 @@ def training(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def capturing(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    """What every export needs first: the captured graph, and the static int8 one; seconds, the frameworks' import in
-    the first of them."""
+    """Captures the float graph and quantizes it. Returns the seconds of both; the first include the imports."""
     import numpy as np
 
     framework = registry.load("frameworks", request["framework"])
@@ -55,7 +54,7 @@ def capturing(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peak_rss_bytes(many: bool) -> int:
-    """Of this process, or of the largest that it waited for."""
+    """The peak of this process, or of the largest of its child processes if there are `many`."""
     if many:
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     status = Path("/proc/self/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""PyTorch's side: a training step eager and compiled, and what its mistakes look like."""
+"""PyTorch: training steps (eager, compiled), and the messages that mistakes produce."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def device(model: Model, request: dict[str, Any]) -> str:
 
 
 def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
-    """See `_keras.steps`; the ways are eager and torch.compile with its default backend, which makes C++ or Triton."""
+    """See `_keras.steps`. The ways are eager and torch.compile with its default backend, which generates C++ or
+    Triton code."""
     device = torch.device(_fit.accelerator(request["accelerator"]))
     found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     clock = Clock(request)
@@ -41,7 +42,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
         try:
             found[way] = clock.times(step, batch)
-        except Exception as error:  # what compiles may raise anything, and the other way is a result still
+        except Exception as error:  # a compiler may raise anything; the eager result remains valid
             if way == "eager":
                 raise
             found[way] = {"reason": _reason(error)}
@@ -51,7 +52,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(model: Model, device: torch.device, compiled: bool) -> Step:
-    """A training step on a fresh network, as the training loop has it."""
+    """A training step like the training loop's, on a new network."""
     training = model.spec.training
     net = framework.network(model).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=training.weight_decay)
@@ -70,7 +71,7 @@ def _step(model: Model, device: torch.device, compiled: bool) -> Step:
 
 
 def _reason(error: Exception) -> str:
-    """Why a step could not be compiled: mostly for want of a compiler."""
+    """Why a step could not be compiled, which is mostly a missing compiler."""
     text = " ".join(str(error).split())
     if "compiler" in text.lower() or "g++" in text:
         return str(NeedsTool(f"torch.compile needs a C++ compiler: {text[:200]}"))
@@ -93,11 +94,10 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
                 net.set_submodule(name, _one_more_input(layer))
             else:
                 layer.register_forward_hook(lambda _module, _inputs, output: torch.log(-output.abs() - 1))
-            with _anomalies(case == "nan, looked for") as heard:
+            with _anomalies(case == "nan, looked for") as caught:
                 says = _provoked(model, torch.compile(net) if mode == "compiled" else net)
-            heard_too = [str(warning.message) for warning in heard]
             found[f"{case}, {mode}"] = {
-                "says": said("\n".join([*heard_too, says])) if says else "",
+                "says": said("\n".join([*(str(warning.message) for warning in caught), says])) if says else "",
                 "layer": [name.removeprefix("net."), name.removeprefix("net.").replace(".", "_")],
                 "when": "in the first step",
             }
@@ -105,7 +105,7 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _provoked(model: Model, net: Callable[[torch.Tensor], torch.Tensor]) -> str:
-    """What is raised in one step; nothing where nothing is."""
+    """The error raised in one step; empty if there is none."""
     images, labels = noise(model.spec, model.spec.training.batch_size)
     try:
         outputs = net(torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -118,16 +118,16 @@ def _provoked(model: Model, net: Callable[[torch.Tensor], torch.Tensor]) -> str:
 
 @contextlib.contextmanager
 def _anomalies(on: bool) -> Iterator[list[warnings.WarningMessage]]:
-    """PyTorch's tool that looks for NaN in gradients, where it is on, and the warnings with which it speaks."""
-    with warnings.catch_warnings(record=True) as heard, torch.autograd.set_detect_anomaly(on):
+    """Turns PyTorch's anomaly detection on or off, and yields the list that receives its warnings at the end."""
+    with warnings.catch_warnings(record=True) as recorded, torch.autograd.set_detect_anomaly(on):
         warnings.simplefilter("always")
-        spoken: list[warnings.WarningMessage] = []
-        yield spoken
-        spoken += [warning for warning in heard if "Traceback of forward call" in str(warning.message)]
+        own: list[warnings.WarningMessage] = []
+        yield own
+        own += [warning for warning in recorded if "Traceback of forward call" in str(warning.message)]
 
 
 def _second(net: nn.Module) -> tuple[str, nn.Module]:
-    """The second layer that mixes channels, with its name: depthwise ones have no number of inputs of their own."""
+    """The second layer that mixes channels, with its name. Depthwise convolutions do not."""
     layers = [
         (name, layer)
         for name, layer in net.get_submodule("net").named_modules(prefix="net")
@@ -137,7 +137,7 @@ def _second(net: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _one_more_input(layer: nn.Module) -> nn.Module:
-    """Such a layer for one channel more than comes."""
+    """The same layer for one more input channel."""
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features + 1, layer.out_features)
     assert isinstance(layer, nn.Conv2d)

@@ -1,4 +1,4 @@
-"""Trainings in turn, each in a build folder of its own that the next one of its framework removes."""
+"""Trains in both frameworks in turn. Each training has its own build folder, which the framework's next one removes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WAYS = (
 
 
 def train_in_turn(run: Run, way: Way, epochs: int | None, rounds: int = 0) -> Turns:
-    """Trains in turn; what a training writes is in `home` until that framework's next."""
+    """Trains in turn. A training's files remain in `home` until the framework's next training."""
 
     def ask(framework: str, number: int) -> dict[str, object]:
         store.remove(home(run, framework).root)
@@ -40,12 +40,12 @@ def train_in_turn(run: Run, way: Way, epochs: int | None, rounds: int = 0) -> Tu
 
 
 def home(run: Run, framework: str) -> Store:
-    """Where a training that is measured writes."""
+    """The build folder of a framework's measured trainings."""
     return Store(run.scratch / f"build-{framework}")
 
 
 def _job(run: Run, way: Way, framework: str, epochs: int | None, seed: int) -> dict[str, object]:
-    """A job of `inv train` in a build folder of its own."""
+    """A training job in its own build folder."""
     data = run.checkpoint(framework).data
     options = TrainingOptions(epochs=epochs, seed=seed, accelerator=way.accelerator, devices=way.devices, resume=False)
     job = replace(run.jobs[framework], data=None if data is None else Path(data), training=options)

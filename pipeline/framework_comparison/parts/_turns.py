@@ -1,4 +1,4 @@
-"""Processes that each have one framework, and the turns that they take."""
+"""Runs one process per framework and round, with the frameworks in turn."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pipeline.system import proc, store
 from pipeline.system.progress import say
 
 TIME_LIMIT = 3600.0
-"""Seconds after which a process is given up."""
+"""Timeout of a process in seconds."""
 GPU_PYTHON = Path(__file__).parents[3] / ".venv-gpu" / "bin" / "python"
-"""Of the environment without PyTorch in which TensorFlow can use a GPU, where somebody made it: docs/scaling.md."""
+"""Python of the optional environment without PyTorch in which TensorFlow can use a GPU: docs/scaling.md."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What came of several rounds in both frameworks.
+    """The results of several rounds in both frameworks.
 
     Attributes:
-        found: what each round gave, by framework.
-        reasons: why a framework gave nothing, which is a result too.
-        loaded: heavy packages that the processes had imported.
+        found: the result of each round, by framework.
+        reasons: why a framework has no results, by framework.
+        loaded: heavy packages that the processes had imported, by framework.
     """
 
     found: Mapping[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in FRAMEWORKS})
@@ -37,7 +37,7 @@ class Turns:
     loaded: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def side(self, framework: str, *keys: str) -> Side:
-        """The samples under these keys; a {"reason": …} on the way there is why there are none."""
+        """The samples under these keys, or the {"reason": …} found on the path to them."""
         if framework in self.reasons:
             return Side(reason=self.reasons[framework])
         samples = []
@@ -51,79 +51,80 @@ class Turns:
         return Side(tuple(samples))
 
     def row(self, table: str, what: str, unit: str, better: str, keys: Mapping[str, tuple[str, ...]]) -> Row:
-        """A measured row of the samples under each framework's keys."""
+        """A measured row with the samples under each framework's keys."""
         return Row(table, what, unit, better, MEASURED, {name: self.side(name, *keys[name]) for name in FRAMEWORKS})
 
 
 def order(rounds: int) -> Iterator[tuple[int, str]]:
-    """(round, framework): A B, B A, A B …, so that a machine that gets slower is slower for both."""
+    """(round, framework) in the order A B, B A, A B …, so that a machine that slows down affects both."""
     for number in range(rounds):
         pair = tuple(FRAMEWORKS) if number % 2 == 0 else tuple(FRAMEWORKS)[::-1]
         yield from ((number, framework) for framework in pair)
 
 
 def take(run: Run, what: str, verb: str, ask: Callable[[str, int], Mapping[str, Any]], rounds: int = 0) -> Turns:
-    """Runs a verb of `_probe.verb` in each framework in turn, each time in a new process.
+    """Runs a function of the probe in each framework in turn, each time in a new process.
 
-    A framework that refuses, or whose process fails, gives its reason and is not asked again.
+    If a framework refuses or its process fails, the reason is recorded and its other rounds are skipped.
 
     Args:
-        ask: the request of a framework in a round.
-        rounds: 0 for the run's.
+        what: what is measured, for the progress line.
+        verb: the name of the function; see `_probe.verb`.
+        ask: returns the request for a framework and round.
+        rounds: 0 for the run's number.
     """
     turns = Turns()
     for number, framework in order(rounds or run.rounds):
         if framework not in turns.reasons:
             say(f"  {what}, round {number + 1}: {FRAMEWORKS[framework]}")
             _once(turns, run, framework, {**ask(framework, number), "verb": verb})
-            _refuse_unlike(turns)
+            _refuse_different_devices(turns)
     return turns
 
 
 def check_accelerator(run: Run) -> None:
     """
     Raises:
-        BadOption: a framework cannot use what its job asks for.
+        BadOption: a framework cannot use its job's accelerator.
     """
     for framework, job in run.jobs.items():
         with tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
-            said = _asked(
-                run.into(Path(folder)), framework, {"verb": "device", "accelerator": job.training.accelerator}
-            )
-        if "refused" in said:
-            raise BadOption(said["refused"])
-        if "found" not in said:
-            raise StageFailed(f"{FRAMEWORKS[framework]}: {said['failed']}")
+            request = {"verb": "device", "accelerator": job.training.accelerator}
+            answer = _asked(run.into(Path(folder)), framework, request)
+        if "refused" in answer:
+            raise BadOption(answer["refused"])
+        if "found" not in answer:
+            raise StageFailed(f"{FRAMEWORKS[framework]}: {answer['failed']}")
 
 
-def _refuse_unlike(turns: Turns) -> None:
-    """Figures of a GPU beside figures of a CPU say nothing of the frameworks: the reason stands in their place."""
+def _refuse_different_devices(turns: Turns) -> None:
+    """Replaces the results by a reason if one framework ran on a GPU and the other on the CPU."""
     places = {name: found[0].get("device", "cpu") for name, found in turns.found.items() if found}
     if len({place == "cpu" for place in places.values()}) > 1:
         where = " and ".join(f"{FRAMEWORKS[name]} on {place}" for name, place in places.items())
-        turns.reasons.update(dict.fromkeys(FRAMEWORKS, f"not compared: {where}; --accelerator cpu compares them there"))
+        turns.reasons.update(dict.fromkeys(FRAMEWORKS, f"not compared: {where}; use --accelerator cpu for both"))
 
 
 def _once(turns: Turns, run: Run, framework: str, request: Mapping[str, Any]) -> None:
-    """One process of one framework; what it found is added to `turns`."""
-    said = _asked(run, framework, request)
-    if "found" not in said:
-        turns.reasons[framework] = said.get("refused") or f"failed: {said['failed']}"
+    """Runs one process of one framework and adds its result to `turns`."""
+    answer = _asked(run, framework, request)
+    if "found" not in answer:
+        turns.reasons[framework] = answer.get("refused") or f"failed: {answer['failed']}"
         say(f"    {FRAMEWORKS[framework]}: {turns.reasons[framework]}")
         return
-    turns.found[framework].append(said["found"])
-    turns.loaded[framework] = tuple(sorted({*turns.loaded.get(framework, ()), *said["loaded"]}))
+    turns.found[framework].append(answer["found"])
+    turns.loaded[framework] = tuple(sorted({*turns.loaded.get(framework, ()), *answer["loaded"]}))
 
 
 def _asked(run: Run, framework: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What a process of one framework says: "found", or else "refused" or "failed"; and "loaded".
+    """The answer of a process of one framework: "found", "refused" or "failed"; and "loaded".
 
     Raises:
-        DiskFull: it found no space.
+        DiskFull: no space was left on the disk.
     """
     out, caches = run.scratch / "found.json", run.scratch / "caches"
     store.remove(out)
-    store.remove(caches)  # what a compiler kept of an earlier round would make its first step look cheap
+    store.remove(caches)  # a compiler cache of an earlier round would speed up the first step
     whole = {
         "framework": framework, "out": str(out), "scratch": str(run.scratch), "model": str(run.model.folder),
         "spec": to_json(run.model.spec), **request,
@@ -136,14 +137,15 @@ def _asked(run: Run, framework: str, request: Mapping[str, Any]) -> dict[str, An
         json.dumps(whole),
     ]
     done = proc.run(program, TIME_LIMIT, env=env)
-    said: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"failed": f"its process: {done.reason}"}
-    if "disk_full" in said:
-        raise DiskFull(said["disk_full"])
-    return said
+    failed = {"failed": f"its process: {done.reason}"}
+    answer: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else failed
+    if "disk_full" in answer:
+        raise DiskFull(answer["disk_full"])
+    return answer
 
 
 def together(*turns: Turns) -> dict[str, tuple[str, ...]]:
-    """What the processes of several turns had imported."""
+    """The packages that the processes of several turns had imported."""
     return {
         name: tuple(sorted({package for each in turns for package in each.loaded.get(name, ())}))
         for name in FRAMEWORKS
@@ -151,11 +153,11 @@ def together(*turns: Turns) -> dict[str, tuple[str, ...]]:
 
 
 def _short(value: float) -> float:
-    """Six significant digits: a clock's noise need not be kept."""
+    """Six significant digits; more would be noise of the clock."""
     return float(f"{value:.6g}")
 
 
 def python(framework: str, verb: str) -> str:
-    """What runs a framework's process; Keras is captured by PyTorch, wherever it was trained."""
+    """The Python that runs a framework's process. Keras models are captured with PyTorch."""
     apart = framework == "keras" and verb != "capturing" and GPU_PYTHON.is_file()
     return str(GPU_PYTHON) if apart else sys.executable

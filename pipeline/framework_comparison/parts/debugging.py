@@ -1,4 +1,4 @@
-"""Debugging: what a wrong shape and a NaN look like in each, verbatim, and whether the layer is named."""
+"""Debugging: the messages for a wrong shape and for a NaN, and whether they name the layer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pipeline.framework_comparison.parts._turns import Turns, take
 ORDER = 4
 TITLE = "Debugging"
 ABOUT = (
-    "The same mistakes in the same network, in its second layer that mixes channels: it is made for one channel more "
-    "than comes (shape), or its output is the logarithm of negative numbers (NaN). One training step, as the "
-    "framework is by default, and for the NaN once more with its own tool looking (torch.autograd.set_detect_anomaly, "
-    "tf.debugging.enable_check_numerics). Messages are verbatim, but for a terminal's colours and for where this "
-    "environment lies."
+    "The same mistakes in the same network, in the second layer that mixes channels: it expects one channel more "
+    "than it gets (shape), or its output is the logarithm of negative numbers (NaN). Each runs for one training step "
+    "with the framework's defaults, and the NaN once more with the framework's own check on "
+    "(torch.autograd.set_detect_anomaly, tf.debugging.enable_check_numerics). Messages are verbatim, except that "
+    "terminal colours are removed and paths of the environment replaced."
 )
 
 CASES = {
     "shape": "a wrong number of channels",
     "nan": "a NaN",
-    "nan, looked for": "a NaN, with the framework's own tool looking",
+    "nan, looked for": "a NaN, with the framework's own check on",
 }
 MODES = ("eager", "compiled")
 OPERATION = re.compile(r"\b[Ll]og(Backward\d*)?\b")
-"""The logarithm, in a message."""
-SILENCE = "(nothing: the loss is NaN, and training goes on)"
+"""Matches the logarithm in a message."""
+SILENCE = "(no message: the loss is NaN and training continues)"
 
 
 def prepare(run: Run) -> object:
@@ -39,11 +39,11 @@ def measure(run: Run) -> Found:
     turns = take(run, "mistakes", "mistakes", lambda *_: {"modes": MODES}, rounds=1)
     keys = [(case, mode) for case in CASES for mode in MODES]
     rows = [
-        *(_row(turns, key, "Is anything said", lambda one: bool(one["says"])) for key in keys),
+        *(_row(turns, key, "Is there a message", lambda one: bool(one["says"])) for key in keys),
         *(_row(turns, key, "Is the layer named", _names_layer) for key in keys),
         *(_row(turns, key, "Is the operation named", _names_operation) for key in keys if key[0] != "shape"),
         *(_row(turns, key, "Before the first step", _early) for key in keys if key[0] == "shape"),
-        *(_words(turns, key) for key in keys),
+        *(_messages(turns, key) for key in keys),
     ]
     return Found(tuple(rows), loaded=turns.loaded)
 
@@ -61,7 +61,7 @@ def _early(one: dict[str, Any]) -> bool:
 
 
 def _row(turns: Turns, key: tuple[str, str], table: str, holds: Any) -> Row:
-    """A row of yes and no."""
+    """A row of yes or no."""
 
     def side(name: str) -> Side:
         if name in turns.reasons:
@@ -74,8 +74,8 @@ def _row(turns: Turns, key: tuple[str, str], table: str, holds: Any) -> Row:
     )
 
 
-def _words(turns: Turns, key: tuple[str, str]) -> Row:
-    """What is said, and how long it is."""
+def _messages(turns: Turns, key: tuple[str, str]) -> Row:
+    """The messages and their lengths."""
 
     def side(name: str) -> Side:
         if name in turns.reasons:
@@ -93,5 +93,5 @@ def _words(turns: Turns, key: tuple[str, str]) -> Row:
     )
 
 
-MESSAGES = "What is said, verbatim"
-"""The table whose texts are messages."""
+MESSAGES = "Messages, verbatim"
+"""The title of the table of messages."""

@@ -1,4 +1,4 @@
-"""Deployment: every target and recipe from both: what can be made, how long it takes, and what the files are like."""
+"""Deployment: exports of every recipe to every target: what works, how long it takes, and size, speed and accuracy."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pipeline.stages import measure as measuring
 ORDER = 6
 TITLE = "Deployment"
 ABOUT = (
-    "Both as one command exports and measures them on this machine. Capturing: the graph that every export starts "
-    "from, in a new process each time, with what it imports; TensorFlow's is captured by Keras on PyTorch. Export: "
-    "one process a target makes each file of both in turn, after one of each that does not count. Latency and memory: "
-    "a new process each time, one thread, batch of one. Accuracy drop: against each framework's own float model, on "
-    "the same test pictures; the difference of the two drops is paired, picture by picture."
+    "Both models, exported and measured on the host by the same command. Graphs: time to capture the graph that every "
+    "export starts from, in a new process each time, imports included; TensorFlow's is captured by Keras on PyTorch. "
+    "Export: one process per target exports both models in turn, after one untimed export each. Latency and memory: a "
+    "new process each time, one thread, batch size 1. Accuracy drop: against each framework's own float model on the "
+    "same test images; the difference between the two drops is paired image by image."
 )
 DEVICE = "local"
 
 
 def prepare(run: Run) -> object:
-    """See `Comparison.prepare`: both exported to all targets under all recipes, and measured here."""
+    """See `Comparison.prepare`. Exports both models to all targets with all recipes and measures them on the host."""
     for name in FRAMEWORKS:
         run.make(name)
     outcomes = export.export(run.build, run.plan)
@@ -63,7 +63,7 @@ def measure(run: Run) -> Found:
 
 
 def _cells(run: Run) -> dict[Cell, ResultRow]:
-    """What there is of both on this machine, by framework, recipe and target."""
+    """The results of both frameworks on the host, by framework, recipe and target."""
     pairs = [(run.model.spec.name, name) for name in FRAMEWORKS]
     return {
         (row.cell.framework, row.cell.recipe, row.cell.target): row
@@ -74,12 +74,12 @@ def _cells(run: Run) -> dict[Cell, ResultRow]:
 
 
 def _why(row: ResultRow) -> str:
-    """Why a cell has no figure."""
+    """Why a result has no figure."""
     return row.cell.reason or row.cell.unchecked or row.cell.status
 
 
 def _made(row: ResultRow) -> Side:
-    """Whether there is a good file: in a word, with the reason where there is none, or nobody has run it."""
+    """Whether the export works, with the reason if it does not or if the file was not checked."""
     cell = row.cell
     if cell.status == "ok":
         text = "ok" if cell.device else "exported"
@@ -95,19 +95,19 @@ def _dropped(row: ResultRow) -> Side:
 
 
 def _statuses(found: Mapping[Cell, ResultRow], names: list[tuple[str, str]]) -> Iterator[Row]:
-    table = "What can be made"
+    table = "Exports that work"
     counts = {
         name: sum(row.cell.status == "ok" for (own, *_), row in found.items() if own == name) for name in FRAMEWORKS
     }
     whole = {name: Side(((float(counts[name]),),)) for name in FRAMEWORKS}
-    yield Row(table, "files that can be made", "files", "higher", EXACT, whole)
+    yield Row(table, "number of files", "files", "higher", EXACT, whole)
     for recipe, target in names:
         sides = {name: _made(found[name, recipe, target]) for name in FRAMEWORKS}
         yield Row(table, f"{recipe} on {target}", "ok or not", "higher", EXACT, sides)
 
 
 def _side(found: Mapping[Cell, ResultRow], samples: Mapping[Cell, Samples], cell: Cell) -> Side:
-    """The samples of a cell; where there are none, what they failed on or the cell's own status."""
+    """The samples of a cell, or the reason why there are none."""
     kept = samples.get(cell)
     if isinstance(kept, str):
         return Side(reason=kept)
@@ -122,18 +122,18 @@ def _sizes(found: Mapping[Cell, ResultRow], names: list[tuple[str, str]]) -> Ite
             for name, row in rows.items()
         }
         if any(side.samples for side in sides.values()):
-            yield Row("Size of the file, kB", f"{recipe} on {target}", "kB", "lower", EXACT, sides)
+            yield Row("File size, kB", f"{recipe} on {target}", "kB", "lower", EXACT, sides)
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------------------
 
 
 def _drops(run: Run, found: Mapping[Cell, ResultRow], names: list[tuple[str, str]]) -> Iterator[Row]:
-    """The float models beside each other, and then what each file loses against its own."""
-    answers = {name: _float(run, name) for name in FRAMEWORKS}
+    """The accuracy of both float models, and then the accuracy drop of each file against its own float model."""
+    floats = {name: _float(run, name) for name in FRAMEWORKS}
     if len({run.checkpoint(name).dataset_sha256 for name in FRAMEWORKS}) > 1:
-        return  # other pictures: no row can be paired
-    right = {name: found for name, (found, _) in answers.items()}
+        return  # different test images cannot be paired
+    right = {name: found for name, (found, _) in floats.items()}
     title = "Accuracy of the float model, %"
     sides = {name: Side(((100 * run.checkpoint(name).accuracy,),)) for name in FRAMEWORKS}
     yield Row(title, "test split", "%", "higher", PAIRED, sides, _counted(right["keras"] - right["torch"]))
@@ -143,13 +143,13 @@ def _drops(run: Run, found: Mapping[Cell, ResultRow], names: list[tuple[str, str
         if not measured:
             continue
         sides = {name: _dropped(row) for name, row in rows.items()}
-        lost = {name: right[name] - _right(outputs_of(rows[name])[0], answers[name][1]) for name in measured}
+        lost = {name: right[name] - _right(outputs_of(rows[name])[0], floats[name][1]) for name in measured}
         differences = _counted(lost["keras"] - lost["torch"]) if len(lost) == len(FRAMEWORKS) else ()
         yield Row("Accuracy drop, points", f"{recipe} on {target}", "points", "lower", PAIRED, sides, differences)
 
 
 def _float(run: Run, framework: str) -> tuple[Any, Any]:
-    """Which test pictures a float model is right on, int (N,), and the labels."""
+    """For each test image whether the float model is right, int (N,); and the labels."""
     checkpoint = run.checkpoint(framework)
     folder = run.build.checkpoint(checkpoint.spec.name, framework)
     outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)

@@ -8,20 +8,20 @@ from pipeline.framework_comparison.parts._turns import Turns, take
 ORDER = 2
 TITLE = "Graphs: eager and compiled"
 ABOUT = (
-    "The same training step on the same noise in memory, at the model's own batch size: forward, loss, gradients, "
-    "AdamW, the loss read back. Each round is a new process with an empty compiler cache. First step: with all that "
-    "it brings, tracing and compiling included. Changing length: after that, one step each with ten batch sizes not "
-    "seen before (7 to 16), then the same ten again. TensorFlow's functions are made as Keras makes them, with "
-    "reduce_retracing. torch.compile and XLA both generate code, so they are compared with each other too."
+    "The same training step on the same random inputs in memory, at the model's own batch size: forward pass, loss, "
+    "gradients, AdamW, loss read back. Each round is a new process with an empty compiler cache. The first step "
+    "includes tracing and compiling. After it come ten steps with ten new batch sizes (7 to 16), then the same ten "
+    "sizes again. tf.function is used as Keras does, with reduce_retracing. torch.compile and XLA both generate code, "
+    "so they are compared with each other too."
 )
 
 SIZES = tuple(range(7, 17))
 LEAST, SECONDS, MOST = 20, 1.0, 200
-"""Steps are timed until there are as many and so many seconds have passed, but not more than the limit."""
+"""See `_clock.Clock`."""
 
 EAGER = ("eager", {"torch": "eager", "keras": "eager"})
-COMPILED = ("compiled: torch.compile beside tf.function", {"torch": "compiled", "keras": "compiled"})
-GENERATED = ("compiled: torch.compile beside tf.function with XLA", {"torch": "compiled", "keras": "xla"})
+COMPILED = ("compiled: torch.compile, tf.function", {"torch": "compiled", "keras": "compiled"})
+GENERATED = ("compiled: torch.compile, tf.function with XLA", {"torch": "compiled", "keras": "xla"})
 
 
 def prepare(run: Run) -> object:
@@ -36,7 +36,7 @@ def measure(run: Run) -> Found:
         *(_row(turns, "A training step", way, "step_ms") for way in (EAGER, COMPILED, GENERATED)),
         *(_row(turns, "The first step", way, "first_ms") for way in (EAGER, COMPILED, GENERATED)),
         *(_row(turns, "Ten steps with new batch sizes", way, "new_ms") for way in (EAGER, COMPILED, GENERATED)),
-        *(_row(turns, "The same ten again", way, "known_ms") for way in (EAGER, COMPILED, GENERATED)),
+        *(_row(turns, "Ten more with the same sizes", way, "known_ms") for way in (EAGER, COMPILED, GENERATED)),
         *(_counted(turns, way) for way in (COMPILED, GENERATED)),
     ]
     return Found(tuple(rows), notes=_notes(turns), loaded=turns.loaded)
@@ -55,7 +55,7 @@ def _row(turns: Turns, table: str, way: tuple[str, dict[str, str]], key: str) ->
 
 
 def _counted(turns: Turns, way: tuple[str, dict[str, str]]) -> Row:
-    """How often Python was traced over all of this: the same in every round."""
+    """How often Python was traced in all these steps, which is the same in every round."""
     what, ways = way
     first = {name: turns.side(name, ways[name], "graphs") for name in ways}
     sides = {name: Side(side.samples[:1], reason=side.reason) for name, side in first.items()}
@@ -65,7 +65,5 @@ def _counted(turns: Turns, way: tuple[str, dict[str, str]]) -> Row:
 def _notes(turns: Turns) -> tuple[str, ...]:
     places = {name: found[0]["device"] for name, found in turns.found.items() if found}
     where = " and ".join(dict.fromkeys(places.values()))
-    xla = (
-        "XLA compiles again for every size, though Python is traced twice: its count is of traces, not of compilations."
-    )
+    xla = "The counts are of traces. XLA compiles for every batch size, although Python is traced only twice."
     return (f"Measured on: {where}.", xla) if places else ()

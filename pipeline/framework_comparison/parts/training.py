@@ -1,4 +1,4 @@
-"""Training: how fast, how soon a given accuracy is there, and in how much memory; by one worker, by two, on a GPU."""
+"""Training: speed, time to a given accuracy and memory, with one worker, two workers and GPUs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.framework_comparison.parts._turns import Turns, together
 ORDER = 3
 TITLE = "Training"
 ABOUT = (
-    "Whole trainings as inv train does them, with the same recipe, each in a process of its own and each round with "
-    "another seed. Samples a second: all epochs, evaluation and keeping the state after each included, and whatever "
-    "is compiled in the first. Time to an accuracy: from the first epoch's begin until the validation split is "
-    "answered so well. Peak memory: of the training process, of several the largest one; on GPUs what tensors took at "
-    "once on the first, without what CUDA itself and each framework's allocator hold."
+    "Complete trainings with inv train and the same hyperparameters, each in its own process, with a new seed in each "
+    "round. Samples per second: over all epochs, including evaluation, saving the state after each epoch, and any "
+    "compilation in the first. Time to an accuracy: from the start of the first epoch until the validation accuracy is "
+    "reached. Peak memory: of the largest training process; on GPUs, of the tensors on the first GPU, without the "
+    "memory of CUDA itself and the reserve of each framework's allocator."
 )
 
 
 def prepare(run: Run) -> object:
-    """See `Comparison.prepare`: a checkpoint of each, which says where the data is."""
+    """See `Comparison.prepare`. The checkpoints name the data."""
     return [run.make(name).dataset_sha256 for name in FRAMEWORKS], run.epochs, run.accuracy
 
 
@@ -33,7 +33,7 @@ def measure(run: Run) -> Found:
     every: list[Turns] = []
     for way in WAYS:
         if way.accelerator == "cuda" and way.devices > 1 and len(every[-1].reasons) == len(FRAMEWORKS):
-            continue  # there is not even one, and the rows before this say so
+            continue  # there is no GPU at all, as the rows before report
         turns = train_in_turn(run, way, run.epochs)
         every.append(turns)
         rows += _rows(run, way, turns, notes)
@@ -50,24 +50,24 @@ def _rows(run: Run, way: Way, turns: Turns, notes: list[str]) -> list[Row]:
     reached = [max(y for _, y in found["curve"]) for name in FRAMEWORKS for found in turns.found[name]]
     level = run.accuracy if run.accuracy is not None else floor(100 * min(reached, default=1.0)) / 100
 
-    wanted = f"time to {level:.0%} of the validation split" if reached else "time to a given accuracy"
+    wanted = f"time to {level:.0%} validation accuracy" if reached else "time to a given accuracy"
 
     def row(what: str, unit: str, better: str, key: str, scale: float = 1.0) -> Row:
         sides = {name: _scaled(turns.side(name, key), scale) for name in FRAMEWORKS}
         return Row(table, what, unit, better, MEASURED, sides)
 
     if reached and run.accuracy is None:
-        notes.append(f"{way.name}: {level:.0%} is the highest whole percent that every training reached.")
+        notes.append(f"{way.name}: {level:.0%} is the highest whole percent of accuracy that every training reached.")
     return [
-        row("samples a second", "samples/s", "higher", "samples_per_second"),
-        Row(table, wanted, "s", "lower", MEASURED, _soon(turns, level)),
+        row("samples per second", "samples/s", "higher", "samples_per_second"),
+        Row(table, wanted, "s", "lower", MEASURED, _time_to(turns, level)),
         row("peak memory", "MB", "lower", "peak_bytes", 1e-6),
-        row("accuracy on the test split at the end", "%", "higher", "accuracy", 100),
+        row("final test accuracy", "%", "higher", "accuracy", 100),
     ]
 
 
-def _soon(turns: Turns, level: float) -> dict[str, Side]:
-    """Seconds until the level was reached."""
+def _time_to(turns: Turns, level: float) -> dict[str, Side]:
+    """Seconds until this validation accuracy was reached."""
     sides = {}
     for name in FRAMEWORKS:
         if name in turns.reasons:

@@ -1,4 +1,4 @@
-"""Visualisation: what each puts into TensorBoard with what this project does."""
+"""Visualisation: what this project writes to TensorBoard for each framework."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pipeline.system import store, tensorboard
 ORDER = 5
 TITLE = "Visualisation"
 ABOUT = (
-    "One epoch in each, and then what is in its TensorBoard run, read back with TensorBoard's own reader. This project "
-    "writes all of it but the graph from numpy, so the two lie over each other; the graph is what each framework's own "
-    "tracer gives: TorchScript's, and tf.function's."
+    "The TensorBoard run of one epoch in each framework, read with TensorBoard's own reader. This project writes "
+    "everything but the graph from numpy, so both runs share their tags. The graph comes from each framework's own "
+    "tracer: TorchScript and tf.function."
 )
 
 KINDS = {
-    "scalars": "curves", "histograms": "histograms of weights", "images": "pictures of mistakes",
-    "hparams": "records of hyper-parameters", "graphs": "graphs",
+    "scalars": "curves", "histograms": "histograms of weights", "images": "misclassified images",
+    "hparams": "hyperparameter records", "graphs": "graphs",
 }  # fmt: skip
-"""TensorBoard's plug-ins, and what they show."""
+"""TensorBoard's plug-ins and what they show."""
 
 
 def prepare(run: Run) -> object:
@@ -48,7 +48,7 @@ def measure(run: Run) -> Found:
         row("points in the projector", "points", "neither", lambda one: one.projected),
         row("nodes of the graph", "nodes", "neither", lambda one: len(one.nodes)),
         row("layers with weights", "layers", "neither", lambda one: len(one.layers)),
-        row("of them found by name in the graph", "layers", "higher", lambda one: sum(map(one.shows, one.layers))),
+        row("layers found by name in the graph", "layers", "higher", lambda one: sum(map(one.shows, one.layers))),
         row("size of the run", "kB", "lower", lambda one: round(one.size_bytes / 1000)),
     ]
     return Found(tuple(rows), notes=_differences(seen), loaded=turns.loaded)
@@ -56,11 +56,11 @@ def measure(run: Run) -> Found:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What TensorBoard reads of a run.
+    """What TensorBoard reads from a run.
 
     Attributes:
         kinds: the plug-in of each tag.
-        layers: names of those with histograms.
+        layers: names of the layers with histograms.
     """
 
     tags: tuple[str, ...]
@@ -71,11 +71,11 @@ class _Seen:
     size_bytes: int
 
     def count(self, kind: str) -> int:
-        """How many tags a plug-in shows."""
+        """The number of tags of a plug-in."""
         return self.kinds.count(kind)
 
     def shows(self, layer: str) -> bool:
-        """Whether the graph has a node that says this layer: "a_b/…" or "Sequential[a]/Conv2d[b]/…"."""
+        """Whether the graph has a node that names this layer: "a_b/…" or "Sequential[a]/Conv2d[b]/…"."""
         return any(layer in node or layer in "_".join(re.findall(r"\[(\w+)\]", node)) for node in self.nodes)
 
 
@@ -95,14 +95,12 @@ def _read(run: Run, framework: str) -> _Seen:
 
 
 def _differences(seen: dict[str, _Seen]) -> tuple[str, ...]:
-    """Tags that one has and the other has not, but for the pictures, which are of the mistakes of each."""
+    """Tags that only one framework has, without the misclassified images, which differ by nature."""
     if len(seen) < len(FRAMEWORKS):
         return ()
     own = {name: {tag for tag in one.tags if not tag.startswith("mistaken/")} for name, one in seen.items()}
     alone = {name: sorted(own[name] - own[other]) for name, other in (("torch", "keras"), ("keras", "torch"))}
     return tuple(
-        f"Only in {FRAMEWORKS[name]}'s: {', '.join(tags)}."
-        if tags
-        else f"Every tag of {FRAMEWORKS[name]}'s is in both."
+        f"Only in {FRAMEWORKS[name]}: {', '.join(tags)}." if tags else f"Every tag of {FRAMEWORKS[name]} is in both."
         for name, tags in alone.items()
     )

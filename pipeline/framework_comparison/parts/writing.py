@@ -1,4 +1,4 @@
-"""Writing it: lines of the code that each framework needs here for the same thing."""
+"""Code size: the lines of code that this project needs for the same thing in each framework."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 from pipeline.framework_comparison.parts import EXACT, Found, Row, Run, Side
 
 ORDER = 1
-TITLE = "Writing it"
+TITLE = "Code size"
 ABOUT = (
-    "Lines of this project's own code with something on them that is neither a comment nor a docstring. Both are "
-    "formatted by the same tool to the same width. Training is with data, augmentation and resuming; what both share "
-    "(the loop over epochs, TensorBoard) and what only exports, where both go one way, is left out."
+    "Lines of this project's code without comments, docstrings and blank lines. Both are formatted by the same tool to "
+    "the same width. Training includes data, augmentation and resuming. Not counted: code that both share (the loop "
+    "over epochs, TensorBoard) and code for exports, which take the same route."
 )
 
 HOME = Path(__file__).parent.parent.parent / "frameworks"
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "training: data, step, evaluation": {"torch": ("_fit.py", "_deployable.py"), "keras": ("_keras_fit.py",)},
-    "training by several workers": {"torch": ("_ddp.py",), "keras": ("_distribute.py", "_meeting.py")},
-    "weights files: read, checked, carried over": {"torch": ("_weights.py",), "keras": ("_keras.py",)},
-    "the plug-in around it": {"torch": ("torch.py",), "keras": ("keras.py",)},
+    "training with several workers": {"torch": ("_ddp.py",), "keras": ("_distribute.py", "_meeting.py")},
+    "weights files: reading, checking, conversion": {"torch": ("_weights.py",), "keras": ("_keras.py",)},
+    "the framework plug-in": {"torch": ("torch.py",), "keras": ("keras.py",)},
 }
-"""What each framework needs of pipeline/frameworks/ for the same thing."""
+"""The files of pipeline/frameworks/ that each framework needs for the same thing."""
 
 SKIPPED = frozenset({
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
     tokenize.ENDMARKER,
 })  # fmt: skip
-"""Tokens that make no line a line of code."""
+"""Tokens that do not make a line a line of code."""
 
 
 def prepare(run: Run) -> object:
-    """See `Comparison.prepare`: the files themselves are what it is of."""
+    """See `Comparison.prepare`. The counted files identify the result."""
     return [run.model.file(name).read_text() for name in run.jobs], [
         path.read_text() for files in FILES.values() for names in files.values() for path in _paths(names)
     ]
@@ -51,17 +51,17 @@ def measure(run: Run) -> Found:
 
 
 def code_lines(source: str) -> int:
-    """Lines with a token on them that is no comment and no docstring."""
-    quiet = set(_docstrings(ast.parse(source)))
+    """The number of lines with code on them, without comments, docstrings and blank lines."""
+    docstrings = set(_docstrings(ast.parse(source)))
     found: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in SKIPPED:
             found.update(range(token.start[0], token.end[0] + 1))
-    return len(found - quiet)
+    return len(found - docstrings)
 
 
 def _docstrings(tree: ast.AST) -> Iterator[int]:
-    """Numbers of the lines of strings that stand alone: docstrings, also those below a constant."""
+    """The line numbers of all docstrings, including those below constants."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
