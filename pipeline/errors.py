@@ -1,22 +1,22 @@
-"""Every error a user can cause or must know of, in one tree.
+"""The tree of all errors that a user can cause or must know about.
 
-    PipelineError                 one line on stderr, exit code 2
-    ├── UnknownName               a model, target, recipe, device … that does not exist: lists the known
-    ├── BadPlugIn                 a plug-in that cannot be used, or whose name is taken: names its package
-    ├── BadOption                 an option's value that cannot be
-    ├── BadModel                  a model folder that cannot be used
-    ├── BadData                   a dataset that is missing, empty or unreadable: names the file
-    ├── BadWeights                weights that do not fit, or a file that wants to run code
-    ├── Unsupported               a combination that a target cannot do, with the reason
-    ├── MissingExtra              a package that is not installed: names the install line
-    ├── NeedsTool                 a program or system facility that is not there
-    ├── Broken                    a file in build/ that cannot be what its manifest says
-    ├── StageFailed               a converter, runtime or measurement that failed: names the log
-    │   ├── ParityFailed          an export whose outputs are not the model's
-    │   └── Unreachable           a device that does not answer, or a connection that was lost
-    └── DiskFull                  no space left: nothing half-written remains
+    PipelineError                 printed as one line on stderr; exit code 2
+    ├── UnknownName               a model, target, recipe, device … that does not exist; lists the known ones
+    ├── BadPlugIn                 a plug-in that cannot be used, or whose name is taken; names its package
+    ├── BadOption                 an invalid value of an option
+    ├── BadModel                  an unusable model folder
+    ├── BadData                   a missing, empty or unreadable dataset; names the file
+    ├── BadWeights                weights that do not fit the model, or a weights file that could run code
+    ├── Unsupported               a combination that a target does not support, with the reason
+    ├── MissingExtra              a package that is not installed; names the command that installs it
+    ├── NeedsTool                 a missing program or system facility
+    ├── Broken                    a file in build/ that does not match its manifest
+    ├── StageFailed               a failed converter, runtime or measurement; names the log
+    │   ├── ParityFailed          an export whose outputs differ too much from the model's
+    │   └── Unreachable           an unreachable device, or a lost connection
+    └── DiskFull                  no space left on the disk; no partial file remains
 
-A message is one sentence that says what is wrong, and what would be right.
+A message is one sentence: what is wrong, and what would be right.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from collections.abc import Iterable
 
 
 class PipelineError(Exception):
-    """The root: what a door prints as one line."""
+    """The base class. The command line prints its message as one line."""
 
 
 class UnknownName(PipelineError):
-    """A name that is not known; suggests the nearest, never substitutes it."""
+    """An unknown name. The message suggests the nearest known name; it is never substituted."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         from difflib import get_close_matches
@@ -41,31 +41,31 @@ class UnknownName(PipelineError):
 
 
 class BadPlugIn(PipelineError):
-    """A plug-in that cannot be imported, lacks a verb, or has a name that another one has."""
+    """A plug-in that cannot be imported, lacks a function, or has the name of another plug-in."""
 
 
 class BadOption(PipelineError):
-    """An option whose value cannot be."""
+    """An invalid value of an option."""
 
 
 class BadModel(PipelineError):
-    """A model folder that cannot be used."""
+    """An unusable model folder."""
 
 
 class BadData(PipelineError):
-    """A dataset that is missing, empty or unreadable."""
+    """A missing, empty or unreadable dataset."""
 
 
 class BadWeights(PipelineError):
-    """Weights that do not fit the model, or a file that is not only weights."""
+    """Weights that do not fit the model, or a file that contains more than weights."""
 
 
 class Unsupported(PipelineError):
-    """A combination of model, recipe and target that cannot be done."""
+    """An unsupported combination of model, recipe and target."""
 
 
 class MissingExtra(PipelineError):
-    """A package that an extra would bring: an extra of pyproject.toml, or of another package ("acme-lastmile[npu]")."""
+    """A missing package of an extra: of pyproject.toml, or of another package ("acme-lastmile[npu]")."""
 
     def __init__(self, package: str, extra: str) -> None:
         line = f"uv pip install '{extra}'"
@@ -75,39 +75,39 @@ class MissingExtra(PipelineError):
 
 
 class NeedsTool(PipelineError):
-    """A program or system facility that is not there."""
+    """A missing program or system facility."""
 
 
 class Broken(PipelineError):
-    """A file whose content is not what its manifest says."""
+    """A file that does not match its manifest."""
 
 
 class StageFailed(PipelineError):
-    """A step that failed in a tool of others; its log is named."""
+    """A failed converter, runtime or other external tool. The message names the log."""
 
 
 class ParityFailed(StageFailed):
-    """An exported file whose outputs are not the model's."""
+    """An exported file whose outputs differ too much from the model's."""
 
 
 class Unreachable(StageFailed):
-    """A device that does not answer, does not let us in, or went away."""
+    """A device that cannot be reached, refuses the login, or was disconnected."""
 
 
 class DiskFull(PipelineError):
-    """No space left on the device that holds the build folder."""
+    """No space left on the disk with the build folder."""
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of what an error says."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def again(kind: str, says: str) -> PipelineError | None:
-    """The error that another process raised, of its class's name and its text; None where that is not of this tree."""
+    """Restores an error that another process raised, from its class name and message; None for other classes."""
     found = globals().get(kind)
     if not (isinstance(found, type) and issubclass(found, PipelineError)):
         return None
-    raised = PipelineError.__new__(found)  # an UnknownName is made of other things than its text
+    raised = PipelineError.__new__(found)  # the constructor of UnknownName takes other arguments
     raised.args = (says,)
     return raised

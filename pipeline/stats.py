@@ -1,7 +1,6 @@
-"""Raw samples → summaries and intervals.
+"""Summaries and intervals of raw samples.
 
-Everything here is a function of its arguments: nothing is read, nothing is kept. An interval goes with every
-difference, because a difference smaller than the samples can resolve is not one.
+All functions are pure. Every difference has an interval, which tells whether it is significant.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 EQUAL_DB = 999.0
-"""The signal-to-noise ratio written where there is no noise; infinity is not JSON. Its negative: outputs not finite."""
+"""The signal-to-noise ratio of equal outputs, because JSON has no infinity. Negated: of outputs that are not finite."""
 
 LARGEST_ERROR = 3.4028234663852886e38
-"""float32's largest, written as the error of outputs that are NaN or infinite, which JSON cannot say."""
+"""The largest float32: the error of outputs that are NaN or infinite, because JSON has neither."""
 
 
 # -- latency -----------------------------------------------------------------------------------------------------------
 
 
 def latency(runs: Sequence[Sequence[int]]) -> Latency:
-    """Summary of raw runs, in milliseconds an inference.
+    """Summary of raw runs, in milliseconds per inference.
 
     Args:
-        runs: each [loops, ns]: `loops` inferences took `ns` nanoseconds in all.
+        runs: each [loops, ns]: `loops` inferences took `ns` nanoseconds in total.
 
     Returns:
         Percentiles of ns / loops over the runs, the mean over all inferences, and n, the number of runs. A run of
-        many loops is one value, the average of its loops.
+        several loops counts as one value, the average of its loops.
 
     Raises:
         ValueError: there are no runs, or one has no loops.
@@ -51,7 +50,7 @@ def latency(runs: Sequence[Sequence[int]]) -> Latency:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Percentile of ascending values by linear interpolation between the two nearest.
+    """Percentile of ascending values, interpolated linearly between the two nearest.
 
     Source: Hyndman and Fan, "Sample quantiles in statistical packages", 1996, definition 7 (numpy's default).
     """
@@ -71,12 +70,12 @@ def paired_drop(
 
     Args:
         reference_correct: for each sample, whether the reference is right.
-        correct: the same of what is compared with it, in the same order.
+        correct: the same for the compared model, in the same order.
 
     Returns:
-        Drop in percentage points (positive is lost, negative gained) and the interval (low, high) around it. The
-        interval's centre is drawn towards 0 a little, and it has a width even where no sample differs: n samples
-        without a flip do not show that there is none.
+        The drop in percentage points (positive is a loss, negative a gain) and its interval (low, high). The
+        interval's centre is slightly closer to 0 than the drop. The interval has a width even if no sample differs:
+        n equal samples do not prove that the models never differ.
 
     Raises:
         ValueError: the lengths differ, or there are no samples.
@@ -86,7 +85,7 @@ def paired_drop(
         discordant counts, and two to n.
     """
     if len(reference_correct) != len(correct) or not len(correct):
-        raise ValueError(f"paired samples: {len(reference_correct)} beside {len(correct)}")
+        raise ValueError(f"paired samples: {len(reference_correct)} and {len(correct)}")
     pairs = list(zip(reference_correct, correct, strict=True))
     lost = sum(1 for before, after in pairs if before and not after)
     gained = sum(1 for before, after in pairs if after and not before)
@@ -98,20 +97,20 @@ def paired_shift(differences: Sequence[tuple[int, int]]) -> tuple[float, tuple[f
     """Mean difference of paired samples in points, with its 95 % interval.
 
     Args:
-        differences: (difference of one sample, a whole number; how many samples have it).
+        differences: pairs (difference of one sample, a whole number; number of samples with it).
 
     Returns:
-        As `paired_drop`, which this is for differences of -1, 0 and 1.
+        As `paired_drop`, which is this function for differences of -1, 0 and 1.
 
     Raises:
         ValueError: there are no samples.
 
-    Source: as `paired_drop`: one sample is added on each side of 0, so that n samples without a difference do not show
-        that there is none; the interval is Wald's for a mean.
+    Source: as `paired_drop`. One sample is added on each side of 0, so that n samples without a difference still give
+        an interval with a width; the interval is Wald's for a mean.
     """
     n = sum(count for _, count in differences)
     if not n:
-        raise ValueError("paired samples: there are none")
+        raise ValueError("paired samples: none")
     total = sum(value * count for value, count in differences)
     squares = sum(value**2 * count for value, count in differences) + 2
     centre = total / (n + 2)
@@ -126,15 +125,15 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float
         first, second: positive figures of the same rounds, in the same order.
 
     Returns:
-        The ratio, and the interval by Student's t on the logarithms; None with fewer than two pairs.
+        The ratio, and its interval by Student's t on the logarithms; None for fewer than two pairs.
 
     Raises:
-        ValueError: the lengths differ, there are none, or one is not positive.
+        ValueError: the lengths differ, there are no pairs, or a figure is not positive.
 
     Source: Fleming and Wallace, "How not to lie with statistics", CACM 29(3), 1986, for the geometric mean of ratios.
     """
     if len(first) != len(second) or not first or min(*first, *second) <= 0:
-        raise ValueError(f"paired ratios: {len(first)} beside {len(second)}, all to be more than 0")
+        raise ValueError(f"paired ratios: {len(first)} and {len(second)} figures; all must be above 0")
     logs = [math.log(b / a) for a, b in zip(first, second, strict=True)]
     mean = sum(logs) / len(logs)
     if len(logs) < 2:
@@ -147,7 +146,7 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float
 
 
 def is_resolved(interval: tuple[float, float]) -> bool:
-    """Whether a difference with this interval is told apart from none: 0 lies outside."""
+    """Whether a difference with this interval is significant: the interval excludes 0."""
     low, high = interval
     return low > 0 or high < 0
 
@@ -158,7 +157,8 @@ def class_drops(
     """`paired_drop` for the samples of each class.
 
     Args:
-        labels, reference_top1, top1: (N,) class indices: the truth, the reference's and the compared answers.
+        labels, reference_top1, top1: (N,) class indices: the truth, and the predictions of the reference and of the
+            compared model.
 
     Returns:
         For each class its number of samples, the drop in points and the interval; None for a class without samples.
@@ -175,14 +175,14 @@ def class_drops(
     return found
 
 
-# -- outputs beside outputs --------------------------------------------------------------------------------------------
+# -- comparing outputs -------------------------------------------------------------------------------------------------
 
 
 def top1(outputs: Array) -> NDArray[np.int64]:
-    """Index of each sample's largest output; -1, which is no class, where one of them is NaN or infinite.
+    """Index of each sample's largest output; -1, which is no class, if any of its outputs is NaN or infinite.
 
     Args:
-        outputs: (N, …), any dtype; what follows the first axis counts as one row.
+        outputs: (N, …), any dtype; all axes after the first count as one.
     """
     import numpy as np
 
@@ -193,7 +193,7 @@ def top1(outputs: Array) -> NDArray[np.int64]:
 
 
 def agreement(a: Array, b: Array) -> float:
-    """Share of samples for which both have the same largest output; outputs that are not finite agree with nothing.
+    """Share of samples with the same top-1. Outputs that are not finite agree with nothing.
 
     Raises:
         ParityFailed: the shapes differ, or there are no samples.
@@ -203,7 +203,7 @@ def agreement(a: Array, b: Array) -> float:
 
 
 def equal_count(a: Sequence[Array], b: Sequence[Array]) -> int:
-    """Number of samples whose outputs, all of them, are equal bit for bit; those not finite are equal to nothing.
+    """Number of samples whose outputs are all bit-equal. Outputs that are not finite are equal to nothing.
 
     Args:
         a, b: one array per output, first axis the samples.
@@ -214,24 +214,24 @@ def equal_count(a: Sequence[Array], b: Sequence[Array]) -> int:
     _check(a, b)
     for place, (one, other) in enumerate(zip(a, b, strict=True)):
         if one.dtype != other.dtype:
-            raise ParityFailed(f"output {place} is {one.dtype} beside {other.dtype}: there are no bits to compare")
+            raise ParityFailed(f"output {place}: the bits of {one.dtype} and {other.dtype} cannot be compared")
     return int(_equal(a, b).sum())
 
 
 def parity(
     against: str, reference: Sequence[Array], outputs: Sequence[Array], scales: Sequence[float | None]
 ) -> Parity:
-    """How far outputs are from those of the graph they were made from, over all samples and all outputs.
+    """How far outputs are from those of a reference, over all samples and all outputs.
 
     Args:
-        against: what the reference is: "float model" or "quantized graph".
+        against: the name of the reference: "float model" or "quantized graph".
         reference, outputs: one array per output, first axis the samples, real values (quantized outputs as
             (stored - zero_point) * scale).
         scales: each output's quantization step; None for a float output.
 
     Returns:
-        The worst output's figures. NaN or infinite values give the figures of a failure: -999 dB, cosine 0,
-        the largest error a float32 can say, and no agreement for their samples.
+        The figures of the worst output. NaN or infinite values give -999 dB, cosine 0, the largest float32 as the
+        error, and no agreement for their samples.
 
     Raises:
         ParityFailed: number or shape of the outputs differ, or there are no samples.
@@ -287,7 +287,7 @@ def _same_top1(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _equal(a: Sequence[Array], b: Sequence[Array]) -> NDArray[np.bool_]:
-    """For each sample whether all outputs have the same bits and are finite."""
+    """For each sample, whether all outputs have the same bits and are finite."""
     import numpy as np
 
     return _all(
@@ -316,10 +316,10 @@ def _all(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 def _check(a: Sequence[Array], b: Sequence[Array]) -> None:
     if len(a) != len(b) or not len(a):
-        raise ParityFailed(f"{len(b)} outputs beside {len(a)} of the reference")
+        raise ParityFailed(f"{len(b)} outputs; the reference has {len(a)}")
     for place, (one, other) in enumerate(zip(a, b, strict=True)):
         if one.shape != other.shape:
-            raise ParityFailed(f"output {place} has shape {other.shape}, the reference's is {one.shape}")
+            raise ParityFailed(f"output {place} has shape {other.shape}; the reference has {one.shape}")
         if not one.ndim or len(one) != len(a[0]) or not one.size:
             raise ParityFailed(f"output {place} has shape {one.shape}: there are no samples to compare")
 
@@ -330,12 +330,12 @@ SUBSET_SEED = 0
 
 
 def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
-    """Indices of a stratified subset: each class keeps its share, and every call gives the same samples.
+    """Indices of a stratified subset, the same in every call. Each class keeps its share.
 
     A larger subset contains every smaller one.
 
     Args:
-        labels: (N,) labels of the whole split.
+        labels: (N,) labels of the entire split.
         samples: from 1 to N.
 
     Returns:
@@ -343,7 +343,7 @@ def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
     """
     import numpy as np
 
-    # RandomState's numbers are frozen for ever, those of newer generators are not. Source: NEP 19.
+    # The numbers of RandomState never change; those of newer generators may. Source: NEP 19.
     order = np.random.RandomState(SUBSET_SEED).permutation(len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):

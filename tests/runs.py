@@ -33,8 +33,8 @@ class Run:
         """The tensor's value at the last step."""
         return _array(self.events.Tensors(tag)[-1].tensor_proto)
 
-    def pictures(self) -> dict[str, tuple[tuple[int, int], str]]:
-        """Size and description by tag."""
+    def images(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """The size and the description of each image, by tag."""
         found = {}
         for tag in self.tags:
             metadata = self.events.SummaryMetadata(tag)

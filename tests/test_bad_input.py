@@ -228,13 +228,13 @@ def test_a_target_that_a_device_leaves_out_is_refused(tmp_path: Path) -> None:
 def test_a_budget_on_a_clock_that_counts_no_instructions_is_refused(tmp_path: Path) -> None:
     for option in ("--check", "--record"):
         said = refused(tmp_path / "build", "bench", option, tmp_path / "instructions.json")
-        assert said.startswith("local has no clock that counts instructions")
+        assert said.startswith("local does not count instructions")
 
 
 def test_a_budget_that_cannot_be_read_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "instructions.json"
     bench = ("bench", "--device", "pi4-emulated")
-    assert refused(tmp_path / "build", *bench, "--check", file).startswith(f"{file}: no such file; inv bench --record")
+    assert refused(tmp_path / "build", *bench, "--check", file).startswith(f"{file}: no such file")
     assert refused(tmp_path / "build", *bench, "--check", file, "--record", file).endswith("one of them at a time")
     assert "there is no folder" in refused(tmp_path / "build", *bench, "--record", tmp_path / "none" / "file")
     file.write_text("counts = 1")
@@ -493,7 +493,7 @@ def test_damaged_artifacts_are_made_anew_and_that_is_said(copied: Store, tiny: P
     assert done.code == 0, done.err
     for path in (*files, package):
         assert f"{path} is not what its manifest says (sha256 differs); made anew" in done.err.splitlines()
-    assert re.search(r"int8/onnx/artifact\.json: not JSON .*; made anew", done.err)
+    assert re.search(r"int8/onnx/artifact\.json: not JSON ", done.err)
     assert done.err.count(" bytes in ") == 4
     after = tree(copied.root)
     assert [name for name in before if "/model." in name and after[name] != before[name]] == []

@@ -1,8 +1,9 @@
-"""A budget on instructions: recorded counts that a later bench must not exceed.
+"""An instruction budget: recorded instruction counts that later measurements must not exceed.
 
-For devices whose clock counts instructions only: their counts repeat on any machine under any load, so what grows has
-grown. A count is of a model, framework, recipe, target, board, runtime and number of threads; not of the weights, which
-hardly change it, so training again breaks no budget. The runtime's version is kept to say where a change comes from.
+Only for devices whose clock counts instructions. Their counts do not depend on the host machine or its load, so a
+larger count is a real regression. A count is identified by model, framework, recipe, target, board, runtime and number
+of threads. The weights hardly change it, so training again does not break the budget. The runtime's version is recorded
+to explain changes.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from pipeline.errors import BadOption, Broken, Unsupported
 from pipeline.system import store
 
 GROWTH = 0.02
-"""The share that a count may grow by."""
+"""The share by which a count may grow."""
 
 Name = tuple[str, str, str, str, str, str, int]
 
 
 @dataclass(frozen=True)
 class Count:
-    """Instructions of one inference.
+    """The instructions of one inference.
 
     Attributes:
-        board: the name that the board gives itself.
-        version: of the runtime.
+        board: the name that the board reports.
+        version: the runtime's version.
         instructions: the median over the runs.
     """
 
@@ -45,13 +46,13 @@ class Count:
 
     @property
     def name(self) -> Name:
-        """What it is the count of."""
+        """What identifies the count."""
         return self.model, self.framework, self.recipe, self.target, self.board, self.runtime, self.threads
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The file: benchmarks/instructions.json."""
+    """The content of the budget file, benchmarks/instructions.json."""
 
     counts: tuple[Count, ...]
     schema: int = SCHEMA
@@ -59,11 +60,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A count beside the recorded one.
+    """A count and the recorded one.
 
     Attributes:
-        now: None where it is recorded and was not counted.
-        recorded: None where it was counted and is not recorded.
+        now: None if the count is recorded but was not measured.
+        recorded: None if the count was measured but is not recorded.
     """
 
     now: Count | None
@@ -71,33 +72,33 @@ class Comparison:
 
     @property
     def growth(self) -> float | None:
-        """As a share of the recorded count."""
+        """The growth as a share of the recorded count."""
         if self.now is None or self.recorded is None:
             return None
         return (self.now.instructions - self.recorded.instructions) / self.recorded.instructions
 
     @property
     def fails(self) -> bool:
-        """Grown beyond what it may, or one side is missing: what is not compared is not guarded."""
+        """Whether the count grew too much, or one of both counts is missing, so that nothing was compared."""
         return self.growth is None or self.growth > GROWTH
 
     @property
     def told(self) -> str | None:
-        """What should be known of it, in a line; None where all is as recorded."""
+        """A line about the difference; None if the count is as recorded."""
         one = self.now or self.recorded
         assert one is not None
         name = formatting.one_line(f"{one.model} {one.recipe} on {one.target} ({one.runtime}, {one.board})")
         if self.recorded is None:
             return f"{name}: {one.instructions:,} instructions, none recorded: add them with --record"
         if self.now is None:
-            return f"{name}: {one.instructions:,} instructions recorded, and not counted any more: remove them there"
+            return f"{name}: {one.instructions:,} instructions recorded, none counted now: remove them there"
         assert self.growth is not None
         if abs(self.growth) <= GROWTH:
             return None
         line = f"{name}: {self.now.instructions:,} instructions, {self.recorded.instructions:,} recorded"
         versions = self.recorded.version, self.now.version
         other = "" if versions[0] == versions[1] else f", {one.runtime} {versions[1]}, {versions[0]} recorded"
-        hint = "" if self.growth > 0 else ": less; keep it with --record"
+        hint = "" if self.growth > 0 else ": fewer; record them with --record"
         return f"{line} ({self.growth:+.1%}{formatting.one_line(other)}){hint}"
 
 
@@ -108,8 +109,8 @@ def require_clock(device: BoundDevice) -> None:
     """
     if device.options.get("clock") != "instructions":
         raise Unsupported(
-            f"{device.name} has no clock that counts instructions, and times are no budget that holds everywhere: "
-            "use an emulated board (inv devices.emulate --board pi4, --device pi4-emulated)"
+            f"{device.name} does not count instructions, and times differ between machines: use an emulated board "
+            "(inv devices.emulate --board pi4, --device pi4-emulated)"
         )
 
 
@@ -117,28 +118,28 @@ def read(path: Path) -> Budget:
     """The recorded counts.
 
     Raises:
-        BadOption: there is no such file, or it is not of this form.
+        BadOption: the file does not exist or is not valid.
     """
     try:
         budget = store.read(Budget, path)
     except (Broken, OSError, RecursionError) as error:
-        raise BadOption(f"{error}; remove it and record anew: inv bench --record {path}") from error
+        raise BadOption(f"{error}; remove it and record again: inv bench --record {path}") from error
     if budget is None:
-        raise BadOption(f"{path}: no such file; inv bench --record {path} writes it")
+        raise BadOption(f"{path}: no such file; to write it: inv bench --record {path}")
     names = [count.name for count in budget.counts]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BadOption(f"{path}: two counts for {formatting.one_line(' '.join(map(str, twice)))}; remove one")
     if any(count.instructions < 1 for count in budget.counts):
-        raise BadOption(f"{path}: a count below 1; remove it and record it anew")
+        raise BadOption(f"{path}: a count below 1; remove it and record it again")
     return budget
 
 
 def record(path: Path, counts: Sequence[Count]) -> None:
-    """Writes counts into the file, each in the place of its older one; the others stay.
+    """Writes counts into the file. They replace older counts with the same name; the others remain.
 
     Raises:
-        BadOption: there is a file of another form.
+        BadOption: the existing file is not valid.
     """
     older = read(path).counts if path.exists() else ()
     merged = {count.name: count for count in (*older, *counts)}
@@ -146,7 +147,7 @@ def record(path: Path, counts: Sequence[Count]) -> None:
 
 
 def count(measurement: Measurement) -> Count:
-    """What a measurement counted."""
+    """The count of a measurement."""
     facts, runtime = measurement.device, measurement.runtime
     return Count(
         model=measurement.model,
@@ -157,18 +158,20 @@ def count(measurement: Measurement) -> Count:
         runtime=str(runtime["name"]),
         threads=int(runtime["threads"]),
         version=str(runtime.get("version")),
-        instructions=round(stats.latency(measurement.runs).p50 * 1e6),  # one nanosecond of its time an instruction
+        instructions=round(
+            stats.latency(measurement.runs).p50 * 1e6
+        ),  # the guest's clock advances one nanosecond an instruction
     )
 
 
 def compare(
     counts: Sequence[Count], budget: Budget, device: BoundDevice, asked: Collection[tuple[str, str]]
 ) -> list[Comparison]:
-    """Each count beside the recorded one; then what is recorded and was asked for, and was not counted.
+    """Compares each count with the recorded one, and lists recorded counts that were requested but not measured.
 
     Args:
-        device: where the counts are of.
-        asked: (target, recipe) of every cell that was to be counted.
+        device: the device that counted.
+        asked: (target, recipe) of every requested cell.
     """
     recorded = {one.name: one for one in budget.counts}
     found = [Comparison(one, recorded.get(one.name)) for one in counts]

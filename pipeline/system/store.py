@@ -1,4 +1,4 @@
-"""The build/ tree: paths, manifests, content hashes, atomic writes and the lock.
+"""The build folder: paths, manifests, content hashes, atomic writes and the lock.
 
     build/<model>.<framework>/checkpoint/                            checkpoint.json, weights, predictions
     build/<model>.<framework>/graphs/                                the captured float graph
@@ -6,8 +6,8 @@
     build/<model>.<framework>/<recipe>/<target>/                     artifact.json, model.<suffix>, export.log
     build/<model>.<framework>/<recipe>/<target>/<device>/            measurement.json, predictions.npz
 
-The path says what a thing is, the manifest's key what went into it. A manifest is written last, by a rename: a file
-without a manifest that fits it does not count.
+The path identifies a file; the cache key in its manifest identifies its inputs. The manifest is written last, by an
+atomic rename. A file without a matching manifest does not count.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from pipeline.system.progress import say
 T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
-"""How names of unfinished files begin; what an interrupted run left of them is swept by the next."""
+"""Prefix of temporary files. The next run removes those that an interrupted run left."""
 OWNED = re.compile(re.escape(TEMPORARY) + r"(\d+)-(\d+)-")
-"""How those begin that need no lock: with the process that makes them, by number and start, for numbers come again."""
+"""Prefix of temporary files written without the lock: with the writing process's id and start time, because ids are
+reused."""
 THREADS = "threads-"
-"""Prefix of the folder, inside a device's, that holds the measurement with more than one thread."""
+"""Prefix of the folder within a device's folder that contains a measurement with several threads."""
 LOCK = ".lock"
-"""The file that who writes into a folder holds."""
+"""The file that a writer locks."""
 TAG = ".lastmile"
-"""Marks a folder that began as a build folder: `inv clean` empties no other. It is no CACHEDIR.TAG, for which backups
-would leave trained weights out."""
+"""Marks a build folder: `inv clean` empties no other folder. It is not a CACHEDIR.TAG, because backups would then
+exclude trained weights."""
 SIGNATURE = "A build folder of Lastmile's: inv clean empties it.\n"
 
 
@@ -67,21 +68,21 @@ class Store:
         return self.home(model, framework) / recipe / target
 
     def models(self) -> list[tuple[str, str]]:
-        """(model, framework) of every checkpoint that is there."""
+        """(model, framework) of every checkpoint."""
         found = sorted(self.root.glob("*/checkpoint/checkpoint.json"))
         return [(home.stem, home.suffix[1:]) for home in (path.parent.parent for path in found)]
 
     @property
     def tagged(self) -> bool:
-        """Whether the folder began as a build folder."""
+        """Whether the folder is marked as a build folder."""
         tag = self.root / TAG
         return tag.is_file() and tag.read_bytes() == SIGNATURE.encode()
 
     def contents(self) -> list[Path]:
-        """All that was made: everything but the tag and locks, which others may be waiting for, in folders too."""
-        there = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        """Everything but the tag and the locks, which other processes may be waiting for, also in nested folders."""
+        entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
         parts = [
-            Store(path).contents() if (path / LOCK).is_file() and not path.is_symlink() else [path] for path in there
+            Store(path).contents() if (path / LOCK).is_file() and not path.is_symlink() else [path] for path in entries
         ]
         return [path for part in parts for path in part if path.name not in (TAG, LOCK)]
 
@@ -90,10 +91,10 @@ class Store:
 
 
 def read(kind: type[T], path: Path) -> T | None:
-    """The noun in a manifest; None where there is no file.
+    """The object of this class in a manifest; None if there is no file.
 
     Raises:
-        Broken: it is not JSON, or not this noun.
+        Broken: the file is not JSON, or not an object of this class.
     """
     try:
         content = path.read_bytes()
@@ -107,16 +108,16 @@ def read(kind: type[T], path: Path) -> T | None:
 
 
 def read_or_warn(kind: type[T], path: Path) -> T | None:
-    """As `read`, but a broken manifest counts as none, with a line saying so: what it described is made anew."""
+    """As `read`, but a broken manifest gives a warning and None, so that the caller rebuilds what it described."""
     try:
         return read(kind, path)
     except Broken as error:
-        say(f"{error}; made anew")
+        say(f"{error}; rebuilding")
         return None
 
 
 def write(path: Path, noun: Any) -> None:
-    """Writes a noun as JSON, whole or not at all."""
+    """Writes an object as JSON, atomically."""
     write_text(path, json.dumps(to_json(noun), indent=1) + "\n")
 
 
@@ -128,18 +129,18 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes `path`'s place when the block ends without an error.
+    """Yields a temporary path in the same folder, which replaces `path` when the block ends without an error.
 
-    The block makes a file or a folder there. Errors leave `path` as it was, and nothing beside it.
+    The block creates a file or a folder there. After an error, `path` is unchanged and nothing temporary remains.
 
     Raises:
-        DiskFull: no space is left.
+        DiskFull: no space is left on the disk.
     """
     temporary, old = unfinished(path), unfinished(path.with_name(f"old-{path.name}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if temporary.is_dir() and path.exists():  # a folder can't be renamed over a full one
+        if temporary.is_dir() and path.exists():  # a rename cannot replace a folder with contents
             path.rename(old)
             temporary.rename(path)
             remove(old)
@@ -155,13 +156,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def unfinished(path: Path) -> Path:
-    """A name beside `path` for what will be there: this process's own, which nobody sweeps while it lives."""
+    """A temporary name next to `path`, owned by this process: no other process removes it while this one lives."""
     pid = os.getpid()
     return path.with_name(f"{TEMPORARY}{pid}-{proc.began(pid)}-{path.name}")
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error says that no space is left."""
+    """Whether an error means that no space is left on the disk or in the quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -173,7 +174,7 @@ def full(path: Path) -> DiskFull:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
+    """Removes a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -184,7 +185,7 @@ def remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Content hash of a file, or of a folder's files with their relative names."""
+    """The content hash of a file, or of a folder's files with their relative paths."""
     if path.is_dir():
         parts = [(str(p.relative_to(path)), sha256(p)) for p in sorted(path.rglob("*")) if p.is_file()]
         return digest(parts)
@@ -193,12 +194,12 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Hash of anything JSON can say."""
+    """The hash of a value that JSON can represent."""
     return hashlib.sha256(json.dumps(to_json(value), sort_keys=True).encode()).hexdigest()
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """The size of a file, or of all files in a folder, in bytes."""
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
     return path.stat().st_size
@@ -209,9 +210,9 @@ def size(path: Path) -> int:
 
 @contextmanager
 def lock(store: Store, what: str) -> Iterator[None]:
-    """Holds the build folder: stages that write wait here for each other, with a line that says for whom.
+    """Locks the build folder for writing. A second writer waits, and prints which process it waits for.
 
-    The kernel gives the lock back when its holder ends, however that happens.
+    The kernel releases the lock when the process ends, however it ends.
     """
     with _held(store.root) as file:
         file.seek(0)
@@ -223,7 +224,7 @@ def lock(store: Store, what: str) -> Iterator[None]:
 
 
 def _held(root: Path) -> IO[str]:
-    """The lock's file, open and held. Where the folder was removed while this waited, that of the new one."""
+    """The lock file, open and locked. If the folder was removed while waiting, that of the new folder."""
     path = root / LOCK
     while True:
         with ExitStack() as stack:
@@ -241,12 +242,11 @@ def _held(root: Path) -> IO[str]:
 
 
 def _opened(path: Path) -> IO[str]:
-    """The lock's file; a folder that is new, or empty, gets its tag before."""
+    """The open lock file. A new or empty folder is first marked as a build folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not any(path.parent.iterdir()):
-            with atomic(path.with_name(TAG)) as temporary:
-                temporary.write_text(SIGNATURE)
+            write_text(path.with_name(TAG), SIGNATURE)
         return path.open("a+")
     except OSError as error:
         if is_full(error):
@@ -255,31 +255,34 @@ def _opened(path: Path) -> IO[str]:
 
 
 def sweep(root: Path) -> None:
-    """Removes what interrupted runs left unfinished; only the holder of the lock may. A folder below with a lock of its
-    own is its holder's to sweep, and what a living process makes without the lock (a report) is that process's."""
+    """Removes temporary files of interrupted runs. Only the holder of the lock may call this.
+
+    Nested folders with their own lock are skipped, as are files that a living process writes without the lock (a
+    report).
+    """
     for home, folders, files in os.walk(root):
         for name in (*folders, *files):
-            if name.startswith(TEMPORARY) and not _in_the_making(name):
+            if name.startswith(TEMPORARY) and not _in_use(name):
                 remove(Path(home) / name)
         folders[:] = [name for name in folders if not (name.startswith(TEMPORARY) or Path(home, name, LOCK).exists())]
 
 
-def _in_the_making(name: str) -> bool:
-    """Whether an unfinished file's process lives. A name without one was made under the lock, by its last holder."""
+def _in_use(name: str) -> bool:
+    """Whether the process that owns a temporary file lives. Files without an owner were written under the lock."""
     owner = OWNED.match(name)
     return owner is not None and proc.began(int(owner[1])) == int(owner[2])
 
 
 def threads_folder(device: Path, number: int) -> Path:
-    """The folder of a measurement with so many threads: the device's own for one, one within it for more."""
+    """The folder of a measurement with this number of threads: the device's folder for one, a subfolder for more."""
     return device if number == 1 else device / f"{THREADS}{number}"
 
 
 def device_and_threads(home: Path) -> tuple[str, int]:
-    """Device and number of threads of such a folder; 0 where its name is no number's.
+    """The device and the number of threads of a measurement's folder; 0 threads if its name is not valid.
 
     Args:
-        home: relative to the artifact's folder.
+        home: path relative to the artifact's folder.
     """
     device, *more = home.parts
     number = more[0].removeprefix(THREADS) if more else "1"

@@ -1,13 +1,13 @@
-"""What TensorBoard shows of a training, in whatever framework it was: numpy goes in, event files come out.
+"""Writes a training's TensorBoard event files from numpy arrays, for every framework.
 
-They are written by TensorBoard's own package, which needs no framework and loads none, so a training in one framework
-does not wait for the other to be imported. Tags are the same for all, so that runs lie over each other:
+TensorBoard's own package writes them and loads no framework, so a training in one framework need not import the other.
+All frameworks use the same tags, so that their runs can be compared:
 
-    loss/train, accuracy/validation, lr        scalars, an epoch each; accuracy/test at the end
-    weights/<tensor>                           histograms, an epoch each
-    mistaken/<sample>: <label> taken for <…>   pictures of the test split, the surest mistakes first
-    projector                                  features before the last layer, with label, answer and picture
-    graph, hyper-parameters
+    loss/train, accuracy/validation, lr              scalars, one per epoch; accuracy/test at the end
+    weights/<tensor>                                 histograms, one per epoch
+    mistakes/<sample>: <label> predicted as <…>      misclassified test images, the most confident first
+    projector                                        features before the last layer, with labels and thumbnails
+    graph, hyperparameters
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 BUCKETS = 30
 MISTAKES = 24
-"""Pictures that are shown of the mistakes."""
+"""The number of misclassified images to show."""
 PROJECTED = 1000
-"""Samples in the projector."""
+"""The number of samples in the projector."""
 THUMBNAIL = 32
-"""Pixels of a picture's side in the projector, which takes sheets of up to 8192."""
+"""Width and height of a thumbnail in pixels. The projector accepts sprites of up to 8192 × 8192."""
 CARD = 128
-"""Pixels of a picture's side below which it is enlarged: TensorBoard shows 8×8 as a dot."""
+"""Smaller images are enlarged to this width or height in pixels: TensorBoard shows 8×8 as a dot."""
 
 
 class Events:
-    """One run's event file, open for writing; the run is the folder.
+    """The event file of one run, open for writing. A run is a folder.
 
     Args:
-        step: the training goes on after this one, and what an interrupted run wrote of later ones does not count. At 0
-            the run begins anew.
+        step: the step after which the training resumes. Later steps that an interrupted run wrote do not count. At 0
+            the run starts from scratch.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -69,14 +69,14 @@ class Events:
         self._writer.close()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """A point of each of these curves."""
+        """Writes one point of each of these curves."""
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
         for tag, value in values.items():
             self._add(scalar_pb(tag, value), step)
 
     def histograms(self, tensors: Mapping[str, NDArray[Any]], step: int) -> None:
-        """The distribution of each tensor's values."""
+        """Writes the distribution of each tensor's finite values."""
         import numpy as np
         from tensorboard.plugins.histogram.metadata import create_summary_metadata
 
@@ -87,11 +87,11 @@ class Events:
             self._tensor(f"weights/{name}", table, create_summary_metadata(None, None), step)
 
     def graph(self, definition: bytes) -> None:
-        """The network, as a serialized GraphDef."""
+        """Writes the network, a serialized GraphDef."""
         self._writer.add_event(self._event(graph_def=definition))
 
     def hyperparameters(self, values: Mapping[str, bool | float | str], run: str) -> None:
-        """What was chosen, and that the training is over; its figures are the scalars of this run."""
+        """Writes the hyperparameters and marks the training as finished. Its metrics are the scalars of this run."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -107,33 +107,36 @@ class Events:
         outputs: NDArray[np.float32],
         labels: NDArray[np.int64],
         names: Sequence[str],
-        picture: Callable[[int], NDArray[np.uint8]],
+        image: Callable[[int], NDArray[np.uint8]],
         step: int,
     ) -> None:
-        """The surest of the wrong answers.
+        """Writes the most confident wrong predictions.
 
         Args:
             outputs: (N, classes) logits.
             labels: (N,), index into `names`.
-            picture: the i-th sample, uint8 (height, width, channels).
+            image: returns the i-th sample, uint8 (height, width, channels).
         """
         import numpy as np
         from tensorboard.plugins.image.metadata import create_summary_metadata
 
-        answers, sure = stats.top1(outputs), _softmax(outputs).max(1)
-        wrong = np.flatnonzero((answers != labels) & (answers >= 0))  # what is no number is taken for nothing
-        for i in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]:
-            label, answer = names[labels[i]], names[answers[i]]
-            pixels = _enlarged(picture(int(i)))
-            metadata = create_summary_metadata(None, f"labelled {label}, taken for {answer} with {sure[i]:.0%}")
+        predictions, confidence = stats.top1(outputs), _softmax(outputs).max(1)
+        wrong = np.flatnonzero((predictions != labels) & (predictions >= 0))  # -1: outputs that are not finite
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]:
+            label, prediction = names[labels[i]], names[predictions[i]]
+            pixels = _enlarged(image(int(i)))
+            metadata = create_summary_metadata(
+                None, f"label {label}, predicted as {prediction} with {confidence[i]:.0%} confidence"
+            )
             height, width = pixels.shape[:2]
             content = np.array([str(width).encode(), str(height).encode(), _png(pixels)], dtype=object)
-            self._tensor(f"mistaken/{i:05}: {label} taken for {answer}", content, metadata, step)
+            self._tensor(f"mistakes/{i:05}: {label} predicted as {prediction}", content, metadata, step)
 
     def projector(
-        self, features: NDArray[np.float32], columns: Mapping[str, Sequence[str]], pictures: Sequence[NDArray[np.uint8]]
+        self, features: NDArray[np.float32], columns: Mapping[str, Sequence[str]], images: Sequence[NDArray[np.uint8]]
     ) -> None:
-        """Features (N, D) as points, each with these columns' values and its picture (height, width, channels)."""
+        """Writes features (N, D) as points, each with its values in these columns and its image (height, width,
+        channels)."""
         import numpy as np
         from google.protobuf import text_format
         from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
@@ -141,15 +144,14 @@ class Events:
         np.savetxt(self._folder / "features.tsv", features, fmt="%.5g", delimiter="\t")
         rows = ["\t".join(columns), *("\t".join(map(_plain, row)) for row in zip(*columns.values(), strict=True))]
         (self._folder / "samples.tsv").write_text("\n".join(rows) + "\n")
-        (self._folder / "samples.png").write_bytes(_png(_sprite(pictures)))
+        (self._folder / "samples.png").write_bytes(_png(_sprite(images)))
         config = ProjectorConfig()
         embedding = config.embeddings.add(
             tensor_name="features before the last layer", tensor_path="features.tsv", metadata_path="samples.tsv"
         )
         embedding.sprite.image_path = "samples.png"
         embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
-        with store.atomic(self._folder / "projector_config.pbtxt") as temporary:
-            temporary.write_text(text_format.MessageToString(config))
+        store.write_text(self._folder / "projector_config.pbtxt", text_format.MessageToString(config))
 
     def _tensor(self, tag: str, value: NDArray[Any], metadata: Any, step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -162,15 +164,16 @@ class Events:
         self._writer.add_event(self._event(summary=summary, step=step, wall_time=time.time()))
 
 
-# -- read back ---------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tag:
-    """What a run has under one tag, by the plug-in of TensorBoard that shows it.
+    """One tag of a run.
 
     Attributes:
-        points: [seconds since the run began, the scalar's value]; of other kinds the values are 0.
+        plugin: the plug-in of TensorBoard that shows it.
+        points: (seconds since the start of the run, value); the values of all but scalars are 0.
     """
 
     name: str
@@ -179,7 +182,7 @@ class Tag:
 
 
 def tags(folder: Path) -> dict[str, Tag]:
-    """Every tag of the run in a folder, by name; the graph has one of TensorBoard's own."""
+    """The tags of the run in a folder, by name. The graph's tag is TensorBoard's own."""
     without_tensorflow()
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util.tensor_util import make_ndarray
@@ -199,7 +202,7 @@ def tags(folder: Path) -> dict[str, Tag]:
 
 
 def graph_nodes(folder: Path) -> list[str]:
-    """Names of the nodes of the graph in a run's folder; none where it has no graph."""
+    """The names of the nodes of the graph in a run's folder; none if it has no graph."""
     without_tensorflow()
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.compat.proto.graph_pb2 import GraphDef
@@ -212,39 +215,39 @@ def graph_nodes(folder: Path) -> list[str]:
 
 
 def without_tensorflow() -> None:
-    """Keeps TensorBoard from loading TensorFlow where it is installed: 5 s and many lines, unless a module of this name
-    exists."""
+    """Keeps TensorBoard from importing an installed TensorFlow, which takes 5 s and prints many lines. TensorBoard does
+    not import it if a module of this name exists."""
     sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
 
 
 def _plain(text: str) -> str:
-    """A value for a table with tabs between: a class folder's name may hold one."""
+    """A value for a tab-separated table, without tabs: the name of a class folder may contain one."""
     return " ".join(text.split())
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
-    with np.errstate(invalid="ignore"):  # of outputs that are not finite
+    with np.errstate(invalid="ignore"):  # outputs may be NaN or infinite
         powers = np.exp(logits - logits.max(1, keepdims=True))
     shares: NDArray[np.float32] = powers / powers.sum(1, keepdims=True)
     return shares
 
 
 def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A small picture with every pixel repeated."""
+    """A small image, enlarged by repeating every pixel."""
     times = max(1, CARD // max(pixels.shape[:2]))
     return pixels.repeat(times, 0).repeat(times, 1)
 
 
-def _sprite(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Thumbnails in rows, in a square, in RGB."""
+def _sprite(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Thumbnails arranged in a square, in RGB."""
     import numpy as np
     from PIL import Image
 
-    across = math.ceil(math.sqrt(len(pictures)))
+    across = math.ceil(math.sqrt(len(images)))
     sheet = np.zeros((across * THUMBNAIL, across * THUMBNAIL, 3), np.uint8)
-    for i, pixels in enumerate(pictures):
+    for i, pixels in enumerate(images):
         row, column = (place * THUMBNAIL for place in divmod(i, across))
         image = _image(pixels).convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         sheet[row : row + THUMBNAIL, column : column + THUMBNAIL] = np.asarray(image)

@@ -76,8 +76,8 @@ def test_tensorboard_shows_how_it_was_trained_and_what_it_gets_wrong(matrix: Sto
     assert run.tensor("weights/classifier.weight")[:, 2].sum() == 10 * 8 * 4 * 4
     with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
         answers, labels = kept["output_0"].argmax(1), kept["labels"]
-    wrong = {f"mistaken/{i:05}: {labels[i]} taken for {answers[i]}" for i in np.flatnonzero(answers != labels)}
-    assert run.pictures().keys() <= wrong and len(run.pictures()) == min(24, len(wrong)) > 0
+    wrong = {f"mistakes/{i:05}: {labels[i]} predicted as {answers[i]}" for i in np.flatnonzero(answers != labels)}
+    assert run.images().keys() <= wrong and len(run.images()) == min(24, len(wrong)) > 0
     assert run.embedding().sprite.image_path and len((run.folder / "features.tsv").read_text().splitlines()) == 504
     assert run.hyperparameters() | {"model": "tiny", "framework": "torch", "epochs": 2} == run.hyperparameters()
     assert run.ended() and run.nodes()

@@ -1,4 +1,4 @@
-"""The build tree: whole files or none, manifests that are trusted only when they fit, one writer at a time."""
+"""The build folder: atomic writes, manifests, content hashes, and one writer at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_paths_say_model_framework_recipe_target() -> None:
+def test_paths_contain_model_framework_recipe_and_target() -> None:
     build = Store(Path("build"))
     assert build.checkpoint("m", "torch") == Path("build/m.torch/checkpoint")
     assert build.graphs("m", "torch") == Path("build/m.torch/graphs")
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert names(tmp_path / "deep") == ["recipe.json"]
 
 
-def test_where_there_is_no_manifest_there_is_none(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_none(tmp_path: Path) -> None:
     assert store.read(Failure, tmp_path / "none.json") is None
     (tmp_path / "file").touch()
     assert store.read(Failure, tmp_path / "file" / "none.json") is None
@@ -71,7 +71,7 @@ def test_where_there_is_no_manifest_there_is_none(tmp_path: Path) -> None:
         (json.dumps({**vars(FAILURE), "reason": 3}).encode(), "reason: expected str, not 3"),
     ],
 )
-def test_a_broken_manifest_is_named_and_counts_as_none(
+def test_a_broken_manifest_gives_a_warning_and_counts_as_missing(
     content: bytes, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "failure.json"
@@ -80,14 +80,14 @@ def test_a_broken_manifest_is_named_and_counts_as_none(
         store.read(Failure, path)
     assert str(caught.value).startswith(str(path))
     assert store.read_or_warn(Failure, path) is None
-    said = capsys.readouterr().err
-    assert said.startswith(str(path)) and said.endswith("; made anew\n")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(str(path))
 
 
 # -- atomic writes -----------------------------------------------------------------------------------------------------
 
 
-def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_text("old")
     with pytest.raises(RuntimeError, match="midway"), store.atomic(path) as temporary:
@@ -97,7 +97,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> N
     assert names(tmp_path) == ["model.bin"]
 
 
-def test_an_interrupt_leaves_the_old_folder_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_the_old_folder_and_no_temporary_folder(tmp_path: Path) -> None:
     path = tmp_path / "package"
     path.mkdir()
     (path / "a").write_text("old")
@@ -109,7 +109,7 @@ def test_an_interrupt_leaves_the_old_folder_and_nothing_beside_it(tmp_path: Path
     assert names(tmp_path) == ["package"]
 
 
-def test_a_folder_takes_the_place_of_a_full_one(tmp_path: Path) -> None:
+def test_a_folder_replaces_a_folder_with_contents(tmp_path: Path) -> None:
     path = tmp_path / "package"
     path.mkdir()
     (path / "old").touch()
@@ -121,7 +121,7 @@ def test_a_folder_takes_the_place_of_a_full_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old folder has made room already when the new one's rename fails."""
+    """The old folder has already been renamed when the new one's rename fails."""
     path = folder_of(tmp_path / "package", {"old": "1"})
     rename = Path.rename
 
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
     assert names(tmp_path) == ["package"]
 
 
-def test_the_temporary_name_keeps_the_suffix_that_converters_look_at(tmp_path: Path) -> None:
+def test_the_temporary_name_keeps_the_suffix_for_converters(tmp_path: Path) -> None:
     with store.atomic(tmp_path / "model.mlpackage") as temporary:
         assert temporary.suffix == ".mlpackage"
         assert temporary.name.startswith(store.TEMPORARY)
@@ -161,24 +161,24 @@ print(sorted(path.name for path in folder.iterdir()), (folder / "model.bin").rea
 """
 
 
-def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
-    """A disk of 64 kB, in a mount namespace of its own."""
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
+    """The disk has 64 kB, in its own mount namespace."""
     mine = ["--user", "--map-root-user"] if os.getuid() else []
     mount = 'mount -t tmpfs -o size=64k none "$1" && exec "$2" -c "$3" "$1"'
     command = ["unshare", *mine, "--mount", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, FILL]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    said, left = done.stdout.splitlines()
-    assert said == f"no space left on the disk of {tmp_path}: free some (inv clean) and run again; nothing was lost"
+    message, left = done.stdout.splitlines()
+    assert message.startswith(f"no space left on the disk of {tmp_path}:")
     assert left == "['model.bin'] old"
 
 
-def test_only_a_full_disk_and_a_full_quota_are_full() -> None:
+def test_a_full_disk_and_a_full_quota_count_as_full() -> None:
     assert store.is_full(OSError(errno.ENOSPC, "")) and store.is_full(OSError(errno.EDQUOT, ""))
     assert not store.is_full(OSError(errno.EACCES, ""))
 
 
-def test_another_system_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
+def test_other_system_errors_are_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as caught, store.atomic(tmp_path / "file" / "below") as temporary:
         temporary.touch()
@@ -188,7 +188,7 @@ def test_another_system_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
 # -- content -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_files_hash_is_sha256s(tmp_path: Path) -> None:
+def test_the_hash_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_text("abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert store.sha256(tmp_path / "abc") == expected
@@ -202,7 +202,7 @@ def folder_of(where: Path, files: dict[str, str]) -> Path:
     return where
 
 
-def test_a_folders_hash_is_of_names_and_contents_and_of_nothing_else(tmp_path: Path) -> None:
+def test_the_hash_of_a_folder_depends_on_names_and_contents_only(tmp_path: Path) -> None:
     files = {"b": "2", "a/x": "1"}
     first = folder_of(tmp_path / "first", files)
     again = folder_of(tmp_path / "again", dict(reversed(files.items())))
@@ -215,13 +215,13 @@ def test_a_folders_hash_is_of_names_and_contents_and_of_nothing_else(tmp_path: P
     assert store.sha256(first) not in hashes
 
 
-def test_a_digest_depends_on_values_not_on_the_order_of_keys() -> None:
+def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert store.digest({"a": 1, "b": (2, 3)}) == store.digest({"b": [2, 3], "a": 1})
     assert store.digest({"a": 1}) != store.digest({"a": 2})
     assert store.digest(FAILURE) == store.digest(vars(FAILURE))
 
 
-def test_remove_takes_files_folders_and_nothing_at_all_but_never_follows_a_link(tmp_path: Path) -> None:
+def test_remove_accepts_files_folders_and_missing_paths_and_never_follows_links(tmp_path: Path) -> None:
     kept = folder_of(tmp_path / "kept", {"a": "1"})
     link = tmp_path / "link"
     link.symlink_to(kept)
@@ -247,32 +247,32 @@ def holder(root: Path, what: str) -> subprocess.Popen[str]:
     return started(HOLD, root, what)
 
 
-def started(code: str, *words: object) -> subprocess.Popen[str]:
-    command, pipe = [sys.executable, "-c", code, *map(str, words)], subprocess.PIPE
+def started(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-c", code, *map(str, arguments)], subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def making(path: Path) -> subprocess.Popen[str]:
-    """A process that makes a file without the lock, and has yet to give it its name."""
-    process = started(MAKE, path)
-    assert process.stdout is not None and process.stdout.readline() == "made\n"
+def writer_of(path: Path) -> subprocess.Popen[str]:
+    """A process that has written a temporary file without the lock and has not renamed it yet."""
+    process = started(WRITE, path)
+    assert process.stdout is not None and process.stdout.readline() == "written\n"
     return process
 
 
 def release(process: subprocess.Popen[str]) -> str:
-    """Lets go; what it said on stderr from here on."""
+    """Lets the process continue to its end. Returns what it prints on stderr until then."""
     _, err = process.communicate("\n")
     assert process.returncode == 0, err
     return err
 
 
-def test_the_second_waits_says_for_whom_and_then_has_it(tmp_path: Path) -> None:
+def test_a_second_writer_waits_and_names_the_first(tmp_path: Path) -> None:
     first = holder(tmp_path, "export of tiny")
     assert first.stdout is not None and first.stdout.readline() == "held\n"
     second = holder(tmp_path, "bench of tiny")
     assert second.stderr is not None and second.stdout is not None
-    said = second.stderr.readline()
-    assert said == f"{tmp_path} is in use by export of tiny (process {first.pid}); waiting for it\n"
+    line = second.stderr.readline()
+    assert f"{tmp_path} is in use by export of tiny (process {first.pid})" in line
     assert second.poll() is None
     assert release(first) == ""
     assert second.stdout.readline() == "held\n"
@@ -280,7 +280,7 @@ def test_the_second_waits_says_for_whom_and_then_has_it(tmp_path: Path) -> None:
     assert release(second) == ""
 
 
-def test_a_killed_holder_gives_the_lock_back(tmp_path: Path) -> None:
+def test_a_killed_holder_releases_the_lock(tmp_path: Path) -> None:
     first = holder(tmp_path, "export of tiny")
     assert first.stdout is not None and first.stdout.readline() == "held\n"
     first.send_signal(signal.SIGKILL)
@@ -290,22 +290,22 @@ def test_a_killed_holder_gives_the_lock_back(tmp_path: Path) -> None:
     assert release(second) == ""
 
 
-def test_who_waited_for_a_folder_that_was_removed_holds_the_new_one(tmp_path: Path) -> None:
+def test_a_waiting_writer_locks_the_new_folder_if_the_old_one_was_removed(tmp_path: Path) -> None:
     build = tmp_path / "build"
     first = holder(build, "export of tiny")
     assert first.stdout is not None and first.stdout.readline() == "held\n"
     second = holder(build, "bench of tiny")
-    assert second.stderr is not None and "waiting for it" in second.stderr.readline()
+    assert second.stderr is not None and "is in use by" in second.stderr.readline()
     store.remove(build)
     third = holder(build, "push of tiny")
     assert third.stdout is not None and third.stdout.readline() == "held\n"
     assert release(first) == ""
-    assert second.stderr.readline() == f"{build} is in use by push of tiny (process {third.pid}); waiting for it\n"
+    assert f"{build} is in use by push of tiny (process {third.pid})" in second.stderr.readline()
     assert release(third) == ""
     assert release(second) == ""
 
 
-def test_a_folder_is_tagged_that_begins_as_a_build_folder(tmp_path: Path) -> None:
+def test_only_a_new_folder_is_marked_as_a_build_folder(tmp_path: Path) -> None:
     new, old = Store(tmp_path / "new"), Store(folder_of(tmp_path / "old", {"thesis.tex": ""}))
     for build in (new, old):
         with store.lock(build, "a test"):
@@ -314,7 +314,7 @@ def test_a_folder_is_tagged_that_begins_as_a_build_folder(tmp_path: Path) -> Non
     assert names(new.root) == [".lastmile", ".lock"]
 
 
-def test_who_gets_the_lock_sweeps_what_interrupted_runs_left(tmp_path: Path) -> None:
+def test_the_lock_holder_removes_temporary_files_of_interrupted_runs(tmp_path: Path) -> None:
     folder_of(tmp_path, {f"m.torch/{store.TEMPORARY}1-checkpoint/half": "", "m.torch/checkpoint/whole": ""})
     folder_of(tmp_path, {f"m.torch/int8/{store.TEMPORARY}2-model.onnx": ""})
     with store.lock(Store(tmp_path), "a test"):
@@ -324,27 +324,27 @@ def test_who_gets_the_lock_sweeps_what_interrupted_runs_left(tmp_path: Path) -> 
         ]
 
 
-MAKE = """
+WRITE = """
 import sys
 from pathlib import Path
 from pipeline.system import store
 with store.atomic(Path(sys.argv[1])) as temporary:
     temporary.write_text("whole")
-    print("made", flush=True)
+    print("written", flush=True)
     sys.stdin.readline()
 """
 
 
-def test_what_a_living_process_makes_without_the_lock_is_not_swept(tmp_path: Path) -> None:
+def test_temporary_files_of_a_living_process_are_kept(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
-    writer = making(report)
+    writer = writer_of(report)
     with store.lock(Store(tmp_path), "a test"):
         assert release(writer) == ""
     assert report.read_text() == "whole"
 
 
-def test_what_a_killed_process_made_without_the_lock_is_swept(tmp_path: Path) -> None:
-    writer = making(tmp_path / "report.html")
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    writer = writer_of(tmp_path / "report.html")
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     assert len(names(tmp_path)) == 1
@@ -352,13 +352,13 @@ def test_what_a_killed_process_made_without_the_lock_is_swept(tmp_path: Path) ->
         assert names(tmp_path) == [".lock"]
 
 
-def test_a_number_that_another_process_has_by_now_keeps_nothing(tmp_path: Path) -> None:
+def test_a_temporary_file_is_removed_if_its_process_id_was_reused(tmp_path: Path) -> None:
     folder_of(tmp_path, {f"{store.TEMPORARY}{os.getpid()}-1-report.html": ""})
     with store.lock(Store(tmp_path), "a test"):
         assert names(tmp_path) == [".lock"]
 
 
-def test_what_another_lock_holds_is_not_swept(tmp_path: Path) -> None:
+def test_temporary_files_under_another_held_lock_are_kept(tmp_path: Path) -> None:
     folder_of(tmp_path, {f"boards/{store.TEMPORARY}1-image/half": ""})
     inner = Store(tmp_path / "boards")
     with store.lock(Store(tmp_path), "a test"):

@@ -1,4 +1,4 @@
-"""Event files are what TensorBoard itself reads back, and writing them loads no framework."""
+"""Event files: TensorBoard reads them back, and writing them loads no framework."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_scalars_are_read_back_with_their_steps(tmp_path: Path) -> None:
     assert run.scalars("lr") == [(10, 0.25)]
 
 
-def test_what_was_written_is_read_back_by_tag_with_its_plugin_and_its_seconds(tmp_path: Path) -> None:
+def test_tags_are_read_back_with_their_plugin_and_seconds(tmp_path: Path) -> None:
     without_tensorflow()
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     from tensorboard.compat.proto.node_def_pb2 import NodeDef
@@ -54,7 +54,7 @@ def test_a_folder_without_events_has_no_tags(tmp_path: Path) -> None:
     assert tags(tmp_path) == {} and graph_nodes(tmp_path) == []
 
 
-def test_a_resumed_run_goes_on_with_the_old_one_and_says_from_where(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_old_one_and_records_the_step(tmp_path: Path) -> None:
     with Events(tmp_path) as events:
         events.scalars({"loss/train": 1}, 10)
     with Events(tmp_path, 10) as events:
@@ -64,7 +64,7 @@ def test_a_resumed_run_goes_on_with_the_old_one_and_says_from_where(tmp_path: Pa
     assert run.starts() == [11]
 
 
-def test_a_run_that_begins_anew_forgets_the_old_one(tmp_path: Path) -> None:
+def test_a_run_from_scratch_replaces_the_old_one(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         with Events(tmp_path / "run") as events:
             events.scalars({"loss/train": value}, 10)
@@ -84,26 +84,26 @@ def test_a_histogram_counts_every_finite_value(tmp_path: Path) -> None:
     assert run.tensor("weights/layer.bias")[:, 2].sum() == 4
 
 
-def test_the_surest_mistakes_are_shown_with_label_and_answer(tmp_path: Path) -> None:
+def test_the_most_confident_mistakes_are_shown_with_label_and_prediction(tmp_path: Path) -> None:
     outputs = np.zeros((40, 3), np.float32)
-    outputs[:, 1] = np.arange(40) + 1.0  # all say "b", each surer than the one before
+    outputs[:, 1] = np.arange(40) + 1.0  # all predict "b", with growing confidence
     labels = np.where(np.arange(40) < 35, 0, 1)
     with Events(tmp_path) as events:
         events.mistakes(outputs, labels, ("a", "b", "c"), noise, 7)
-    shown = {tag: found for tag, found in Run(tmp_path).pictures().items() if tag.startswith("mistaken/")}
+    shown = {tag: found for tag, found in Run(tmp_path).images().items() if tag.startswith("mistakes/")}
     assert len(shown) == MISTAKES
-    assert sorted(shown) == [f"mistaken/{i:05}: a taken for b" for i in range(35 - MISTAKES, 35)]
-    size, said = shown["mistaken/00034: a taken for b"]
-    assert size == (128, 128) and said == "labelled a, taken for b with 100%"
+    assert sorted(shown) == [f"mistakes/{i:05}: a predicted as b" for i in range(35 - MISTAKES, 35)]
+    size, description = shown["mistakes/00034: a predicted as b"]
+    assert size == (128, 128) and "100%" in description
 
 
-def test_the_projector_finds_a_row_and_a_thumbnail_for_every_sample(tmp_path: Path) -> None:
+def test_the_projector_has_a_row_and_a_thumbnail_for_every_sample(tmp_path: Path) -> None:
     from PIL import Image
 
     features = RNG.normal(size=(5, 3)).astype(np.float32)
-    pictures = [np.full((8, 8, 1), 40 * i, np.uint8) for i in range(5)]
+    images = [np.full((8, 8, 1), 40 * i, np.uint8) for i in range(5)]
     with Events(tmp_path) as events:
-        events.projector(features, {"label": list("abcde"), "answer": ["x\ty", *"xyzu"]}, pictures)
+        events.projector(features, {"label": list("abcde"), "answer": ["x\ty", *"xyzu"]}, images)
     embedding = Run(tmp_path).embedding()
     assert np.loadtxt(tmp_path / embedding.tensor_path) == pytest.approx(features, rel=1e-4)
     rows = [line.split("\t") for line in (tmp_path / embedding.metadata_path).read_text().splitlines()]
@@ -115,7 +115,7 @@ def test_the_projector_finds_a_row_and_a_thumbnail_for_every_sample(tmp_path: Pa
     assert fourth == (120, 120, 120)
 
 
-def test_hyperparameters_come_with_the_end_of_the_session(tmp_path: Path) -> None:
+def test_hyperparameters_mark_the_session_as_finished(tmp_path: Path) -> None:
     with Events(tmp_path) as events:
         events.hyperparameters({"lr": 0.5, "epochs": 3, "framework": "torch", "resumed": False}, "torch-1")
     assert Run(tmp_path).hyperparameters() == {"lr": 0.5, "epochs": 3, "framework": "torch", "resumed": False}

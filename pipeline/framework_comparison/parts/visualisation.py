@@ -98,7 +98,7 @@ def _differences(seen: dict[str, _Seen]) -> tuple[str, ...]:
     """Tags that only one framework has, without the misclassified images, which differ by nature."""
     if len(seen) < len(FRAMEWORKS):
         return ()
-    own = {name: {tag for tag in one.tags if not tag.startswith("mistaken/")} for name, one in seen.items()}
+    own = {name: {tag for tag in one.tags if not tag.startswith("mistakes/")} for name, one in seen.items()}
     alone = {name: sorted(own[name] - own[other]) for name, other in (("torch", "keras"), ("keras", "torch"))}
     return tuple(
         f"Only in {FRAMEWORKS[name]}: {', '.join(tags)}." if tags else f"Every tag of {FRAMEWORKS[name]} is in both."
