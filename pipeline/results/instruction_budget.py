@@ -158,9 +158,8 @@ def count(measurement: Measurement) -> Count:
         runtime=str(runtime["name"]),
         threads=int(runtime["threads"]),
         version=str(runtime.get("version")),
-        instructions=round(
-            stats.latency(measurement.runs).p50 * 1e6
-        ),  # the guest's clock advances one nanosecond an instruction
+        # The guest's clock advances one nanosecond per instruction.
+        instructions=round(stats.latency(measurement.runs).p50 * 1e6),
     )
 
 
