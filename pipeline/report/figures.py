@@ -157,8 +157,9 @@ def html(figure: Any, name: str) -> str:
         font={"family": "system-ui, sans-serif", "size": 12},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
     )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(automargin=True, zerolinewidth=1)
+    figure.update_yaxes(automargin=True, zerolinewidth=1)
+    figure.update_traces(marker_line_width=0, selector={"type": "bar"})
     config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"chart-{name}", config=config))
 
