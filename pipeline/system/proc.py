@@ -1,4 +1,4 @@
-"""Running programs: argv lists, never a shell string."""
+"""Running programs with argument lists, never through a shell."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Done:
     """A program that has ended.
 
     Attributes:
-        argv: what was run.
-        code: its exit code; negative is the signal that ended it.
-        out, err: what it printed.
+        argv: the program and its arguments.
+        code: the exit code; negative if a signal ended it.
+        out, err: standard output and standard error.
         seconds: wall time.
-        timed_out: it was ended because its time was up.
+        timed_out: whether it was ended because of a timeout.
     """
 
     argv: tuple[str, ...]
@@ -51,14 +51,14 @@ class Done:
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one line: its last words, or how it ended."""
+        """Why it failed, in one line: the last line of standard error, or how it ended."""
         if self.timed_out:
-            return f"no end after {self.seconds:.0f} s"
+            return f"timeout after {self.seconds:.0f} s"
         lines = [line for line in self.err.strip().splitlines() if line.strip()]
         if self.code < 0:
             try:
                 name = signal.Signals(-self.code).name
-            except ValueError:  # a real-time signal has none
+            except ValueError:  # real-time signals have no name
                 name = f"signal {-self.code}"
             return f"ended by {name}" + (f" after: {lines[-1]}" if lines else "")
         return lines[-1] if lines else f"exit code {self.code}"
@@ -71,25 +71,25 @@ def run(
     env: Mapping[str, str] | None = None,
     own_group: bool = True,
 ) -> Done:
-    """Runs a program to its end and returns what it said.
+    """Runs a program to its end and returns its output.
 
-    On a time limit, and when this process is interrupted, it is ended with everything it started; when this process is
-    killed, the program is.
+    After a timeout, and when this process is interrupted, the program and all its child processes are ended. When this
+    process is killed, the program is ended.
 
     Args:
-        timeout: seconds after which it is ended; None waits for ever.
-        env: variables added to this process's own.
-        own_group: it gets a process group of its own; False where this process's group is itself ended as a whole.
+        timeout: seconds; None waits without limit.
+        env: environment variables in addition to this process's own.
+        own_group: whether the program gets its own process group; False if this process's group is ended as a whole.
 
     Raises:
         NeedsTool: the program does not exist.
     """
-    words = tuple(str(word) for word in argv)
+    command = tuple(map(str, argv))
     started = time.perf_counter()
     process, timed_out = None, False
     try:
         with unbroken():
-            process = _start(words, subprocess.PIPE, env, cwd, own_group)
+            process = _start(command, subprocess.PIPE, env, cwd, own_group)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -101,18 +101,18 @@ def run(
             end(process)
             process.wait()
         raise
-    return Done(words, process.returncode, out, err, time.perf_counter() - started, timed_out)
+    return Done(command, process.returncode, out, err, time.perf_counter() - started, timed_out)
 
 
 def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[str, str] | None = None) -> Done:
-    """Runs a program and calls `each` with every line of its standard output as it comes; the rest is as for `run`."""
-    words = tuple(str(word) for word in argv)
+    """As `run`, but calls `each` with every line of standard output as it is printed."""
+    command = tuple(map(str, argv))
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+", errors="replace") as err:
         process = None
         try:
             with unbroken():
-                process = _start(words, err, env)
+                process = _start(command, err, env)
                 RUNNING.add(process)
             assert process.stdout is not None
             with process.stdout as lines:
@@ -128,24 +128,24 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
             if process is not None:
                 RUNNING.discard(process)
         err.seek(0)
-        return Done(words, code, "", err.read(), time.perf_counter() - started)
+        return Done(command, code, "", err.read(), time.perf_counter() - started)
 
 
-def started(words: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
-    """A program in a process group of its own, left to the caller to end."""
+def started(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
+    """Starts a program in its own process group. The caller must end it."""
     with unbroken():
-        return subprocess.Popen(words, start_new_session=True, **streams)
+        return subprocess.Popen(argv, start_new_session=True, **streams)
 
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Ctrl-C and its like wait for the end of the block: inside Popen they would lose a process that has just begun."""
+    """Delays Ctrl-C and other signals to the end of the block. Inside Popen they would lose a new process."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python handles signals in the main thread only
         return
-    came: list[tuple[int, FrameType | None]] = []
+    received: list[tuple[int, FrameType | None]] = []
     handlers = {
-        number: signal.signal(number, lambda number, frame: came.append((number, frame)))
+        number: signal.signal(number, lambda number, frame: received.append((number, frame)))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
@@ -153,25 +153,25 @@ def unbroken() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if came:
-        handler = handlers[signal.Signals(came[0][0])]
+    if received:
+        handler = handlers[signal.Signals(received[0][0])]
         if callable(handler):
-            handler(*came[0])
+            handler(*received[0])
         elif handler == signal.SIG_DFL:
-            signal.raise_signal(came[0][0])
+            signal.raise_signal(received[0][0])
 
 
 def _start(
-    words: tuple[str, ...],
+    command: tuple[str, ...],
     err: int | IO[str],
     env: Mapping[str, str] | None,
     cwd: Path | None = None,
     own_group: bool = True,
 ) -> subprocess.Popen[str]:
-    if shutil.which(words[0]) is None:
-        raise NeedsTool(f"{words[0]} is not installed or not on PATH")
+    if shutil.which(command[0]) is None:
+        raise NeedsTool(f"{command[0]} is not installed or not on PATH")
     return subprocess.Popen(
-        [*LEASH, *words],
+        [*LEASH, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=err,
@@ -215,17 +215,17 @@ def _start_by_ps(pid: int) -> int | None:
 
 
 def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """Ends a process that leads a group, and everything it started; of another, only itself."""
+    """Kills a process, and its whole group if it leads one."""
     try:
         if os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
     except ProcessLookupError:
-        pass  # it ended by itself in the meantime
+        pass  # it has already ended
 
 
 def end_all() -> None:
-    """Ends what threads of this process watch: the main thread is the one that Ctrl-C reaches."""
+    """Ends all programs that threads of this process watch: Ctrl-C reaches only the main thread."""
     for process in list(RUNNING):
         end(process)

@@ -122,7 +122,7 @@ def test_a_call_that_takes_too_long_is_ended(
     words = ["run", model, "--runtime", runtime, "--inputs", pictures, "--layout", "NCHW", "--min-seconds", "600"]
     done = kind.call(build, device, runtime, words, 3)
     assert done.timed_out
-    assert done.reason == "no end after 3 s"
+    assert done.reason == "timeout after 3 s"
 
 
 def test_a_job_has_it_alone_and_a_job_within_a_job_is_the_same(kind: ModuleType, device: Device, build: Store) -> None:

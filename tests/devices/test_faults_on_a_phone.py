@@ -178,7 +178,7 @@ def test_a_run_past_its_time_is_ended_and_nothing_is_left_running(phone: Phone, 
         adb.setup(phone.build, DEVICE, "litert")
         adb.push(phone.build, DEVICE, [files.model, files.pictures])
         done = adb.call(phone.build, DEVICE, "litert", files.run("--min-seconds", "600"), 2)
-        assert done.reason == "no end after 2 s"
+        assert done.reason == "timeout after 2 s"
         until(lambda: phone.app() == "")
     assert phone.shell("ls /data/local/tmp/lastmile/runs") == ""
     assert phone.shell(f"ls {adb.OWN} 2>/dev/null || true") == ""

@@ -174,11 +174,11 @@ def test_a_failed_run_after_a_successful_one_is_a_warning_on_its_cell(tree: Tree
     tree.artifact("int8", "onnx")
     tree.measure("int8", "onnx")
     folder = tree.build.cell("toy", "torch", "int8", "onnx") / "local"
-    store.write(folder / "failure.json", Failure("failed", "no end after 600 s", "", "k"))
+    store.write(folder / "failure.json", Failure("failed", "timeout after 600 s", "", "k"))
     found = cell(tree, "int8", "onnx")
     assert found.status == "ok"
     (warning,) = found.warnings
-    assert "the last run failed (no end after 600 s)" in warning
+    assert "the last run failed (timeout after 600 s)" in warning
 
 
 # -- stale -------------------------------------------------------------------------------------------------------------

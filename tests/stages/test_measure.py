@@ -197,11 +197,11 @@ def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: 
     (folder_of(copied, "onnx", "int8") / "measurement.json").unlink()
     forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3)
     (failed,) = made.bench(LOCAL, forever)
-    assert str(failed) == "onnx int8 on local: no end after 3 s"
+    assert str(failed) == "onnx int8 on local: timeout after 3 s"
     failure = store.read(Failure, folder_of(copied, "onnx", "int8") / "failure.json")
-    assert failure is not None and (failure.status, failure.reason) == ("failed", "no end after 3 s")
+    assert failure is not None and (failure.status, failure.reason) == ("failed", "timeout after 3 s")
     (cell,) = [c for c in collect.cells(copied) if (c.target, c.recipe, c.device) == ("onnx", "int8", "local")]
-    assert (cell.status, cell.reason) == ("failed", "no end after 3 s")
+    assert (cell.status, cell.reason) == ("failed", "timeout after 3 s")
 
 
 def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(copied: Store, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Programs of the operating system: what is missing is named, and installed where we may."""
+"""Programs of the operating system: missing ones are named, and installed where the user may."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.system import packages
 
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A PATH without programs; those in /usr/sbin are found all the same."""
+    """A PATH without programs. Those in /usr/sbin are found anyway."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
@@ -27,14 +27,14 @@ def test_a_missing_program_is_named_with_the_line_that_installs_it() -> None:
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_where_it_cannot_be_installed_the_line_is_said_and_nothing_is_done() -> None:
+def test_a_program_that_cannot_be_installed_is_named_with_the_command_for_root() -> None:
     with pytest.raises(
         NeedsTool, match=r"^ssh not found; as root: apt-get install --no-install-recommends openssh-client$"
     ):
         packages.install(["boards"])
 
 
-def test_an_ssh_server_is_never_installed_where_it_would_be_started(
+def test_an_ssh_server_is_never_installed_if_systemd_would_start_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(packages, "SERVICES", tmp_path)
@@ -43,7 +43,7 @@ def test_an_ssh_server_is_never_installed_where_it_would_be_started(
         packages.install()
 
 
-def test_nothing_is_asked_of_apt_where_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apt_is_not_called_if_everything_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "TOOLS", (packages.Tool("sh", "dash", ("tests",)),))
-    monkeypatch.setattr(packages.proc, "run", lambda *words, **_: pytest.fail(f"ran {words}"))
+    monkeypatch.setattr(packages.proc, "run", lambda *argv, **_: pytest.fail(f"ran {argv}"))
     packages.install()

@@ -1,4 +1,4 @@
-"""Running programs: real ones, to their end and beyond."""
+"""Running programs: their output, their end, and the end of their child processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(os.getpid(), child.pid, flush=True)
 time.sleep(600)
 """
-"""A program that starts another, says both process ids, and does not end by itself."""
+"""A program that starts another, prints both process ids, and does not end by itself."""
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone; one that nobody has collected yet (a zombie) is."""
+    """Whether a process has ended. A zombie has."""
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -33,7 +33,7 @@ def ended(pid: int) -> bool:
 
 
 def wait_until_ended(pids: list[int]) -> None:
-    """A kill is sent at once and done by the kernel a moment later."""
+    """Waits until a process is gone: the kernel ends it shortly after the signal was sent."""
     tick = threading.Event()
     while not all(ended(pid) for pid in pids):
         tick.wait(0.01)
@@ -43,30 +43,30 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_what_a_program_says_and_how_it_ends_is_told() -> None:
+def test_output_and_exit_code_are_returned() -> None:
     done = proc.run(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
     assert (done.code, done.out, done.err, done.timed_out) == (3, "out\n", "err\n", False)
     assert done.argv[0] == sys.executable
     assert done.seconds > 0
 
 
-def test_words_are_words_and_no_shell_reads_them() -> None:
+def test_arguments_are_not_interpreted_by_a_shell() -> None:
     words = ["$HOME", "a b", "; rm -rf /", "*", ""]
     done = proc.run([*python("import sys; print(sys.argv[1:])"), *words])
     assert done.out == f"{words}\n"
 
 
-def test_it_runs_in_a_folder_with_variables_added_and_without_input(tmp_path: Path) -> None:
+def test_a_program_runs_in_a_folder_with_additional_variables_and_without_input(tmp_path: Path) -> None:
     code = "import os, sys; print(os.getcwd(), os.environ['ADDED'], 'PATH' in os.environ, repr(sys.stdin.read()))"
     done = proc.run(python(code), cwd=tmp_path, env={"ADDED": "yes"})
     assert done.out == f"{tmp_path} yes True ''\n"
 
 
-def test_bytes_that_are_no_text_do_not_matter() -> None:
+def test_output_that_is_not_valid_text_is_accepted() -> None:
     assert proc.run(python(r"import os; os.write(1, b'a\xffb')")).out == "a\ufffdb"
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_a_missing_program_is_named() -> None:
     with pytest.raises(NeedsTool, match=r"^no-such-program is not installed or not on PATH$"):
         proc.run(["no-such-program"])
     with pytest.raises(NeedsTool, match=r"^no-such-program is not installed or not on PATH$"):
@@ -89,7 +89,7 @@ def test_a_program_that_is_not_there_is_named() -> None:
         ),
     ],
 )
-def test_the_reason_is_the_last_words_or_the_signals_name(code: str, reason: str) -> None:
+def test_the_reason_is_the_last_line_or_the_name_of_the_signal(code: str, reason: str) -> None:
     assert proc.run(python(code)).reason == reason
 
 
@@ -101,16 +101,16 @@ def test_a_real_time_signal_has_a_reason_too() -> None:
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_time_limit_ends_the_program_and_what_it_started() -> None:
+def test_a_timeout_ends_the_program_and_its_child_processes() -> None:
     done = proc.run(python(PARENT), timeout=2)
     assert done.timed_out
     assert done.code == -signal.SIGKILL
-    assert done.reason == "no end after 2 s"
+    assert done.reason == "timeout after 2 s"
     wait_until_ended([int(word) for word in done.out.split()])
 
 
 @pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
-def test_an_interrupt_ends_the_program_and_what_it_started(verb: str, tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_program_and_its_child_processes(verb: str, tmp_path: Path) -> None:
     told = tmp_path / "told"
     os.mkfifo(told)
     words = [*python(f"import sys; sys.stdout = open({str(told)!r}, 'w')\n{PARENT}")]
@@ -127,7 +127,7 @@ def test_an_interrupt_ends_the_program_and_what_it_started(verb: str, tmp_path: 
 
 
 @pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
-def test_a_program_does_not_outlive_a_kill_of_who_waits_for_it(verb: str, tmp_path: Path) -> None:
+def test_a_program_does_not_outlive_a_killed_parent(verb: str, tmp_path: Path) -> None:
     """Waited for in the main thread, and in one of a pool."""
     told = tmp_path / "told"
     os.mkfifo(told)
@@ -143,7 +143,7 @@ def test_a_program_does_not_outlive_a_kill_of_who_waits_for_it(verb: str, tmp_pa
     wait_until_ended(pids)
 
 
-def test_a_thread_that_has_waited_takes_nothing_of_others_along() -> None:
+def test_the_end_of_a_thread_does_not_end_programs_of_other_threads() -> None:
     """Its end would end what it started, but by then that has ended."""
     done: list[proc.Done] = []
     first = threading.Thread(target=lambda: done.append(proc.run(python("print('first')"))))
@@ -155,7 +155,7 @@ def test_a_thread_that_has_waited_takes_nothing_of_others_along() -> None:
     assert [(one.code, one.out) for one in done] == [(0, "first\n"), (0, "last\n")]
 
 
-def test_what_a_program_leaves_running_outlives_a_kill(tmp_path: Path) -> None:
+def test_a_daemon_of_a_program_outlives_a_kill(tmp_path: Path) -> None:
     """As adb leaves its server, and ssh its connection."""
     told = tmp_path / "told"
     os.mkfifo(told)
@@ -169,7 +169,7 @@ def test_what_a_program_leaves_running_outlives_a_kill(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_an_interrupt_while_a_program_starts_comes_when_it_is_known_who_is_to_be_ended() -> None:
+def test_an_interrupt_during_the_start_of_a_program_is_delayed_until_the_process_is_known() -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt), proc.unbroken():
         os.kill(os.getpid(), signal.SIGINT)
@@ -178,7 +178,7 @@ def test_an_interrupt_while_a_program_starts_comes_when_it_is_known_who_is_to_be
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_threads_watch_can_be_ended_from_outside() -> None:
+def test_programs_watched_by_threads_can_be_ended_by_another_thread() -> None:
     pids: list[int] = []
     said = threading.Event()
     done: list[proc.Done] = []
@@ -200,8 +200,8 @@ def test_what_threads_watch_can_be_ended_from_outside() -> None:
 # -- lines as they come ------------------------------------------------------------------------------------------------
 
 
-def test_lines_come_while_the_program_runs(tmp_path: Path) -> None:
-    """The program goes on only when a file shows that its first line has arrived."""
+def test_lines_arrive_while_the_program_runs(tmp_path: Path) -> None:
+    """The program continues only when a file shows that its first line has arrived."""
     arrived = tmp_path / "arrived"
     lines: list[str] = []
 
