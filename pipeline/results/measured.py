@@ -16,7 +16,7 @@ from pipeline.system import store
 
 
 def row(home: Path, artifact: Artifact, reference: Reference, cell: Cell) -> Row:
-    """The row of the measurement in the folder `home`, with the failure of a later run where there was one."""
+    """The row of the measurement in the folder `home`, with the failure of a later run, if any."""
     return _with_failure(home, _measured(home, artifact, reference, cell))
 
 
@@ -42,8 +42,8 @@ def with_host_step(row: Row, hosts: Sequence[Row], reference: Reference) -> Row:
             on_host = tuple(output[stats.stratified(reference.labels, samples)] for output in on_host)
         before = reference.subset(samples)
         accuracy = float((stats.top1(on_host[0]) == before.labels).mean())
-        host_step = output_diff.beside(measured[place], before.outputs, on_host, accuracy)
-        own = output_diff.beside(row.measurement, on_host, outputs(row), row.measurement.accuracy.value)
+        host_step = output_diff.step(measured[place], before.outputs, on_host, accuracy)
+        own = output_diff.step(row.measurement, on_host, outputs(row), row.measurement.accuracy.value)
     except READ_ERRORS as error:
         return replace(row, cell=failed(row.cell, error))
     own = output_diff.other_runtime(own, row.measurement, measured[place], reference.options(row.cell))
@@ -119,7 +119,7 @@ def _stale(artifact: Artifact, reference: Reference, measurement: Measurement) -
 
 
 def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Measurement, cell: Cell) -> Row:
-    """The row of a measurement of the current artifact. Raises Broken where its predictions do not fit."""
+    """The row of a measurement of the current artifact. Raises Broken if its predictions do not fit."""
     accuracy, split = measurement.accuracy, len(reference.labels)
     reference = reference.subset(accuracy.samples)
     outputs, _ = predictions.read(home, accuracy.predictions, accuracy.predictions_sha256)
@@ -150,7 +150,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         throttled=measurement.throttled,
         steps=(
             output_diff.framework(reference.checkpoint, before),
-            output_diff.beside(measurement, reference.outputs, outputs, value),
+            output_diff.step(measurement, reference.outputs, outputs, value),
         ),
         warnings=(*warnings.of_times(measurement), *warnings.of_outputs(top1), *warnings.of_part(len(top1), split)),
     )

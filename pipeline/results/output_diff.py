@@ -34,7 +34,7 @@ def framework(checkpoint: Checkpoint, right: NDArray[Any]) -> Step:
     return Step(WAY[0], runtime, float(right.mean()), samples=len(right))
 
 
-def beside(measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any], accuracy: float) -> Step:
+def step(measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any], accuracy: float) -> Step:
     """A measurement's step, compared with the step before.
 
     Args:

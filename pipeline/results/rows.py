@@ -17,7 +17,7 @@ READ_ERRORS = (PipelineError, OSError, ValueError)
 
 @dataclass(frozen=True)
 class Row:
-    """A cell and its manifests, where they exist and are valid.
+    """A cell and those of its manifests that exist and are valid.
 
     Attributes:
         home: the measurement's folder.

@@ -45,7 +45,7 @@ def of_outputs(top1: NDArray[Any]) -> tuple[str, ...]:
     """A warning if some outputs are not finite.
 
     Args:
-        top1: (N,) class indices, -1 where the outputs are not finite.
+        top1: (N,) class indices; -1 if the outputs are not finite.
     """
     count = int((top1 < 0).sum())
     if not count:

@@ -1,1 +1,1 @@
-"""What the pipeline needs of the operating system: files, processes, packages, progress, TensorBoard event files."""
+"""Access to the operating system: files, processes, packages, progress, and TensorBoard event files."""

@@ -57,7 +57,7 @@ def noise(spec: ModelSpec, count: int) -> tuple[NDArray[np.float32], NDArray[np.
     return images.astype(np.float32), np.arange(count, dtype=np.int64) % spec.classes
 
 
-def said(text: str) -> str:
+def cleaned(text: str) -> str:
     """A message without terminal colours and with placeholders for the paths of the environment and the project."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     for path, name in ((sys.prefix, "<environment>"), (str(REPOSITORY), "<project>")):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipeline.framework_comparison.parts._clock import Clock, noise, said
+from pipeline.framework_comparison.parts._clock import Clock, cleaned, noise
 from pipeline.frameworks import _distribute, _keras, _keras_fit
 from pipeline.sources import Model
 
@@ -87,8 +87,8 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     logarithm of negative numbers ("nan"), and for the latter with the framework's NaN check on ("nan, looked for").
 
     Returns:
-        For each case and mode: `says`, the message, empty if there is none; `layer`, the names by which a message may
-        call the layer; `when` the error was raised.
+        For each case and mode: `message`, empty if there is none; `layer`, the names by which a message may call the
+        layer; `when` the error was raised.
     """
     _distribute.device("cpu")  # as in _torch.py
     found: dict[str, Any] = {}
@@ -99,11 +99,11 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
             if case == "nan, looked for":
                 tf.debugging.enable_check_numerics()
             try:
-                when, says = _provoked(model, name, case, mode == "compiled")
+                when, message = _provoked(model, name, case, mode == "compiled")
             finally:
                 if case == "nan, looked for":
                     tf.debugging.disable_check_numerics()
-            found[f"{case}, {mode}"] = {"says": said(says), "layer": [name], "when": when}
+            found[f"{case}, {mode}"] = {"message": cleaned(message), "layer": [name], "when": when}
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import NeedsTool
-from pipeline.framework_comparison.parts._clock import Clock, noise, said
+from pipeline.framework_comparison.parts._clock import Clock, cleaned, noise
 from pipeline.frameworks import _fit
 from pipeline.frameworks import torch as framework
 from pipeline.sources import Model
@@ -95,9 +95,11 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
             else:
                 layer.register_forward_hook(lambda _module, _inputs, output: torch.log(-output.abs() - 1))
             with _anomalies(case == "nan, looked for") as caught:
-                says = _provoked(model, torch.compile(net) if mode == "compiled" else net)
+                message = _provoked(model, torch.compile(net) if mode == "compiled" else net)
             found[f"{case}, {mode}"] = {
-                "says": said("\n".join([*(str(warning.message) for warning in caught), says])) if says else "",
+                "message": cleaned("\n".join([*(str(warning.message) for warning in caught), message]))
+                if message
+                else "",
                 "layer": [name.removeprefix("net."), name.removeprefix("net.").replace(".", "_")],
                 "when": "in the first step",
             }

@@ -39,7 +39,7 @@ def measure(run: Run) -> Found:
     turns = take(run, "mistakes", "mistakes", lambda *_: {"modes": MODES}, rounds=1)
     keys = [(case, mode) for case in CASES for mode in MODES]
     rows = [
-        *(_row(turns, key, "Is there a message", lambda one: bool(one["says"])) for key in keys),
+        *(_row(turns, key, "Is there a message", lambda one: bool(one["message"])) for key in keys),
         *(_row(turns, key, "Is the layer named", _names_layer) for key in keys),
         *(_row(turns, key, "Is the operation named", _names_operation) for key in keys if key[0] != "shape"),
         *(_row(turns, key, "Before the first step", _early) for key in keys if key[0] == "shape"),
@@ -49,11 +49,11 @@ def measure(run: Run) -> Found:
 
 
 def _names_layer(one: dict[str, Any]) -> bool:
-    return any(name in one["says"] for name in one["layer"])
+    return any(name in one["message"] for name in one["layer"])
 
 
 def _names_operation(one: dict[str, Any]) -> bool:
-    return OPERATION.search(one["says"]) is not None
+    return OPERATION.search(one["message"]) is not None
 
 
 def _early(one: dict[str, Any]) -> bool:
@@ -80,8 +80,8 @@ def _messages(turns: Turns, key: tuple[str, str]) -> Row:
     def side(name: str) -> Side:
         if name in turns.reasons:
             return Side(reason=turns.reasons[name])
-        says = turns.found[name][0][", ".join(key)]["says"]
-        return Side(((float(len(says)),),), text=says or SILENCE)
+        message = turns.found[name][0][", ".join(key)]["message"]
+        return Side(((float(len(message)),),), text=message or SILENCE)
 
     return Row(
         MESSAGES,

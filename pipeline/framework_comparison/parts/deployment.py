@@ -161,5 +161,5 @@ def _right(outputs: Any, labels: Any) -> Any:
 
 
 def _counted(differences: Any) -> tuple[tuple[int, int], ...]:
-    """(difference, how many pictures have it)."""
+    """(difference, number of images with it)."""
     return tuple(sorted(Counter(differences.tolist()).items()))
