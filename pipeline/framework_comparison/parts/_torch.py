@@ -96,10 +96,9 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
                 layer.register_forward_hook(lambda _module, _inputs, output: torch.log(-output.abs() - 1))
             with _anomalies(case == "nan, looked for") as caught:
                 message = _provoked(model, torch.compile(net) if mode == "compiled" else net)
+            text = "\n".join([*(str(warning.message) for warning in caught), message]) if message else ""
             found[f"{case}, {mode}"] = {
-                "message": cleaned("\n".join([*(str(warning.message) for warning in caught), message]))
-                if message
-                else "",
+                "message": cleaned(text),
                 "layer": [name.removeprefix("net."), name.removeprefix("net.").replace(".", "_")],
                 "when": "in the first step",
             }
