@@ -130,7 +130,7 @@ def test_recorded_counts_replace_older_ones_and_keep_the_others(file: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("{", "not JSON"),
         ("[" * 100_000, "recursion"),
@@ -141,11 +141,11 @@ def test_recorded_counts_replace_older_ones_and_keep_the_others(file: Path) -> N
         ('{"counts": {}, "schema": 1}', "expected a list"),
     ],
 )
-def test_an_invalid_file_is_refused(file: Path, wrong: str, said: str) -> None:
+def test_an_invalid_file_is_refused(file: Path, wrong: str, message: str) -> None:
     file.write_text(wrong)
     with pytest.raises(BadOption) as caught:
         instruction_budget.read(file)
-    assert said in str(caught.value) and f"inv bench --record {file}" in str(caught.value)
+    assert message in str(caught.value) and f"inv bench --record {file}" in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["many", 1.5, True, None])
@@ -157,12 +157,12 @@ def test_a_count_that_is_not_a_whole_number_is_refused(file: Path, wrong: object
         instruction_budget.read(file)
 
 
-@pytest.mark.parametrize(("at", "said"), [(0, "a count below 1"), (-5, "a count below 1")])
-def test_a_count_below_1_is_refused(file: Path, at: int, said: str) -> None:
+@pytest.mark.parametrize(("at", "message"), [(0, "a count below 1"), (-5, "a count below 1")])
+def test_a_count_below_1_is_refused(file: Path, at: int, message: str) -> None:
     value = json.loads(file.read_text())
     value["counts"][0]["instructions"] = at
     file.write_text(json.dumps(value))
-    with pytest.raises(BadOption, match=said):
+    with pytest.raises(BadOption, match=message):
         instruction_budget.read(file)
 
 
@@ -190,21 +190,21 @@ def test_bench_compares_a_board_with_the_recorded_counts(
 ) -> None:
     (copied.root / "boards").symlink_to(board.build.root / "boards")
     file = tmp_path / "instructions.json"
-    words = ("bench", "--model", tiny, "--target", "executorch", "--recipe", "fp32,int8", "--device", "pi4-emulated")
-    words += ("--samples", "20", "--min-runs", "16", "--min-seconds", "0")
-    done = inv(copied.root, *words, "--record", file)
+    argv = ("bench", "--model", tiny, "--target", "executorch", "--recipe", "fp32,int8", "--device", "pi4-emulated")
+    argv += ("--samples", "20", "--min-runs", "16", "--min-seconds", "0")
+    done = inv(copied.root, *argv, "--record", file)
     assert done.lines[-1] == f"{file}: 2 counts recorded"
     fp32, int8 = instruction_budget.read(file).counts
     assert (fp32.recipe, int8.recipe) == ("fp32", "int8")
     assert (fp32.board, fp32.runtime) == ("Raspberry Pi 4 Model B (emulated)", "executorch_runner")
 
     instruction_budget.record(file, [dataclasses.replace(int8, instructions=round(int8.instructions / 1.04))])
-    done = inv(copied.root, *words, "--check", file)
+    done = inv(copied.root, *argv, "--check", file)
 
     assert done.code == 1, done.err
     changes = {line.split()[0]: line.split()[-1] for line in done.out.splitlines()[-3:]}
     assert abs(float(changes["fp32"].rstrip("%"))) <= 0.1
     assert abs(float(changes["int8"].rstrip("%")) - 4) <= 0.1
-    said = done.err.splitlines()[-1]
-    assert said.startswith("tiny int8 on executorch (executorch_runner, Raspberry Pi 4 Model B (emulated)): ")
-    assert f"{round(int8.instructions / 1.04):,} recorded (+" in said
+    message = done.err.splitlines()[-1]
+    assert message.startswith("tiny int8 on executorch (executorch_runner, Raspberry Pi 4 Model B (emulated)): ")
+    assert f"{round(int8.instructions / 1.04):,} recorded (+" in message

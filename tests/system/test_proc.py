@@ -51,9 +51,9 @@ def test_output_and_exit_code_are_returned() -> None:
 
 
 def test_arguments_are_not_interpreted_by_a_shell() -> None:
-    words = ["$HOME", "a b", "; rm -rf /", "*", ""]
-    done = proc.run([*python("import sys; print(sys.argv[1:])"), *words])
-    assert done.out == f"{words}\n"
+    argv = ["$HOME", "a b", "; rm -rf /", "*", ""]
+    done = proc.run([*python("import sys; print(sys.argv[1:])"), *argv])
+    assert done.out == f"{argv}\n"
 
 
 def test_a_program_runs_in_a_folder_with_additional_variables_and_without_input(tmp_path: Path) -> None:
@@ -73,13 +73,13 @@ def test_a_missing_program_is_named() -> None:
         proc.watch(["no-such-program"], print)
 
 
-# -- reasons -----------------------------------------------------------------------------------------------------------
+# -- reasons ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import sys; sys.exit('first\\nlast words\\n\\n')", "last words"),
+        ("import sys; sys.exit('first\\nlast argv\\n\\n')", "last argv"),
         ("import sys; sys.exit(7)", "exit code 7"),
         ("import os; os.abort()", "ended by SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL"),
@@ -98,7 +98,7 @@ def test_a_real_time_signal_has_a_reason_too() -> None:
     assert done.reason == f"ended by signal {signal.SIGRTMIN + 3}"
 
 
-# -- ends --------------------------------------------------------------------------------------------------------------
+# -- the end of programs ---------------------------------------------------------------------------------------------
 
 
 def test_a_timeout_ends_the_program_and_its_child_processes() -> None:
@@ -109,14 +109,14 @@ def test_a_timeout_ends_the_program_and_its_child_processes() -> None:
     wait_until_ended([int(word) for word in done.out.split()])
 
 
-@pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
+@pytest.mark.parametrize("verb", ["run(argv)", "watch(argv, print)"])
 def test_an_interrupt_ends_the_program_and_its_child_processes(verb: str, tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    os.mkfifo(told)
-    words = [*python(f"import sys; sys.stdout = open({str(told)!r}, 'w')\n{PARENT}")]
-    code = f"from pipeline.system import proc\nwords = {words!r}\nproc.{verb}"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    argv = [*python(f"import sys; sys.stdout = open({str(fifo)!r}, 'w')\n{PARENT}")]
+    code = f"from pipeline.system import proc\nwords = {argv!r}\nproc.{verb}"
     process = subprocess.Popen(python(code), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    with told.open() as pipe:  # opens when the program opens its end
+    with fifo.open() as pipe:  # opens when the program opens its end
         pids = [int(word) for word in pipe.readline().split()]
     assert len(pids) == 2
     process.send_signal(signal.SIGINT)
@@ -126,25 +126,25 @@ def test_an_interrupt_ends_the_program_and_its_child_processes(verb: str, tmp_pa
     wait_until_ended(pids)
 
 
-@pytest.mark.parametrize("verb", ["run(words)", "watch(words, print)"])
+@pytest.mark.parametrize("verb", ["run(argv)", "watch(argv, print)"])
 def test_a_program_does_not_outlive_a_killed_parent(verb: str, tmp_path: Path) -> None:
-    """Waited for in the main thread, and in one of a pool."""
-    told = tmp_path / "told"
-    os.mkfifo(told)
-    says = f"import os, time\nwith open({str(told)!r}, 'w') as told: print(os.getpid(), file=told)\ntime.sleep(600)"
-    code = f"import threading\nfrom pipeline.system import proc\nwords = {python(says)!r}\n"
+    """The main thread waits for one program, another thread for a second."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program = f"import os, time\nwith open({str(fifo)!r}, 'w') as fifo: print(os.getpid(), file=fifo)\ntime.sleep(600)"
+    code = f"import threading\nfrom pipeline.system import proc\nwords = {python(program)!r}\n"
     code += f"threading.Thread(target=lambda: proc.{verb}).start()\nproc.{verb}"
     process = subprocess.Popen(python(code), cwd=ROOT)
     pids: list[int] = []
     while len(pids) < 2:  # a reader may find both lines, or one
-        pids += [int(line) for line in told.read_text().split()]
+        pids += [int(line) for line in fifo.read_text().split()]
     process.kill()
     process.wait()
     wait_until_ended(pids)
 
 
 def test_the_end_of_a_thread_does_not_end_programs_of_other_threads() -> None:
-    """Its end would end what it started, but by then that has ended."""
+    """The kernel ends the program of a thread that ends, but that program has already ended."""
     done: list[proc.Done] = []
     first = threading.Thread(target=lambda: done.append(proc.run(python("print('first')"))))
     second = threading.Thread(target=lambda: done.append(proc.run(python("import time; time.sleep(1); print('last')"))))
@@ -156,13 +156,13 @@ def test_the_end_of_a_thread_does_not_end_programs_of_other_threads() -> None:
 
 
 def test_a_daemon_of_a_program_outlives_a_kill(tmp_path: Path) -> None:
-    """As adb leaves its server, and ssh its connection."""
-    told = tmp_path / "told"
-    os.mkfifo(told)
-    stays = f"import os, time\nwith open({str(told)!r}, 'w') as told: print(os.getpid(), file=told)\ntime.sleep(600)"
-    code = f"from pipeline.system import proc\nproc.run(['setsid', '--fork', *{python(stays)!r}])"
+    """Like the server of adb, or a shared connection of ssh."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program = f"import os, time\nwith open({str(fifo)!r}, 'w') as fifo: print(os.getpid(), file=fifo)\ntime.sleep(600)"
+    code = f"from pipeline.system import proc\nproc.run(['setsid', '--fork', *{python(program)!r}])"
     process = subprocess.Popen(python(code), cwd=ROOT)
-    pid = int(told.read_text())
+    pid = int(fifo.read_text())
     process.kill()
     process.wait()
     assert not ended(pid)
@@ -180,16 +180,16 @@ def test_an_interrupt_during_the_start_of_a_program_is_delayed_until_the_process
 
 def test_programs_watched_by_threads_can_be_ended_by_another_thread() -> None:
     pids: list[int] = []
-    said = threading.Event()
+    printed = threading.Event()
     done: list[proc.Done] = []
 
     def each(line: str) -> None:
         pids.extend(int(word) for word in line.split())
-        said.set()
+        printed.set()
 
     thread = threading.Thread(target=lambda: done.append(proc.watch(python(PARENT), each)))
     thread.start()
-    said.wait()
+    printed.wait()
     proc.end_all()
     thread.join()
     assert done[0].reason == "ended by SIGKILL"
@@ -197,7 +197,7 @@ def test_programs_watched_by_threads_can_be_ended_by_another_thread() -> None:
     wait_until_ended(pids)
 
 
-# -- lines as they come ------------------------------------------------------------------------------------------------
+# -- lines -----------------------------------------------------------------------------------------------------------
 
 
 def test_lines_arrive_while_the_program_runs(tmp_path: Path) -> None:
