@@ -73,7 +73,7 @@ def test_a_missing_program_is_named() -> None:
         proc.watch(["no-such-program"], print)
 
 
-# -- reasons ---------------------------------------------------------------------------------------------------------
+# -- reasons -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_real_time_signal_has_a_reason_too() -> None:
     assert done.reason == f"ended by signal {signal.SIGRTMIN + 3}"
 
 
-# -- the end of programs ---------------------------------------------------------------------------------------------
+# -- the end of programs -----------------------------------------------------------------------------------------------
 
 
 def test_a_timeout_ends_the_program_and_its_child_processes() -> None:
@@ -197,7 +197,7 @@ def test_programs_watched_by_threads_can_be_ended_by_another_thread() -> None:
     wait_until_ended(pids)
 
 
-# -- lines -----------------------------------------------------------------------------------------------------------
+# -- lines -------------------------------------------------------------------------------------------------------------
 
 
 def test_lines_arrive_while_the_program_runs(tmp_path: Path) -> None:
