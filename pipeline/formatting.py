@@ -87,7 +87,7 @@ def points(value: float) -> str:
 def interval(bounds: tuple[float, float]) -> str:
     """An interval in points, with `*` if it excludes 0."""
     low, high = bounds
-    return f"[{points(low)}, {points(high)}]" + ("*" if stats.is_resolved(bounds) else "")
+    return f"[{points(low)}, {points(high)}]" + ("*" if stats.is_significant(bounds) else "")
 
 
 def drop(cell: Cell) -> str:

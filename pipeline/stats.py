@@ -145,7 +145,7 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float
     return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
 
 
-def is_resolved(interval: tuple[float, float]) -> bool:
+def is_significant(interval: tuple[float, float]) -> bool:
     """Whether a difference with this interval is significant: the interval excludes 0."""
     low, high = interval
     return low > 0 or high < 0

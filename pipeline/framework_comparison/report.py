@@ -85,10 +85,10 @@ def _kind(found: Verdict) -> str:
 
 def _largest(part: Part, judged: Iterable[tuple[Row, Verdict]]) -> list[str]:
     """The row of a part with the largest ratio, of those with an interval."""
-    resolved = [(row, v) for row, v in judged if v.better and v.ratio and v.interval and row.kind != PAIRED]
-    if not resolved:
+    significant = [(row, v) for row, v in judged if v.better and v.ratio and v.interval and row.kind != PAIRED]
+    if not significant:
         return []
-    row, found = max(resolved, key=lambda each: max(each[1].ratio or 1, 1 / (each[1].ratio or 1)))
+    row, found = max(significant, key=lambda each: max(each[1].ratio or 1, 1 / (each[1].ratio or 1)))
     assert found.better is not None
     title = registry.load(REGISTRY, part.name).TITLE
     return [

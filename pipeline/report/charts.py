@@ -105,7 +105,7 @@ def _change(row: Row, label: int) -> str:
     _, drop, interval = row.classes[label]
     if drop is None or interval is None:
         return NONE
-    return (f"{drop + 0:+.1f}" if round(drop, 1) else "0") + ("*" if stats.is_resolved(interval) else "")
+    return (f"{drop + 0:+.1f}" if round(drop, 1) else "0") + ("*" if stats.is_significant(interval) else "")
 
 
 def _names(found: Iterable[Row], field: str) -> list[str]:

@@ -37,7 +37,7 @@ def summary(found: Sequence[Row]) -> Section:
 def verdict(row: Row) -> str:
     """Whether a row's accuracy drop is significant."""
     interval, count = row.cell.drop_interval, f"{samples(row):,} samples"
-    if interval is None or not stats.is_resolved(interval):
+    if interval is None or not stats.is_significant(interval):
         return f"not significant over {count}"
     return f"significant {'loss' if interval[0] > 0 else 'gain'} over {count}"
 
