@@ -146,9 +146,7 @@ def test_unpaired_samples_are_refused(before: list[bool], after: list[bool]) -> 
     ("interval", "significant"),
     [((-0.4, 0.4), False), ((0.0, 1.0), False), ((0.1, 0.9), True), ((-0.9, -0.1), True)],
 )
-def test_a_difference_is_significant_if_its_interval_excludes_0(
-    interval: tuple[float, float], significant: bool
-) -> None:
+def test_a_difference_is_significant_if_0_lies_outside(interval: tuple[float, float], significant: bool) -> None:
     assert stats.is_significant(interval) is significant
 
 
