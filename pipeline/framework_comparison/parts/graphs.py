@@ -20,8 +20,8 @@ LEAST, SECONDS, MOST = 20, 1.0, 200
 """See `_clock.Clock`."""
 
 EAGER = ("eager", {"torch": "eager", "keras": "eager"})
-COMPILED = ("compiled: torch.compile, tf.function", {"torch": "compiled", "keras": "compiled"})
-GENERATED = ("compiled: torch.compile, tf.function with XLA", {"torch": "compiled", "keras": "xla"})
+COMPILED = ("compiled: torch.compile against tf.function", {"torch": "compiled", "keras": "compiled"})
+GENERATED = ("compiled: torch.compile against tf.function with XLA", {"torch": "compiled", "keras": "xla"})
 
 
 def prepare(run: Run) -> object:
