@@ -114,7 +114,7 @@ def test_an_interrupt_ends_the_program_and_its_child_processes(verb: str, tmp_pa
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     argv = [*python(f"import sys; sys.stdout = open({str(fifo)!r}, 'w')\n{PARENT}")]
-    code = f"from pipeline.system import proc\nwords = {argv!r}\nproc.{verb}"
+    code = f"from pipeline.system import proc\nargv = {argv!r}\nproc.{verb}"
     process = subprocess.Popen(python(code), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with fifo.open() as pipe:  # opens when the program opens its end
         pids = [int(word) for word in pipe.readline().split()]
@@ -132,7 +132,7 @@ def test_a_program_does_not_outlive_a_killed_parent(verb: str, tmp_path: Path) -
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     program = f"import os, time\nwith open({str(fifo)!r}, 'w') as fifo: print(os.getpid(), file=fifo)\ntime.sleep(600)"
-    code = f"import threading\nfrom pipeline.system import proc\nwords = {python(program)!r}\n"
+    code = f"import threading\nfrom pipeline.system import proc\nargv = {python(program)!r}\n"
     code += f"threading.Thread(target=lambda: proc.{verb}).start()\nproc.{verb}"
     process = subprocess.Popen(python(code), cwd=ROOT)
     pids: list[int] = []
