@@ -29,22 +29,6 @@ OUTSIDE = {
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
-EXPECTED = ("install.md", "plug-ins.md", "python-api.md")
-"""Pages that are being written; the navigation omits those that do not exist yet."""
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Removes the pages of EXPECTED that do not exist from the navigation."""
-    missing = {name for name in EXPECTED if not (ROOT / "docs" / name).exists()}
-    config.nav = [
-        {title: [page for page in pages if not missing & {*page.values()}] if isinstance(pages, list) else pages}
-        for section in config.nav or []
-        for title, pages in section.items()
-    ]
-    config.nav = [section for section in config.nav if all(section.values())]
-    return config
-
-
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the pages outside docs/."""
     from mkdocs.structure.files import File

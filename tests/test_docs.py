@@ -33,6 +33,7 @@ CODE = (
     "benchmarks",
     "docs",
     "pipeline/__init__.py",
+    "pipeline/core.py",
     "pipeline/emulate",
     "pipeline/errors.py",
     "pipeline/formatting.py",
@@ -42,7 +43,9 @@ CODE = (
     "pipeline/report",
     "pipeline/results",
     "pipeline/sources",
+    "pipeline/stages",
     "pipeline/stats.py",
+    "tasks.py",
     "tests/framework_comparison",
     "tests/report",
     "tests/results",
@@ -92,7 +95,9 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
     assert (site / "index.html").is_file()
 
 
-@pytest.mark.parametrize("page", ["first-export", "own-model", "report", "raspberry-pi", "android", "plug-ins"])
+@pytest.mark.parametrize(
+    "page", ["first-export", "own-model", "report", "raspberry-pi", "android", "plug-ins", "python-api"]
+)
 def test_the_site_has_a_page_for_each_first_step(site: Path, page: str) -> None:
     assert (site / f"{page}.html").is_file()
 
@@ -137,7 +142,7 @@ def _anchors(page: Path) -> set[str]:
 def test_every_command_exists_with_the_options_that_are_named(page: Path) -> None:
     wrong = []
     for line in (*_lines(page.read_text()), *_spans(page.read_text())):
-        for name, rest in re.findall(r"(?<![\w-])(?:inv|tasks\.py) ([a-z][\w.]*)([^&|>#]*)", line):
+        for name, rest in re.findall(r"(?<![\w-])(?:inv|(?:python|:\d+) tasks\.py) ([a-z][\w.]*)([^&|>#]*)", line):
             named = re.findall(r"(?<= )--[a-z][a-z-]*", rest)
             task = CONTEXTS.get(name)
             known = {*task.flags, *task.inverse_flags} if task else set()
