@@ -18,7 +18,7 @@ from pipeline.stages.train import ensure, ready
 from pipeline.system.store import Store
 from tests import plans
 from tests.cli import ROOT, Done, environment, inv, tree, unfinished
-from tests.datasets.making import as_folder, as_zip, class_files, divided_files, picture
+from tests.datasets.synthetic import as_folder, as_zip, class_files, divided_files, picture
 
 SPEC = """
 from pipeline.core import ModelSpec, Preprocessing, Tensor, Training

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import registry, sources
 from pipeline.sources import Model
-from tests.frameworks import making
+from tests.frameworks import synthetic
 
 pytestmark = pytest.mark.usefixtures("imported")
 SMALL = {"mobilenet_v3_small": "mobilenet_v3_small:classes=4,width=0.25"}
@@ -28,7 +28,7 @@ def torch_losses(model: Model, steps: int) -> list[float]:
 
     torch.manual_seed(0)
     net = framework.network(model).train()
-    split = making.split(model.spec, 16)
+    split = synthetic.split(model.spec, 16)
     images = torch.from_numpy(split.images(range(16))).permute(0, 3, 1, 2).float()
     labels = torch.from_numpy(split.labels)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
@@ -48,11 +48,11 @@ def keras_losses(model: Model, steps: int) -> list[float]:
     """The same in Keras."""
     import keras
 
-    from pipeline.frameworks import _keras, _keras_fit
+    from pipeline.frameworks import _keras, _keras_tensorflow
 
     keras.utils.set_random_seed(0)
-    net = _keras_fit.deployable(_keras.network(model), model.spec.preprocessing)
-    split = making.split(model.spec, 16)
+    net = _keras_tensorflow.deployable(_keras.network(model), model.spec.preprocessing)
+    split = synthetic.split(model.spec, 16)
     images = split.images(range(16)).astype(np.float32)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(optimizer=keras.optimizers.AdamW(1e-3), loss=loss, jit_compile=False)

@@ -17,7 +17,7 @@ from pipeline.stages.train import ensure, make, ready, renewal, split_of
 from pipeline.system.store import Store, read
 from tests import plans
 from tests.cli import inv, unfinished
-from tests.datasets.making import as_folder, class_files, divided_files
+from tests.datasets.synthetic import as_folder, class_files, divided_files
 
 INIT = '''"""Cats from dogs, for my doorbell."""
 

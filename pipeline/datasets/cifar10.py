@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline.core import Preprocessing
-from pipeline.datasets import Split, _batches, _classfolders, _images, _splits
+from pipeline.datasets import Split, _cifar_batches, _class_folders, _images, _splits
 from pipeline.errors import BadData
 from pipeline.system import store
 from pipeline.system.progress import bar, say
@@ -61,7 +61,7 @@ def classes(data: Path | None) -> tuple[str, ...]:
         BadData: no path is given, or it is missing, corrupt, empty or not of this form.
     """
     path = _given(data)
-    return _batches.label_names(path) if _batches.is_batches(path) else _ordered(_found(path))
+    return _cifar_batches.label_names(path) if _cifar_batches.is_batches(path) else _ordered(_found(path))
 
 
 def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
@@ -73,10 +73,10 @@ def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
         BadModel: the preprocessing cannot be done.
     """
     path = _given(data)
-    if _batches.is_batches(path):
+    if _cifar_batches.is_batches(path):
         return _load_batches(path, split, preprocessing)
     found = _found(path)
-    return _classfolders.load(found, _ordered(found), split, preprocessing)
+    return _class_folders.load(found, _ordered(found), split, preprocessing)
 
 
 def _given(data: Path | None) -> Path:
@@ -87,21 +87,23 @@ def _given(data: Path | None) -> Path:
     return data
 
 
-def _found(data: Path) -> _classfolders.ClassFolders:
-    found = _classfolders.find(data)
+def _found(data: Path) -> _class_folders.ClassFolders:
+    found = _class_folders.find(data)
     if not found.divided:
         raise BadData(f"{data} has class folders, but not in train/ and test/; --dataset imagefolder takes that")
     return found
 
 
-def _ordered(found: _classfolders.ClassFolders) -> tuple[str, ...]:
+def _ordered(found: _class_folders.ClassFolders) -> tuple[str, ...]:
     return CLASSES if set(found.names) == set(CLASSES) else found.names
 
 
 def _load_batches(data: Path, split: str, preprocessing: Preprocessing) -> Split:
     _splits.check_split(split)
     _images.check(preprocessing)
-    names, images, labels = _batches.pictures(data, _batches.TEST if split == "test" else _batches.TRAIN)
+    names, images, labels = _cifar_batches.pictures(
+        data, _cifar_batches.TEST if split == "test" else _cifar_batches.TRAIN
+    )
     hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
     samples = [_splits.Sample(n, int(y), h) for n, y, h in zip(names, labels, hashes, strict=True)]
     if split != "test":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core import Preprocessing
-from pipeline.datasets import Split, _classfolders
+from pipeline.datasets import Split, _class_folders
 from pipeline.errors import BadData
 
 EMBEDDED = False
@@ -34,10 +34,10 @@ def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
         BadModel: the preprocessing cannot be done.
     """
     found = _find(data)
-    return _classfolders.load(found, found.names, split, preprocessing)
+    return _class_folders.load(found, found.names, split, preprocessing)
 
 
-def _find(data: Path | None) -> _classfolders.ClassFolders:
+def _find(data: Path | None) -> _class_folders.ClassFolders:
     if data is None:
-        raise BadData(f"imagefolder needs --data PATH: a folder or a zip with {_classfolders.FORM}")
-    return _classfolders.find(data)
+        raise BadData(f"imagefolder needs --data PATH: a folder or a zip with {_class_folders.FORM}")
+    return _class_folders.find(data)

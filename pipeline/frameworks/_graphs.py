@@ -12,7 +12,7 @@ import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantiz
 
 from pipeline.core import ModelSpec
 from pipeline.errors import BadModel, first_line
-from pipeline.frameworks import _constants
+from pipeline.frameworks import _int8_constants
 from pipeline.registry import extra
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[n
     prepared = pt2e.prepare_pt2e(load(captured / FLOAT).module(), quantizer)
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            prepared(_planar(torch.from_numpy(images[start : start + 32])))
-    _constants.pin_input_ranges(prepared, value_range)
+            prepared(_channels_first(torch.from_numpy(images[start : start + 32])))
+    _int8_constants.pin_input_ranges(prepared, value_range)
     folder.mkdir(parents=True, exist_ok=True)
-    one = _planar(torch.from_numpy(images[:2]))
+    one = _channels_first(torch.from_numpy(images[:2]))
     for name, fold in ((FOLDED, True), (UNFOLDED, False)):
         converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
-        _constants.round_constants(converted)
+        _int8_constants.round_constants(converted)
         graph = torch.export.export(converted, (one,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         keep(graph, folder / name)
 
@@ -66,7 +66,7 @@ def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     module = load(_of(folder)).module()
     with torch.no_grad():
         batches = [torch.from_numpy(images[start : start + 64]) for start in range(0, len(images), 64)]
-        return np.concatenate([module(_planar(batch)).numpy() for batch in batches])
+        return np.concatenate([module(_channels_first(batch)).numpy() for batch in batches])
 
 
 def step(folder: Path) -> float | None:
@@ -109,7 +109,7 @@ def _single(path: Path) -> Any:
     return torch.export.export(program.module(), (image[:1].clone(),))
 
 
-def _planar(images: torch.Tensor) -> torch.Tensor:
+def _channels_first(images: torch.Tensor) -> torch.Tensor:
     """uint8 (N, height, width, channels) as float32 (N, channels, height, width).
 
     A clone, because .contiguous() keeps the strides of a single channel as they are, and a graph traced with those

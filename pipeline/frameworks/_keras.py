@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from pipeline.errors import BadModel, BadWeights, first_line
-from pipeline.frameworks import _network
+from pipeline.frameworks import _build
 from pipeline.sources import Model
 from pipeline.system import store
 
@@ -51,7 +51,7 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
     keras.utils.clear_session()  # layers without a name get the same one in every process
     file = f"{model.folder}/keras.py"
     with scope(), _plain_errors():
-        net = _network.built(model, "keras")
+        net = _build.built(model, "keras")
     if not isinstance(net, keras.Model):
         raise BadModel(f"{file}: build(spec) must return a keras.Model, not {type(net).__name__}")
     wanted = (None, *model.spec.inputs[0].shape)
@@ -66,7 +66,7 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
             f"{file}: a layer has no get_config() that gives all of its arguments: {first_line(error)}"
         ) from error
     with _plain_errors():
-        _network.check(model, "keras", lambda images: net(images, training=False))
+        _build.check(model, "keras", lambda images: net(images, training=False))
     return net
 
 

@@ -57,15 +57,15 @@ def joined(devices: int) -> Group | None:
 def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
     """See `Framework.train`."""
     _on_tensorflow()
-    from pipeline.frameworks import _distribute, _keras_fit, _loop
+    from pipeline.frameworks import _keras_tensorflow, _tf_distribute, _training_loop
 
     folder, group = home / "training", settings.group
-    _distribute.device(settings.accelerator, group)  # refused before anything is started
+    _tf_distribute.device(settings.accelerator, group)  # refused before anything is started
     if group.size > 1 and group.command:
-        _distribute.launch(group)  # its process comes here again, without a command
-        return _loop.left(folder, group)
-    facts = _keras_fit.fit(model, data, settings, home, key)
-    return {} if group.follows else _loop.leave(folder, facts)
+        _tf_distribute.launch(group)  # its process comes here again, without a command
+        return _training_loop.left(folder, group)
+    facts = _keras_tensorflow.fit(model, data, settings, home, key)
+    return {} if group.follows else _training_loop.leave(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:
@@ -79,25 +79,25 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
 def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
     """See `Framework.predict`."""
     _on_tensorflow()
-    from pipeline.frameworks import _keras, _keras_fit
+    from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_fit.predict(_keras.loaded(model, weights), model.spec.preprocessing, split, accelerator)
+    return _keras_tensorflow.predict(_keras.loaded(model, weights), model.spec.preprocessing, split, accelerator)
 
 
 def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `Framework.features`."""
     _on_tensorflow()
-    from pipeline.frameworks import _keras, _keras_fit
+    from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_fit.features(_keras.loaded(model, weights), model.spec.preprocessing, images)
+    return _keras_tensorflow.features(_keras.loaded(model, weights), model.spec.preprocessing, images)
 
 
 def graph(model: Model, weights: Path) -> bytes:
     """See `Framework.graph`: what tf.function traces."""
     _on_tensorflow()
-    from pipeline.frameworks import _keras, _keras_fit
+    from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_fit.graph(_keras.loaded(model, weights))
+    return _keras_tensorflow.graph(_keras.loaded(model, weights))
 
 
 def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
@@ -137,7 +137,7 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
     request = {
         "model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights), "folder": str(folder)
     }  # fmt: skip
-    argv = [sys.executable, "-m", "pipeline.frameworks._capture", json.dumps(request)]
+    argv = [sys.executable, "-m", "pipeline.frameworks._keras_capture", json.dumps(request)]
     done = proc.run(argv, env={"PYTHONHASHSEED": "0"})
     sys.stderr.write(done.err)  # into graphs.log
     if done.code != 0:
@@ -186,9 +186,9 @@ def _program(captured: Path, quantized: Path | None, name: str) -> Any:
 def _saved_model(model: Model, weights: Path, out: Path) -> None:
     """The model behind its normalisation as a SavedModel: raw pixels (N, height, width, channels) to logits."""
     _on_tensorflow()
-    from pipeline.frameworks import _keras, _keras_fit
+    from pipeline.frameworks import _keras, _keras_tensorflow
 
-    _keras_fit.saved_model(_keras.loaded(model, weights), model.spec, out)
+    _keras_tensorflow.saved_model(_keras.loaded(model, weights), model.spec, out)
 
 
 def _on_tensorflow() -> None:

@@ -48,33 +48,33 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     with extra(EXTRA):
         import torch
 
-        from pipeline.frameworks import _ddp, _fit, _loop, _weights
+        from pipeline.frameworks import _torch_ddp, _torch_training, _torch_weights, _training_loop
     folder, group = home / "training", settings.group
-    _fit.accelerator(settings.accelerator, group.devices)  # refused before anything is started
+    _torch_training.accelerator(settings.accelerator, group.devices)  # refused before anything is started
     if group.size > 1 and group.command:
-        _ddp.launch(group)  # every process comes here again, without a command
-        return _loop.left(folder, group)
+        _torch_ddp.launch(group)  # every process comes here again, without a command
+        return _training_loop.left(folder, group)
     torch.manual_seed(settings.seed)  # of the initial weights
-    facts = _fit.fit(network(model), model.spec.training, data, settings, home, key)
-    if _ddp.leave() > 0:
+    facts = _torch_training.fit(network(model), model.spec.training, data, settings, home, key)
+    if _torch_ddp.leave() > 0:
         return {}
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
     state = {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")}
-    _weights.save(state, folder / WEIGHTS)
-    return _loop.leave(folder, facts)
+    _torch_weights.save(state, folder / WEIGHTS)
+    return _training_loop.leave(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:
     """See `Framework.adopt`: safetensors, or a .pt file read with weights_only."""
     with extra(EXTRA):
-        from pipeline.frameworks import _weights
+        from pipeline.frameworks import _torch_weights
     net = network(model).get_submodule("net")
     own = net.state_dict()
     counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}
-    state = counters | _weights.read(weights)  # a file without counters is whole
-    _weights.check_fit(weights, state, own)
+    state = counters | _torch_weights.read(weights)  # a file without counters is whole
+    _torch_weights.check_fit(weights, state, own)
     net.load_state_dict(state)
-    _weights.save(net.state_dict(), out)
+    _torch_weights.save(net.state_dict(), out)
 
 
 def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
@@ -83,12 +83,12 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
         import numpy as np
         import torch
 
-        from pipeline.frameworks import _fit
+        from pipeline.frameworks import _torch_training
 
-    device = torch.device(_fit.accelerator(accelerator))
+    device = torch.device(_torch_training.accelerator(accelerator))
     net = loaded(model, weights).to(device)
     with torch.no_grad():
-        batches = _fit.Pictures(split, "evaluation").loader(256)
+        batches = _torch_training.Pictures(split, "evaluation").loader(256)
         return np.concatenate([net(images.to(device).float().contiguous()).cpu().numpy() for images, _ in batches])
 
 
@@ -151,7 +151,7 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
     with extra(EXTRA):
         import torch
 
-        from pipeline.frameworks import _weights
+        from pipeline.frameworks import _torch_weights
     state = network(model).get_submodule("net").state_dict()
     wanted = {_neutral(name): name for name in state if not name.endswith(COUNTER)}
     wrong = sorted(wanted.keys() ^ tensors.keys())
@@ -161,7 +161,7 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
         if state[name].shape != tensors[neutral].shape:
             raise BadModel(f"{model.spec.name}'s twins differ: {name} has another shape in the other")
         state[name] = torch.from_numpy(tensors[neutral].copy())
-    _weights.save(state, out)
+    _torch_weights.save(state, out)
 
 
 def capture(model: Model, weights: Path, folder: Path) -> None:
@@ -213,18 +213,18 @@ def network(model: Model) -> torch.nn.Module:
     """
     import torch
 
-    from pipeline.frameworks import _deployable, _network
+    from pipeline.frameworks import _build, _normalization
 
-    net = _network.built(model, "torch")
+    net = _build.built(model, "torch")
     if not isinstance(net, torch.nn.Module):
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
-    whole = _deployable.Deployable(net, model.spec.preprocessing).eval()
+    whole = _normalization.Deployable(net, model.spec.preprocessing).eval()
 
     def answers(images: NDArray[np.float32]) -> Any:
         with torch.no_grad():
             return whole(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
 
-    _network.check(model, "torch", answers)
+    _build.check(model, "torch", answers)
     return whole.train()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.registry import extra
 from pipeline.targets import Exported, Source, _recipes, only_programs
-from pipeline.targets._pt2e import quantize_weights
+from pipeline.targets._weight_quantization import quantize_weights
 
 SUFFIX = ".pte"
 RUNTIME: str | None = "executorch"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pipeline.core import Preprocessing
-from pipeline.datasets import SPLITS, _batches, cifar10
+from pipeline.datasets import SPLITS, _cifar_batches, cifar10
 from pipeline.errors import BadData
-from tests.datasets import making
-from tests.datasets.making import as_folder, as_tar, as_zip, class_files, contents, divided_files, official_files
+from tests.datasets import synthetic
+from tests.datasets.synthetic import as_folder, as_tar, as_zip, class_files, contents, divided_files, official_files
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10-imagefolder.zip"
 
@@ -31,24 +31,24 @@ def official(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_every_official_form_gives_the_same(official: Path) -> None:
     assert cifar10.classes(official) == cifar10.CLASSES
-    splits = {name: cifar10.load(official, name, making.RGB) for name in SPLITS}
+    splits = {name: cifar10.load(official, name, synthetic.RGB) for name in SPLITS}
     assert {name: len(split) for name, split in splits.items()} == {"train": 180, "validation": 20, "test": 40}
     assert set(Counter(splits["validation"].labels.tolist()).values()) == {2}
     assert splits["train"].labels[:6].tolist() == [3, 1, 7, 6, 3, 2]
 
 
 def test_pixels_and_labels_are_those_of_the_batches(official: Path) -> None:
-    truth = {making.pixels(n * 40 + i).tobytes(): i % 10 for n in range(6) for i in range(40)}
-    for split in (cifar10.load(official, name, making.RGB) for name in SPLITS):
+    truth = {synthetic.pixels(n * 40 + i).tobytes(): i % 10 for n in range(6) for i in range(40)}
+    for split in (cifar10.load(official, name, synthetic.RGB) for name in SPLITS):
         assert [truth[content] for content in contents(split)] == split.labels.tolist()
 
 
 def test_arrays_that_numpy_pickled_itself_are_read_the_same() -> None:
-    images = np.stack([making.pixels(i) for i in range(6)])
+    images = np.stack([synthetic.pixels(i) for i in range(6)])
     planes = np.asfortranarray(images.transpose(0, 3, 1, 2).reshape(6, -1))
     modern = pickle.dumps({b"data": planes, b"labels": [1] * 6}, protocol=4)
-    for content in (modern, making.batch(images, [1] * 6)):
-        pixels, labels = _batches._checked("x", _batches._loads(content, "x"))
+    for content in (modern, synthetic.batch(images, [1] * 6)):
+        pixels, labels = _cifar_batches._checked("x", _cifar_batches._loads(content, "x"))
         assert np.array_equal(pixels, planes) and labels == [1] * 6
 
 
@@ -70,7 +70,7 @@ def attacks(trace: Path) -> dict[str, tuple[bytes, str]]:
     code = f"__import__('pathlib').Path({str(trace)!r}).touch()"
     path = str(trace).encode()
     by_hand = b"\x80\x02cos\nsystem\nU" + bytes([len(path) + 6]) + b"touch " + path + b"\x85R."
-    late = making.batch(making.pixels(0)[None], [0])[:-1] + b"0" + by_hand[2:]
+    late = synthetic.batch(synthetic.pixels(0)[None], [0])[:-1] + b"0" + by_hand[2:]
     getattr_ = b"cbuiltins\ngetattr\n(cnumpy\nndarray\nU\x09__class__tR."
     return {
         "exec": (pickle.dumps(Runs(exec, code)), "builtins.exec"),
@@ -95,7 +95,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, form: str, m
     data = as_folder(tmp_path / "x", files) if form == "folder" else as_tar(tmp_path / "x.tar.gz", files)
     with pytest.raises(BadData, match=asked) as caught:
         cifar10.classes(data)
-        cifar10.load(data, "train", making.RGB)
+        cifar10.load(data, "train", synthetic.RGB)
     assert member in str(caught.value)
     assert not trace.exists()
 
@@ -105,17 +105,19 @@ def test_the_attacks_are_real(tmp_path: Path) -> None:
     assert (tmp_path / "trace").exists()
 
 
-GOOD = making.batch(making.pixels(0)[None], [3])
+GOOD = synthetic.batch(synthetic.pixels(0)[None], [3])
 NOT_BATCHES = {
     "empty": b"",
     "text": b"<html>404</html>",
     "cut": GOOD[:1000],
-    "a list": making.python2_pickle([1, 2]),
-    "without data": making.python2_pickle({b"labels": [1]}),
-    "labels too few": making.batch(making.pixels(0)[None], []),
-    "a label of eleven": making.batch(making.pixels(0)[None], [10]),
-    "a label that is no number": making.python2_pickle({b"data": making.pixels(0).reshape(1, -1), b"labels": [b"0"]}),
-    "of another size": making.python2_pickle({b"data": making.pixels(0, 8).reshape(1, -1), b"labels": [0]}),
+    "a list": synthetic.python2_pickle([1, 2]),
+    "without data": synthetic.python2_pickle({b"labels": [1]}),
+    "labels too few": synthetic.batch(synthetic.pixels(0)[None], []),
+    "a label of eleven": synthetic.batch(synthetic.pixels(0)[None], [10]),
+    "a label that is no number": synthetic.python2_pickle(
+        {b"data": synthetic.pixels(0).reshape(1, -1), b"labels": [b"0"]}
+    ),
+    "of another size": synthetic.python2_pickle({b"data": synthetic.pixels(0, 8).reshape(1, -1), b"labels": [0]}),
     "of another type": GOOD.replace(b"U\x02u1", b"U\x02f8"),
     "a shape that is not its size": GOOD.replace(b"J\x00\x0c\x00\x00", b"J\x01\x0c\x00\x00"),
     "an array without state": pickle.dumps({b"data": np.ndarray, b"labels": []}, protocol=2),
@@ -126,7 +128,7 @@ NOT_BATCHES = {
 def test_what_is_no_batch_is_named(tmp_path: Path, what: str) -> None:
     data = as_folder(tmp_path, official_files(10) | {"cifar-10-batches-py/test_batch": NOT_BATCHES[what]})
     with pytest.raises(BadData, match="cifar-10-batches-py/test_batch: "):
-        cifar10.load(data, "test", making.RGB)
+        cifar10.load(data, "test", synthetic.RGB)
 
 
 @pytest.mark.parametrize("form", ["archive", "folder"])
@@ -134,15 +136,15 @@ def test_a_batch_that_is_missing_is_named(tmp_path: Path, form: str) -> None:
     files = official_files(10)
     del files["cifar-10-batches-py/data_batch_5"]
     data = as_folder(tmp_path, files) if form == "folder" else as_tar(tmp_path / "x.tar.gz", files)
-    assert len(cifar10.load(data, "test", making.RGB)) == 10
+    assert len(cifar10.load(data, "test", synthetic.RGB)) == 10
     with pytest.raises(BadData, match=r"has no data_batch_5: expected batches\.meta, data_batch_1 to"):
-        cifar10.load(data, "train", making.RGB)
+        cifar10.load(data, "train", synthetic.RGB)
 
 
 def test_an_archives_paths_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     data = as_tar(tmp_path / "in" / "x.tar.gz", official_files(10, top="../../"))
-    assert len(cifar10.load(data, "train", making.RGB)) == 40
+    assert len(cifar10.load(data, "train", synthetic.RGB)) == 40
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "x.tar.gz"]
 
 
@@ -151,7 +153,7 @@ def test_a_cut_archive_is_corrupt(tmp_path: Path, keep: int) -> None:
     data = as_tar(tmp_path / "cifar-10-python.tar.gz", official_files())
     data.write_bytes(data.read_bytes()[:keep])
     with pytest.raises(BadData, match=r"cifar-10-python\.tar\.gz: corrupt archive .* fetch it again"):
-        cifar10.load(data, "train", making.RGB)
+        cifar10.load(data, "train", synthetic.RGB)
 
 
 # -- picture files -----------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def test_picture_files_keep_the_official_order_of_classes(pictures: Path) -> Non
 
 
 def test_picture_files_are_divided_class_by_class(pictures: Path) -> None:
-    splits = {name: cifar10.load(pictures, name, making.RGB) for name in SPLITS}
+    splits = {name: cifar10.load(pictures, name, synthetic.RGB) for name in SPLITS}
     train, validation, test = (np.bincount(split.labels, minlength=10) for split in splits.values())
     assert (train == train[0]).all() and (validation == validation[0]).all() and (test == test[0]).all()
     assert train[0] == 9 * validation[0]
@@ -180,7 +182,7 @@ def test_picture_files_are_divided_class_by_class(pictures: Path) -> None:
 
 
 def test_reading_pictures_in_any_order_gives_the_same(pictures: Path) -> None:
-    split = cifar10.load(pictures, "test", making.RGB)
+    split = cifar10.load(pictures, "test", synthetic.RGB)
     forward = [split.read(i).tobytes() for i in range(20)]
     assert [split.read(i).tobytes() for i in reversed(range(20))] == forward[::-1]
 
@@ -196,7 +198,7 @@ def test_class_folders_without_train_and_test_are_sent_to_imagefolder(tmp_path: 
 
 def test_without_data_the_message_says_how_to_get_it() -> None:
     with pytest.raises(BadData, match=r"--data PATH: fetch it with inv data\.download --dataset cifar10"):
-        cifar10.load(None, "test", making.RGB)
+        cifar10.load(None, "test", synthetic.RGB)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])

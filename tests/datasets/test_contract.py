@@ -16,15 +16,15 @@ from pipeline import registry
 from pipeline.core import Preprocessing
 from pipeline.datasets import SPLITS, Dataset, Split
 from pipeline.errors import BadData, BadModel, BadOption
-from tests.datasets import making
+from tests.datasets import synthetic
 
 ROOT = Path(__file__).parents[2]
 NAMES = registry.names("datasets")
 CLASSES = {"cat": 40, "dog": 60}
 
 MAKERS = {
-    "cifar10": lambda folder: making.as_tar(folder / "cifar-10-python.tar.gz", making.official_files()),
-    "imagefolder": lambda folder: making.as_folder(folder / "pictures", making.class_files("", CLASSES)),
+    "cifar10": lambda folder: synthetic.as_tar(folder / "cifar-10-python.tar.gz", synthetic.official_files()),
+    "imagefolder": lambda folder: synthetic.as_folder(folder / "pictures", synthetic.class_files("", CLASSES)),
 }
 
 
@@ -35,7 +35,7 @@ class Made:
     module: Dataset
     data: Path | None
 
-    def load(self, split: str, preprocessing: Preprocessing = making.RGB) -> Split:
+    def load(self, split: str, preprocessing: Preprocessing = synthetic.RGB) -> Split:
         return self.module.load(self.data, split, preprocessing)
 
 
@@ -75,7 +75,7 @@ def test_every_split_has_every_class(made: Made, split: str) -> None:
 
 
 def test_the_splits_share_no_picture(made: Made) -> None:
-    train, validation, test = (set(making.contents(made.load(split))) for split in SPLITS)
+    train, validation, test = (set(synthetic.contents(made.load(split))) for split in SPLITS)
     assert not (train & validation or train & test or validation & test)
     assert len(train) > len(validation) and train and test
 
@@ -102,7 +102,7 @@ def test_loading_twice_gives_the_same(made: Made) -> None:
 
 def test_the_hash_tells_splits_and_preprocessings_apart(made: Made) -> None:
     hashes = {made.load(split).sha256 for split in SPLITS}
-    hashes.add(made.load("test", replace(making.RGB, crop=16)).sha256)
+    hashes.add(made.load("test", replace(synthetic.RGB, crop=16)).sha256)
     assert len(hashes) == 4
 
 
@@ -123,12 +123,12 @@ def test_a_split_that_does_not_exist_is_refused(made: Made) -> None:
 @pytest.mark.parametrize("wrong", [{"color": "BGR"}, {"crop": 33}, {"crop": 0}])
 def test_a_preprocessing_that_cannot_be_done_is_refused(made: Made, wrong: dict[str, object]) -> None:
     with pytest.raises(BadModel, match=r"color 'BGR' is not|crop must be between 1 and resize \(32\)"):
-        made.load("test", replace(making.RGB, **wrong))  # type: ignore[arg-type]
+        made.load("test", replace(synthetic.RGB, **wrong))  # type: ignore[arg-type]
 
 
 def test_data_is_asked_for_exactly_where_it_is_needed(made: Made, tmp_path: Path) -> None:
     data = tmp_path if made.module.EMBEDDED else None
-    for call in (made.module.classes, lambda data: made.module.load(data, "test", making.RGB)):
+    for call in (made.module.classes, lambda data: made.module.load(data, "test", synthetic.RGB)):
         with pytest.raises(BadData, match="--data"):
             call(data)
 

@@ -12,17 +12,17 @@ from sklearn.datasets import load_digits
 from pipeline.core import Preprocessing
 from pipeline.datasets import SPLITS, digits
 from pipeline.errors import BadData
-from tests.datasets import making
+from tests.datasets import synthetic
 
 
 def test_the_splits_hold_all_1797_pictures_once() -> None:
-    splits = [digits.load(None, split, making.GREY) for split in SPLITS]
+    splits = [digits.load(None, split, synthetic.GREY) for split in SPLITS]
     assert [len(split) for split in splits] == [1164, 129, 504]
-    assert len({content for split in splits for content in making.contents(split)}) == 1797
+    assert len({content for split in splits for content in synthetic.contents(split)}) == 1797
 
 
 def test_the_values_0_to_16_become_0_to_255() -> None:
-    everything = {c for split in SPLITS for c in making.contents(digits.load(None, split, making.GREY))}
+    everything = {c for split in SPLITS for c in synthetic.contents(digits.load(None, split, synthetic.GREY))}
     for picture in load_digits().images[:50]:
         expected = np.array([[round(value * 255 / 16) for value in row] for row in picture], dtype=np.uint8)
         assert expected.tobytes() in everything
@@ -33,24 +33,24 @@ def test_labels_belong_to_their_pictures() -> None:
         np.round(picture * 255 / 16).astype(np.uint8).tobytes(): int(label)
         for picture, label in zip(load_digits().images, load_digits().target, strict=True)
     }
-    split = digits.load(None, "validation", making.GREY)
-    assert [truth[content] for content in making.contents(split)] == split.labels.tolist()
+    split = digits.load(None, "validation", synthetic.GREY)
+    assert [truth[content] for content in synthetic.contents(split)] == split.labels.tolist()
 
 
 def test_every_split_has_the_classes_in_the_sources_shares() -> None:
     assert digits.classes(None) == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     for split, least, most in (("train", 113, 119), ("validation", 12, 14), ("test", 49, 51)):
-        counts = Counter(digits.load(None, split, making.GREY).labels.tolist())
+        counts = Counter(digits.load(None, split, synthetic.GREY).labels.tolist())
         assert least <= min(counts.values()) and max(counts.values()) <= most
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert digits.load(None, "train", making.GREY).labels[:12].tolist() == [4, 8, 7, 8, 2, 2, 8, 8, 8, 1, 1, 2]
-    assert digits.load(None, "test", making.GREY).labels[:12].tolist() == [9, 6, 9, 3, 4, 0, 3, 2, 0, 2, 2, 2]
+    assert digits.load(None, "train", synthetic.GREY).labels[:12].tolist() == [4, 8, 7, 8, 2, 2, 8, 8, 8, 1, 1, 2]
+    assert digits.load(None, "test", synthetic.GREY).labels[:12].tolist() == [9, 6, 9, 3, 4, 0, 3, 2, 0, 2, 2, 2]
 
 
 def test_another_size_and_colour_is_made_of_the_same_picture() -> None:
-    grey = digits.load(None, "test", making.GREY).read(0)
+    grey = digits.load(None, "test", synthetic.GREY).read(0)
     color = digits.load(None, "test", Preprocessing("RGB", 16, 16, (0.0,), (1.0,))).read(0)
     assert np.array_equal(color[..., 0], color[..., 2]) and color.shape == (16, 16, 3)
     halved = color[..., 0].reshape(8, 2, 8, 2).mean(axis=(1, 3))
@@ -59,4 +59,4 @@ def test_another_size_and_colour_is_made_of_the_same_picture() -> None:
 
 def test_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="digits is embedded"):
-        digits.load(tmp_path, "test", making.GREY)
+        digits.load(tmp_path, "test", synthetic.GREY)

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.datasets import cifar10
 from pipeline.errors import BadData
-from tests.datasets import making
+from tests.datasets import synthetic
 
 NAME = "cifar-10-python.tar.gz"
 
@@ -41,7 +41,7 @@ class Site(SimpleHTTPRequestHandler):
 def site(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """Address and sha256 of a small archive of the official form."""
     (tmp_path / "site").mkdir()
-    archive = making.as_tar(tmp_path / "site" / NAME, making.official_files(10))
+    archive = synthetic.as_tar(tmp_path / "site" / NAME, synthetic.official_files(10))
     Site.requests = []
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(archive.parent))) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -60,7 +60,7 @@ def home(tmp_path: Path) -> Path:
 def test_the_archive_comes_whole_and_can_be_used(site: tuple[str, str], home: Path) -> None:
     got = cifar10.download(home / "data" / "cifar.tar.gz", *site)
     assert got == home / "data" / "cifar.tar.gz" and [p.name for p in got.parent.iterdir()] == ["cifar.tar.gz"]
-    assert len(cifar10.load(got, "test", making.RGB)) == 10
+    assert len(cifar10.load(got, "test", synthetic.RGB)) == 10
 
 
 def test_into_a_folder_it_keeps_its_name(site: tuple[str, str], home: Path) -> None:

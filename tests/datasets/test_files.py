@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets._files import open_files
+from pipeline.datasets._image_files import open_files
 from pipeline.errors import BadData
-from tests.datasets.making import as_folder, as_zip, class_files, picture
+from tests.datasets.synthetic import as_folder, as_zip, class_files, picture
 
 FILES = class_files("", {"cat": 3, "dog": 3})
 

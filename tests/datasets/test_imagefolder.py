@@ -11,15 +11,15 @@ import pytest
 from pipeline.core import Preprocessing
 from pipeline.datasets import SPLITS, imagefolder
 from pipeline.errors import BadData
-from tests.datasets import making
-from tests.datasets.making import as_folder, as_zip, class_files, contents, divided_files
+from tests.datasets import synthetic
+from tests.datasets.synthetic import as_folder, as_zip, class_files, contents, divided_files
 
 CLASSES = {"dog": 20, "cat": 10}
 
 
 def counts(data: Path) -> dict[str, list[int]]:
     """Pictures of each class, by split."""
-    labels = {split: imagefolder.load(data, split, making.GREY).labels.tolist() for split in SPLITS}
+    labels = {split: imagefolder.load(data, split, synthetic.GREY).labels.tolist() for split in SPLITS}
     return {split: [Counter(own)[label] for label in (0, 1)] for split, own in labels.items()}
 
 
@@ -49,20 +49,22 @@ def test_a_zip_is_the_same_as_its_folder(tmp_path: Path, top: str, method: int) 
     folder = as_folder(tmp_path / "folder", divided_files(CLASSES))
     archive = as_zip(tmp_path / "pets.zip", divided_files(CLASSES, top=top), method)
     for split in SPLITS:
-        one, two = (imagefolder.load(data, split, making.GREY) for data in (folder, archive))
+        one, two = (imagefolder.load(data, split, synthetic.GREY) for data in (folder, archive))
         assert one.sha256 == two.sha256 and contents(one) == contents(two)
 
 
 def test_the_order_in_the_zip_does_not_matter(tmp_path: Path) -> None:
     files = class_files("", CLASSES)
     one, two = as_zip(tmp_path / "1.zip", files), as_zip(tmp_path / "2.zip", dict(reversed(files.items())))
-    assert imagefolder.load(one, "train", making.GREY).sha256 == imagefolder.load(two, "train", making.GREY).sha256
+    assert (
+        imagefolder.load(one, "train", synthetic.GREY).sha256 == imagefolder.load(two, "train", synthetic.GREY).sha256
+    )
 
 
 def test_labels_belong_to_their_pictures(tmp_path: Path) -> None:
     files = class_files("", CLASSES)
     data = as_folder(tmp_path, files)
-    truth = {making.pixels(seed, 8).tobytes(): name.partition("/")[0] for seed, name in enumerate(files)}
+    truth = {synthetic.pixels(seed, 8).tobytes(): name.partition("/")[0] for seed, name in enumerate(files)}
     ask = Preprocessing("RGB", 8, 8, (0.0,), (1.0,))
     for split in (imagefolder.load(data, name, ask) for name in SPLITS):
         named = [imagefolder.classes(data)[label] for label in split.labels]
@@ -72,7 +74,7 @@ def test_labels_belong_to_their_pictures(tmp_path: Path) -> None:
 def test_pictures_may_lie_deeper_in_their_class_folder(tmp_path: Path) -> None:
     data = as_folder(tmp_path, class_files("cat/", {"grey": 3, "red": 3}) | class_files("", {"dog": 6}, seed=50))
     assert imagefolder.classes(data) == ("cat", "dog")
-    assert len(imagefolder.load(data, "train", making.GREY)) == 8
+    assert len(imagefolder.load(data, "train", synthetic.GREY)) == 8
 
 
 def test_hidden_files_and_what_is_no_picture_are_passed_over(tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_hidden_files_and_what_is_no_picture_are_passed_over(tmp_path: Path) -> 
     files = class_files("", CLASSES)
     clean, messy = as_folder(tmp_path / "clean", files), as_folder(tmp_path / "messy", files | junk)
     zipped = as_zip(tmp_path / "messy.zip", files | junk)
-    hashes = {imagefolder.load(data, "train", making.GREY).sha256 for data in (clean, messy, zipped)}
+    hashes = {imagefolder.load(data, "train", synthetic.GREY).sha256 for data in (clean, messy, zipped)}
     assert len(hashes) == 1
 
 
@@ -89,9 +91,9 @@ def test_hidden_files_and_what_is_no_picture_are_passed_over(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_a_broken_picture_is_named_when_it_is_read_and_not_before(tmp_path: Path, form: str) -> None:
-    files = divided_files(CLASSES) | {"test/dog/broken.png": making.picture(9)[:60]}
+    files = divided_files(CLASSES) | {"test/dog/broken.png": synthetic.picture(9)[:60]}
     data = as_folder(tmp_path / "pets", files) if form == "folder" else as_zip(tmp_path / "pets.zip", files)
-    split = imagefolder.load(data, "test", making.GREY)
+    split = imagefolder.load(data, "test", synthetic.GREY)
     assert len(split) == 5
     failures = []
     for i in range(5):
@@ -105,7 +107,7 @@ def test_a_broken_picture_is_named_when_it_is_read_and_not_before(tmp_path: Path
 
 def test_a_picture_that_vanished_is_named(tmp_path: Path) -> None:
     data = as_folder(tmp_path, divided_files(CLASSES))
-    split = imagefolder.load(data, "test", making.GREY)
+    split = imagefolder.load(data, "test", synthetic.GREY)
     for path in data.glob("test/*/*.png"):
         path.unlink()
     with pytest.raises(BadData, match=r"test/(cat|dog)/00\d\.png: cannot be read \(No such file"):

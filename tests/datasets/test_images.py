@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.core import Preprocessing
 from pipeline.datasets._images import decode, from_pixels, is_picture
 from pipeline.errors import BadData
-from tests.datasets.making import encoded, pixels
+from tests.datasets.synthetic import encoded, pixels
 
 
 def preprocessing(color: str = "RGB", resize: int = 8, crop: int = 8) -> Preprocessing:

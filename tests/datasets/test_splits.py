@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core import Preprocessing
 from pipeline.datasets._splits import Sample, divide, make
-from tests.datasets.making import RGB
+from tests.datasets.synthetic import RGB
 
 
 def samples(counts: dict[int, int]) -> list[Sample]:

@@ -16,7 +16,7 @@ from pipeline.frameworks import Framework, Settings
 from pipeline.system import store
 from pipeline.system.store import Store
 from pipeline.system.tensorboard import Events
-from tests.frameworks import making
+from tests.frameworks import synthetic
 from tests.runs import Run
 
 pytestmark = pytest.mark.usefixtures("imported")
@@ -47,7 +47,7 @@ def named(framework: Framework) -> str:
 
 
 def data() -> dict[str, object]:
-    return {"train": making.split(MODEL.spec, 64), "validation": making.split(MODEL.spec, 20, seed=1)}
+    return {"train": synthetic.split(MODEL.spec, 64), "validation": synthetic.split(MODEL.spec, 20, seed=1)}
 
 
 def train(framework: Framework, home: Path, settings: Settings = SHORT, key: str = KEY) -> tuple[bytes, dict]:
@@ -71,7 +71,7 @@ def test_training_learns_and_says_how_it_went(framework: Framework, tmp_path: Pa
     assert (facts["device"], facts["precision"]) == ("cpu", "float32")
     assert facts["seconds"] > 0 and facts["samples_per_second"] > 0
     outputs = framework.predict(
-        MODEL, tmp_path / "training" / framework.WEIGHTS, making.split(MODEL.spec, 40, 2), "cpu"
+        MODEL, tmp_path / "training" / framework.WEIGHTS, synthetic.split(MODEL.spec, 40, 2), "cpu"
     )
     assert outputs.dtype == np.float32 and outputs.shape == (40, 10)
     assert (outputs.argmax(1) == np.arange(40) % 10).mean() > 0.5
@@ -87,7 +87,7 @@ def test_one_seed_gives_one_result_and_another_another(framework: Framework, tmp
 
 def test_features_are_what_the_last_layer_sees_and_tell_classes_apart(framework: Framework, tmp_path: Path) -> None:
     train(framework, tmp_path, Settings(12, 16, 2e-2, 0, "cpu"))
-    split = making.split(MODEL.spec, 40, 2)
+    split = synthetic.split(MODEL.spec, 40, 2)
     features = framework.features(MODEL, tmp_path / "training" / framework.WEIGHTS, split.images(range(40)))
     assert features.dtype == np.float32 and features.shape == (40, 8 * 4 * 4)
     centres = np.stack([features[split.labels == label].mean(0) for label in range(10)])
@@ -173,7 +173,7 @@ def weights_of(build: Store, framework: Framework) -> Path:
 def test_its_own_weights_are_adopted_to_the_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
     weights = weights_of(made, framework)
     framework.adopt(MODEL, weights, tmp_path / framework.WEIGHTS)
-    pictures = making.split(MODEL.spec, 30)
+    pictures = synthetic.split(MODEL.spec, 30)
     expected = framework.predict(MODEL, weights, pictures, "cpu")
     assert (framework.predict(MODEL, tmp_path / framework.WEIGHTS, pictures, "cpu") == expected).all()
 
@@ -227,7 +227,7 @@ def test_the_captured_graph_answers_as_the_model_for_any_batch(
     framework.capture(MODEL, weights, tmp_path)
     assert framework.step(tmp_path) is None
     for count in (1, 3, 70):
-        pictures = making.split(MODEL.spec, count)
+        pictures = synthetic.split(MODEL.spec, count)
         answers = framework.evaluate(tmp_path, pictures.images(range(count)))
         expected = framework.predict(MODEL, weights, pictures, "cpu")
         assert answers.shape == expected.shape == (count, 10)
@@ -238,7 +238,7 @@ def test_the_quantized_graph_answers_nearly_as_the_float_one_in_whole_steps(
     framework: Framework, made: Store, tmp_path: Path
 ) -> None:
     captured = made.graphs("tiny", named(framework))
-    pictures = making.split(MODEL.spec, 64).images(range(64))
+    pictures = synthetic.split(MODEL.spec, 64).images(range(64))
     before = store.sha256(captured)
     framework.quantize(captured, (0.0, 255.0), pictures, tmp_path)
     assert store.sha256(captured) == before

@@ -20,7 +20,7 @@ from pipeline.errors import BadModel, BadOption, BadWeights, Broken, UnknownName
 from pipeline.frameworks import Settings
 from pipeline.frameworks import keras as framework
 from pipeline.sources import Model
-from tests.frameworks import making
+from tests.frameworks import synthetic
 
 pytestmark = pytest.mark.usefixtures("imported")
 ROOT = Path(__file__).parents[2]
@@ -263,7 +263,7 @@ def test_variables_that_lie_in_another_file_are_not_read(weights: Path, tmp_path
 
 
 def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> None:
-    data = {"train": making.split(MODEL.spec, 16), "validation": making.split(MODEL.spec, 8)}
+    data = {"train": synthetic.split(MODEL.spec, 16), "validation": synthetic.split(MODEL.spec, 8)}
     settings = Settings(1, 16, 1e-2, 0, "cpu")
     framework.train(MODEL, data, settings, tmp_path, "key")
     path = tmp_path / "training" / "state.npz"
@@ -353,12 +353,12 @@ def test_a_tf_config_that_makes_no_sense_is_refused_in_one_line(config: str, mon
 def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
     import tensorflow as tf
 
-    from pipeline.frameworks import _keras_fit
+    from pipeline.frameworks import _keras_tensorflow
 
     def seen_as(pictures: np.ndarray, names: tuple[str, ...], start: int, end: int) -> np.ndarray:
         place = tf.constant([64, start, end], tf.int64)
-        draws = _keras_fit.drawn(names, tf.constant([0, 0], tf.int64), place)
-        answers: np.ndarray = _keras_fit.augmented(tf.constant(pictures, tf.float32), names, draws).numpy()
+        draws = _keras_tensorflow.drawn(names, tf.constant([0, 0], tf.int64), place)
+        answers: np.ndarray = _keras_tensorflow.augmented(tf.constant(pictures, tf.float32), names, draws).numpy()
         return answers
 
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
@@ -381,7 +381,7 @@ def test_every_operation_of_augmentation_is_one_that_tensorflow_has_on_a_gpu() -
     import tensorflow as tf
     from tensorflow.python.framework import kernels
 
-    from pipeline.frameworks import _keras_fit
+    from pipeline.frameworks import _keras_tensorflow
 
     def on_gpu(operation: tf.Operation) -> bool:
         given = {name: operation.get_attr(name).as_datatype_enum for name in ("T", "Tparams", "SrcT", "DstT")
@@ -394,7 +394,7 @@ def test_every_operation_of_augmentation_is_one_that_tensorflow_has_on_a_gpu() -
 
     def missing(dtype: tf.DType) -> set[str]:
         def step(images: tf.Tensor, flips: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-            return _keras_fit.augmented(tf.cast(images, dtype), ("flip", "shift4"), (flips, shifts))
+            return _keras_tensorflow.augmented(tf.cast(images, dtype), ("flip", "shift4"), (flips, shifts))
 
         signature = [((None, 32, 32, 3), tf.uint8), ((None,), tf.bool), ((2, None, 1), tf.int32)]
         graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(*each) for each in signature)).graph
@@ -443,9 +443,9 @@ def build(spec):
 
 CAPTURING = """
 import json, sys
-from pipeline.frameworks import _capture
+from pipeline.frameworks import _keras_capture
 for request in json.loads(sys.argv[1]):
-    _capture.main(request)
+    _keras_capture.main(request)
 print(sys.modules.get("tensorflow"), "torch" in sys.modules)
 """
 
@@ -468,7 +468,7 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "None True", "PyTorch was imported, and TensorFlow was not"
     for name, model in models.items():
-        pictures = making.split(model.spec, 5)
+        pictures = synthetic.split(model.spec, 5)
         expected = framework.predict(model, weights[name], pictures, "cpu")
         answers = framework.evaluate(folder / "graphs" / name, pictures.images(range(5)))
         np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
@@ -492,8 +492,8 @@ def test_a_subclassed_model_inside_is_captured_with_its_own_order_of_axes(captur
 TRAINING = """
 import sys
 from pathlib import Path
-from tests.frameworks.test_keras import MODEL, Settings, framework, making
-data = {"train": making.split(MODEL.spec, 16), "validation": making.split(MODEL.spec, 8)}
+from tests.frameworks.test_keras import MODEL, Settings, framework, synthetic
+data = {"train": synthetic.split(MODEL.spec, 16), "validation": synthetic.split(MODEL.spec, 8)}
 framework.train(MODEL, data, Settings(1, 16, 1e-2, 0, "cpu"), Path(sys.argv[1]), "key")
 print("tensorflow" in sys.modules, "torch" in sys.modules)
 """

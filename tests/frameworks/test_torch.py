@@ -16,7 +16,7 @@ from pipeline.errors import BadModel, BadWeights, Broken
 from pipeline.frameworks import Settings
 from pipeline.frameworks import torch as framework
 from pipeline.system.store import Store
-from tests.frameworks import making
+from tests.frameworks import synthetic
 
 pytestmark = pytest.mark.usefixtures("imported")
 MODEL = sources.find(str(Path(__file__).parents[1] / "models" / "tiny"))
@@ -185,7 +185,7 @@ def test_text_named_pt_is_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> None:
-    data = {"train": making.split(MODEL.spec, 16), "validation": making.split(MODEL.spec, 8)}
+    data = {"train": synthetic.split(MODEL.spec, 16), "validation": synthetic.split(MODEL.spec, 8)}
     settings = Settings(1, 16, 1e-2, 0, "cpu")
     framework.train(MODEL, data, settings, tmp_path, "key")
     path = tmp_path / "training" / "state.ckpt"
@@ -211,13 +211,13 @@ def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_las
     """Left in channels_last, a model converts without an error to a file that answers nonsense."""
     import torch
 
-    from pipeline.frameworks import _weights
+    from pipeline.frameworks import _torch_weights
 
     plain = "return ResNet8(spec.classes)"
     model = copy_of("resnet8", tmp_path, (plain, f"{plain}.to(memory_format=torch.channels_last)"))
     net = framework.network(model)
     assert not all(parameter.is_contiguous() for parameter in net.parameters())
-    _weights.save(net.get_submodule("net").state_dict(), tmp_path / "weights.safetensors")
+    _torch_weights.save(net.get_submodule("net").state_dict(), tmp_path / "weights.safetensors")
     loaded = framework.loaded(model, tmp_path / "weights.safetensors")
     assert not loaded.training
     for parameter in loaded.parameters():
@@ -227,9 +227,9 @@ def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_las
 def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
     import torch
 
-    from pipeline.frameworks import _deployable
+    from pipeline.frameworks import _normalization
 
-    layer = _deployable.normalization(Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    layer = _normalization.normalization(Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     pixels = torch.randint(0, 256, (2, 3, 8, 8)).float()
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     torch.testing.assert_close(layer(pixels), (pixels - mean[:, None, None]) / std[:, None, None])

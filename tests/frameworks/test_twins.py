@@ -11,7 +11,7 @@ from pipeline import sources, stats
 from pipeline.frameworks import keras as in_keras
 from pipeline.frameworks import torch as in_torch
 from pipeline.sources import Model
-from tests.frameworks import making
+from tests.frameworks import synthetic
 from tests.test_models import find
 
 pytestmark = pytest.mark.usefixtures("imported")
@@ -29,14 +29,14 @@ def weights(model: Model, tmp_path: Path) -> Path:
     """A PyTorch checkpoint in which no tensor is as it was made: batch normalisation has statistics."""
     import torch
 
-    from pipeline.frameworks import _weights
+    from pipeline.frameworks import _torch_weights
 
     torch.manual_seed(1)
     state = in_torch.network(model).get_submodule("net").state_dict()
     for name, value in state.items():
         if name.endswith(("running_var", "running_mean")) or (value.dim() == 1 and value.is_floating_point()):
             state[name] = torch.rand(value.shape) * 0.5 + (0.5 if name.endswith(("var", "weight")) else -0.25)
-    _weights.save(state, tmp_path / in_torch.WEIGHTS)
+    _torch_weights.save(state, tmp_path / in_torch.WEIGHTS)
     return tmp_path / in_torch.WEIGHTS
 
 
@@ -57,7 +57,7 @@ def test_they_have_as_many_parameters(model: Model) -> None:
 def test_the_weights_of_one_give_the_same_outputs_in_the_other(model: Model, weights: Path, tmp_path: Path) -> None:
     carried = tmp_path / in_keras.WEIGHTS
     in_keras.pack(model, in_torch.unpack(model, weights), carried)
-    pictures = making.split(model.spec, 8)
+    pictures = synthetic.split(model.spec, 8)
     expected, answers = (
         framework.predict(model, path, pictures, "cpu")
         for framework, path in ((in_torch, weights), (in_keras, carried))

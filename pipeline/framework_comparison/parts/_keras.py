@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.framework_comparison.parts._clock import Clock, cleaned, noise
-from pipeline.frameworks import _distribute, _keras, _keras_fit
+from pipeline.frameworks import _tf_distribute, _keras, _keras_tensorflow
 from pipeline.sources import Model
 
 Step = Callable[[tf.Tensor, tf.Tensor], float]
@@ -21,7 +21,7 @@ def device(model: Model, request: dict[str, Any]) -> str:
     Raises:
         BadOption: it is not available.
     """
-    return _distribute.device(request["accelerator"])
+    return _tf_distribute.device_type(request["accelerator"])
 
 
 def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     Returns:
         For each way the result of `Clock.times` and `graphs`, how often Python was traced; or {"reason": …}.
     """
-    place = _distribute.device(request["accelerator"])
-    keras.config.set_dtype_policy(_distribute.policy(place))
-    found: dict[str, Any] = {"device": _keras_fit._name(place)}
+    place = _tf_distribute.device_type(request["accelerator"])
+    keras.config.set_dtype_policy(_tf_distribute.policy(place))
+    found: dict[str, Any] = {"device": _keras_tensorflow.device_name(place)}
     clock = Clock(request)
 
     def batch(count: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -65,7 +65,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 def _step(model: Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A training step like the training loop's, on a new network."""
     training = model.spec.training
-    net = _keras_fit.deployable(_keras.network(model), model.spec.preprocessing)
+    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec.preprocessing)
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay, epsilon=1e-8)
     optimizer.build(net.trainable_variables)
     criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
@@ -90,7 +90,7 @@ def mistakes(model: Model, request: dict[str, Any]) -> dict[str, Any]:
         For each case and mode: `message`, empty if there is none; `layer`, the names by which a message may call the
         layer; `when` the error was raised.
     """
-    _distribute.device("cpu")  # as in _torch.py
+    _tf_distribute.device_type("cpu")  # as in _torch.py
     found: dict[str, Any] = {}
     for mode in request["modes"]:
         for case in ("shape", "nan", "nan, looked for"):

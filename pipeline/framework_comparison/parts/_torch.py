@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import NeedsTool
 from pipeline.framework_comparison.parts._clock import Clock, cleaned, noise
-from pipeline.frameworks import _fit
+from pipeline.frameworks import _torch_training
 from pipeline.frameworks import torch as framework
 from pipeline.sources import Model
 
@@ -21,13 +21,13 @@ Step = Callable[[torch.Tensor, torch.Tensor], float]
 
 def device(model: Model, request: dict[str, Any]) -> str:
     """See `_keras.device`."""
-    return _fit.accelerator(request["accelerator"])
+    return _torch_training.device_type(request["accelerator"])
 
 
 def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     """See `_keras.steps`. The ways are eager and torch.compile with its default backend, which generates C++ or
     Triton code."""
-    device = torch.device(_fit.accelerator(request["accelerator"]))
+    device = torch.device(_torch_training.device_type(request["accelerator"]))
     found: dict[str, Any] = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     clock = Clock(request)
     for way in ("eager", "compiled"):
@@ -60,7 +60,7 @@ def _step(model: Model, device: torch.device, compiled: bool) -> Step:
     run = torch.compile(net) if compiled else net
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=_fit.precision(device.type) == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=_torch_training.precision(device.type) == "bfloat16"):
             loss = criterion(run(images.contiguous(memory_format=torch.channels_last)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import BadOption, StageFailed
-from pipeline.frameworks import Group, _group, _loop, _meeting
-from pipeline.frameworks._group import End, Part
+from pipeline.frameworks import Group, _process_group, _rendezvous, _training_loop
+from pipeline.frameworks._process_group import End, Part
 from pipeline.system import packages, proc
 from pipeline.system.progress import say
 
@@ -76,11 +76,11 @@ def _say_unused() -> None:
 
 
 def precision(kind: str) -> str:
-    """See `_loop.precision`; `kind` is `device`'s."""
+    """See `_training_loop.precision`; `kind` is `device`'s."""
     if kind == "CPU":
-        return _loop.precision(None)
+        return _training_loop.precision(None)
     details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
-    return _loop.precision(details.get("compute_capability"))
+    return _training_loop.precision(details.get("compute_capability"))
 
 
 def policy(kind: str) -> str:
@@ -151,9 +151,9 @@ def launch(group: Group) -> None:
         PipelineError: what one of them raised; StageFailed where one was ended or raised anything else, or another
             machine did not come.
     """
-    with _meeting.met(group) as meeting, tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
+    with _rendezvous.met(group) as meeting, tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
         file = Path(folder) / "error.json"
-        variables = {**os.environ, _group.ERROR_FILE: str(file)}
+        variables = {**os.environ, _process_group.ERROR_FILE: str(file)}
         if meeting.addresses:
             task = {"type": "worker", "index": group.node_rank}
             variables["TF_CONFIG"] = json.dumps({"cluster": {"worker": meeting.addresses}, "task": task})
@@ -170,7 +170,7 @@ def launch(group: Group) -> None:
             if ended:
                 elsewhere[group.node_rank] = mine
         if elsewhere:
-            raise _group.cause(elsewhere, group.nodes)
+            raise _process_group.cause(elsewhere, group.nodes)
 
 
 @contextlib.contextmanager

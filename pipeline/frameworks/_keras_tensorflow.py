@@ -14,8 +14,8 @@ import tensorflow as tf
 from pipeline.core import ModelSpec, Preprocessing
 from pipeline.datasets import Split
 from pipeline.errors import Broken
-from pipeline.frameworks import Settings, _distribute, _keras, _loop
-from pipeline.frameworks._group import Part
+from pipeline.frameworks import Settings, _keras, _tf_distribute, _training_loop
+from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import store
 from pipeline.system.progress import bar
@@ -37,7 +37,7 @@ class Pictures:
     def __init__(self, split: Split, what: str | None) -> None:
         self.split = split
         self.shape = split.read(0).shape
-        pixels = _loop.decoded(split, what)
+        pixels = _training_loop.decoded(split, what)
         with tf.device("CPU:0"):  # where tf.data works
             self.pixels = None if pixels is None else tf.constant(pixels)
             self.labels = tf.constant(split.labels)
@@ -92,7 +92,7 @@ def drawn(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.T
     draws = []
     for name in names:
         seed += 1
-        reach = _loop.reach(name)
+        reach = _training_loop.reach(name)
         if reach is None:
             draws.append((tf.random.stateless_uniform([whole], seed) < 0.5)[start:end])
         else:
@@ -108,7 +108,7 @@ def augmented(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor
     """
     height, width = images.shape[1:3]
     for name, by in zip(names, draws, strict=True):
-        reach = _loop.reach(name)
+        reach = _training_loop.reach(name)
         if reach is None:
             images = tf.where(by[:, None, None, None], tf.reverse(images, [2]), images)
         else:
@@ -149,7 +149,7 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 
 def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accelerator: str) -> NDArray[np.float32]:
     """Float outputs (N, classes) for a whole split."""
-    with tf.device(_distribute.device(accelerator)):
+    with tf.device(_tf_distribute.device(accelerator)):
         pictures = Pictures(split, "evaluation")
         return np.asarray(deployable(net, preprocessing).predict(pictures.batches(256), verbose=0), np.float32)
 
@@ -172,10 +172,10 @@ def graph(net: keras.Model) -> bytes:
 
 
 class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
-    """The learning rate of every step, by `_loop.rate`."""
+    """The learning rate of every step, by `_training_loop.rate`."""
 
     def __init__(self, peak: float, steps: int) -> None:
-        self.rates = tf.constant([peak * _loop.rate(step, steps) for step in range(steps)], tf.float32)
+        self.rates = tf.constant([peak * _training_loop.rate(step, steps) for step in range(steps)], tf.float32)
 
     def __call__(self, step: Any) -> Any:
         return tf.gather(self.rates, tf.cast(step, tf.int64))
@@ -193,26 +193,26 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
         StageFailed: the loss is no number any more, or the connection to another machine broke.
 
     Returns:
-        The facts of `_loop.follow`, and of `_ran`.
+        The facts of `_training_loop.follow`, and of `_ran`.
     """
     group = settings.group
-    kind = _distribute.device(settings.accelerator, group)
-    strategy = _distribute.strategy(group, kind)
-    keras.config.set_dtype_policy(_distribute.policy(kind))
+    kind = _tf_distribute.device(settings.accelerator, group)
+    strategy = _tf_distribute.strategy(group, kind)
+    keras.config.set_dtype_policy(_tf_distribute.policy(kind))
     if kind == "GPU":
         tf.config.experimental.reset_memory_stats("GPU:0")
     first, folder = group.node_rank == 0, home / "training"
     try:
-        with _distribute.connected(group):
+        with _tf_distribute.connected(group):
             if group.nodes > 1:
-                _loop.agree(key, _distribute.text_from_first(strategy, key), group.node_rank)
+                _training_loop.agree(key, _tf_distribute.text_from_first(strategy, key), group.node_rank)
             pictures = {name: Pictures(data[name], name if first else None) for name in ("train", "validation")}
             loop = Loop(strategy, model, settings, pictures, folder, key)
-            facts = _loop.fresh() | loop.resumed()
+            facts = _training_loop.fresh() | loop.resumed()
             run = home / "tensorboard" / key[:12] if first else None
-            facts = _loop.follow(loop, facts, settings, len(pictures["train"]), run)
+            facts = _training_loop.follow(loop, facts, settings, len(pictures["train"]), run)
             if group.nodes > 1:
-                _distribute.text_from_first(strategy, "end")  # nobody leaves before all have ended their last step
+                _tf_distribute.text_from_first(strategy, "end")  # nobody leaves before all have ended their last step
     finally:
         keras.config.set_dtype_policy("float32")
     if first:
@@ -223,8 +223,11 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
 
 
 class Loop:
-    """See `_loop.Loop`. Not by model.fit, which cannot run under MultiWorkerMirroredStrategy (Keras issue 20585), and
-    under MirroredStrategy not several steps at a time."""
+    """See `_training_loop.Loop`.
+
+    Replaces model.fit, which cannot run under MultiWorkerMirroredStrategy (Keras issue 20585) and cannot run several
+    steps at a time under MirroredStrategy.
+    """
 
     def __init__(
         self, strategy: tf.distribute.Strategy, model: Model, settings: Settings, pictures: Mapping[str, Pictures],
@@ -232,11 +235,11 @@ class Loop:
     ) -> None:  # fmt: skip
         self.strategy, self.settings, self.pictures, self.folder, self.key = strategy, settings, pictures, folder, key
         self.training, self.classes = model.spec.training, model.spec.classes
-        self.steps = _loop.steps(len(pictures["train"]), settings)
+        self.steps = _training_loop.steps(len(pictures["train"]), settings)
         keras.utils.set_random_seed(settings.seed)
         self.net = _keras.network(model, strategy.scope)
         if settings.group.size > 1:
-            _distribute.synchronize(self.net)
+            _tf_distribute.synchronize(self.net)
         with strategy.scope():
             self.network = deployable(self.net, model.spec.preprocessing)
             rates = Rates(settings.lr, settings.epochs * self.steps)
@@ -251,7 +254,7 @@ class Loop:
         self.training_batches = self.validation_batches = None
 
     def epoch(self, epoch: int) -> float:
-        """See `_loop.Loop`."""
+        """See `_training_loop.Loop`."""
         settings = self.settings
         if self.training_batches is None:  # one for all epochs, in order: to begin one takes as long as many steps
             self.training_batches = self._given(self._parts_from(epoch).map(self.drawn, tf.data.AUTOTUNE))
@@ -265,21 +268,21 @@ class Loop:
         return total / self.steps
 
     def accuracy(self) -> float:
-        """See `_loop.Loop`; each device looks at its part."""
+        """See `_training_loop.Loop`; each device looks at its part."""
         validation, size = self.pictures["validation"], 256 * self.settings.group.size
         if self.validation_batches is None:
-            mine = parts_of(np.arange(len(validation)), size, _distribute.parts(self.settings.group))
+            mine = parts_of(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
             batches = tf.data.Dataset.from_tensor_slices(mine).repeat().map(self.plain, tf.data.AUTOTUNE)
             self.validation_batches = self._given(batches)
         right = self.seen_right(self.validation_batches, tf.constant(-(-len(validation) // size)))
         return int(right) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """See `_loop.Loop`."""
+        """See `_training_loop.Loop`."""
         return {_neutral(variable.path): variable.numpy() for variable in self.net.trainable_variables}
 
     def keep(self, facts: Mapping[str, Any], best: bool) -> None:
-        """See `_loop.Loop`."""
+        """See `_training_loop.Loop`."""
         if best:
             _save(self.folder / "best.npz", self.net.variables, {})
         _save(self.folder / "state.npz", self.state, {**facts, "key": self.key})
@@ -292,10 +295,10 @@ class Loop:
         if first and not found:
             store.remove(self.folder)
         if many:
-            found = json.loads(_distribute.text_from_first(self.strategy, json.dumps(found)))
+            found = json.loads(_tf_distribute.text_from_first(self.strategy, json.dumps(found)))
         if many and found:
             for variable in self.state:
-                variable.assign(_distribute.from_first(self.strategy, variable.numpy()))
+                variable.assign(_tf_distribute.from_first(self.strategy, variable.numpy()))
         return dict(found)
 
     def _parts_from(self, epoch: int) -> tf.data.Dataset:
@@ -303,9 +306,9 @@ class Loop:
         group, size = self.settings.group, self.settings.batch_size
 
         def of(epoch: NDArray[np.int64]) -> Elements:
-            seed = _loop.seed(self.settings, int(epoch))
+            seed = _training_loop.seed(self.settings, int(epoch))
             order = np.random.default_rng(seed).permutation(len(self.pictures["train"]))
-            return parts_of(order, size, _distribute.parts(group), seed)
+            return parts_of(order, size, _tf_distribute.parts(group), seed)
 
         def elements(epoch: tf.Tensor) -> tf.data.Dataset:
             numbers, places, weights = tf.numpy_function(of, [epoch], (tf.int64, tf.int64, tf.float32))
@@ -405,7 +408,7 @@ def _neutral(path: str) -> str:
 
 def _ran(kind: str) -> dict[str, Any]:
     """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
-    facts: dict[str, Any] = {"device": _name(kind), "precision": _distribute.precision(kind)}
+    facts: dict[str, Any] = {"device": _name(kind), "precision": _tf_distribute.precision(kind)}
     if kind == "GPU":
         facts["peak_gpu_bytes"] = int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
     return facts

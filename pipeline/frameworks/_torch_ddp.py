@@ -21,8 +21,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipeline.frameworks import Group, _group
-from pipeline.frameworks._group import End
+from pipeline.frameworks import Group, _process_group
+from pipeline.frameworks._process_group import End
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that the launcher takes, and keeps."""
@@ -106,11 +106,11 @@ def launch(group: Group) -> None:
             elastic_launch(_config(group, folder), program)(*words)
     except ChildFailedError as error:
         failures = {rank: End(failure.exitcode, failure.error_file_data) for rank, failure in error.failures.items()}
-        raise _group.cause(failures, group.size) from error
+        raise _process_group.cause(failures, group.size) from error
     except SignalException as error:
         stopped = error.sigval
     except dist.DistError as error:
-        raise _group.not_met(group) from error
+        raise _process_group.not_met(group) from error
     else:
         return
     finally:
@@ -136,8 +136,8 @@ def _config(group: Group, folder: str) -> LaunchConfig:
         nproc_per_node=group.devices,
         run_id="lastmile",
         rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="localhost:0" if alone else _group.endpoint(group),
-        rdzv_configs={} if alone else {"rank": group.node_rank, "timeout": _group.JOIN_SECONDS},
+        rdzv_endpoint="localhost:0" if alone else _process_group.endpoint(group),
+        rdzv_configs={} if alone else {"rank": group.node_rank, "timeout": _process_group.JOIN_SECONDS},
         local_addr="localhost" if alone else None,
         signals_to_handle=",".join(number.name for number in HANDLED),
         max_restarts=0,

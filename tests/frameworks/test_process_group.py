@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BadData, PipelineError, StageFailed
-from pipeline.frameworks import _group
+from pipeline.frameworks import _process_group
 from pipeline.stages import _train_process
 
 
@@ -17,7 +17,7 @@ from pipeline.stages import _train_process
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12, 32])
 def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_means_its_mean(count: int, world: int) -> None:
     batch = [float(i * i) for i in range(count)]
-    parts = [_group.Part(rank, world) for rank in range(world)]
+    parts = [_process_group.Part(rank, world) for rank in range(world)]
     assert [x for part in parts if part.weight(count) for x in batch[part.of(count)]] == batch
     means = [sum(batch[part.of(count)]) / len(batch[part.of(count)]) * part.weight(count) for part in parts]
     assert sum(means) / world == pytest.approx(sum(batch) / count)
@@ -31,13 +31,13 @@ def cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *ends: BaseException 
     failures = {}
     for rank, end in zip(reversed(range(len(ends))), ends, strict=True):
         file, said = tmp_path / f"{rank}.json", {}
-        monkeypatch.setenv(_group.ERROR_FILE, str(file))
+        monkeypatch.setenv(_process_group.ERROR_FILE, str(file))
         if isinstance(end, BaseException):
             _train_process._record(end)
             said = json.loads(file.read_text())
         code = 143 if isinstance(end, SystemExit) else 1
-        failures[rank] = _group.End(end if isinstance(end, int) else code, said)
-    return _group.cause(failures, len(ends))
+        failures[rank] = _process_group.End(end if isinstance(end, int) else code, said)
+    return _process_group.cause(failures, len(ends))
 
 
 def test_what_was_raised_first_is_raised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_a_process_that_said_nothing_is_named_with_its_exit_code(
 
 
 def test_an_error_is_written_as_the_launcher_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_group.ERROR_FILE, str(tmp_path / "error.json"))
+    monkeypatch.setenv(_process_group.ERROR_FILE, str(tmp_path / "error.json"))
     _train_process._record(BadData("one\ntwo"))
     written = json.loads((tmp_path / "error.json").read_text())
     assert (written["message"]["message"], written["kind"]) == ("one two", "BadData")

@@ -13,14 +13,14 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import StageFailed
-from pipeline.frameworks import Group, _group, _meeting
-from pipeline.frameworks._group import End
-from pipeline.frameworks._meeting import Meeting
+from pipeline.frameworks import Group, _process_group, _rendezvous
+from pipeline.frameworks._process_group import End
+from pipeline.frameworks._rendezvous import Meeting
 
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> Group:
-    monkeypatch.setattr(_group, "JOIN_SECONDS", 10)  # of a test that fails, others would wait for long
+    monkeypatch.setattr(_process_group, "JOIN_SECONDS", 10)  # of a test that fails, others would wait for long
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return Group(nodes=3, address=f"127.0.0.1:{probe.getsockname()[1]}")
@@ -30,7 +30,7 @@ def meet(group: Group, stack: ExitStack) -> list[Meeting]:
     """The meetings of all machines of a group, by rank."""
 
     def enter(rank: int) -> Meeting:
-        return stack.enter_context(_meeting.met(replace(group, node_rank=rank)))
+        return stack.enter_context(_rendezvous.met(replace(group, node_rank=rank)))
 
     with ThreadPoolExecutor(group.nodes) as pool:
         found: list[Future[Meeting]] = [pool.submit(enter, rank) for rank in range(group.nodes)]
@@ -39,7 +39,7 @@ def meet(group: Group, stack: ExitStack) -> list[Meeting]:
 
 def connected(group: Group) -> socket.socket:
     """A connection to machine 0, once it listens."""
-    host, port = _group.endpoint(group).split(":")
+    host, port = _process_group.endpoint(group).split(":")
     while True:
         try:
             return socket.create_connection((host, int(port)), 5)
@@ -60,11 +60,11 @@ def test_all_learn_the_same_addresses_and_whoever_is_none_of_them_is_shown_out(g
 
     with ExitStack() as stack:
         with ThreadPoolExecutor(1) as pool:
-            server = pool.submit(lambda: stack.enter_context(_meeting.met(group)))
+            server = pool.submit(lambda: stack.enter_context(_rendezvous.met(group)))
             disturb()
             others = [replace(group, node_rank=rank) for rank in (2, 1)]
             with ThreadPoolExecutor(2) as two:
-                joined = list(two.map(lambda other: stack.enter_context(_meeting.met(other)), others))
+                joined = list(two.map(lambda other: stack.enter_context(_rendezvous.met(other)), others))
             first = server.result()
         assert first.addresses == joined[0].addresses == joined[1].addresses
         assert [place.split(":")[0] for place in first.addresses] == ["127.0.0.1"] * 3
@@ -97,8 +97,8 @@ def test_a_machine_that_went_away_has_failed(how: Callable[[socket.socket], None
     with ExitStack() as stack:
         first, second = meet(replace(group, nodes=2), stack)
         how(second.peers[0])
-        assert first.failures(5) == {1: _meeting.AWAY}
-        said = str(_group.cause({1: _meeting.AWAY}, 2))
+        assert first.failures(5) == {1: _rendezvous.AWAY}
+        said = str(_process_group.cause({1: _rendezvous.AWAY}, 2))
         assert said == "training process 1 (of 2, from 0) failed: ConnectionError: its machine went away"
 
 
@@ -106,11 +106,11 @@ def test_a_machine_that_went_away_has_failed(how: Callable[[socket.socket], None
 def test_a_machine_that_does_not_come_is_not_waited_for_for_ever(
     rank: int, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_group, "JOIN_SECONDS", 0.3)
-    with pytest.raises(StageFailed, match="did not meet at 127"), _meeting.met(replace(group, node_rank=rank)):
+    monkeypatch.setattr(_process_group, "JOIN_SECONDS", 0.3)
+    with pytest.raises(StageFailed, match="did not meet at 127"), _rendezvous.met(replace(group, node_rank=rank)):
         pass
 
 
 def test_one_machine_meets_nobody() -> None:
-    with _meeting.met(Group(devices=2)) as meeting:
+    with _rendezvous.met(Group(devices=2)) as meeting:
         assert (meeting.addresses, meeting.failures(0)) == ((), {})

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline.core import Training
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken
-from pipeline.frameworks import Group, Settings, _ddp, _group, _loop
-from pipeline.frameworks._group import Part
+from pipeline.frameworks import Group, Settings, _process_group, _torch_ddp, _training_loop
+from pipeline.frameworks._process_group import Part
 from pipeline.system import store
 from pipeline.system.progress import bar
 
@@ -43,7 +43,7 @@ class Pictures(TorchDataset[Batch]):
     def __init__(self, split: Split, what: str | None, sharers: int = 1) -> None:
         self.split = split
         self.labels = torch.from_numpy(split.labels.copy())
-        pixels = _loop.decoded(split, what, sharers)
+        pixels = _training_loop.decoded(split, what, sharers)
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
         self.workers = 0 if self.pixels is not None else max(1, min(8, (os.cpu_count() or 1) // sharers))
 
@@ -113,8 +113,8 @@ def accelerator(word: str, devices: int = 1) -> str:
 
 
 def precision(where: str) -> str:
-    """See `_loop.precision`; `where` is "cuda" or "cpu"."""
-    return _loop.precision(torch.cuda.get_device_capability() if where == "cuda" else None)
+    """See `_training_loop.precision`; `where` is "cuda" or "cpu"."""
+    return _training_loop.precision(torch.cuda.get_device_capability() if where == "cuda" else None)
 
 
 def fabric(word: str, group: Group) -> Fabric:
@@ -129,7 +129,7 @@ def fabric(word: str, group: Group) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process says that it is there
     where = accelerator(word, group.devices)
     if where == "cpu" and group.size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(_group.threads(group))
+        torch.set_num_threads(_process_group.threads(group))
     return Fabric(
         accelerator=where,
         # Buffers are the statistics of batch normalisation, which are alike in all processes.
@@ -154,21 +154,21 @@ def fit(
         BadData: another machine of the group has other data, code or settings than the first.
 
     Returns:
-        The facts of `_loop.follow`, and of `_ran`.
+        The facts of `_training_loop.follow`, and of `_ran`.
     """
     group = settings.group
     engine = fabric(settings.accelerator, group)
     engine.launch()
     first = engine.is_global_zero
-    _loop.agree(key, engine.broadcast(key), engine.global_rank)
+    _training_loop.agree(key, engine.broadcast(key), engine.global_rank)
     engine.seed_everything(settings.seed, verbose=False)
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
     pictures = {name: Pictures(data[name], name if first else None, group.devices) for name in ("train", "validation")}
     loop = prepared(engine, network, training, settings, pictures, State(home / "training", key))
-    facts = _loop.fresh() | _resumed(loop)
+    facts = _training_loop.fresh() | _resumed(loop)
     run = home / "tensorboard" / key[:12] if first else None
-    return _loop.follow(loop, facts, settings, len(pictures["train"]), run) | _ran(engine)
+    return _training_loop.follow(loop, facts, settings, len(pictures["train"]), run) | _ran(engine)
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,13 @@ class _Loop:
 
     @property
     def steps(self) -> int:
-        return _loop.steps(len(self.pictures["train"]), self.settings)
+        return _training_loop.steps(len(self.pictures["train"]), self.settings)
 
     def epoch(self, epoch: int) -> float:
-        """See `_loop.Loop`; order and augmentation depend on seed and epoch alone."""
+        """See `_training_loop.Loop`; order and augmentation depend on seed and epoch alone."""
         engine, size = self.engine, self.settings.batch_size
         part = Part(engine.global_rank, engine.world_size)
-        seed = _loop.seed(self.settings, epoch)
+        seed = _training_loop.seed(self.settings, epoch)
         torch.manual_seed(seed + part.rank)  # of dropout
         draws, batches = torch.Generator(engine.device).manual_seed(seed), self.batches(seed)
         if engine.is_global_zero:
@@ -232,7 +232,7 @@ class _Loop:
         return found
 
     def accuracy(self) -> float:
-        """See `_loop.Loop`; each process looks at its part."""
+        """See `_training_loop.Loop`; each process looks at its part."""
         self.network.eval()
         engine = self.engine
         right = torch.zeros((), dtype=torch.int64, device=engine.device)
@@ -243,7 +243,7 @@ class _Loop:
         return int(engine.all_reduce(right, reduce_op="sum")) / len(self.pictures["validation"])
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """See `_loop.Loop`."""
+        """See `_training_loop.Loop`."""
         found = {}
         for name, parameter in self.network.module.named_parameters():  # type: ignore[union-attr]  # Fabric's
             layer, _, leaf = name.removeprefix("net.").rpartition(".")
@@ -252,7 +252,7 @@ class _Loop:
         return found
 
     def keep(self, facts: Mapping[str, Any], best: bool) -> None:
-        """See `_loop.Loop`."""
+        """See `_training_loop.Loop`."""
         if best:
             _save(self.state.folder / "best.ckpt", state_dict(self.network))
         kept = {name: part.state_dict() for name, part in self.parts.items()}
@@ -270,10 +270,10 @@ def prepared(
 ) -> _Loop:  # fmt: skip
     """The network on its device and in its group, with its optimizer and learning rates."""
     if settings.group.size > 1:
-        network = _ddp.synchronized(network, gpu=engine.device.type == "cuda")
-    steps = settings.epochs * _loop.steps(len(pictures["train"]), settings)
+        network = _torch_ddp.synchronized(network, gpu=engine.device.type == "cuda")
+    steps = settings.epochs * _training_loop.steps(len(pictures["train"]), settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_loop.rate, steps=steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_training_loop.rate, steps=steps))
     network, optimizer = engine.setup(_channels_last(network), optimizer)
     return _Loop(engine, network, optimizer, schedule, pictures, settings, training, state)
 
@@ -290,7 +290,7 @@ def augmented(
     count, _, height, width = images.shape
     device = images.device
     for name in names:
-        reach = _loop.reach(name)
+        reach = _training_loop.reach(name)
         if reach is None:
             flip = (torch.rand(whole, generator=draws, device=device) < 0.5)[part]
             images = torch.where(flip[:, None, None, None], images.flip(3), images)

@@ -27,9 +27,9 @@ def layers(module: Any) -> list[tuple[Any, Any, Any]]:
 
 
 def tensor(module: Any, node: Any) -> Any:
-    from pipeline.frameworks import _constants
+    from pipeline.frameworks import _int8_constants
 
-    return _constants._attribute(module, node).detach().double()
+    return _int8_constants._attribute(module, node).detach().double()
 
 
 @pytest.mark.parametrize("name", ["quantized.pt2", "unfolded.pt2"])
@@ -61,12 +61,12 @@ def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float,
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from pipeline.core import Preprocessing
-    from pipeline.frameworks import _constants, _deployable
+    from pipeline.frameworks import _int8_constants, _normalization
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.normalize = _deployable.normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
+            self.normalize = _normalization.normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
             self.last = torch.nn.Conv2d(1, 1, 1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float,
     quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(torch.export.export(Net().eval(), (pixels,)).module(), quantizer)
     prepared(pixels)
-    _constants.pin_input_ranges(prepared, (0.0, 255.0))
+    _int8_constants.pin_input_ranges(prepared, (0.0, 255.0))
     converted = convert_pt2e(prepared)
     (normalised, _) = [n for n in converted.graph.nodes if n.target is torch.ops.aten.conv2d.default]
     (quantize,) = normalised.users

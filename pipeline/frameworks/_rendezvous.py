@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.frameworks import Group, _group
-from pipeline.frameworks._group import End
+from pipeline.frameworks import Group, _process_group
+from pipeline.frameworks._process_group import End
 
 LINE = 1 << 16
 """Bytes that a line may have."""
@@ -78,15 +78,15 @@ def met(group: Group) -> Iterator[Meeting]:
         yield Meeting()
         return
     with contextlib.ExitStack() as stack:
-        until = time.monotonic() + _group.JOIN_SECONDS
-        host, _, port = _group.endpoint(group).partition(":")
+        until = time.monotonic() + _process_group.JOIN_SECONDS
+        host, _, port = _process_group.endpoint(group).partition(":")
         try:
             if group.node_rank == 0:
                 meeting = _opened(group, host, int(port), until, stack)
             else:
                 meeting = _joined(group, (host, int(port)), until, stack)
         except TimeoutError as error:
-            raise _group.not_met(group) from error
+            raise _process_group.not_met(group) from error
         yield meeting
 
 

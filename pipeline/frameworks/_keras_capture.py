@@ -1,4 +1,4 @@
-"""The process that captures a Keras model as a torch program: `python -m pipeline.frameworks._capture REQUEST`.
+"""The process that captures a Keras model as a torch program: `python -m pipeline.frameworks._keras_capture REQUEST`.
 
 Keras runs on PyTorch here, and takes one backend a process. What fails in a way that a user can mend is one line of
 JSON on standard output: {"error": "BadModel", "says": "…"}.
@@ -24,14 +24,14 @@ def main(request: dict[str, Any]) -> None:
     import_order()
     import torch
 
-    from pipeline.frameworks import _deployable, _graphs, _keras, _planar, _tidy
+    from pipeline.frameworks import _channels_first, _graphs, _keras, _normalization, _simplify
 
     model = Model(Path(request["model"]), from_json(ModelSpec, request["spec"]))
     model.code(
         "keras"
     )  # it may import tensorflow; Keras itself would, to look whether it is there, and has no use for it
     sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
-    net = _planar.planar(_keras.loaded(model, Path(request["weights"])))
+    net = _channels_first.planar(_keras.loaded(model, Path(request["weights"])))
 
     class Inference(torch.nn.Module):
         """The network as a torch module that is not training."""
@@ -44,10 +44,10 @@ def main(request: dict[str, Any]) -> None:
             logits: torch.Tensor = self.layers(image, training=False)
             return logits
 
-    program = _graphs.traced(_deployable.Deployable(Inference(), model.spec.preprocessing).eval(), model.spec)
+    program = _graphs.traced(_normalization.Deployable(Inference(), model.spec.preprocessing).eval(), model.spec)
     folder = Path(request["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    _graphs.keep(_graphs.traced(_tidy.tidy(program), model.spec), folder / _graphs.FLOAT)
+    _graphs.keep(_graphs.traced(_simplify.tidy(program), model.spec), folder / _graphs.FLOAT)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core import Preprocessing
 from pipeline.datasets import SPLITS, Split, _images, _splits
-from pipeline.datasets._files import Files, open_files
+from pipeline.datasets._image_files import Files, open_files
 from pipeline.datasets._splits import Sample
 from pipeline.errors import BadData
 from pipeline.system.progress import bar

@@ -23,26 +23,26 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_tensorflow_cannot_use_is_not_passed_over_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     import tensorflow as tf
 
-    from pipeline.frameworks import _distribute
+    from pipeline.frameworks import _tf_distribute
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow has a GPU here")
-    _distribute._say_unused.cache_clear()
-    assert [_distribute.device("auto") for _ in range(2)] == ["CPU", "CPU"]
+    _tf_distribute._say_unused.cache_clear()
+    assert [_tf_distribute.device("auto") for _ in range(2)] == ["CPU", "CPU"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("training on the CPU: an NVIDIA driver is here, but TensorFlow sees no GPU")
     with pytest.raises(BadOption, match=r"^--accelerator cuda: an NVIDIA driver is here.*docs/scaling\.md"):
-        _distribute.device("cuda")
-    assert _distribute.device("cpu") == "CPU" and capsys.readouterr().err == ""
+        _tf_distribute.device("cuda")
+    assert _tf_distribute.device("cpu") == "CPU" and capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("driver")
 def test_gpus_that_are_hidden_are_not_missed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.frameworks import _distribute
+    from pipeline.frameworks import _tf_distribute
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    _distribute._say_unused.cache_clear()
-    _distribute.device("auto")
+    _tf_distribute._say_unused.cache_clear()
+    _tf_distribute.device("auto")
     assert capsys.readouterr().err == ""
