@@ -151,9 +151,9 @@ def in_torch(model: Model, split: Split, folder: Path) -> Loops:
     training, settings = model.spec.training, settings_of(model)
     engine = _torch_training.fabric("auto", Group())
     engine.launch()
-    shown_to = dict.fromkeys(("train", "validation"), _torch_training.Pictures(split, None))
+    shown_to = dict.fromkeys(("train", "validation"), _torch_training.SplitDataset(split, None))
     state = _torch_training.State(folder, "key")
-    ours = _torch_training.prepared(engine, framework.network(model), training, settings, shown_to, state)
+    ours = _torch_training.make_loop(engine, framework.network(model), training, settings, shown_to, state)
     first = next(iter(ours.batches(0)))
 
     class Same(_torch_training._Loop):
@@ -173,7 +173,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> Loops:
         for which in torch.randperm(len(split)).split(settings.batch_size):
             count = len(which)
             batch = images[which].to(device).float()
-            batch = _torch_training.augmented(batch, training.augment, draws, count, slice(0, count))
+            batch = _torch_training.augment(batch, training.augment, draws, count, slice(0, count))
             with torch.autocast(device, torch.bfloat16, enabled=_torch_training.precision(device) == "bfloat16"):
                 loss = criterion(net(batch.contiguous(memory_format=torch.channels_last)), labels[which].to(device))
             optimizer.zero_grad()
@@ -181,7 +181,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> Loops:
             optimizer.step()
         return float(loss.detach())
 
-    return ours.epoch, bare, Same(**vars(ours)).epoch, lambda: _torch_training._ran(engine)
+    return ours.epoch, bare, Same(**vars(ours)).epoch, lambda: _torch_training.device_facts(engine)
 
 
 def in_keras(model: Model, split: Split, folder: Path) -> Loops:
@@ -194,10 +194,10 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
     from pipeline.frameworks import _keras, _keras_tensorflow, _tf_distribute
 
     training, settings = model.spec.training, settings_of(model)
-    kind = _tf_distribute.device("auto")
+    kind = _tf_distribute.device_type("auto")
     keras.config.set_dtype_policy(_tf_distribute.policy(kind))
     strategy = _tf_distribute.strategy(Group(), kind)
-    shown_to = dict.fromkeys(("train", "validation"), _keras_tensorflow.Pictures(split, None))
+    shown_to = dict.fromkeys(("train", "validation"), _keras_tensorflow.SplitDataset(split, None))
     ours = _keras_tensorflow.Loop(strategy, model, settings, shown_to, folder, "key")
     first, same = next(ours._given(ours._parts_from(0).map(ours.drawn))), copy.copy(ours)
 
@@ -207,7 +207,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
 
     same.training_batches = Same()
 
-    net = _keras_tensorflow.deployable(_keras.network(model), model.spec.preprocessing)
+    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec.preprocessing)
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay)
     optimizer.build(net.trainable_variables)
     criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
@@ -217,8 +217,10 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
     @tf.function(reduce_retracing=True)
     def step(which: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         count = tf.shape(which, tf.int64)[0]
-        draws = _keras_tensorflow.drawn(training.augment, seed, tf.stack([count, tf.zeros_like(count), count]))
-        batch = _keras_tensorflow.augmented(tf.cast(tf.gather(images, which), tf.float32), training.augment, draws)
+        draws = _keras_tensorflow.draw_augmentations(
+            training.augment, seed, tf.stack([count, tf.zeros_like(count), count])
+        )
+        batch = _keras_tensorflow.augment(tf.cast(tf.gather(images, which), tf.float32), training.augment, draws)
         with tf.GradientTape() as tape:
             loss = criterion(tf.gather(labels, which), net(batch, training=True))
         optimizer.apply(tape.gradient(loss, net.trainable_variables))
@@ -231,7 +233,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
             loss = step(which, tf.constant([epoch, start], tf.int64))
         return float(loss)
 
-    return ours.epoch, bare, same.epoch, lambda: _keras_tensorflow._ran(kind)
+    return ours.epoch, bare, same.epoch, lambda: _keras_tensorflow.device_facts(kind)
 
 
 LOOPS = {"torch": in_torch, "keras": in_keras}

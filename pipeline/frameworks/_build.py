@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def built(model: Model, framework: str) -> Any:
+def build(model: Model, framework: str) -> Any:
     """What build(spec) returns.
 
     Raises:

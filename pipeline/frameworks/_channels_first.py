@@ -17,7 +17,7 @@ BY_AXIS = frozenset({"BatchNormalization", "Concatenate"})
 """Layers that say by an axis where the channels lie."""
 
 
-def planar(model: keras.Model) -> keras.Model:
+def channels_first(model: keras.Model) -> keras.Model:
     """`model` (N, height, width, channels) rebuilt from its layers to take (N, channels, height, width).
 
     A layer that knows neither order gets its axes moved around it.
@@ -25,12 +25,12 @@ def planar(model: keras.Model) -> keras.Model:
     height, width, channels = model.inputs[0].shape[1:]
     image = keras.Input((channels, height, width))
     graph = keras.Model(model.inputs, model.outputs)
-    turned = keras.models.clone_model(graph, [image], clone_function=_turned, call_function=_call)
+    turned = keras.models.clone_model(graph, [image], clone_function=_converted, call_function=_call)
     turned.set_weights(graph.get_weights())
     return turned
 
 
-def _turned(layer: Any) -> Any:
+def _converted(layer: Any) -> Any:
     """A copy of a layer with its channels first, where it can have them so; else the layer."""
     config = layer.get_config() if hasattr(layer, "data_format") or type(layer).__name__ in BY_AXIS else {}
     if "data_format" in config:
@@ -49,11 +49,11 @@ def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     alike = type(layer).__name__ in POINTWISE and len(pictures) in (1, len(keras.tree.flatten(args)))
     if not pictures or turned or alike:
         return layer(*args, **kwargs)
-    back = keras.tree.map_structure(lambda x: _moved(x, (0, 2, 3, 1)), (args, kwargs))
-    return keras.tree.map_structure(lambda x: _moved(x, (0, 3, 1, 2)), layer(*back[0], **back[1]))
+    back = keras.tree.map_structure(lambda x: _transposed(x, (0, 2, 3, 1)), (args, kwargs))
+    return keras.tree.map_structure(lambda x: _transposed(x, (0, 3, 1, 2)), layer(*back[0], **back[1]))
 
 
-def _moved(value: Any, axes: tuple[int, ...]) -> Any:
+def _transposed(value: Any, axes: tuple[int, ...]) -> Any:
     return keras.ops.transpose(value, axes) if len(_shape(value)) == 4 else value
 
 

@@ -24,7 +24,7 @@ FLOAT, FOLDED, UNFOLDED = "float.pt2", "quantized.pt2", "unfolded.pt2"
 weights that the graph quantizes, for litert-torch."""
 
 
-def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
+def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
     """A Deployable as one torch.export program with a free batch size, which serves every target.
 
     Raises:
@@ -48,30 +48,30 @@ def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[n
     prepared = pt2e.prepare_pt2e(load(captured / FLOAT).module(), quantizer)
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            prepared(_channels_first(torch.from_numpy(images[start : start + 32])))
+            prepared(_nchw(torch.from_numpy(images[start : start + 32])))
     _int8_constants.pin_input_ranges(prepared, value_range)
     folder.mkdir(parents=True, exist_ok=True)
-    one = _channels_first(torch.from_numpy(images[:2]))
+    one = _nchw(torch.from_numpy(images[:2]))
     for name, fold in ((FOLDED, True), (UNFOLDED, False)):
         converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
         _int8_constants.round_constants(converted)
         graph = torch.export.export(converted, (one,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        keep(graph, folder / name)
+        save(graph, folder / name)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `Framework.evaluate`."""
     import numpy as np
 
-    module = load(_of(folder)).module()
+    module = load(_graph_file(folder)).module()
     with torch.no_grad():
         batches = [torch.from_numpy(images[start : start + 64]) for start in range(0, len(images), 64)]
-        return np.concatenate([module(_channels_first(batch)).numpy() for batch in batches])
+        return np.concatenate([module(_nchw(batch)).numpy() for batch in batches])
 
 
 def step(folder: Path) -> float | None:
     """See `Framework.step`: the scale of the last dequantize."""
-    program = load(_of(folder))
+    program = load(_graph_file(folder))
     (output,) = program.graph.output_node().args[0]
     if "dequantize_per_tensor" not in str(output.target):
         return None
@@ -83,10 +83,10 @@ def program(captured: Path, quantized: Path | None, name: str) -> Any:
     places = {"program": captured / FLOAT}
     if quantized is not None:
         places |= {"quantized": quantized / FOLDED, "unfolded": quantized / UNFOLDED}
-    return _single(places[name]) if name in places else None
+    return _with_batch_of_one(places[name]) if name in places else None
 
 
-def keep(program: Any, path: Path) -> None:
+def save(program: Any, path: Path) -> None:
     """Saves a program; through memory, because torch's own writer ends the process when the disk is full."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
@@ -98,18 +98,18 @@ def load(path: Path) -> Any:
     return torch.export.load(path)
 
 
-def _of(folder: Path) -> Path:
+def _graph_file(folder: Path) -> Path:
     return folder / FOLDED if (folder / FOLDED).is_file() else folder / FLOAT
 
 
-def _single(path: Path) -> Any:
+def _with_batch_of_one(path: Path) -> Any:
     """The program in `path` with its free batch size fixed at 1, which is what runs on devices."""
     program = load(path)
     (image,) = program.example_inputs[0]
     return torch.export.export(program.module(), (image[:1].clone(),))
 
 
-def _channels_first(images: torch.Tensor) -> torch.Tensor:
+def _nchw(images: torch.Tensor) -> torch.Tensor:
     """uint8 (N, height, width, channels) as float32 (N, channels, height, width).
 
     A clone, because .contiguous() keeps the strides of a single channel as they are, and a graph traced with those

@@ -50,8 +50,8 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
     """
     keras.utils.clear_session()  # layers without a name get the same one in every process
     file = f"{model.folder}/keras.py"
-    with scope(), _plain_errors():
-        net = _build.built(model, "keras")
+    with scope(), _short_errors():
+        net = _build.build(model, "keras")
     if not isinstance(net, keras.Model):
         raise BadModel(f"{file}: build(spec) must return a keras.Model, not {type(net).__name__}")
     wanted = (None, *model.spec.inputs[0].shape)
@@ -65,13 +65,13 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
         raise BadModel(
             f"{file}: a layer has no get_config() that gives all of its arguments: {first_line(error)}"
         ) from error
-    with _plain_errors():
+    with _short_errors():
         _build.check(model, "keras", lambda images: net(images, training=False))
     return net
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _short_errors() -> Iterator[None]:
     """Errors say what they were raised with. Else Keras puts paragraphs around that, of where it was and of what."""
     filtered = keras.config.is_traceback_filtering_enabled()
     keras.config.disable_traceback_filtering()
@@ -82,7 +82,7 @@ def _plain_errors() -> Iterator[None]:
             keras.config.enable_traceback_filtering()
 
 
-def loaded(model: Model, weights: Path) -> keras.Model:
+def load(model: Model, weights: Path) -> keras.Model:
     """The network with a checkpoint's weights."""
     net = network(model)
     net.load_weights(weights)
@@ -118,7 +118,7 @@ def _renumbered(value: Any, ids: dict[int, int]) -> Any:
 # -- files of others ---------------------------------------------------------------------------------------------------
 
 
-def adopted(model: Model, path: Path) -> keras.Model:
+def adopt(model: Model, path: Path) -> keras.Model:
     """The network with the weights of a user's .keras file. Nothing that the file describes is made: its variables go
     into the model of the model folder, whose shapes they must have.
 
@@ -126,7 +126,7 @@ def adopted(model: Model, path: Path) -> keras.Model:
         BadWeights: it is no whole .keras file, describes code, or does not fit.
     """
     try:
-        foreign = set(_foreign(_checked(path), model))
+        foreign = set(_described_code(_read_config(path), model))
     except RecursionError as error:
         raise BadWeights(f"{path} is not a whole .keras file: its config is nested too deeply") from error
     custom = sorted(f"{name} of {module}" if module else name for name, module in foreign)
@@ -142,7 +142,7 @@ def adopted(model: Model, path: Path) -> keras.Model:
         try:
             with zipfile.ZipFile(path) as archive:
                 theirs.write_bytes(archive.read(VARIABLES))
-            _check_fit(path, _variables(theirs), _variables(mine))
+            _check_shapes(path, _variable_shapes(theirs), _variable_shapes(mine))
             net.load_weights(theirs)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise BadWeights(f"{path} is not a whole .keras file: {first_line(error)}") from error
@@ -154,18 +154,18 @@ def adopted(model: Model, path: Path) -> keras.Model:
     return net
 
 
-LARGEST_CONFIG = 1 << 26
+MAX_CONFIG_BYTES = 1 << 26
 """In bytes: a config names layers and holds no weights."""
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     """The config in a .keras file, if it is one of Keras 3; without what it was compiled with, which nothing reads."""
     if path.suffix.lower() != ".keras":
-        raise BadWeights(f"{path}: {_instead(path)}")
+        raise BadWeights(f"{path}: {_advice(path)}")
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-            large = max(archive.getinfo(name).file_size for name in (CONFIG, METADATA)) > LARGEST_CONFIG
+            large = max(archive.getinfo(name).file_size for name in (CONFIG, METADATA)) > MAX_CONFIG_BYTES
             if large or unpacked > 100 * max(path.stat().st_size, 1) or archive.testzip():
                 raise BadWeights(f"{path} is not a whole .keras file: its content is not what it says")
             config, metadata = (json.loads(archive.read(name)) for name in (CONFIG, METADATA))
@@ -181,7 +181,7 @@ def _checked(path: Path) -> dict[str, Any]:
 _KERAS_2 = "load it where it was made, with Keras 3 installed, and save it with model.save('model.keras')"
 
 
-def _instead(path: Path) -> str:
+def _advice(path: Path) -> str:
     """What to do with a file that is no .keras file."""
     suffix = path.suffix.lower()
     if suffix in (".safetensors", ".pt", ".pth", ".bin"):
@@ -193,11 +193,11 @@ def _instead(path: Path) -> str:
     return "weights are a .keras file, as model.save('model.keras') writes it"
 
 
-def _foreign(config: Any, model: Model) -> Iterator[tuple[str, str | None]]:
+def _described_code(config: Any, model: Model) -> Iterator[tuple[str, str | None]]:
     """(class, module) of what a config names that is code, or neither Keras's nor the model folder's."""
     if isinstance(config, list):
         for item in config:
-            yield from _foreign(item, model)
+            yield from _described_code(item, model)
     elif isinstance(config, dict):
         name, module = config.get("class_name"), config.get("module")
         if name is not None:
@@ -209,10 +209,10 @@ def _foreign(config: Any, model: Model) -> Iterator[tuple[str, str | None]]:
             if not (ours or name in VALUES or registered):
                 yield name, str(module) if module else None
         for item in config.values():
-            yield from _foreign(item, model)
+            yield from _described_code(item, model)
 
 
-def _variables(path: Path) -> dict[str, tuple[int, ...]]:
+def _variable_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the variables in an .h5 file by their place; those of an optimizer left out.
 
     Raises:
@@ -237,7 +237,7 @@ def _variables(path: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _check_fit(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     wrong = [
         f"{name} is {'missing' if name not in found else f'{_shape(found[name])} where the model has {_shape(shape)}'}"
         for name, shape in wanted.items()
@@ -279,7 +279,7 @@ def variables(net: keras.Model) -> dict[str, Any]:
     return found
 
 
-def exchanged(value: NDArray[np.float32], depthwise: bool) -> NDArray[np.float32]:
+def to_torch(value: NDArray[np.float32], depthwise: bool) -> NDArray[np.float32]:
     """A Keras variable as PyTorch's tensor.
 
     A kernel (…, inputs, outputs) is a weight (outputs, inputs, …); a depthwise one (…, channels, multiplier) is
@@ -294,7 +294,7 @@ def exchanged(value: NDArray[np.float32], depthwise: bool) -> NDArray[np.float32
     return moved.reshape(-1, 1, *moved.shape[2:])
 
 
-def assign(variable: Any, value: NDArray[np.float32], depthwise: bool) -> None:
+def assign_from_torch(variable: Any, value: NDArray[np.float32], depthwise: bool) -> None:
     """Gives a variable the value of PyTorch's tensor: the inverse of `exchanged`.
 
     Raises:

@@ -31,7 +31,7 @@ def main(request: dict[str, Any]) -> None:
         "keras"
     )  # it may import tensorflow; Keras itself would, to look whether it is there, and has no use for it
     sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
-    net = _channels_first.planar(_keras.loaded(model, Path(request["weights"])))
+    net = _channels_first.channels_first(_keras.load(model, Path(request["weights"])))
 
     class Inference(torch.nn.Module):
         """The network as a torch module that is not training."""
@@ -44,10 +44,12 @@ def main(request: dict[str, Any]) -> None:
             logits: torch.Tensor = self.layers(image, training=False)
             return logits
 
-    program = _graphs.traced(_normalization.Deployable(Inference(), model.spec.preprocessing).eval(), model.spec)
+    program = _graphs.exported(
+        _normalization.WithNormalization(Inference(), model.spec.preprocessing).eval(), model.spec
+    )
     folder = Path(request["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    _graphs.keep(_graphs.traced(_simplify.tidy(program), model.spec), folder / _graphs.FLOAT)
+    _graphs.save(_graphs.exported(_simplify.simplified(program), model.spec), folder / _graphs.FLOAT)
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ Elements = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-class Pictures:
+class SplitDataset:
     """A split for tf.data: uint8 (n, height, width, channels) with int64 labels."""
 
     def __init__(self, split: Split, what: str | None) -> None:
         self.split = split
         self.shape = split.read(0).shape
-        pixels = _training_loop.decoded(split, what)
+        pixels = _training_loop.decode_all(split, what)
         with tf.device("CPU:0"):  # where tf.data works
             self.pixels = None if pixels is None else tf.constant(pixels)
             self.labels = tf.constant(split.labels)
@@ -62,7 +62,7 @@ def _floats(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> Elements:
+def batch_parts(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> Elements:
     """These parts of each batch of `order`, one after another: (numbers of pictures, padded, int64; place, int64;
     weight, float32).
 
@@ -80,7 +80,7 @@ def parts_of(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], s
     return np.array(numbers, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
 
 
-def drawn(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def draw_augmentations(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """What `augmented` does to the pictures of a part, a tensor a name: flipped or not, bool (n,); shifted by how much
     from the top left, int32 (2, n, 1).
 
@@ -92,7 +92,7 @@ def drawn(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.T
     draws = []
     for name in names:
         seed += 1
-        reach = _training_loop.reach(name)
+        reach = _training_loop.max_shift(name)
         if reach is None:
             draws.append((tf.random.stateless_uniform([whole], seed) < 0.5)[start:end])
         else:
@@ -101,14 +101,14 @@ def drawn(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.T
     return tuple(draws)
 
 
-def augmented(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor]) -> tf.Tensor:
+def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor]) -> tf.Tensor:
     """Float images (n, height, width, channels), each flipped and shifted as `names` say and `drawn` has drawn.
 
     On the device that trains: floats, because TensorFlow pads and gathers no bytes on a GPU.
     """
     height, width = images.shape[1:3]
     for name, by in zip(names, draws, strict=True):
-        reach = _training_loop.reach(name)
+        reach = _training_loop.max_shift(name)
         if reach is None:
             images = tf.where(by[:, None, None, None], tf.reverse(images, [2]), images)
         else:
@@ -123,7 +123,7 @@ def augmented(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor
 # -- finished networks -------------------------------------------------------------------------------------------------
 
 
-def deployable(net: keras.Model, preprocessing: Preprocessing) -> keras.Model:
+def with_normalization(net: keras.Model, preprocessing: Preprocessing) -> keras.Model:
     """`net` behind its normalisation, (x - mean) / std as a depthwise 1×1 convolution that is not trained: raw pixels
     (N, height, width, channels) to logits."""
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
@@ -139,7 +139,7 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 
     Not by keras.export: it holds variables in a set, and so writes them in another order each time.
     """
-    model = deployable(net, spec.preprocessing)
+    model = with_normalization(net, spec.preprocessing)
     image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32, spec.inputs[0].name)
     module = tf.Module()
     module.kept = [variable.value for variable in model.variables]
@@ -149,15 +149,15 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 
 def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accelerator: str) -> NDArray[np.float32]:
     """Float outputs (N, classes) for a whole split."""
-    with tf.device(_tf_distribute.device(accelerator)):
-        pictures = Pictures(split, "evaluation")
-        return np.asarray(deployable(net, preprocessing).predict(pictures.batches(256), verbose=0), np.float32)
+    with tf.device(_tf_distribute.device_type(accelerator)):
+        pictures = SplitDataset(split, "evaluation")
+        return np.asarray(with_normalization(net, preprocessing).predict(pictures.batches(256), verbose=0), np.float32)
 
 
 def features(net: keras.Model, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `Framework.features`."""
     last = next(layer for layer in reversed(net.layers) if layer.weights)
-    inner = deployable(keras.Model(net.inputs, last.input), preprocessing)
+    inner = with_normalization(keras.Model(net.inputs, last.input), preprocessing)
     found = inner.predict(images.astype(np.float32), batch_size=64, verbose=0)
     return np.asarray(found, np.float32).reshape(len(images), -1)
 
@@ -172,10 +172,12 @@ def graph(net: keras.Model) -> bytes:
 
 
 class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
-    """The learning rate of every step, by `_training_loop.rate`."""
+    """The learning rate of every step, by `_training_loop.learning_rate`."""
 
     def __init__(self, peak: float, steps: int) -> None:
-        self.rates = tf.constant([peak * _training_loop.rate(step, steps) for step in range(steps)], tf.float32)
+        self.rates = tf.constant(
+            [peak * _training_loop.learning_rate(step, steps) for step in range(steps)], tf.float32
+        )
 
     def __call__(self, step: Any) -> Any:
         return tf.gather(self.rates, tf.cast(step, tf.int64))
@@ -193,33 +195,33 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
         StageFailed: the loss is no number any more, or the connection to another machine broke.
 
     Returns:
-        The facts of `_training_loop.follow`, and of `_ran`.
+        The facts of `_training_loop.run_epochs`, and of `device_facts`.
     """
     group = settings.group
-    kind = _tf_distribute.device(settings.accelerator, group)
+    kind = _tf_distribute.device_type(settings.accelerator, group)
     strategy = _tf_distribute.strategy(group, kind)
     keras.config.set_dtype_policy(_tf_distribute.policy(kind))
     if kind == "GPU":
         tf.config.experimental.reset_memory_stats("GPU:0")
     first, folder = group.node_rank == 0, home / "training"
     try:
-        with _tf_distribute.connected(group):
+        with _tf_distribute.connection_errors(group):
             if group.nodes > 1:
-                _training_loop.agree(key, _tf_distribute.text_from_first(strategy, key), group.node_rank)
-            pictures = {name: Pictures(data[name], name if first else None) for name in ("train", "validation")}
+                _training_loop.check_same_key(key, _tf_distribute.broadcast_text(strategy, key), group.node_rank)
+            pictures = {name: SplitDataset(data[name], name if first else None) for name in ("train", "validation")}
             loop = Loop(strategy, model, settings, pictures, folder, key)
-            facts = _training_loop.fresh() | loop.resumed()
+            facts = _training_loop.initial_facts() | loop.resumed()
             run = home / "tensorboard" / key[:12] if first else None
-            facts = _training_loop.follow(loop, facts, settings, len(pictures["train"]), run)
+            facts = _training_loop.run_epochs(loop, facts, settings, len(pictures["train"]), run)
             if group.nodes > 1:
-                _tf_distribute.text_from_first(strategy, "end")  # nobody leaves before all have ended their last step
+                _tf_distribute.broadcast_text(strategy, "end")  # nobody leaves before all have ended their last step
     finally:
         keras.config.set_dtype_policy("float32")
     if first:
         best = _keras.network(model)
         _load(folder / "best.npz", best.variables)
         _keras.save(best, folder / "model.keras")
-    return facts | _ran(kind)
+    return facts | device_facts(kind)
 
 
 class Loop:
@@ -230,18 +232,18 @@ class Loop:
     """
 
     def __init__(
-        self, strategy: tf.distribute.Strategy, model: Model, settings: Settings, pictures: Mapping[str, Pictures],
+        self, strategy: tf.distribute.Strategy, model: Model, settings: Settings, pictures: Mapping[str, SplitDataset],
         folder: Path, key: str,
     ) -> None:  # fmt: skip
         self.strategy, self.settings, self.pictures, self.folder, self.key = strategy, settings, pictures, folder, key
         self.training, self.classes = model.spec.training, model.spec.classes
-        self.steps = _training_loop.steps(len(pictures["train"]), settings)
+        self.steps = _training_loop.steps_per_epoch(len(pictures["train"]), settings)
         keras.utils.set_random_seed(settings.seed)
         self.net = _keras.network(model, strategy.scope)
         if settings.group.size > 1:
-            _tf_distribute.synchronize(self.net)
+            _tf_distribute.synchronize_batch_norm(self.net)
         with strategy.scope():
-            self.network = deployable(self.net, model.spec.preprocessing)
+            self.network = with_normalization(self.net, model.spec.preprocessing)
             rates = Rates(settings.lr, settings.epochs * self.steps)
             self.optimizer = keras.optimizers.AdamW(rates, weight_decay=self.training.weight_decay, epsilon=1e-8)
             self.optimizer.build(self.network.trainable_variables)
@@ -271,7 +273,7 @@ class Loop:
         """See `_training_loop.Loop`; each device looks at its part."""
         validation, size = self.pictures["validation"], 256 * self.settings.group.size
         if self.validation_batches is None:
-            mine = parts_of(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
+            mine = batch_parts(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
             batches = tf.data.Dataset.from_tensor_slices(mine).repeat().map(self.plain, tf.data.AUTOTUNE)
             self.validation_batches = self._given(batches)
         right = self.seen_right(self.validation_batches, tf.constant(-(-len(validation) // size)))
@@ -279,7 +281,7 @@ class Loop:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
-        return {_neutral(variable.path): variable.numpy() for variable in self.net.trainable_variables}
+        return {_exchange_name(variable.path): variable.numpy() for variable in self.net.trainable_variables}
 
     def keep(self, facts: Mapping[str, Any], best: bool) -> None:
         """See `_training_loop.Loop`."""
@@ -295,10 +297,10 @@ class Loop:
         if first and not found:
             store.remove(self.folder)
         if many:
-            found = json.loads(_tf_distribute.text_from_first(self.strategy, json.dumps(found)))
+            found = json.loads(_tf_distribute.broadcast_text(self.strategy, json.dumps(found)))
         if many and found:
             for variable in self.state:
-                variable.assign(_tf_distribute.from_first(self.strategy, variable.numpy()))
+                variable.assign(_tf_distribute.broadcast(self.strategy, variable.numpy()))
         return dict(found)
 
     def _parts_from(self, epoch: int) -> tf.data.Dataset:
@@ -306,9 +308,9 @@ class Loop:
         group, size = self.settings.group, self.settings.batch_size
 
         def of(epoch: NDArray[np.int64]) -> Elements:
-            seed = _training_loop.seed(self.settings, int(epoch))
+            seed = _training_loop.epoch_seed(self.settings, int(epoch))
             order = np.random.default_rng(seed).permutation(len(self.pictures["train"]))
-            return parts_of(order, size, _tf_distribute.parts(group), seed)
+            return batch_parts(order, size, _tf_distribute.parts(group), seed)
 
         def elements(epoch: tf.Tensor) -> tf.data.Dataset:
             numbers, places, weights = tf.numpy_function(of, [epoch], (tf.int64, tf.int64, tf.float32))
@@ -322,7 +324,7 @@ class Loop:
         """The pictures of a part as bytes, which are a quarter of what floats would be on the way to a GPU; one-hot
         labels; the part's weight; and what augmentation is to do."""
         images, labels = self._part("train", numbers, place)
-        draws = drawn(self.training.augment, tf.stack([place[4], place[0] * 16]), place[1:4])
+        draws = draw_augmentations(self.training.augment, tf.stack([place[4], place[0] * 16]), place[1:4])
         return images, tf.one_hot(labels, self.classes), weight, draws
 
     def _plain(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -351,7 +353,7 @@ class Loop:
     def _step(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, draws: Sequence[tf.Tensor]) -> tf.Tensor:
         """A device's part of a step; its part of the batch's mean loss."""
         world = self.settings.group.size
-        seen = augmented(_floats(images), self.training.augment, draws)
+        seen = augment(_floats(images), self.training.augment, draws)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(self.loss(labels, self.network(seen, training=True))) * weight / world
             loss += sum(self.network.losses) / world
@@ -400,21 +402,21 @@ def _resume(folder: Path, key: str, variables: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
-def _neutral(path: str) -> str:
+def _exchange_name(path: str) -> str:
     """A variable's name as PyTorch's twin has it in TensorBoard, where PyTorch has such a thing."""
     layer, leaf = path.split("/")[-2:]
     return f"{layer}.{_keras.LEAVES.get(leaf, leaf)}"
 
 
-def _ran(kind: str) -> dict[str, Any]:
+def device_facts(kind: str) -> dict[str, Any]:
     """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
-    facts: dict[str, Any] = {"device": _name(kind), "precision": _tf_distribute.precision(kind)}
+    facts: dict[str, Any] = {"device": device_name(kind), "precision": _tf_distribute.precision(kind)}
     if kind == "GPU":
         facts["peak_gpu_bytes"] = int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
     return facts
 
 
-def _name(kind: str) -> str:
+def device_name(kind: str) -> str:
     if kind == "CPU":
         return "cpu"
     details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])

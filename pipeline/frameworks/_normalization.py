@@ -8,7 +8,7 @@ import torch
 from pipeline.core import Preprocessing
 
 
-class Deployable(torch.nn.Module):
+class WithNormalization(torch.nn.Module):
     """What is trained, exported and measured: a network behind its normalisation, which is the graph's first operation.
 
     Takes raw pixels (N, channels, height, width), returns logits (N, classes).
@@ -16,7 +16,7 @@ class Deployable(torch.nn.Module):
 
     def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.normalize = normalization(preprocessing)
+        self.normalize = normalization_layer(preprocessing)
         self.net = net
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -24,7 +24,7 @@ class Deployable(torch.nn.Module):
         return logits
 
 
-def normalization(preprocessing: Preprocessing) -> torch.nn.Module:
+def normalization_layer(preprocessing: Preprocessing) -> torch.nn.Module:
     """(x - mean) / std as a depthwise 1×1 convolution that is not trained.
 
     As a multiplication and a subtraction, quantizers would give the two constants coarse scales of their own; as a

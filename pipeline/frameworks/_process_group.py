@@ -69,7 +69,7 @@ def endpoint(group: Group) -> str:
     return group.address if ":" in group.address else f"{group.address}:{PORT}"
 
 
-def not_met(group: Group) -> StageFailed:
+def rendezvous_failed(group: Group) -> StageFailed:
     """What is raised where a machine did not come."""
     return StageFailed(
         f"the machines of this training did not meet at {endpoint(group)} within {JOIN_SECONDS // 60} minutes: "
@@ -82,7 +82,7 @@ def not_met(group: Group) -> StageFailed:
 
 
 @dataclass(frozen=True)
-class End:
+class Exit:
     """How a process of a group ended.
 
     Attributes:
@@ -94,7 +94,7 @@ class End:
     said: Mapping[str, Any]
 
 
-def cause(failures: Mapping[int, End], size: int) -> PipelineError:
+def root_cause(failures: Mapping[int, Exit], size: int) -> PipelineError:
     """The failure that the others follow from, by rank: of a process that was killed, else the earliest.
 
     A process whose neighbour goes away fails as well, or gets SIGTERM from the launcher, within the second to which the

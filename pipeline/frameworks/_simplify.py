@@ -20,7 +20,7 @@ ALIASES = {
 """Names that not every converter knows, and those that all do. A view holds for the strides that were traced alone."""
 
 
-def tidy(program: Any) -> torch.nn.Module:
+def simplified(program: Any) -> torch.nn.Module:
     """The module of a torch.export program after these rewrites; it computes the same up to rounding."""
     module: torch.fx.GraphModule = program.run_decompositions({}).module()
     graph = _Graph(module)

@@ -22,14 +22,14 @@ import tensorflow as tf
 
 from pipeline.errors import BadOption, StageFailed
 from pipeline.frameworks import Group, _process_group, _rendezvous, _training_loop
-from pipeline.frameworks._process_group import End, Part
+from pipeline.frameworks._process_group import Exit, Part
 from pipeline.system import packages, proc
 from pipeline.system.progress import say
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-UNUSED = (
+GPU_UNUSED = (
     "an NVIDIA driver is here, but TensorFlow sees no GPU: it needs an environment without PyTorch, which "
     "docs/scaling.md says how to make"
 )
@@ -40,7 +40,7 @@ GRACE_SECONDS = 10
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
-def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # frozen
+def device_type(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # frozen
     """ "GPU" or "CPU", for --accelerator, --devices and --num-nodes.
 
     Raises:
@@ -54,9 +54,9 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
     gpus = tf.config.get_visible_devices("GPU") if accelerator != "cpu" else []
     if accelerator == "cuda" and not gpus:
         why = "TensorFlow sees no GPU here; use cpu, or auto, which takes one where it is"
-        raise BadOption(f"--accelerator cuda: {UNUSED if packages.nvidia_driver() else why}")
+        raise BadOption(f"--accelerator cuda: {GPU_UNUSED if packages.nvidia_driver() else why}")
     if accelerator == "auto" and not gpus and packages.nvidia_driver():
-        _say_unused()
+        _report_unused_gpu()
     if gpus and group.devices > len(gpus):
         raise BadOption(
             f"--devices {group.devices}: TensorFlow sees {len(gpus)} GPU{'s' * (len(gpus) > 1)} here; or use "
@@ -71,8 +71,8 @@ def device(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # fr
 
 
 @functools.cache  # once is enough
-def _say_unused() -> None:
-    say(f"training on the CPU: {UNUSED}")
+def _report_unused_gpu() -> None:
+    say(f"training on the CPU: {GPU_UNUSED}")
 
 
 def precision(kind: str) -> str:
@@ -111,29 +111,29 @@ def parts(group: Group) -> list[Part]:
     return [Part(first + i, group.size) for i in range(group.devices)]
 
 
-def synchronize(network: keras.Model) -> None:
+def synchronize_batch_norm(network: keras.Model) -> None:
     """Lets batch normalisation take its statistics over all devices' parts."""
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 
 
-def from_first(strategy: tf.distribute.Strategy, value: NDArray[Any]) -> NDArray[Any]:
+def broadcast(strategy: tf.distribute.Strategy, value: NDArray[Any]) -> NDArray[Any]:
     """Process 0's value, in all; each brings one of the same shape and dtype."""
     wide = value.astype(np.int64) if value.dtype.kind in "bui" else value  # what every engine sums
-    found = strategy.run(_given, (tf.constant(wide),))
+    found = strategy.run(_sum_of_first, (tf.constant(wide),))
     return np.asarray(strategy.experimental_local_results(found)[0]).astype(value.dtype)
 
 
-def text_from_first(strategy: tf.distribute.Strategy, text: str) -> str:
+def broadcast_text(strategy: tf.distribute.Strategy, text: str) -> str:
     """As `from_first`, of texts of any length."""
     mine = np.frombuffer(text.encode(), np.uint8)
-    length = int(from_first(strategy, np.array(len(mine))))
-    return from_first(strategy, np.resize(mine, length)).tobytes().decode()
+    length = int(broadcast(strategy, np.array(len(mine))))
+    return broadcast(strategy, np.resize(mine, length)).tobytes().decode()
 
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-def _given(mine: tf.Tensor) -> tf.Tensor:
+def _sum_of_first(mine: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     first = tf.equal(context.replica_id_in_sync_group, 0)
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, mine, tf.zeros_like(mine)))
@@ -151,30 +151,30 @@ def launch(group: Group) -> None:
         PipelineError: what one of them raised; StageFailed where one was ended or raised anything else, or another
             machine did not come.
     """
-    with _rendezvous.met(group) as meeting, tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
+    with _rendezvous.meet(group) as meeting, tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
         file = Path(folder) / "error.json"
         variables = {**os.environ, _process_group.ERROR_FILE: str(file)}
         if meeting.addresses:
             task = {"type": "worker", "index": group.node_rank}
             variables["TF_CONFIG"] = json.dumps({"cluster": {"worker": meeting.addresses}, "task": task})
-        with _running(group.command, variables) as process:
-            elsewhere: dict[int, End] = {}
+        with _process(group.command, variables) as process:
+            elsewhere: dict[int, Exit] = {}
             while process.poll() is None and not elsewhere:
                 elsewhere = meeting.failures(0.1)
             ended = process.poll()
         for rank, end in elsewhere.items():
             meeting.tell(rank, end)
         if ended is not None:
-            mine = End(ended, json.loads(file.read_text()) if file.is_file() else {})
+            mine = Exit(ended, json.loads(file.read_text()) if file.is_file() else {})
             meeting.tell(group.node_rank, mine)
             if ended:
                 elsewhere[group.node_rank] = mine
         if elsewhere:
-            raise _process_group.cause(elsewhere, group.nodes)
+            raise _process_group.root_cause(elsewhere, group.nodes)
 
 
 @contextlib.contextmanager
-def _running(command: tuple[str, ...], variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: tuple[str, ...], variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is gone afterwards."""
     process = None
     try:
@@ -192,7 +192,7 @@ def _running(command: tuple[str, ...], variables: dict[str, str]) -> Iterator[su
 
 
 @contextlib.contextmanager
-def connected(group: Group) -> Iterator[None]:
+def connection_errors(group: Group) -> Iterator[None]:
     """
     Raises:
         StageFailed: the connection to another machine broke.

@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline.frameworks import Group, _process_group
-from pipeline.frameworks._process_group import End
+from pipeline.frameworks._process_group import Exit
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that the launcher takes, and keeps."""
@@ -31,7 +31,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # -- batch normalisation -----------------------------------------------------------------------------------------------
 
 
-def synchronized(network: nn.Module, gpu: bool) -> nn.Module:
+def synchronize_batch_norm(network: nn.Module, gpu: bool) -> nn.Module:
     """The network with batch normalisation over all processes' parts; names in its state stay as they are."""
     if gpu:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -55,10 +55,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        count = _total(x.new_tensor(float(x.numel() // x.shape[1])))
-        mean = _total(x.sum(axes)) / count
+        count = _all_sum(x.new_tensor(float(x.numel() // x.shape[1])))
+        mean = _all_sum(x.sum(axes)) / count
         centred = x - mean.reshape(shape)
-        variance = _total(centred.square().sum(axes)) / count
+        variance = _all_sum(centred.square().sum(axes)) / count
         if self.track_running_stats:
             self._follow(mean.detach(), variance.detach() * count / (count - 1))
         normal: torch.Tensor = centred * torch.rsqrt(variance + self.eps).reshape(shape)
@@ -78,7 +78,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """Checked by the layer that this one stands for; a batch of any rank is fine here."""
 
 
-def _total(x: torch.Tensor) -> torch.Tensor:
+def _all_sum(x: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, with gradients."""
     assert dist.group.WORLD is not None  # Fabric has launched
     total: torch.Tensor = all_reduce(x, "sum", dist.group.WORLD)
@@ -105,12 +105,12 @@ def launch(group: Group) -> None:
             program, *words = group.command
             elastic_launch(_config(group, folder), program)(*words)
     except ChildFailedError as error:
-        failures = {rank: End(failure.exitcode, failure.error_file_data) for rank, failure in error.failures.items()}
-        raise _process_group.cause(failures, group.size) from error
+        failures = {rank: Exit(failure.exitcode, failure.error_file_data) for rank, failure in error.failures.items()}
+        raise _process_group.root_cause(failures, group.size) from error
     except SignalException as error:
         stopped = error.sigval
     except dist.DistError as error:
-        raise _process_group.not_met(group) from error
+        raise _process_group.rendezvous_failed(group) from error
     else:
         return
     finally:
@@ -119,7 +119,7 @@ def launch(group: Group) -> None:
     signal.raise_signal(stopped)
 
 
-def leave() -> int:
+def leave_group() -> int:
     """Ends this process's part in a group, if it has one; its rank."""
     if not dist.is_initialized():
         return 0

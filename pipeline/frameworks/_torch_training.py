@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Pictures(TorchDataset[Batch]):
+class SplitDataset(TorchDataset[Batch]):
     """A split as batches of (uint8 (n, channels, height, width), int64 (n,)).
 
     Args:
@@ -43,7 +43,7 @@ class Pictures(TorchDataset[Batch]):
     def __init__(self, split: Split, what: str | None, sharers: int = 1) -> None:
         self.split = split
         self.labels = torch.from_numpy(split.labels.copy())
-        pixels = _training_loop.decoded(split, what, sharers)
+        pixels = _training_loop.decode_all(split, what, sharers)
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
         self.workers = 0 if self.pixels is not None else max(1, min(8, (os.cpu_count() or 1) // sharers))
 
@@ -59,7 +59,7 @@ class Pictures(TorchDataset[Batch]):
     def loader(self, batch_size: int, part: Part = Part()) -> DataLoader[Batch]:  # noqa: B008  # frozen
         """Batches in order; of several processes, each has every so many-th picture."""
         mine = range(part.rank, len(self), part.world)
-        return DataLoader(self, batch_size, sampler=mine, num_workers=self.workers, collate_fn=_as_it_is)
+        return DataLoader(self, batch_size, sampler=mine, num_workers=self.workers, collate_fn=_identity)
 
     def shuffled(self, batch_size: int, part: Part, order: torch.Generator, pin: bool) -> DataLoader[Batch]:
         """A part of each batch; the batches are the same whatever the number of processes."""
@@ -69,7 +69,7 @@ class Pictures(TorchDataset[Batch]):
             batch_sampler=_Parts(batches, part),
             generator=order,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=pin,
         )
 
@@ -88,11 +88,11 @@ class _Parts:
         return len(self.batches)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def accelerator(word: str, devices: int = 1) -> str:
+def device_type(word: str, devices: int = 1) -> str:
     """ "cuda" or "cpu", for --accelerator and --devices.
 
     Raises:
@@ -127,7 +127,7 @@ def fabric(word: str, group: Group) -> Fabric:
     from lightning_fabric.strategies import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process says that it is there
-    where = accelerator(word, group.devices)
+    where = device_type(word, group.devices)
     if where == "cpu" and group.size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_process_group.threads(group))
     return Fabric(
@@ -154,21 +154,23 @@ def fit(
         BadData: another machine of the group has other data, code or settings than the first.
 
     Returns:
-        The facts of `_training_loop.follow`, and of `_ran`.
+        The facts of `_training_loop.run_epochs`, and of `device_facts`.
     """
     group = settings.group
     engine = fabric(settings.accelerator, group)
     engine.launch()
     first = engine.is_global_zero
-    _training_loop.agree(key, engine.broadcast(key), engine.global_rank)
+    _training_loop.check_same_key(key, engine.broadcast(key), engine.global_rank)
     engine.seed_everything(settings.seed, verbose=False)
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
-    pictures = {name: Pictures(data[name], name if first else None, group.devices) for name in ("train", "validation")}
-    loop = prepared(engine, network, training, settings, pictures, State(home / "training", key))
-    facts = _training_loop.fresh() | _resumed(loop)
+    pictures = {
+        name: SplitDataset(data[name], name if first else None, group.devices) for name in ("train", "validation")
+    }
+    loop = make_loop(engine, network, training, settings, pictures, State(home / "training", key))
+    facts = _training_loop.initial_facts() | _resume(loop)
     run = home / "tensorboard" / key[:12] if first else None
-    return _training_loop.follow(loop, facts, settings, len(pictures["train"]), run) | _ran(engine)
+    return _training_loop.run_epochs(loop, facts, settings, len(pictures["train"]), run) | device_facts(engine)
 
 
 @dataclass(frozen=True)
@@ -187,20 +189,20 @@ class _Loop:
     network: nn.Module
     optimizer: Any
     schedule: Any
-    pictures: Mapping[str, Pictures]
+    pictures: Mapping[str, SplitDataset]
     settings: Settings
     training: Training
     state: State
 
     @property
     def steps(self) -> int:
-        return _training_loop.steps(len(self.pictures["train"]), self.settings)
+        return _training_loop.steps_per_epoch(len(self.pictures["train"]), self.settings)
 
     def epoch(self, epoch: int) -> float:
         """See `_training_loop.Loop`; order and augmentation depend on seed and epoch alone."""
         engine, size = self.engine, self.settings.batch_size
         part = Part(engine.global_rank, engine.world_size)
-        seed = _training_loop.seed(self.settings, epoch)
+        seed = _training_loop.epoch_seed(self.settings, epoch)
         torch.manual_seed(seed + part.rank)  # of dropout
         draws, batches = torch.Generator(engine.device).manual_seed(seed), self.batches(seed)
         if engine.is_global_zero:
@@ -210,7 +212,7 @@ class _Loop:
         total = torch.zeros((), device=engine.device)
         for step, (images, labels) in enumerate(batches):
             count = min(size, len(self.pictures["train"]) - step * size)
-            seen = augmented(images.float(), self.training.augment, draws, count, part.of(count))
+            seen = augment(images.float(), self.training.augment, draws, count, part.of(count))
             with engine.autocast():
                 logits = self.network(seen.contiguous(memory_format=torch.channels_last))
                 loss = loss_function(logits, labels) * part.weight(count)
@@ -264,21 +266,21 @@ class _Loop:
         return {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
 
 
-def prepared(
-    engine: Fabric, network: nn.Module, training: Training, settings: Settings, pictures: Mapping[str, Pictures],
+def make_loop(
+    engine: Fabric, network: nn.Module, training: Training, settings: Settings, pictures: Mapping[str, SplitDataset],
     state: State,
 ) -> _Loop:  # fmt: skip
     """The network on its device and in its group, with its optimizer and learning rates."""
     if settings.group.size > 1:
-        network = _torch_ddp.synchronized(network, gpu=engine.device.type == "cuda")
-    steps = settings.epochs * _training_loop.steps(len(pictures["train"]), settings)
+        network = _torch_ddp.synchronize_batch_norm(network, gpu=engine.device.type == "cuda")
+    steps = settings.epochs * _training_loop.steps_per_epoch(len(pictures["train"]), settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_training_loop.rate, steps=steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_training_loop.learning_rate, steps=steps))
     network, optimizer = engine.setup(_channels_last(network), optimizer)
     return _Loop(engine, network, optimizer, schedule, pictures, settings, training, state)
 
 
-def augmented(
+def augment(
     images: torch.Tensor, names: Sequence[str], draws: torch.Generator, whole: int, part: slice
 ) -> torch.Tensor:
     """Float images (n, channels, height, width), each flipped and shifted at random as `names` say.
@@ -290,7 +292,7 @@ def augmented(
     count, _, height, width = images.shape
     device = images.device
     for name in names:
-        reach = _training_loop.reach(name)
+        reach = _training_loop.max_shift(name)
         if reach is None:
             flip = (torch.rand(whole, generator=draws, device=device) < 0.5)[part]
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
@@ -323,11 +325,11 @@ def _save(path: Path, state: Mapping[str, Any]) -> None:
         temporary.write_bytes(whole.getbuffer())
 
 
-def _resumed(loop: _Loop) -> dict[str, Any]:
+def _resume(loop: _Loop) -> dict[str, Any]:
     """Goes on from the kept state of the same training, in all processes; its facts. Nothing where there is none, and
     the folder is empty then."""
     engine, folder = loop.engine, loop.state.folder
-    kept = _kept(folder, loop.state.key) if engine.is_global_zero and loop.settings.resume else None
+    kept = _saved_state(folder, loop.state.key) if engine.is_global_zero and loop.settings.resume else None
     kept = engine.broadcast(kept)
     if kept is None:
         if engine.is_global_zero:
@@ -338,7 +340,7 @@ def _resumed(loop: _Loop) -> dict[str, Any]:
     return dict(kept["facts"])
 
 
-def _kept(folder: Path, key: str) -> dict[str, Any] | None:
+def _saved_state(folder: Path, key: str) -> dict[str, Any] | None:
     """The state of a training of this key that was interrupted."""
     path = folder / "state.ckpt"
     if not path.is_file() or not (folder / "best.ckpt").is_file():
@@ -350,7 +352,7 @@ def _kept(folder: Path, key: str) -> dict[str, Any] | None:
     return kept if kept["key"] == key else None
 
 
-def _ran(engine: Fabric) -> dict[str, Any]:
+def device_facts(engine: Fabric) -> dict[str, Any]:
     """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
     device = engine.device
     facts: dict[str, Any] = {"device": "cpu", "precision": precision(device.type)}

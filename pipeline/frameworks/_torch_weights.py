@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = _asked_for(error)
+        asked = _requested_global(error)
         if asked is None:
             raise BadWeights(f"{path} is not a whole .pt file: torch.save did not write what is in it") from error
         raise BadWeights(
@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _asked_for(error: Exception) -> str | None:
+def _requested_global(error: Exception) -> str | None:
     """The name that torch's weights-only reader said no to; None where it is the file that is broken."""
     if "TorchScript" in str(error):
         return "TorchScript"

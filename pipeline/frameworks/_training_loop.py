@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-IN_MEMORY = 1 << 30
+MAX_CACHED_BYTES = 1 << 30
 """Splits of up to this many bytes of pixels are decoded once and kept (by all processes of a machine together); larger
 ones in every epoch."""
 
@@ -33,7 +33,7 @@ ones in every epoch."""
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def decoded(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.uint8] | None:
+def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.uint8] | None:
     """All pictures of a split, uint8 (N, height, width, channels), decoded on all cores (PIL works without the GIL);
     None where they are too large to be kept.
 
@@ -44,7 +44,7 @@ def decoded(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.uint
     import numpy as np
 
     first = split.read(0)
-    if first.nbytes * len(split) * sharers > IN_MEMORY:
+    if first.nbytes * len(split) * sharers > MAX_CACHED_BYTES:
         return None
     pixels = np.empty((len(split), *first.shape), np.uint8)
 
@@ -58,7 +58,7 @@ def decoded(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.uint
     return pixels
 
 
-def reach(augmentation: str) -> int | None:
+def max_shift(augmentation: str) -> int | None:
     """How many pixels "shift1", "shift4" … shift by at most; None for "flip".
 
     Raises:
@@ -78,13 +78,13 @@ FACTS = "facts.json"
 """What the processes of a training leave for the one that started them."""
 
 
-def leave(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def write_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes the facts of a finished training, and gives them back."""
     (folder / FACTS).write_text(json.dumps(facts))
     return facts
 
 
-def left(folder: Path, group: Group) -> dict[str, Any]:
+def read_facts(folder: Path, group: Group) -> dict[str, Any]:
     """What `leave` wrote; nothing on another machine than the first."""
     return dict(json.loads((folder / FACTS).read_text())) if group.node_rank == 0 else {}
 
@@ -92,17 +92,17 @@ def left(folder: Path, group: Group) -> dict[str, Any]:
 # -- epochs ------------------------------------------------------------------------------------------------------------
 
 
-def steps(samples: int, settings: Settings) -> int:
+def steps_per_epoch(samples: int, settings: Settings) -> int:
     """Batches of an epoch; the last may not be full."""
     return math.ceil(samples / settings.batch_size)
 
 
-def seed(settings: Settings, epoch: int) -> int:
+def epoch_seed(settings: Settings, epoch: int) -> int:
     """What an epoch's order and augmentation depend on, and nothing else."""
     return settings.seed * 1_000_003 + epoch
 
 
-def rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int) -> float:
     """Learning rate at a step, as a share of its peak: up over a tenth of all steps, down to nothing on a cosine."""
     warmup = max(1, steps // 10)
     if step < warmup:
@@ -120,7 +120,7 @@ def precision(capability: tuple[int, int] | None) -> str:
     return "bfloat16" if capability is not None and capability >= BFLOAT16 else "float32"
 
 
-def agree(mine: str, first: str, rank: int) -> None:
+def check_same_key(mine: str, first: str, rank: int) -> None:
     """
     Raises:
         BadData: the first process trains something else than this one.
@@ -148,12 +148,12 @@ class Loop(Protocol):
         """Writes the whole state, from which training goes on, and the network too where it is the best so far."""
 
 
-def fresh() -> dict[str, Any]:
+def initial_facts() -> dict[str, Any]:
     """The facts of a training before its first epoch."""
     return {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0, "losses": []}
 
 
-def follow(loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, run: Path | None) -> dict[str, Any]:
+def run_epochs(loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, run: Path | None) -> dict[str, Any]:
     """Trains from the epoch in `facts` to the last; of many processes the first alone writes and speaks.
 
     Args:
@@ -167,7 +167,7 @@ def follow(loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, 
         Facts: epochs, every epoch's loss, best epoch, its validation accuracy, seconds, steps, samples a second, and
         how many devices and machines there were.
     """
-    each = steps(samples, settings)
+    each = steps_per_epoch(samples, settings)
     if run and facts["epoch"]:
         say(f"resuming after epoch {facts['epoch']} of {settings.epochs}")
     with Events(run, facts["epoch"] * each) if run else nullcontext() as events:
@@ -186,7 +186,7 @@ def follow(loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, 
             if events is None:
                 continue
             done = (epoch + 1) * each
-            lr = settings.lr * rate(done, settings.epochs * each)
+            lr = settings.lr * learning_rate(done, settings.epochs * each)
             events.scalars({"loss/train": loss, "accuracy/validation": reached, "lr": lr}, done)
             events.histograms(loop.weights(), done)
             loop.keep(facts, best)

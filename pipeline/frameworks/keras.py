@@ -60,12 +60,12 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     from pipeline.frameworks import _keras_tensorflow, _tf_distribute, _training_loop
 
     folder, group = home / "training", settings.group
-    _tf_distribute.device(settings.accelerator, group)  # refused before anything is started
+    _tf_distribute.device_type(settings.accelerator, group)  # refused before anything is started
     if group.size > 1 and group.command:
         _tf_distribute.launch(group)  # its process comes here again, without a command
-        return _training_loop.left(folder, group)
+        return _training_loop.read_facts(folder, group)
     facts = _keras_tensorflow.fit(model, data, settings, home, key)
-    return {} if group.follows else _training_loop.leave(folder, facts)
+    return {} if group.follows else _training_loop.write_facts(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:
@@ -73,7 +73,7 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     _on_tensorflow()
     from pipeline.frameworks import _keras
 
-    _keras.save(_keras.adopted(model, weights), out)
+    _keras.save(_keras.adopt(model, weights), out)
 
 
 def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
@@ -81,7 +81,7 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_tensorflow.predict(_keras.loaded(model, weights), model.spec.preprocessing, split, accelerator)
+    return _keras_tensorflow.predict(_keras.load(model, weights), model.spec.preprocessing, split, accelerator)
 
 
 def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -89,7 +89,7 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_tensorflow.features(_keras.loaded(model, weights), model.spec.preprocessing, images)
+    return _keras_tensorflow.features(_keras.load(model, weights), model.spec.preprocessing, images)
 
 
 def graph(model: Model, weights: Path) -> bytes:
@@ -97,7 +97,7 @@ def graph(model: Model, weights: Path) -> bytes:
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_tensorflow.graph(_keras.loaded(model, weights))
+    return _keras_tensorflow.graph(_keras.load(model, weights))
 
 
 def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
@@ -107,10 +107,10 @@ def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
 
     from pipeline.frameworks import _keras
 
-    net = _keras.loaded(model, weights)
+    net = _keras.load(model, weights)
     depthwise = _keras.depthwise_layers(net)
     return {
-        name: _keras.exchanged(np.asarray(variable), name.rpartition(".")[0] in depthwise)
+        name: _keras.to_torch(np.asarray(variable), name.rpartition(".")[0] in depthwise)
         for name, variable in _keras.variables(net).items()
     }
 
@@ -127,7 +127,7 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
         raise BadModel(f"{model.spec.name}'s twins differ: {', '.join(wrong[:3])} is in one of them only")
     depthwise = _keras.depthwise_layers(net)
     for name, variable in variables.items():
-        _keras.assign(variable, tensors[name], name.rpartition(".")[0] in depthwise)
+        _keras.assign_from_torch(variable, tensors[name], name.rpartition(".")[0] in depthwise)
     _keras.save(net, out)
 
 
@@ -188,7 +188,7 @@ def _saved_model(model: Model, weights: Path, out: Path) -> None:
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    _keras_tensorflow.saved_model(_keras.loaded(model, weights), model.spec, out)
+    _keras_tensorflow.saved_model(_keras.load(model, weights), model.spec, out)
 
 
 def _on_tensorflow() -> None:

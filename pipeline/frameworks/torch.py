@@ -50,18 +50,18 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
 
         from pipeline.frameworks import _torch_ddp, _torch_training, _torch_weights, _training_loop
     folder, group = home / "training", settings.group
-    _torch_training.accelerator(settings.accelerator, group.devices)  # refused before anything is started
+    _torch_training.device_type(settings.accelerator, group.devices)  # refused before anything is started
     if group.size > 1 and group.command:
         _torch_ddp.launch(group)  # every process comes here again, without a command
-        return _training_loop.left(folder, group)
+        return _training_loop.read_facts(folder, group)
     torch.manual_seed(settings.seed)  # of the initial weights
     facts = _torch_training.fit(network(model), model.spec.training, data, settings, home, key)
-    if _torch_ddp.leave() > 0:
+    if _torch_ddp.leave_group() > 0:
         return {}
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
     state = {name.removeprefix("net."): value for name, value in best.items() if name.startswith("net.")}
     _torch_weights.save(state, folder / WEIGHTS)
-    return _training_loop.leave(folder, facts)
+    return _training_loop.write_facts(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:
@@ -85,10 +85,10 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
 
         from pipeline.frameworks import _torch_training
 
-    device = torch.device(_torch_training.accelerator(accelerator))
+    device = torch.device(_torch_training.device_type(accelerator))
     net = loaded(model, weights).to(device)
     with torch.no_grad():
-        batches = _torch_training.Pictures(split, "evaluation").loader(256)
+        batches = _torch_training.SplitDataset(split, "evaluation").loader(256)
         return np.concatenate([net(images.to(device).float().contiguous()).cpu().numpy() for images, _ in batches])
 
 
@@ -169,9 +169,9 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
     with extra(EXTRA):
         from pipeline.frameworks import _graphs
 
-    program = _graphs.traced(loaded(model, weights), model.spec)
+    program = _graphs.exported(loaded(model, weights), model.spec)
     folder.mkdir(parents=True, exist_ok=True)
-    _graphs.keep(program, folder / _graphs.FLOAT)
+    _graphs.save(program, folder / _graphs.FLOAT)
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
@@ -215,10 +215,10 @@ def network(model: Model) -> torch.nn.Module:
 
     from pipeline.frameworks import _build, _normalization
 
-    net = _build.built(model, "torch")
+    net = _build.build(model, "torch")
     if not isinstance(net, torch.nn.Module):
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
-    whole = _normalization.Deployable(net, model.spec.preprocessing).eval()
+    whole = _normalization.WithNormalization(net, model.spec.preprocessing).eval()
 
     def answers(images: NDArray[np.float32]) -> Any:
         with torch.no_grad():

@@ -66,7 +66,7 @@ def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float,
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.normalize = _normalization.normalization(Preprocessing("L", 1, 1, (mean,), (std,)))
+            self.normalize = _normalization.normalization_layer(Preprocessing("L", 1, 1, (mean,), (std,)))
             self.last = torch.nn.Conv2d(1, 1, 1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:

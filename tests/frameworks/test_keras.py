@@ -357,8 +357,8 @@ def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
 
     def seen_as(pictures: np.ndarray, names: tuple[str, ...], start: int, end: int) -> np.ndarray:
         place = tf.constant([64, start, end], tf.int64)
-        draws = _keras_tensorflow.drawn(names, tf.constant([0, 0], tf.int64), place)
-        answers: np.ndarray = _keras_tensorflow.augmented(tf.constant(pictures, tf.float32), names, draws).numpy()
+        draws = _keras_tensorflow.draw_augmentations(names, tf.constant([0, 0], tf.int64), place)
+        answers: np.ndarray = _keras_tensorflow.augment(tf.constant(pictures, tf.float32), names, draws).numpy()
         return answers
 
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
@@ -394,7 +394,7 @@ def test_every_operation_of_augmentation_is_one_that_tensorflow_has_on_a_gpu() -
 
     def missing(dtype: tf.DType) -> set[str]:
         def step(images: tf.Tensor, flips: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-            return _keras_tensorflow.augmented(tf.cast(images, dtype), ("flip", "shift4"), (flips, shifts))
+            return _keras_tensorflow.augment(tf.cast(images, dtype), ("flip", "shift4"), (flips, shifts))
 
         signature = [((None, 32, 32, 3), tf.uint8), ((None,), tf.bool), ((2, None, 1), tf.int32)]
         graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(*each) for each in signature)).graph

@@ -36,8 +36,8 @@ def cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *ends: BaseException 
             _train_process._record(end)
             said = json.loads(file.read_text())
         code = 143 if isinstance(end, SystemExit) else 1
-        failures[rank] = _process_group.End(end if isinstance(end, int) else code, said)
-    return _process_group.cause(failures, len(ends))
+        failures[rank] = _process_group.Exit(end if isinstance(end, int) else code, said)
+    return _process_group.root_cause(failures, len(ends))
 
 
 def test_what_was_raised_first_is_raised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

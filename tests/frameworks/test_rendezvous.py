@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import StageFailed
 from pipeline.frameworks import Group, _process_group, _rendezvous
-from pipeline.frameworks._process_group import End
-from pipeline.frameworks._rendezvous import Meeting
+from pipeline.frameworks._process_group import Exit
+from pipeline.frameworks._rendezvous import Rendezvous
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
         return Group(nodes=3, address=f"127.0.0.1:{probe.getsockname()[1]}")
 
 
-def meet(group: Group, stack: ExitStack) -> list[Meeting]:
+def meet(group: Group, stack: ExitStack) -> list[Rendezvous]:
     """The meetings of all machines of a group, by rank."""
 
-    def enter(rank: int) -> Meeting:
-        return stack.enter_context(_rendezvous.met(replace(group, node_rank=rank)))
+    def enter(rank: int) -> Rendezvous:
+        return stack.enter_context(_rendezvous.meet(replace(group, node_rank=rank)))
 
     with ThreadPoolExecutor(group.nodes) as pool:
-        found: list[Future[Meeting]] = [pool.submit(enter, rank) for rank in range(group.nodes)]
+        found: list[Future[Rendezvous]] = [pool.submit(enter, rank) for rank in range(group.nodes)]
     return [future.result() for future in found]
 
 
@@ -60,11 +60,11 @@ def test_all_learn_the_same_addresses_and_whoever_is_none_of_them_is_shown_out(g
 
     with ExitStack() as stack:
         with ThreadPoolExecutor(1) as pool:
-            server = pool.submit(lambda: stack.enter_context(_rendezvous.met(group)))
+            server = pool.submit(lambda: stack.enter_context(_rendezvous.meet(group)))
             disturb()
             others = [replace(group, node_rank=rank) for rank in (2, 1)]
             with ThreadPoolExecutor(2) as two:
-                joined = list(two.map(lambda other: stack.enter_context(_rendezvous.met(other)), others))
+                joined = list(two.map(lambda other: stack.enter_context(_rendezvous.meet(other)), others))
             first = server.result()
         assert first.addresses == joined[0].addresses == joined[1].addresses
         assert [place.split(":")[0] for place in first.addresses] == ["127.0.0.1"] * 3
@@ -74,13 +74,13 @@ def test_all_learn_the_same_addresses_and_whoever_is_none_of_them_is_shown_out(g
 def test_a_failure_is_told_to_the_others_and_an_end_that_went_well_is_none(group: Group) -> None:
     with ExitStack() as stack:
         first, second, third = meet(group, stack)
-        third.tell(2, End(-9, {}))
-        assert first.failures(5) == {2: End(-9, {})}
-        first.tell(2, End(-9, {}))
-        assert second.failures(5) == {2: End(-9, {})}
+        third.tell(2, Exit(-9, {}))
+        assert first.failures(5) == {2: Exit(-9, {})}
+        first.tell(2, Exit(-9, {}))
+        assert second.failures(5) == {2: Exit(-9, {})}
     with ExitStack() as stack:
         first, second = meet(replace(group, nodes=2), stack)
-        second.tell(1, End(0, {}))
+        second.tell(1, Exit(0, {}))
         assert (first.failures(5), first.peers) == ({}, {})
 
 
@@ -97,8 +97,8 @@ def test_a_machine_that_went_away_has_failed(how: Callable[[socket.socket], None
     with ExitStack() as stack:
         first, second = meet(replace(group, nodes=2), stack)
         how(second.peers[0])
-        assert first.failures(5) == {1: _rendezvous.AWAY}
-        said = str(_process_group.cause({1: _rendezvous.AWAY}, 2))
+        assert first.failures(5) == {1: _rendezvous.LOST}
+        said = str(_process_group.root_cause({1: _rendezvous.LOST}, 2))
         assert said == "training process 1 (of 2, from 0) failed: ConnectionError: its machine went away"
 
 
@@ -107,10 +107,10 @@ def test_a_machine_that_does_not_come_is_not_waited_for_for_ever(
     rank: int, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_process_group, "JOIN_SECONDS", 0.3)
-    with pytest.raises(StageFailed, match="did not meet at 127"), _rendezvous.met(replace(group, node_rank=rank)):
+    with pytest.raises(StageFailed, match="did not meet at 127"), _rendezvous.meet(replace(group, node_rank=rank)):
         pass
 
 
 def test_one_machine_meets_nobody() -> None:
-    with _rendezvous.met(Group(devices=2)) as meeting:
+    with _rendezvous.meet(Group(devices=2)) as meeting:
         assert (meeting.addresses, meeting.failures(0)) == ((), {})

@@ -27,13 +27,13 @@ def test_a_gpu_that_tensorflow_cannot_use_is_not_passed_over_in_silence(capsys: 
 
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow has a GPU here")
-    _tf_distribute._say_unused.cache_clear()
-    assert [_tf_distribute.device("auto") for _ in range(2)] == ["CPU", "CPU"]
+    _tf_distribute._report_unused_gpu.cache_clear()
+    assert [_tf_distribute.device_type("auto") for _ in range(2)] == ["CPU", "CPU"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("training on the CPU: an NVIDIA driver is here, but TensorFlow sees no GPU")
     with pytest.raises(BadOption, match=r"^--accelerator cuda: an NVIDIA driver is here.*docs/scaling\.md"):
-        _tf_distribute.device("cuda")
-    assert _tf_distribute.device("cpu") == "CPU" and capsys.readouterr().err == ""
+        _tf_distribute.device_type("cuda")
+    assert _tf_distribute.device_type("cpu") == "CPU" and capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("driver")
@@ -43,6 +43,6 @@ def test_gpus_that_are_hidden_are_not_missed(
     from pipeline.frameworks import _tf_distribute
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    _tf_distribute._say_unused.cache_clear()
-    _tf_distribute.device("auto")
+    _tf_distribute._report_unused_gpu.cache_clear()
+    _tf_distribute.device_type("auto")
     assert capsys.readouterr().err == ""

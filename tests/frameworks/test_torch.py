@@ -229,7 +229,9 @@ def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
 
     from pipeline.frameworks import _normalization
 
-    layer = _normalization.normalization(Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    layer = _normalization.normalization_layer(
+        Preprocessing("RGB", 8, 8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
     pixels = torch.randint(0, 256, (2, 3, 8, 8)).float()
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
     torch.testing.assert_close(layer(pixels), (pixels - mean[:, None, None]) / std[:, None, None])

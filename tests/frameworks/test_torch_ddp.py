@@ -32,7 +32,7 @@ def test_synchronized_batch_normalisation_is_batch_normalisation(options: dict[s
 
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, eps=1e-3, **options))
-    ours = _torch_ddp.synchronized(copy.deepcopy(plain), gpu=False)
+    ours = _torch_ddp.synchronize_batch_norm(copy.deepcopy(plain), gpu=False)
     assert isinstance(ours[1], _torch_ddp.BatchNorm) and ours.state_dict().keys() == plain.state_dict().keys()
     for _ in range(2):
         images = torch.randn(4, 1, 6, 6) + 3

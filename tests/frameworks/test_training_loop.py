@@ -11,18 +11,18 @@ from pipeline.frameworks import _training_loop
 
 
 def test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_falls_to_nothing() -> None:
-    rates = [_training_loop.rate(step, 100) for step in range(101)]
+    rates = [_training_loop.learning_rate(step, 100) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
     assert all(later < earlier for earlier, later in pairwise(rates[10:]))
-    assert [_training_loop.rate(step, 1) for step in (0, 1)] == [1, 1], "one step is the warm-up"
+    assert [_training_loop.learning_rate(step, 1) for step in (0, 1)] == [1, 1], "one step is the warm-up"
 
 
 def test_augmentations_are_flip_and_shifts_by_so_many_pixels() -> None:
-    assert [_training_loop.reach(name) for name in ("flip", "shift1", "shift12")] == [None, 1, 12]
+    assert [_training_loop.max_shift(name) for name in ("flip", "shift1", "shift12")] == [None, 1, 12]
     for name in ("flop", "shift", "shift-1", "shift1.5", "2"):
         with pytest.raises(BadOption, match="unknown augmentation"):
-            _training_loop.reach(name)
+            _training_loop.max_shift(name)
 
 
 def test_bfloat16_is_for_gpus_that_multiply_it() -> None:
@@ -32,6 +32,6 @@ def test_bfloat16_is_for_gpus_that_multiply_it() -> None:
 
 
 def test_a_process_with_other_data_or_code_is_named() -> None:
-    _training_loop.agree("key", "key", 1)
+    _training_loop.check_same_key("key", "key", 1)
     with pytest.raises(BadData, match="process 1 has other data, code or settings than process 0"):
-        _training_loop.agree("key", "another", 1)
+        _training_loop.check_same_key("key", "another", 1)
