@@ -199,7 +199,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
     strategy = _tf_distribute.strategy(Group(), kind)
     shown_to = dict.fromkeys(("train", "validation"), _keras_tensorflow.SplitDataset(split, None))
     ours = _keras_tensorflow.Loop(strategy, model, settings, shown_to, folder, "key")
-    first, same = next(ours._given(ours._parts_from(0).map(ours.drawn))), copy.copy(ours)
+    first, same = next(ours._iterator(ours._parts_from(0).map(ours.training_part))), copy.copy(ours)
 
     class Same:
         def __next__(self) -> Any:

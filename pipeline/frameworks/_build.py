@@ -1,4 +1,4 @@
-"""What a model folder's build(spec) must give, in every framework: a network, through which pictures go."""
+"""Calls a model folder's build(spec) and checks the network that it returns, in every framework."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 def build(model: Model, framework: str) -> Any:
-    """What build(spec) returns.
+    """Returns what build(spec) returns.
 
     Raises:
-        BadModel: there is none, or it fails.
+        BadModel: the model folder has no build(spec), or it fails.
     """
-    build = model.code(framework).build
+    user_build = model.code(framework).build
     try:
-        return build(model.spec)
+        return user_build(model.spec)
     except PipelineError:
         raise
-    except (Exception, SystemExit) as error:  # a user's code may raise anything
-        says = f"{type(error).__name__}: {error}"
-        raise BadModel(f"{model.file(framework)}: build(spec) failed: {says}") from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise BadModel(f"{model.file(framework)}: build(spec) failed: {reason}") from error
 
 
 def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]], Any]) -> None:
-    """Two pictures of noise through a network, before it is trained or given weights.
+    """Runs a network on two images of noise, so that a mistake shows before training or importing weights.
 
     Args:
         network: takes float32 (2, height, width, channels), 0–255.
 
     Raises:
-        BadModel: they do not go through, or the outputs are not (2, classes).
+        BadModel: the network fails, or its outputs are not (2, classes).
     """
     import numpy as np
 
@@ -45,10 +45,12 @@ def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]],
         outputs = network(images)
     except PipelineError:
         raise
-    except (Exception, SystemExit) as error:  # a user's code may raise anything
-        says = f"{type(error).__name__}: {first_line(error)}"
-        raise BadModel(f"{model.file(framework)}: two pictures do not go through the network: {says}") from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise BadModel(f"{model.file(framework)}: the network fails on a batch of two images: {reason}") from error
     wanted = (2, model.spec.classes)
     found = tuple(outputs.shape) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
     if found != wanted:
-        raise BadModel(f"{model.file(framework)}: two pictures give {found} where SPEC.outputs has {wanted}")
+        raise BadModel(
+            f"{model.file(framework)}: the network returns {found} for a batch of two images, but SPEC.outputs is {wanted}"
+        )

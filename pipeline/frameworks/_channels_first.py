@@ -1,4 +1,4 @@
-"""A Keras model with its channels first, as PyTorch's kernels take pictures: the same layers with the same weights."""
+"""Converts a Keras model to channels first, the layout of PyTorch's kernels, with the same layers and weights."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ POINTWISE = frozenset({
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Relu", "Relu6", "Silu", "HardSilu", "HardSigmoid",
     "Sigmoid", "Tanh", "Gelu",
 })  # fmt: skip
-"""Layers and operations to which it is all one where the channels lie."""
+"""Layers and operations that do not depend on the axis of the channels."""
 
 BY_AXIS = frozenset({"BatchNormalization", "Concatenate"})
-"""Layers that say by an axis where the channels lie."""
+"""Layers whose `axis` argument names the axis of the channels."""
 
 
 def channels_first(model: keras.Model) -> keras.Model:
-    """`model` (N, height, width, channels) rebuilt from its layers to take (N, channels, height, width).
+    """Rebuilds a model for (N, height, width, channels) from its layers to take (N, channels, height, width).
 
-    A layer that knows neither order gets its axes moved around it.
+    A layer that cannot be configured for channels first is called between two transposes.
     """
     height, width, channels = model.inputs[0].shape[1:]
     image = keras.Input((channels, height, width))
     graph = keras.Model(model.inputs, model.outputs)
-    turned = keras.models.clone_model(graph, [image], clone_function=_converted, call_function=_call)
-    turned.set_weights(graph.get_weights())
-    return turned
+    converted = keras.models.clone_model(graph, [image], clone_function=_converted, call_function=_call)
+    converted.set_weights(graph.get_weights())
+    return converted
 
 
 def _converted(layer: Any) -> Any:
-    """A copy of a layer with its channels first, where it can have them so; else the layer."""
+    """A copy of a layer configured for channels first, or the layer itself if it has no such setting."""
     config = layer.get_config() if hasattr(layer, "data_format") or type(layer).__name__ in BY_AXIS else {}
     if "data_format" in config:
         config["data_format"] = "channels_first"
@@ -43,14 +43,14 @@ def _converted(layer: Any) -> Any:
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    pictures = [value for value in keras.tree.flatten((args, kwargs)) if len(_shape(value)) == 4]
+    images = [value for value in keras.tree.flatten((args, kwargs)) if len(_shape(value)) == 4]
     by_axis = type(layer).__name__ in BY_AXIS and layer.axis == 1
-    turned = getattr(layer, "data_format", None) == "channels_first" or by_axis
-    alike = type(layer).__name__ in POINTWISE and len(pictures) in (1, len(keras.tree.flatten(args)))
-    if not pictures or turned or alike:
+    converted = getattr(layer, "data_format", None) == "channels_first" or by_axis
+    pointwise = type(layer).__name__ in POINTWISE and len(images) in (1, len(keras.tree.flatten(args)))
+    if not images or converted or pointwise:
         return layer(*args, **kwargs)
-    back = keras.tree.map_structure(lambda x: _transposed(x, (0, 2, 3, 1)), (args, kwargs))
-    return keras.tree.map_structure(lambda x: _transposed(x, (0, 3, 1, 2)), layer(*back[0], **back[1]))
+    nhwc = keras.tree.map_structure(lambda x: _transposed(x, (0, 2, 3, 1)), (args, kwargs))
+    return keras.tree.map_structure(lambda x: _transposed(x, (0, 3, 1, 2)), layer(*nhwc[0], **nhwc[1]))
 
 
 def _transposed(value: Any, axes: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Graphs: torch.export programs on disk, static int8 by pt2e: what every framework's models become for the targets."""
+"""Graphs: the torch.export programs that all targets convert; static int8 by pt2e quantization."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLOAT, FOLDED, UNFOLDED = "float.pt2", "quantized.pt2", "unfolded.pt2"
-"""Files in a graphs folder. A quantized graph exists twice: its weights stored as int8, for everybody; and as float
-weights that the graph quantizes, for litert-torch."""
+"""Files in a graphs folder. A quantized graph is stored twice: with int8 weights, and with float weights that the graph
+quantizes, as litert-torch requires."""
 
 
 def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
-    """A Deployable as one torch.export program with a free batch size, which serves every target.
+    """Exports a module as one torch.export program with a dynamic batch size, for all targets.
+
+    Args:
+        net: a `WithNormalization`, or a module with the same input and output.
 
     Raises:
-        BadModel: torch.export cannot follow the model's code.
+        BadModel: torch.export cannot export the model's code.
     """
     height, width, channels = spec.inputs[0].shape
-    # Random, not zeros: some networks' data-dependent checks look at values. Two, because 1 would be taken as fixed.
+    # Random instead of zeros, because some networks check values. Two images, because torch.export specialises on 1.
     images = torch.rand(2, channels, height, width) * 255
     try:
         return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    except Exception as error:  # torch.export raises what the model's code raises
-        raise BadModel(f"{spec.name} cannot be exported: {first_line(error)}") from error
+    except Exception as error:  # torch.export raises whatever the model's code raises
+        raise BadModel(f"torch.export cannot export {spec.name}: {first_line(error)}") from error
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
-    """See `Framework.quantize`: pt2e with litert-torch's quantizer, whose graph all four targets can lower."""
+    """See `Framework.quantize`: pt2e with litert-torch's quantizer, whose graphs all targets can lower."""
     with extra("tflite"):
         from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
 
@@ -51,11 +54,11 @@ def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[n
             prepared(_nchw(torch.from_numpy(images[start : start + 32])))
     _int8_constants.pin_input_ranges(prepared, value_range)
     folder.mkdir(parents=True, exist_ok=True)
-    one = _nchw(torch.from_numpy(images[:2]))
+    example = _nchw(torch.from_numpy(images[:2]))
     for name, fold in ((FOLDED, True), (UNFOLDED, False)):
         converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
         _int8_constants.round_constants(converted)
-        graph = torch.export.export(converted, (one,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         save(graph, folder / name)
 
 
@@ -70,7 +73,7 @@ def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def step(folder: Path) -> float | None:
-    """See `Framework.step`: the scale of the last dequantize."""
+    """See `Framework.step`: the scale of the last dequantize operation."""
     program = load(_graph_file(folder))
     (output,) = program.graph.output_node().args[0]
     if "dequantize_per_tensor" not in str(output.target):
@@ -79,22 +82,22 @@ def step(folder: Path) -> float | None:
 
 
 def program(captured: Path, quantized: Path | None, name: str) -> Any:
-    """One of the programs of a `Source`, with a batch of one; None where these folders hold none of that name."""
-    places = {"program": captured / FLOAT}
+    """One of the programs of a `Source`, with a batch size of 1; None if the folders have none of that name."""
+    paths = {"program": captured / FLOAT}
     if quantized is not None:
-        places |= {"quantized": quantized / FOLDED, "unfolded": quantized / UNFOLDED}
-    return _with_batch_of_one(places[name]) if name in places else None
+        paths |= {"quantized": quantized / FOLDED, "unfolded": quantized / UNFOLDED}
+    return _with_batch_of_one(paths[name]) if name in paths else None
 
 
 def save(program: Any, path: Path) -> None:
-    """Saves a program; through memory, because torch's own writer ends the process when the disk is full."""
+    """Saves a program. Serializes it in memory first, because torch's writer aborts the process if the disk is full."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getbuffer())
 
 
 def load(path: Path) -> Any:
-    """A saved program."""
+    """Loads a saved program."""
     return torch.export.load(path)
 
 
@@ -103,7 +106,7 @@ def _graph_file(folder: Path) -> Path:
 
 
 def _with_batch_of_one(path: Path) -> Any:
-    """The program in `path` with its free batch size fixed at 1, which is what runs on devices."""
+    """The program in `path` with its dynamic batch size fixed at 1, as devices run it."""
     program = load(path)
     (image,) = program.example_inputs[0]
     return torch.export.export(program.module(), (image[:1].clone(),))
@@ -112,7 +115,7 @@ def _with_batch_of_one(path: Path) -> Any:
 def _nchw(images: torch.Tensor) -> torch.Tensor:
     """uint8 (N, height, width, channels) as float32 (N, channels, height, width).
 
-    A clone, because .contiguous() keeps the strides of a single channel as they are, and a graph traced with those
-    fails in ExecuTorch and Core ML.
+    clone() instead of contiguous(), which keeps unusual strides where there is one channel; graphs traced with those
+    fail in ExecuTorch and Core ML.
     """
     return images.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""The constants of a static int8 graph, fixed so that every runtime computes with the same integers."""
+"""Fixes the constants of a static int8 graph so that every runtime computes with the same integers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torchao.quantization.pt2e.observer import MinMaxObserver
 
 
 def pin_input_ranges(prepared: Any, value_range: tuple[float, float]) -> None:
-    """Gives the input, and the normalised input, the scales of their known ranges, not of what calibration saw.
+    """Sets the scales of the input and the normalised input by their known ranges instead of the calibration set.
 
-    Pixels 0–255 then become int8 without rounding (scale 1, zero point -128). The normalised range is made 1/256 wider
-    than it is: with a mean of 127.5 every pixel would lie halfway between two int8 values, and rounding those to even
-    would leave half of the values; a little wider, the pixels keep apart, and no runtime has ties to round its own way.
+    Pixels 0–255 then become int8 without rounding (scale 1, zero point -128). The range of the normalised input is
+    widened by 1/256. Without that, a mean of 127.5 puts every pixel halfway between two int8 values: rounding half to
+    even would leave half of the values, and runtimes round ties differently.
     """
     placeholder = next(node for node in prepared.graph.nodes if node.op == "placeholder")
     for observed in _pin(prepared, placeholder, torch.tensor(value_range)):
@@ -25,9 +25,9 @@ def pin_input_ranges(prepared: Any, value_range: tuple[float, float]) -> None:
 
 
 def _pin(prepared: Any, node: Any, values: torch.Tensor) -> list[Any]:
-    """Fixes the range of a node's observers to that of `values`; the observers' nodes.
+    """Fixes the range of a node's observers to that of `values`, and returns the observers' nodes.
 
-    The observer that is there makes its scale from a histogram and may cut its ends off, so another takes its place.
+    Replaces the observer, because the quantizer's own computes its scale from a histogram and may clip the range.
     """
     observers = [user for user in node.users if user.op == "call_module" and "activation_post" in str(user.target)]
     for user in observers:
@@ -39,18 +39,18 @@ def _pin(prepared: Any, node: Any, values: torch.Tensor) -> list[Any]:
 
 
 def round_constants(converted: Any) -> None:
-    """Rounds weights and biases to the integers that runtimes store, so that no converter rounds one its own way.
+    """Rounds weights and biases to the integers that runtimes store, so that converters have nothing left to round.
 
-    A weight in the middle of two integers, or a bias (stored as round(bias / (input scale * weight scale)) in 32 bits),
-    would otherwise differ by one from target to target, and so would sums.
+    Otherwise a weight halfway between two integers, or a bias (stored as round(bias / (input scale * weight scale)) in
+    32 bits), could differ by one between targets, and with it the sums.
     """
     ops, quantized = torch.ops.aten, torch.ops.quantized_decomposed
     for node in converted.graph.nodes:
-        if node.target is quantized.quantize_per_channel.default:  # in the unfolded graph, whose weights are float
+        if node.target is quantized.quantize_per_channel.default:  # only the unfolded graph has float weights
             weight = _attribute(converted, node.args[0])
-            how = [_attribute(converted, a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
-            stored = quantized.quantize_per_channel.default(weight.detach(), *how)
-            weight.data = quantized.dequantize_per_channel.default(stored, *how)
+            params = [_attribute(converted, a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
+            stored = quantized.quantize_per_channel.default(weight.detach(), *params)
+            weight.data = quantized.dequantize_per_channel.default(stored, *params)
         if node.target in (ops.conv2d.default, ops.linear.default) and len(node.args) > 2 and node.args[2] is not None:
             image, weight, bias = node.args[:3]
             if "dequantize_per_tensor" in str(image.target) and "dequantize_per_channel" in str(weight.target):

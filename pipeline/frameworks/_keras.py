@@ -1,4 +1,4 @@
-"""Keras models and their files, on whatever backend this process has: built, loaded, saved, and read when not ours."""
+"""Keras models and .keras files on any backend: build, load, save, import a user's weights, exchange with PyTorch."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIG, METADATA, VARIABLES = "config.json", "metadata.json", "model.weights.h5"
-"""What a .keras file, a zip, holds."""
+"""The members of a .keras file, which is a zip."""
 
 RUNS_CODE = frozenset({"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "function", "__lambda__"})
-"""Classes of Keras's own that stand for code, in the file or beside it."""
-
+"""Keras classes that run code from the file or from another file."""
 
 VALUES = frozenset({
     "__keras_tensor__", "__tuple__", "__slice__", "__bytes__", "__ellipsis__", "__numpy__", "__tensor__",
     "__typespec__",
 })  # fmt: skip
-"""What stands for a value, in the place of a class."""
+"""Values of "class_name" that denote a plain value instead of a class."""
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
 def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nullcontext) -> keras.Model:
-    """The untrained network: normalised (N, height, width, channels) to logits.
+    """The untrained network: normalised images (N, height, width, channels) to logits.
 
     Args:
-        scope: what its variables are made in, as a strategy's scope.
+        scope: the context in which its variables are created, such as a strategy's scope.
 
     Raises:
-        BadModel: build(spec) fails, or returns no Keras model that takes such pictures and gives logits.
+        BadModel: build(spec) fails, or returns no Keras model from such images to logits.
     """
-    keras.utils.clear_session()  # layers without a name get the same one in every process
+    keras.utils.clear_session()  # so that unnamed layers get the same names in every process
     file = f"{model.folder}/keras.py"
     with scope(), _short_errors():
         net = _build.build(model, "keras")
@@ -57,13 +56,13 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
     wanted = (None, *model.spec.inputs[0].shape)
     inputs = [tuple(tensor.shape) for tensor in getattr(net, "inputs", None) or ()]
     if inputs != [wanted]:
-        found = inputs or "a class of its own: keras.Model(image, Mine()(image)) makes one"
+        found = inputs or "a subclassed model; wrap it: keras.Model(image, Mine()(image))"
         raise BadModel(f"{file}: build(spec) must return a model with one input of shape {wanted}, not {found}")
     try:
         keras.saving.serialize_keras_object(net)
-    except (NotImplementedError, TypeError) as error:  # said now, and not when it was trained
+    except (NotImplementedError, TypeError) as error:  # reported now instead of after training
         raise BadModel(
-            f"{file}: a layer has no get_config() that gives all of its arguments: {first_line(error)}"
+            f"{file}: the get_config() of a layer does not return all of its arguments: {first_line(error)}"
         ) from error
     with _short_errors():
         _build.check(model, "keras", lambda images: net(images, training=False))
@@ -72,7 +71,7 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
 
 @contextmanager
 def _short_errors() -> Iterator[None]:
-    """Errors say what they were raised with. Else Keras puts paragraphs around that, of where it was and of what."""
+    """Disables Keras's traceback filtering, which adds paragraphs to the message of an error."""
     filtered = keras.config.is_traceback_filtering_enabled()
     keras.config.disable_traceback_filtering()
     try:
@@ -90,7 +89,7 @@ def load(model: Model, weights: Path) -> keras.Model:
 
 
 def save(net: keras.Model, path: Path) -> None:
-    """Writes a .keras file; the same network gives the same bytes."""
+    """Writes a .keras file, byte for byte the same for the same network."""
     with store.atomic(path) as temporary:
         net.save(temporary)
         with zipfile.ZipFile(temporary) as archive:
@@ -104,7 +103,7 @@ def save(net: keras.Model, path: Path) -> None:
 
 
 def _renumbered(value: Any, ids: dict[int, int]) -> Any:
-    """A config whose objects are numbered as they come, and not by their addresses in memory."""
+    """The config with its objects numbered in order instead of by memory address."""
     if isinstance(value, list):
         return [_renumbered(item, ids) for item in value]
     if not isinstance(value, dict):
@@ -115,51 +114,54 @@ def _renumbered(value: Any, ids: dict[int, int]) -> Any:
     return new
 
 
-# -- files of others ---------------------------------------------------------------------------------------------------
+# -- a user's files ----------------------------------------------------------------------------------------------------
 
 
 def adopt(model: Model, path: Path) -> keras.Model:
-    """The network with the weights of a user's .keras file. Nothing that the file describes is made: its variables go
-    into the model of the model folder, whose shapes they must have.
+    """The network with the weights of a user's .keras file.
+
+    Does not build what the file describes: its variables are loaded into the model of the model folder.
 
     Raises:
-        BadWeights: it is no whole .keras file, describes code, or does not fit.
+        BadWeights: the file is truncated, refers to code, or does not fit the model.
     """
     try:
-        foreign = set(_described_code(_read_config(path), model))
+        code = set(_described_code(_read_config(path), model))
     except RecursionError as error:
-        raise BadWeights(f"{path} is not a whole .keras file: its config is nested too deeply") from error
-    custom = sorted(f"{name} of {module}" if module else name for name, module in foreign)
-    if custom:
+        raise BadWeights(f"{path} is corrupt or not a .keras file: its config is nested too deeply") from error
+    names = sorted(f"{name} of {module}" if module else name for name, module in code)
+    if names:
         raise BadWeights(
-            f"{path} describes code and was not loaded ({', '.join(custom[:3])}); write the layer as a class in "
-            f"{model.folder}/keras.py under @keras.saving.register_keras_serializable(), and save a model built from it"
+            f"{path} refers to code ({', '.join(names[:3])}) and was not loaded; define the layer as a class in "
+            f"{model.folder}/keras.py with @keras.saving.register_keras_serializable(), and save a model built from it"
         )
     net = network(model)
     with tempfile.TemporaryDirectory() as folder:
-        mine, theirs = Path(folder) / f"mine.{VARIABLES}", Path(folder) / f"theirs.{VARIABLES}"
-        net.save_weights(mine)
+        expected, given = Path(folder) / f"expected.{VARIABLES}", Path(folder) / f"given.{VARIABLES}"
+        net.save_weights(expected)
         try:
             with zipfile.ZipFile(path) as archive:
-                theirs.write_bytes(archive.read(VARIABLES))
-            _check_shapes(path, _variable_shapes(theirs), _variable_shapes(mine))
-            net.load_weights(theirs)
+                given.write_bytes(archive.read(VARIABLES))
+            _check_shapes(path, _variable_shapes(given), _variable_shapes(expected))
+            net.load_weights(given)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise BadWeights(f"{path} is not a whole .keras file: {first_line(error)}") from error
+            raise BadWeights(f"{path} is corrupt or not a .keras file: {first_line(error)}") from error
     for variable in net.weights:
         if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-            raise BadWeights(
-                f"{path}: {variable.path} has values that are NaN or infinite; save weights from before they were"
-            )
+            raise BadWeights(f"{path}: {variable.path} has NaN or infinite values; use an earlier checkpoint")
     return net
 
 
 MAX_CONFIG_BYTES = 1 << 26
-"""In bytes: a config names layers and holds no weights."""
+"""Far more than any real config: it describes layers and contains no weights."""
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The config in a .keras file, if it is one of Keras 3; without what it was compiled with, which nothing reads."""
+    """Reads the config in a Keras 3 file, without the compile_config, which is not used.
+
+    Raises:
+        BadWeights: the file is no .keras file, corrupt, a decompression bomb, or from Keras 2.
+    """
     if path.suffix.lower() != ".keras":
         raise BadWeights(f"{path}: {_advice(path)}")
     try:
@@ -167,34 +169,34 @@ def _read_config(path: Path) -> dict[str, Any]:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             large = max(archive.getinfo(name).file_size for name in (CONFIG, METADATA)) > MAX_CONFIG_BYTES
             if large or unpacked > 100 * max(path.stat().st_size, 1) or archive.testzip():
-                raise BadWeights(f"{path} is not a whole .keras file: its content is not what it says")
+                raise BadWeights(f"{path} is corrupt or not a .keras file: implausible sizes or wrong checksums")
             config, metadata = (json.loads(archive.read(name)) for name in (CONFIG, METADATA))
             version = str(metadata["keras_version"])
             config = {key: value for key, value in config.items() if key != "compile_config"}
     except (OSError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BadWeights(f"{path} is not a whole .keras file: {first_line(error)}") from error
+        raise BadWeights(f"{path} is corrupt or not a .keras file: {first_line(error)}") from error
     if not version.startswith("3."):
-        raise BadWeights(f"{path} is of Keras {version}: {_KERAS_2}")
+        raise BadWeights(f"{path} was saved by Keras {version}: {_KERAS_2}")
     return config
 
 
-_KERAS_2 = "load it where it was made, with Keras 3 installed, and save it with model.save('model.keras')"
+_KERAS_2 = "load it in the code that created it, with Keras 3, and save it with model.save('model.keras')"
 
 
 def _advice(path: Path) -> str:
     """What to do with a file that is no .keras file."""
     suffix = path.suffix.lower()
     if suffix in (".safetensors", ".pt", ".pth", ".bin"):
-        return "weights of PyTorch: adopt them with --framework torch, then inv convert --from torch --to keras"
+        return "PyTorch weights: import them with --framework torch, then run inv convert --from torch --to keras"
     if path.name.lower().endswith(".weights.h5"):
-        return "weights alone: model.load_weights() where it was made, then model.save('model.keras')"
+        return "weights without a model: call model.load_weights() in your code, then model.save('model.keras')"
     if suffix in (".h5", ".hdf5") or (path / "saved_model.pb").is_file():
         return f"the format of Keras 2: {_KERAS_2}"
-    return "weights are a .keras file, as model.save('model.keras') writes it"
+    return "not a weights file: expected a .keras file, as model.save('model.keras') writes it"
 
 
 def _described_code(config: Any, model: Model) -> Iterator[tuple[str, str | None]]:
-    """(class, module) of what a config names that is code, or neither Keras's nor the model folder's."""
+    """(class, module) of everything in a config that is code, or that neither Keras nor the model folder defines."""
     if isinstance(config, list):
         for item in config:
             yield from _described_code(item, model)
@@ -202,47 +204,47 @@ def _described_code(config: Any, model: Model) -> Iterator[tuple[str, str | None
         name, module = config.get("class_name"), config.get("module")
         if name is not None:
             name = str(name)
-            a_class = name[:1].isupper()  # as all of Keras's are; the rest of keras.* are functions
-            ours = str(module).split(".")[0] == "keras" and a_class and name not in RUNS_CODE
+            is_class = name[:1].isupper()  # lower-case names in keras.* are functions
+            safe = str(module).split(".")[0] == "keras" and is_class and name not in RUNS_CODE
             known = config.get("registered_name")
             registered = isinstance(known, str) and keras.saving.get_registered_object(known) is not None
-            if not (ours or name in VALUES or registered):
+            if not (safe or name in VALUES or registered):
                 yield name, str(module) if module else None
         for item in config.values():
             yield from _described_code(item, model)
 
 
 def _variable_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the variables in an .h5 file by their place; those of an optimizer left out.
+    """Shapes of the variables in an .h5 file by path, without the optimizer's.
 
     Raises:
-        ValueError: one of them lies in another file.
+        ValueError: a variable is stored in another file.
     """
     found: dict[str, tuple[int, ...]] = {}
 
-    def look(group: h5py.Group, where: str) -> None:
+    def visit(group: h5py.Group, prefix: str) -> None:
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{where}{name} points elsewhere")
+                raise ValueError(f"{prefix}{name} is a link")
             item = group[name]
             if isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
-                    raise ValueError(f"{where}{name} lies in another file")
-                found[f"{where}{name}"] = tuple(item.shape)
-            elif (where, name) != ("", "optimizer"):
-                look(item, f"{where}{name}/")
+                    raise ValueError(f"{prefix}{name} is stored in another file")
+                found[f"{prefix}{name}"] = tuple(item.shape)
+            elif (prefix, name) != ("", "optimizer"):
+                visit(item, f"{prefix}{name}/")
 
     with h5py.File(path) as file:
-        look(file, "")
+        visit(file, "")
     return found
 
 
 def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     wrong = [
-        f"{name} is {'missing' if name not in found else f'{_shape(found[name])} where the model has {_shape(shape)}'}"
+        f"{name} is {'missing' if name not in found else f'{_shape(found[name])}, expected {_shape(shape)}'}"
         for name, shape in wanted.items()
         if found.get(name) != shape
-    ] + [f"{name} is not the model's" for name in found if name not in wanted]
+    ] + [f"{name} is not in the model" for name in found if name not in wanted]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise BadWeights(f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}")
@@ -252,20 +254,20 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "a scalar"
 
 
-# -- the other framework's form ----------------------------------------------------------------------------------------
+# -- exchange with PyTorch ---------------------------------------------------------------------------------------------
 
 LEAVES = {
     "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
     "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
-"""What PyTorch calls a layer's variables."""
+"""Keras's names of a layer's variables → PyTorch's."""
 
 
 def variables(net: keras.Model) -> dict[str, Any]:
-    """Variables by "<layer>.<name>", PyTorch's name; random number generators' left out.
+    """Variables by "<layer>.<PyTorch's name>".
 
     Raises:
-        BadModel: two have one name, or a layer has variables that PyTorch has not.
+        BadModel: two variables have the same name, or PyTorch has no such variable.
     """
     found: dict[str, Any] = {}
     for variable in net.weights:
@@ -273,16 +275,16 @@ def variables(net: keras.Model) -> dict[str, Any]:
         name = f"{layer}.{LEAVES.get(leaf)}"
         if leaf not in LEAVES or name in found:
             raise BadModel(
-                f"{variable.path}: convert knows convolutions, dense layers and batch normalisation, each by name"
+                f"{variable.path}: convert supports convolutions, dense layers and batch normalisation, with unique names"
             )
         found[name] = variable
     return found
 
 
 def to_torch(value: NDArray[np.float32], depthwise: bool) -> NDArray[np.float32]:
-    """A Keras variable as PyTorch's tensor.
+    """Converts a Keras variable to PyTorch's axes.
 
-    A kernel (…, inputs, outputs) is a weight (outputs, inputs, …); a depthwise one (…, channels, multiplier) is
+    A kernel (…, inputs, outputs) becomes (outputs, inputs, …); a depthwise kernel (…, channels, multiplier) becomes
     (channels × multiplier, 1, …).
     """
     if value.ndim < 2:
@@ -290,15 +292,15 @@ def to_torch(value: NDArray[np.float32], depthwise: bool) -> NDArray[np.float32]
     spatial = range(value.ndim - 2)
     if not depthwise:
         return value.transpose(value.ndim - 1, value.ndim - 2, *spatial)
-    moved = value.transpose(value.ndim - 2, value.ndim - 1, *spatial)
-    return moved.reshape(-1, 1, *moved.shape[2:])
+    transposed = value.transpose(value.ndim - 2, value.ndim - 1, *spatial)
+    return transposed.reshape(-1, 1, *transposed.shape[2:])
 
 
 def assign_from_torch(variable: Any, value: NDArray[np.float32], depthwise: bool) -> None:
-    """Gives a variable the value of PyTorch's tensor: the inverse of `exchanged`.
+    """Assigns PyTorch's tensor to a Keras variable: the inverse of `to_torch`.
 
     Raises:
-        BadModel: its shape is another.
+        BadModel: the shapes differ.
     """
     shape = tuple(variable.shape)
     if value.ndim > 1:
@@ -308,7 +310,10 @@ def assign_from_torch(variable: Any, value: NDArray[np.float32], depthwise: bool
         else:
             value = value.transpose(*spatial, 1, 0)
     if value.shape != shape:
-        raise BadModel(f"the twins differ: {variable.path} is {_shape(shape)}, and {_shape(value.shape)} in the other")
+        raise BadModel(
+            f"the Keras and PyTorch models differ: {variable.path} is {_shape(shape)} in Keras and "
+            f"{_shape(value.shape)} in PyTorch"
+        )
     variable.assign(value)
 
 

@@ -1,7 +1,7 @@
-"""The process that captures a Keras model as a torch program: `python -m pipeline.frameworks._keras_capture REQUEST`.
+"""Captures a Keras model as a torch.export program: `python -m pipeline.frameworks._keras_capture REQUEST`.
 
-Keras runs on PyTorch here, and takes one backend a process. What fails in a way that a user can mend is one line of
-JSON on standard output: {"error": "BadModel", "says": "…"}.
+A process of its own, because Keras runs on PyTorch here and allows one backend per process. An error that the user can
+fix is printed as one line of JSON on standard output: {"error": "BadModel", "message": "…"}.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.sources import Model
 
 
 def main(request: dict[str, Any]) -> None:
-    """Writes the graph of a model with a checkpoint's weights into a folder."""
+    """Writes the graph of a model with a checkpoint's weights to a folder."""
     os.environ["KERAS_BACKEND"] = "torch"
     import_order()
     import torch
@@ -27,14 +27,13 @@ def main(request: dict[str, Any]) -> None:
     from pipeline.frameworks import _channels_first, _graphs, _keras, _normalization, _simplify
 
     model = Model(Path(request["model"]), from_json(ModelSpec, request["spec"]))
-    model.code(
-        "keras"
-    )  # it may import tensorflow; Keras itself would, to look whether it is there, and has no use for it
+    model.code("keras")  # may import tensorflow itself, so it comes before the next line
+    # Keras would import TensorFlow only to see whether it is installed.
     sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
     net = _channels_first.channels_first(_keras.load(model, Path(request["weights"])))
 
     class Inference(torch.nn.Module):
-        """The network as a torch module that is not training."""
+        """The network as a torch module in inference mode."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -56,4 +55,4 @@ if __name__ == "__main__":
     try:
         main(json.loads(sys.argv[1]))
     except PipelineError as error:
-        print(json.dumps({"error": type(error).__name__, "says": str(error)}))
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))

@@ -1,4 +1,4 @@
-"""Training in Keras on TensorFlow, on one device or under a strategy for many: the same loop serves all."""
+"""Keras on TensorFlow: training on one device or several, prediction, and SavedModels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK = 16
-"""Steps that TensorFlow takes without coming back to Python."""
+"""Training steps per call into TensorFlow."""
 Elements = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"]
 
 
@@ -38,7 +38,7 @@ class SplitDataset:
         self.split = split
         self.shape = split.read(0).shape
         pixels = _training_loop.decode_all(split, what)
-        with tf.device("CPU:0"):  # where tf.data works
+        with tf.device("CPU:0"):  # tf.data runs on the CPU
             self.pixels = None if pixels is None else tf.constant(pixels)
             self.labels = tf.constant(split.labels)
 
@@ -46,15 +46,15 @@ class SplitDataset:
         return len(self.split)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Float images in the split's order."""
+        """Batches of float images in the split's order."""
         indices = tf.data.Dataset.range(len(self)).batch(batch_size)
         return indices.map(self.read, tf.data.AUTOTUNE).map(_floats)
 
-    def read(self, which: tf.Tensor) -> tf.Tensor:
-        """The pictures of these numbers."""
+    def read(self, indices: tf.Tensor) -> tf.Tensor:
+        """The images at these indices."""
         if self.pixels is not None:
-            return tf.gather(self.pixels, which)
-        images = tf.numpy_function(self.split.images, [which], tf.uint8, stateful=False)
+            return tf.gather(self.pixels, indices)
+        images = tf.numpy_function(self.split.images, [indices], tf.uint8, stateful=False)
         return tf.ensure_shape(images, (None, *self.shape))
 
 
@@ -63,58 +63,60 @@ def _floats(images: tf.Tensor) -> tf.Tensor:
 
 
 def batch_parts(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> Elements:
-    """These parts of each batch of `order`, one after another: (numbers of pictures, padded, int64; place, int64;
-    weight, float32).
+    """The given parts of each batch of `order`, one after another.
 
-    A place is int64 (5,): the batch's number and size, the part's start and end in it, and the seed. All is in the
-    elements, so that what is made of them need not be traced anew in every epoch.
+    Everything that depends on the epoch is in these arrays, so that TensorFlow need not retrace in every epoch.
+
+    Returns:
+        indices of the images, int64, padded to one length; place, int64 (5,): the batch's number and size, start and
+        end of the part in it, and the seed; weight of the part, float32.
     """
-    places, weights, numbers = [], [], []
+    places, weights, indices = [], [], []
     for number in range(-(-len(order) // batch_size)):
         batch = order[number * batch_size : (number + 1) * batch_size]
         for part in parts:
-            mine = part.of(len(batch))
-            places.append((number, len(batch), mine.start, mine.stop, seed))
+            own = part.of(len(batch))
+            places.append((number, len(batch), own.start, own.stop, seed))
             weights.append(part.weight(len(batch)))
-            numbers.append(np.resize(batch[mine], -(-batch_size // part.world)))
-    return np.array(numbers, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
+            indices.append(np.resize(batch[own], -(-batch_size // part.world)))
+    return np.array(indices, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
 
 
 def draw_augmentations(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """What `augmented` does to the pictures of a part, a tensor a name: flipped or not, bool (n,); shifted by how much
-    from the top left, int32 (2, n, 1).
+    """Draws the random numbers for `augment`, one tensor per name: bool (n,) for flips, int32 (2, n, 1) for shifts.
 
     Args:
-        seed: int64 (2,): the same seed, the same batch.
-        place: int64 (3,): the part is of a batch of so many, for all of which is drawn, from here to there.
+        seed: int64 (2,), which determines all draws for the batch.
+        place: int64 (3,): the batch's size, and start and end of the part in it. Numbers are drawn for the whole batch,
+            so that they do not depend on the number of processes.
     """
     whole, start, end = place[0], place[1], place[2]
     draws = []
     for name in names:
         seed += 1
-        reach = _training_loop.max_shift(name)
-        if reach is None:
+        shift = _training_loop.max_shift(name)
+        if shift is None:
             draws.append((tf.random.stateless_uniform([whole], seed) < 0.5)[start:end])
         else:
-            by = tf.random.stateless_uniform([2, whole, 1], seed, 0, 2 * reach + 1, tf.int32)
+            by = tf.random.stateless_uniform([2, whole, 1], seed, 0, 2 * shift + 1, tf.int32)
             draws.append(by[:, start:end])
     return tuple(draws)
 
 
 def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Float images (n, height, width, channels), each flipped and shifted as `names` say and `drawn` has drawn.
+    """Flips and shifts float images (n, height, width, channels) by the numbers of `draw_augmentations`.
 
-    On the device that trains: floats, because TensorFlow pads and gathers no bytes on a GPU.
+    Runs on the training device; takes floats because TensorFlow cannot pad or gather bytes on a GPU.
     """
     height, width = images.shape[1:3]
     for name, by in zip(names, draws, strict=True):
-        reach = _training_loop.max_shift(name)
-        if reach is None:
+        shift = _training_loop.max_shift(name)
+        if shift is None:
             images = tf.where(by[:, None, None, None], tf.reverse(images, [2]), images)
         else:
-            padded = tf.pad(images, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "REFLECT")
+            padded = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]], "REFLECT")
             rows, columns = by[0] + tf.range(height), by[1] + tf.range(width)
-            # One row of every picture, or one column, is chosen for each place: whole rows are what gather copies.
+            # Gathers whole rows, then whole columns; gathering single pixels would be slow.
             images = tf.gather(padded, rows, batch_dims=1)
             images = tf.transpose(tf.gather(tf.transpose(images, (0, 2, 1, 3)), columns, batch_dims=1), (0, 2, 1, 3))
     return images
@@ -124,8 +126,10 @@ def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor])
 
 
 def with_normalization(net: keras.Model, preprocessing: Preprocessing) -> keras.Model:
-    """`net` behind its normalisation, (x - mean) / std as a depthwise 1×1 convolution that is not trained: raw pixels
-    (N, height, width, channels) to logits."""
+    """`net` with its normalisation in front: raw pixels (N, height, width, channels) to logits.
+
+    The normalisation (x - mean) / std is a frozen depthwise 1×1 convolution.
+    """
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
     image = keras.Input(net.inputs[0].shape[1:])
     layer = keras.layers.DepthwiseConv2D(1, name="normalize", trainable=False)
@@ -135,14 +139,14 @@ def with_normalization(net: keras.Model, preprocessing: Preprocessing) -> keras.
 
 
 def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
-    """Writes `net` behind its normalisation as a SavedModel whose signature takes and gives the spec's names.
+    """Writes `net` with its normalisation as a SavedModel whose signature uses the spec's names.
 
-    Not by keras.export: it holds variables in a set, and so writes them in another order each time.
+    Does not use keras.export, which keeps variables in a set and so writes them in a different order each time.
     """
     model = with_normalization(net, spec.preprocessing)
     image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32, spec.inputs[0].name)
     module = tf.Module()
-    module.kept = [variable.value for variable in model.variables]
+    module.tracked = [variable.value for variable in model.variables]
     module.serve = tf.function(lambda image: {spec.outputs[0].name: model(image, training=False)}, [image])
     tf.saved_model.save(module, str(out), {"serving_default": module.serve})
 
@@ -150,8 +154,8 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accelerator: str) -> NDArray[np.float32]:
     """Float outputs (N, classes) for a whole split."""
     with tf.device(_tf_distribute.device_type(accelerator)):
-        pictures = SplitDataset(split, "evaluation")
-        return np.asarray(with_normalization(net, preprocessing).predict(pictures.batches(256), verbose=0), np.float32)
+        batches = SplitDataset(split, "evaluation").batches(256)
+        return np.asarray(with_normalization(net, preprocessing).predict(batches, verbose=0), np.float32)
 
 
 def features(net: keras.Model, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -172,7 +176,7 @@ def graph(net: keras.Model) -> bytes:
 
 
 class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
-    """The learning rate of every step, by `_training_loop.learning_rate`."""
+    """The learning rate schedule of `_training_loop.learning_rate`."""
 
     def __init__(self, peak: float, steps: int) -> None:
         self.rates = tf.constant(
@@ -184,18 +188,18 @@ class Rates(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
 
 
 def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
-    """Trains and leaves the best epoch's network as home/training/model.keras; see `Framework.train`.
+    """Trains and writes the best epoch's network to home/training/model.keras; see `Framework.train`.
 
-    After every epoch the whole state is kept, so an interrupted training goes on with the next epoch. Order and
-    augmentation of an epoch depend on seed and epoch alone: interrupted or not, by one process or by many, the result
-    is the same. Of many processes the first alone writes and speaks.
+    The full state is saved after every epoch, so an interrupted training resumes with the next one. An epoch's sample
+    order and augmentation depend only on the seed and the epoch: each step sees the same images whether training was
+    interrupted or not, in one process or many. Only the first process writes files and prints.
 
     Raises:
-        BadData: another machine of the group has other data, code or settings than the first.
-        StageFailed: the loss is no number any more, or the connection to another machine broke.
+        BadData: this process has different data, code or settings from the first.
+        StageFailed: the loss is NaN or infinite, or the connection to another machine broke.
 
     Returns:
-        The facts of `_training_loop.run_epochs`, and of `device_facts`.
+        The facts of `_training_loop.run_epochs` and `device_facts`.
     """
     group = settings.group
     kind = _tf_distribute.device_type(settings.accelerator, group)
@@ -208,13 +212,13 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
         with _tf_distribute.connection_errors(group):
             if group.nodes > 1:
                 _training_loop.check_same_key(key, _tf_distribute.broadcast_text(strategy, key), group.node_rank)
-            pictures = {name: SplitDataset(data[name], name if first else None) for name in ("train", "validation")}
-            loop = Loop(strategy, model, settings, pictures, folder, key)
+            splits = {name: SplitDataset(data[name], name if first else None) for name in ("train", "validation")}
+            loop = Loop(strategy, model, settings, splits, folder, key)
             facts = _training_loop.initial_facts() | loop.resumed()
             run = home / "tensorboard" / key[:12] if first else None
-            facts = _training_loop.run_epochs(loop, facts, settings, len(pictures["train"]), run)
+            facts = _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run)
             if group.nodes > 1:
-                _tf_distribute.broadcast_text(strategy, "end")  # nobody leaves before all have ended their last step
+                _tf_distribute.broadcast_text(strategy, "end")  # wait until all machines have finished their last step
     finally:
         keras.config.set_dtype_policy("float32")
     if first:
@@ -232,12 +236,12 @@ class Loop:
     """
 
     def __init__(
-        self, strategy: tf.distribute.Strategy, model: Model, settings: Settings, pictures: Mapping[str, SplitDataset],
+        self, strategy: tf.distribute.Strategy, model: Model, settings: Settings, splits: Mapping[str, SplitDataset],
         folder: Path, key: str,
     ) -> None:  # fmt: skip
-        self.strategy, self.settings, self.pictures, self.folder, self.key = strategy, settings, pictures, folder, key
+        self.strategy, self.settings, self.splits, self.folder, self.key = strategy, settings, splits, folder, key
         self.training, self.classes = model.spec.training, model.spec.classes
-        self.steps = _training_loop.steps_per_epoch(len(pictures["train"]), settings)
+        self.steps = _training_loop.steps_per_epoch(len(splits["train"]), settings)
         keras.utils.set_random_seed(settings.seed)
         self.net = _keras.network(model, strategy.scope)
         if settings.group.size > 1:
@@ -251,47 +255,51 @@ class Loop:
             from_logits=True, label_smoothing=self.training.label_smoothing, reduction=None
         )
         self.state = [*self.network.variables, *self.optimizer.variables]
-        self.drawn, self.plain = tf.function(self._drawn), tf.function(self._plain)
-        self.trained, self.seen_right = tf.function(self._steps), tf.function(self._right)
+        self.training_part, self.validation_part = tf.function(self._training_part), tf.function(self._validation_part)
+        self.run_steps, self.count_correct = tf.function(self._run_steps), tf.function(self._count_correct)
         self.training_batches = self.validation_batches = None
 
     def epoch(self, epoch: int) -> float:
         """See `_training_loop.Loop`."""
         settings = self.settings
-        if self.training_batches is None:  # one for all epochs, in order: to begin one takes as long as many steps
-            self.training_batches = self._given(self._parts_from(epoch).map(self.drawn, tf.data.AUTOTUNE))
+        if (
+            self.training_batches is None
+        ):  # one iterator for all epochs, because starting one takes as long as many steps
+            self.training_batches = self._iterator(self._parts_from(epoch).map(self.training_part, tf.data.AUTOTUNE))
         chunks: Iterable[int] = range(0, self.steps, CHUNK)
         if settings.group.node_rank == 0:
             name, count = f"epoch {epoch + 1}/{settings.epochs}", -(-self.steps // CHUNK)
             chunks = bar(chunks, name, count, f"{CHUNK} batches")
         total = 0.0
         for start in chunks:
-            total += float(self.trained(self.training_batches, tf.constant(min(CHUNK, self.steps - start))))
+            total += float(self.run_steps(self.training_batches, tf.constant(min(CHUNK, self.steps - start))))
         return total / self.steps
 
     def accuracy(self) -> float:
-        """See `_training_loop.Loop`; each device looks at its part."""
-        validation, size = self.pictures["validation"], 256 * self.settings.group.size
+        """See `_training_loop.Loop`; each device evaluates its part."""
+        validation, size = self.splits["validation"], 256 * self.settings.group.size
         if self.validation_batches is None:
-            mine = batch_parts(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
-            batches = tf.data.Dataset.from_tensor_slices(mine).repeat().map(self.plain, tf.data.AUTOTUNE)
-            self.validation_batches = self._given(batches)
-        right = self.seen_right(self.validation_batches, tf.constant(-(-len(validation) // size)))
+            own = batch_parts(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
+            batches = tf.data.Dataset.from_tensor_slices(own).repeat().map(self.validation_part, tf.data.AUTOTUNE)
+            self.validation_batches = self._iterator(batches)
+        right = self.count_correct(self.validation_batches, tf.constant(-(-len(validation) // size)))
         return int(right) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
         return {_exchange_name(variable.path): variable.numpy() for variable in self.net.trainable_variables}
 
-    def keep(self, facts: Mapping[str, Any], best: bool) -> None:
+    def save(self, facts: Mapping[str, Any], best: bool) -> None:
         """See `_training_loop.Loop`."""
         if best:
             _save(self.folder / "best.npz", self.net.variables, {})
         _save(self.folder / "state.npz", self.state, {**facts, "key": self.key})
 
     def resumed(self) -> dict[str, Any]:
-        """Goes on from the kept state of the same training, in all processes; its facts. Nothing where there is none,
-        and the folder is empty then."""
+        """Restores the saved state of the same training in all processes and returns its facts.
+
+        Without a saved state, empties the folder and returns {}.
+        """
         first, many = self.settings.group.node_rank == 0, self.settings.group.nodes > 1
         found = _resume(self.folder, self.key, self.state) if first and self.settings.resume else {}
         if first and not found:
@@ -304,73 +312,75 @@ class Loop:
         return dict(found)
 
     def _parts_from(self, epoch: int) -> tf.data.Dataset:
-        """This machine's parts of the training split's batches, from this epoch's to the last one's."""
+        """This machine's parts of the training batches, from the first of this epoch to the last of all epochs."""
         group, size = self.settings.group, self.settings.batch_size
 
         def of(epoch: NDArray[np.int64]) -> Elements:
             seed = _training_loop.epoch_seed(self.settings, int(epoch))
-            order = np.random.default_rng(seed).permutation(len(self.pictures["train"]))
+            order = np.random.default_rng(seed).permutation(len(self.splits["train"]))
             return batch_parts(order, size, _tf_distribute.parts(group), seed)
 
         def elements(epoch: tf.Tensor) -> tf.data.Dataset:
-            numbers, places, weights = tf.numpy_function(of, [epoch], (tf.int64, tf.int64, tf.float32))
-            numbers = tf.ensure_shape(numbers, (None, -(-size // group.size)))
-            elements = numbers, tf.ensure_shape(places, (None, 5)), tf.ensure_shape(weights, (None,))
+            indices, places, weights = tf.numpy_function(of, [epoch], (tf.int64, tf.int64, tf.float32))
+            indices = tf.ensure_shape(indices, (None, -(-size // group.size)))
+            elements = indices, tf.ensure_shape(places, (None, 5)), tf.ensure_shape(weights, (None,))
             return tf.data.Dataset.from_tensor_slices(elements)
 
         return tf.data.Dataset.range(epoch, self.settings.epochs).flat_map(elements)
 
-    def _drawn(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[Any, ...]:
-        """The pictures of a part as bytes, which are a quarter of what floats would be on the way to a GPU; one-hot
-        labels; the part's weight; and what augmentation is to do."""
-        images, labels = self._part("train", numbers, place)
+    def _training_part(self, indices: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[Any, ...]:
+        """A training part: images, one-hot labels, weight, draws for augmentation.
+
+        Images stay bytes, because copying floats to a GPU would take four times as long.
+        """
+        images, labels = self._part("train", indices, place)
         draws = draw_augmentations(self.training.augment, tf.stack([place[4], place[0] * 16]), place[1:4])
         return images, tf.one_hot(labels, self.classes), weight, draws
 
-    def _plain(self, numbers: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The pictures of a part as bytes, labels, the part's weight."""
-        return *self._part("validation", numbers, place), weight
+    def _validation_part(self, indices: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """A validation part: images as bytes, labels, weight."""
+        return *self._part("validation", indices, place), weight
 
-    def _part(self, split: str, numbers: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pictures, which = self.pictures[split], numbers[: place[3] - place[2]]
-        return pictures.read(which), tf.gather(pictures.labels, which)
+    def _part(self, split: str, indices: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        dataset, indices = self.splits[split], indices[: place[3] - place[2]]
+        return dataset.read(indices), tf.gather(dataset.labels, indices)
 
-    def _given(self, batches: tf.data.Dataset) -> Any:
-        """These elements, one a device of this machine, and on it before their step begins."""
+    def _iterator(self, batches: tf.data.Dataset) -> Any:
+        """An iterator over the elements, one per device of this machine, each copied to its device in advance."""
         batches = batches.prefetch(tf.data.AUTOTUNE)
         devices = self.strategy.extended.worker_devices
         if len(devices) == 1 and "CPU" in devices[0] and self.settings.group.size == 1:
-            return iter(batches)  # as the other way round, and sooner
+            return iter(batches)  # the same elements, and faster
         return iter(self.strategy.distribute_datasets_from_function(lambda _: batches))
 
-    def _steps(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
-        """So many steps of training; the sum of their losses."""
+    def _run_steps(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
+        """Takes `count` training steps and returns the sum of their losses."""
         total = tf.constant(0.0)
         for _ in tf.range(count):
             total += self.strategy.reduce("SUM", self.strategy.run(self._step, next(batches)), axis=None)
         return total
 
     def _step(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, draws: Sequence[tf.Tensor]) -> tf.Tensor:
-        """A device's part of a step; its part of the batch's mean loss."""
+        """One device's part of a training step; returns its share of the batch's mean loss."""
         world = self.settings.group.size
-        seen = augment(_floats(images), self.training.augment, draws)
+        images = augment(_floats(images), self.training.augment, draws)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(self.loss(labels, self.network(seen, training=True))) * weight / world
+            loss = tf.reduce_mean(self.loss(labels, self.network(images, training=True))) * weight / world
             loss += sum(self.network.losses) / world
         variables = self.network.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
 
-    def _right(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
-        """In so many batches, the pictures whose largest logit is their label's."""
+    def _count_correct(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
+        """The number of correctly classified images in `count` batches."""
         total = tf.constant(0, tf.int64)
         for _ in tf.range(count):
-            total += self.strategy.reduce("SUM", self.strategy.run(self._seen_right, next(batches)), axis=None)
+            total += self.strategy.reduce("SUM", self.strategy.run(self._correct_in_part, next(batches)), axis=None)
         return total
 
-    def _seen_right(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        right = tf.equal(tf.argmax(self.network(_floats(images), training=False), 1), labels)
-        return tf.reduce_sum(tf.cast(tf.logical_and(right, weight > 0), tf.int64))
+    def _correct_in_part(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        correct = tf.equal(tf.argmax(self.network(_floats(images), training=False), 1), labels)
+        return tf.reduce_sum(tf.cast(tf.logical_and(correct, weight > 0), tf.int64))
 
 
 def _save(path: Path, variables: Sequence[Any], facts: Mapping[str, Any]) -> None:
@@ -380,36 +390,36 @@ def _save(path: Path, variables: Sequence[Any], facts: Mapping[str, Any]) -> Non
 
 
 def _load(path: Path, variables: Sequence[Any]) -> None:
-    """Assigns what `_save` kept."""
-    with np.load(path, allow_pickle=False) as kept:
+    """Assigns the values that `_save` wrote."""
+    with np.load(path, allow_pickle=False) as saved:
         for i, variable in enumerate(variables):
-            variable.assign(kept[str(i)])
+            variable.assign(saved[str(i)])
 
 
 def _resume(folder: Path, key: str, variables: Sequence[Any]) -> dict[str, Any]:
-    """Puts the kept state of the same training into `variables`; its facts, nothing where there is none."""
+    """Restores `variables` from the saved state of the same training and returns its facts; {} without such a state."""
     path = folder / "state.npz"
     if not path.is_file() or not (folder / "best.npz").is_file():
         return {}
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            found: dict[str, Any] = json.loads(str(kept["facts"]))
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            found: dict[str, Any] = json.loads(str(saved["facts"]))
         if found.pop("key") != key:
             return {}
         _load(path, variables)
     except Exception as error:
-        raise Broken(f"{path} cannot be read ({error}); train afresh with --no-resume") from error
+        raise Broken(f"cannot read {path} ({error}); start over with --no-resume") from error
     return found
 
 
 def _exchange_name(path: str) -> str:
-    """A variable's name as PyTorch's twin has it in TensorBoard, where PyTorch has such a thing."""
+    """A variable's name in `Framework.unpack`, if PyTorch has such a variable, else Keras's own."""
     layer, leaf = path.split("/")[-2:]
     return f"{layer}.{_keras.LEAVES.get(leaf, leaf)}"
 
 
 def device_facts(kind: str) -> dict[str, Any]:
-    """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
+    """Facts: the device, the training precision and, on a GPU, the peak memory of tensors."""
     facts: dict[str, Any] = {"device": device_name(kind), "precision": _tf_distribute.precision(kind)}
     if kind == "GPU":
         facts["peak_gpu_bytes"] = int(tf.config.experimental.get_memory_info("GPU:0")["peak"])

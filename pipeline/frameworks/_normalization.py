@@ -1,5 +1,7 @@
-"""What is trained in PyTorch and becomes a graph; apart from `_graphs`, because training needs no torchao, whose import
-is slow and warns under a newer PyTorch."""
+"""A PyTorch network with its input normalisation, as it is trained and exported.
+
+Separate from `_graphs`, because training does not need torchao, whose import is slow and warns with a newer PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pipeline.core import Preprocessing
 
 
 class WithNormalization(torch.nn.Module):
-    """What is trained, exported and measured: a network behind its normalisation, which is the graph's first operation.
+    """A network with the normalisation as its first operation: this is what is trained, exported and measured.
 
     Takes raw pixels (N, channels, height, width), returns logits (N, classes).
     """
@@ -25,10 +27,10 @@ class WithNormalization(torch.nn.Module):
 
 
 def normalization_layer(preprocessing: Preprocessing) -> torch.nn.Module:
-    """(x - mean) / std as a depthwise 1×1 convolution that is not trained.
+    """(x - mean) / std as a frozen depthwise 1×1 convolution.
 
-    As a multiplication and a subtraction, quantizers would give the two constants coarse scales of their own; as a
-    convolution they get a scale per channel and a 32-bit bias, and int8 pixels stay as exact as they came.
+    A quantizer would give the constants of a multiplication and a subtraction coarse scales of their own. A convolution
+    has a scale per channel and a 32-bit bias, so int8 pixels lose no precision.
     """
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     channels = len(mean)

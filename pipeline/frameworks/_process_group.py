@@ -1,4 +1,7 @@
-"""Processes that train together, in every framework: parts of a batch, where they meet, whose failure it was."""
+"""The processes of a distributed training: each one's part of a batch, their endpoint, and the root cause of a failure.
+
+Used by every framework.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pipeline.errors import PipelineError, StageFailed
 from pipeline.frameworks import Group
 
 PORT = 29500
-"""Where the machines of a training meet unless the address says otherwise; torchrun's own."""
+"""The default port of machine 0, the same as torchrun's."""
 
 JOIN_SECONDS = 600
 """How long a machine waits for the others."""
@@ -23,31 +26,31 @@ TERMINATED = 128 + signal.SIGTERM
 """Exit code of a process that got SIGTERM and cleaned up."""
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""The variable with the name of the file into which a process writes what it raised; PyTorch's launcher calls it so."""
+"""Environment variable with the path of the file to which a process writes its exception; the name is torchrun's."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A process's part of whatever all processes share.
+    """A process's part of every batch.
 
     Attributes:
-        rank, world: which of how many processes this is.
+        rank, world: the process's rank, and the number of processes.
     """
 
     rank: int = 0
     world: int = 1
 
     def of(self, count: int) -> slice:
-        """Its part of a batch of `count`: neighbours, as many as the others have or one more or less.
+        """The process's contiguous part of a batch of `count` samples; parts differ by at most one sample.
 
-        Never nothing, since not every network takes an empty batch: where there are fewer samples than processes it is
-        one that another process has too, and `weight` is 0.
+        Not every network accepts an empty batch. With fewer samples than processes, the part is therefore one sample
+        that another process has as well, and its `weight` is 0.
         """
         start, end = self._ends(count)
         return slice(start, end) if end > start else slice(0, 1)
 
     def weight(self, count: int) -> float:
-        """What the mean loss over its part is worth, so that the mean over all processes is that over the batch."""
+        """The factor for the part's mean loss that makes the mean over all processes the mean over the batch."""
         start, end = self._ends(count)
         return (end - start) * self.world / count
 
@@ -56,29 +59,28 @@ class Part:
 
 
 def threads(group: Group) -> int:
-    """A process's share of the cores that this process may use; macOS does not restrict them."""
+    """CPU threads of one process: an equal share of the cores that are available; macOS cannot restrict them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // group.devices)
 
 
-# -- where machines meet -----------------------------------------------------------------------------------------------
+# -- rendezvous --------------------------------------------------------------------------------------------------------
 
 
 def endpoint(group: Group) -> str:
-    """HOST:PORT of machine 0, where the machines of a group meet."""
+    """HOST:PORT of machine 0, to which the other machines connect."""
     return group.address if ":" in group.address else f"{group.address}:{PORT}"
 
 
 def rendezvous_failed(group: Group) -> StageFailed:
-    """What is raised where a machine did not come."""
+    """The error when a machine did not connect in time."""
     return StageFailed(
-        f"the machines of this training did not meet at {endpoint(group)} within {JOIN_SECONDS // 60} minutes: "
-        f"run the same command on all {group.nodes}, each with its own --node-rank; a machine where the checkpoint "
-        f"is up to date does not come"
+        f"not all {group.nodes} machines connected to {endpoint(group)} within {JOIN_SECONDS // 60} minutes: run the "
+        f"same command on each, with its own --node-rank; a machine whose checkpoint is up to date does not connect"
     )
 
 
-# -- whose failure it was ----------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -86,39 +88,43 @@ class Exit:
     """How a process of a group ended.
 
     Attributes:
-        code: its exit code; negative is the signal that ended it.
-        said: what `pipeline.stages._train_process` wrote into its error file; empty where it could not.
+        code: its exit code; negative for the signal that ended it.
+        error: the content of its error file, as `pipeline.stages._train_process` writes it; empty if it wrote none.
     """
 
     code: int
-    said: Mapping[str, Any]
+    error: Mapping[str, Any]
 
 
 def root_cause(failures: Mapping[int, Exit], size: int) -> PipelineError:
-    """The failure that the others follow from, by rank: of a process that was killed, else the earliest.
+    """The failure that caused the others: that of a killed process, or else the earliest.
 
-    A process whose neighbour goes away fails as well, or gets SIGTERM from the launcher, within the second to which the
-    launchers' own times are true.
+    When one process fails, the others fail too or get SIGTERM from the launcher, within a second. The launchers' own
+    timestamps are not more precise than that, so the error files carry their own.
+
+    Args:
+        failures: how processes ended, by rank.
+        size: number of processes.
     """
 
     def order(rank: int) -> tuple[bool, float]:
         code = failures[rank].code
-        return code >= 0 or code == -signal.SIGTERM, failures[rank].said.get("at", math.inf)
+        return code >= 0 or code == -signal.SIGTERM, failures[rank].error.get("at", math.inf)
 
     rank = min(failures, key=order)
-    code, said = failures[rank].code, failures[rank].said
+    code, error = failures[rank].code, failures[rank].error
     who = f"training process {rank} (of {size}, from 0)"
     if code < 0 or code == TERMINATED:
         by = signal.Signals(-code).name if code < 0 else "SIGTERM"
         return StageFailed(
-            f"{who} was ended by {by}, and the others with it; the same command goes on after the last whole epoch"
+            f"{who} was ended by {by}, and the others with it; run the same command to resume after the last full epoch"
         )
-    message = said.get("message")
+    message = error.get("message")
     if not isinstance(message, dict):
-        return StageFailed(f"{who} ended with exit code {code} and said nothing")
-    raised = errors.again(str(said.get("kind")), message["message"])
+        return StageFailed(f"{who} ended with exit code {code} and wrote no error message")
+    raised = errors.again(str(error.get("kind")), message["message"])
     if raised is not None:
         return raised
-    failed = StageFailed(f"{who} failed: {said.get('kind')}: {message['message']}")
+    failed = StageFailed(f"{who} failed: {error.get('kind')}: {message['message']}")
     failed.__cause__ = RuntimeError(message["extraInfo"]["py_callstack"])  # what --debug shows
     return failed

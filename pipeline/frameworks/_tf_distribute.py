@@ -1,7 +1,6 @@
-"""Data-parallel training with TensorFlow: tf.distribute's strategies, and the process that runs under one.
+"""Data-parallel training with TensorFlow: the devices, tf.distribute's strategies, and the training process.
 
-MirroredStrategy on one machine, MultiWorkerMirroredStrategy on several; a machine has one process for all its devices.
-Keras's own batch normalisation takes its statistics over the whole batch when it is told to.
+MirroredStrategy on one machine, MultiWorkerMirroredStrategy on several. A machine runs one process for all its devices.
 """
 
 from __future__ import annotations
@@ -30,53 +29,53 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GPU_UNUSED = (
-    "an NVIDIA driver is here, but TensorFlow sees no GPU: it needs an environment without PyTorch, which "
-    "docs/scaling.md says how to make"
+    "this machine has an NVIDIA driver, but TensorFlow sees no GPU: it needs an environment without PyTorch; see "
+    "docs/scaling.md"
 )
 GRACE_SECONDS = 10
 """How long a process may take to clean up after SIGTERM."""
 
 
-# -- the machine -------------------------------------------------------------------------------------------------------
+# -- devices -----------------------------------------------------------------------------------------------------------
 
 
 def device_type(accelerator: str, group: Group = Group()) -> str:  # noqa: B008  # frozen
     """ "GPU" or "CPU", for --accelerator, --devices and --num-nodes.
 
     Raises:
-        BadOption: a GPU is asked for and there is none, or more than there are; or a machine is to be several CPUs
-            where there are several machines.
+        BadOption: fewer GPUs are available than requested; or several CPU devices per machine are requested on several
+            machines.
     """
     if accelerator == "cpu":
-        # Where this process has used TensorFlow already, what that took of a GPU is its own.
+        # Fails if this process has already used TensorFlow; then its GPUs are already initialised.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], "GPU")
     gpus = tf.config.get_visible_devices("GPU") if accelerator != "cpu" else []
     if accelerator == "cuda" and not gpus:
-        why = "TensorFlow sees no GPU here; use cpu, or auto, which takes one where it is"
-        raise BadOption(f"--accelerator cuda: {GPU_UNUSED if packages.nvidia_driver() else why}")
+        reason = "TensorFlow sees no GPU on this machine; use cpu, or auto, which takes a GPU only if there is one"
+        raise BadOption(f"--accelerator cuda: {GPU_UNUSED if packages.nvidia_driver() else reason}")
     if accelerator == "auto" and not gpus and packages.nvidia_driver():
         _report_unused_gpu()
     if gpus and group.devices > len(gpus):
         raise BadOption(
-            f"--devices {group.devices}: TensorFlow sees {len(gpus)} GPU{'s' * (len(gpus) > 1)} here; or use "
-            f"--accelerator cpu"
+            f"--devices {group.devices}: TensorFlow sees only {len(gpus)} GPU{'s' * (len(gpus) > 1)}; "
+            f"use fewer devices or --accelerator cpu"
         )
     if not gpus and min(group.devices, group.nodes) > 1:
         raise BadOption(
-            f"--devices {group.devices} --num-nodes {group.nodes}: where there are several machines, "
-            f"TensorFlow takes the CPU of each as one device; leave --devices out"
+            f"--devices {group.devices} --num-nodes {group.nodes}: on several machines, TensorFlow uses the CPU of "
+            f"each as one device; omit --devices"
         )
     return "GPU" if gpus else "CPU"
 
 
-@functools.cache  # once is enough
+@functools.cache  # reported once per process
 def _report_unused_gpu() -> None:
     say(f"training on the CPU: {GPU_UNUSED}")
 
 
 def precision(kind: str) -> str:
-    """See `_training_loop.precision`; `kind` is `device`'s."""
+    """See `_training_loop.precision`; `kind` is what `device_type` returns."""
     if kind == "CPU":
         return _training_loop.precision(None)
     details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
@@ -84,14 +83,14 @@ def precision(kind: str) -> str:
 
 
 def policy(kind: str) -> str:
-    """Keras's name for `precision`."""
+    """Keras's dtype policy for `precision`."""
     return "mixed_bfloat16" if precision(kind) == "bfloat16" else "float32"
 
 
 def strategy(group: Group, kind: str) -> tf.distribute.Strategy:
-    """The strategy for a process of the group; TF_CONFIG names the other machines where there are any.
+    """The strategy for a process of the group; on several machines, TF_CONFIG names the others.
 
-    Devices are made or chosen here, so it must be the first thing that a process of several does with TensorFlow.
+    Configures the devices, so in a group it must be the first use of TensorFlow in the process.
     """
     if group.size == 1:
         return tf.distribute.OneDeviceStrategy(f"{kind}:0")
@@ -106,103 +105,100 @@ def strategy(group: Group, kind: str) -> tf.distribute.Strategy:
 
 
 def parts(group: Group) -> list[Part]:
-    """The parts of every batch that this machine's devices take."""
+    """The parts of every batch for this machine's devices."""
     first = group.node_rank * group.devices
     return [Part(first + i, group.size) for i in range(group.devices)]
 
 
 def synchronize_batch_norm(network: keras.Model) -> None:
-    """Lets batch normalisation take its statistics over all devices' parts."""
+    """Makes batch normalisation take its statistics over the whole batch."""
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 
 
 def broadcast(strategy: tf.distribute.Strategy, value: NDArray[Any]) -> NDArray[Any]:
-    """Process 0's value, in all; each brings one of the same shape and dtype."""
-    wide = value.astype(np.int64) if value.dtype.kind in "bui" else value  # what every engine sums
+    """Returns process 0's value in all processes; each passes one of the same shape and dtype."""
+    wide = value.astype(np.int64) if value.dtype.kind in "bui" else value  # all-reduce does not sum every integer type
     found = strategy.run(_sum_of_first, (tf.constant(wide),))
     return np.asarray(strategy.experimental_local_results(found)[0]).astype(value.dtype)
 
 
 def broadcast_text(strategy: tf.distribute.Strategy, text: str) -> str:
-    """As `from_first`, of texts of any length."""
-    mine = np.frombuffer(text.encode(), np.uint8)
-    length = int(broadcast(strategy, np.array(len(mine))))
-    return broadcast(strategy, np.resize(mine, length)).tobytes().decode()
+    """As `broadcast`, for a text, whose length may differ between processes."""
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    length = int(broadcast(strategy, np.array(len(encoded))))
+    return broadcast(strategy, np.resize(encoded, length)).tobytes().decode()
 
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-def _sum_of_first(mine: tf.Tensor) -> tf.Tensor:
+def _sum_of_first(value: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
     first = tf.equal(context.replica_id_in_sync_group, 0)
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, mine, tf.zeros_like(mine)))
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, value, tf.zeros_like(value)))
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
 def launch(group: Group) -> None:
-    """Runs `group.command` as this machine's process of the group to the end; it writes to this process's streams.
+    """Runs `group.command` as this machine's process of the group, and waits for it.
 
-    Where another machine's fails, this one's is ended.
+    It shares this process's standard streams. If another machine's process fails, this one is ended.
 
     Raises:
-        PipelineError: what one of them raised; StageFailed where one was ended or raised anything else, or another
-            machine did not come.
+        PipelineError: raised by one of the processes.
+        StageFailed: a process was killed or raised another exception, or another machine did not connect.
     """
-    with _rendezvous.meet(group) as meeting, tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
-        file = Path(folder) / "error.json"
-        variables = {**os.environ, _process_group.ERROR_FILE: str(file)}
-        if meeting.addresses:
+    with _rendezvous.meet(group) as rendezvous, tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
+        error_file = Path(folder) / "error.json"
+        env = {**os.environ, _process_group.ERROR_FILE: str(error_file)}
+        if rendezvous.addresses:
             task = {"type": "worker", "index": group.node_rank}
-            variables["TF_CONFIG"] = json.dumps({"cluster": {"worker": meeting.addresses}, "task": task})
-        with _process(group.command, variables) as process:
-            elsewhere: dict[int, Exit] = {}
-            while process.poll() is None and not elsewhere:
-                elsewhere = meeting.failures(0.1)
-            ended = process.poll()
-        for rank, end in elsewhere.items():
-            meeting.tell(rank, end)
-        if ended is not None:
-            mine = Exit(ended, json.loads(file.read_text()) if file.is_file() else {})
-            meeting.tell(group.node_rank, mine)
-            if ended:
-                elsewhere[group.node_rank] = mine
-        if elsewhere:
-            raise _process_group.root_cause(elsewhere, group.nodes)
+            env["TF_CONFIG"] = json.dumps({"cluster": {"worker": rendezvous.addresses}, "task": task})
+        with _process(group.command, env) as process:
+            failures: dict[int, Exit] = {}
+            while process.poll() is None and not failures:
+                failures = rendezvous.failures(0.1)
+            code = process.poll()
+        for rank, failure in failures.items():
+            rendezvous.send(rank, failure)
+        if code is not None:
+            exited = Exit(code, json.loads(error_file.read_text()) if error_file.is_file() else {})
+            rendezvous.send(group.node_rank, exited)
+            if code:
+                failures[group.node_rank] = exited
+        if failures:
+            raise _process_group.root_cause(failures, group.nodes)
 
 
 @contextlib.contextmanager
-def _process(command: tuple[str, ...], variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is gone afterwards."""
+def _process(command: tuple[str, ...], env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is ended on exit."""
     process = None
     try:
         with proc.unbroken():
-            process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
         yield process
     finally:
         if process is not None:
             process.terminate()
             try:
                 process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:  # TensorFlow waits for another machine, below Python
+            except subprocess.TimeoutExpired:  # TensorFlow waits for another machine in native code
                 process.kill()
                 process.wait()
 
 
 @contextlib.contextmanager
 def connection_errors(group: Group) -> Iterator[None]:
-    """
-    Raises:
-        StageFailed: the connection to another machine broke.
-    """
+    """Raises StageFailed if the connection to another machine breaks."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         if group.nodes == 1:
             raise
         raise StageFailed(
-            "the connection to another machine of this training broke; the same command goes on after the last whole "
-            "epoch"
+            "the connection to another machine of this training broke; run the same command to resume after the last "
+            "full epoch"
         ) from error

@@ -1,8 +1,8 @@
-"""Data-parallel training with PyTorch: the processes that take part, and what makes them one training.
+"""Data-parallel training with PyTorch: starts the processes, and synchronizes batch normalisation between them.
 
-Every process takes its part of each batch, and gradients are averaged, so the batch is the same one whatever the
-number of processes. Batch normalisation takes its statistics over the whole batch too, or the network would be
-another one; what is left to differ is rounding, and the masks of dropout.
+Every process takes its part of each batch, and gradients are averaged, so the number of processes does not change the
+batch. Batch normalisation also takes its statistics over the whole batch; otherwise the number of processes would
+change the trained network. What still differs is rounding, and the masks of dropout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed._functional_collectives import all_reduce  # the one with gradients
+from torch.distributed._functional_collectives import all_reduce  # differentiable, unlike dist.all_reduce
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -25,29 +25,29 @@ from pipeline.frameworks import Group, _process_group
 from pipeline.frameworks._process_group import Exit
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that the launcher takes, and keeps."""
+"""Signals whose handlers the launcher replaces and does not restore."""
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------------------
 
 
 def synchronize_batch_norm(network: nn.Module, gpu: bool) -> nn.Module:
-    """The network with batch normalisation over all processes' parts; names in its state stay as they are."""
+    """The network with batch normalisation over all processes; the names in its state_dict do not change."""
     if gpu:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            twin = copy.copy(module)
-            twin.__class__ = BatchNorm
-            network.set_submodule(name, twin)
+            synchronized = copy.copy(module)
+            synchronized.__class__ = BatchNorm
+            network.set_submodule(name, synchronized)
     return network
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with statistics over all processes, for a CPU: nn.SyncBatchNorm runs on GPUs only.
+    """Batch normalisation over all processes on CPUs; nn.SyncBatchNorm supports GPUs only.
 
-    Takes (N, channels, …). Gradients go through the statistics as they do in one process.
+    Takes (N, channels, …). Gradients flow through the statistics, as they do in a single process.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return normal
 
     def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Moves the running statistics towards a batch's."""
+        """Updates the running statistics with a batch's."""
         assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -75,12 +75,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, share)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Checked by the layer that this one stands for; a batch of any rank is fine here."""
+        """Accepts any rank: the layer that this one replaces has checked its input."""
 
 
 def _all_sum(x: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, with gradients."""
-    assert dist.group.WORLD is not None  # Fabric has launched
+    """The sum over all processes; differentiable."""
+    assert dist.group.WORLD is not None  # Fabric has initialised it
     total: torch.Tensor = all_reduce(x, "sum", dist.group.WORLD)
     return total
 
@@ -89,38 +89,38 @@ def _all_sum(x: torch.Tensor) -> torch.Tensor:
 
 
 def launch(group: Group) -> None:
-    """Runs `group.command` as this machine's processes of the group, by PyTorch's own launcher, to the end.
+    """Runs `group.command` as this machine's processes of the group, with PyTorch's launcher, and waits for them.
 
-    They write to this process's streams. Where one fails the others are ended.
+    They share this process's standard streams. If one fails, the others are ended.
 
     Raises:
-        PipelineError: what one of them raised; StageFailed where one was ended or raised anything else, or another
-            machine did not come.
+        PipelineError: raised by one of the processes.
+        StageFailed: a process was killed or raised another exception, or another machine did not connect.
     """
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # it is all in the error that is raised here
-    kept = {number: signal.getsignal(number) for number in HANDLED}
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the exception raised here contains all of it
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         with tempfile.TemporaryDirectory(prefix="lastmile-") as folder:
-            program, *words = group.command
-            elastic_launch(_config(group, folder), program)(*words)
+            program, *arguments = group.command
+            elastic_launch(_config(group, folder), program)(*arguments)
     except ChildFailedError as error:
         failures = {rank: Exit(failure.exitcode, failure.error_file_data) for rank, failure in error.failures.items()}
         raise _process_group.root_cause(failures, group.size) from error
     except SignalException as error:
-        stopped = error.sigval
+        received = error.sigval
     except dist.DistError as error:
         raise _process_group.rendezvous_failed(group) from error
     else:
         return
     finally:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    signal.raise_signal(stopped)
+    signal.raise_signal(received)
 
 
 def leave_group() -> int:
-    """Ends this process's part in a group, if it has one; its rank."""
+    """Leaves the process group, if there is one, and returns this process's rank in it."""
     if not dist.is_initialized():
         return 0
     rank = dist.get_rank()
@@ -129,16 +129,16 @@ def leave_group() -> int:
 
 
 def _config(group: Group, folder: str) -> LaunchConfig:
-    alone = group.nodes == 1
+    one_machine = group.nodes == 1
     return LaunchConfig(
         min_nodes=group.nodes,
         max_nodes=group.nodes,
         nproc_per_node=group.devices,
         run_id="lastmile",
-        rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="localhost:0" if alone else _process_group.endpoint(group),
-        rdzv_configs={} if alone else {"rank": group.node_rank, "timeout": _process_group.JOIN_SECONDS},
-        local_addr="localhost" if alone else None,
+        rdzv_backend="c10d" if one_machine else "static",
+        rdzv_endpoint="localhost:0" if one_machine else _process_group.endpoint(group),
+        rdzv_configs={} if one_machine else {"rank": group.node_rank, "timeout": _process_group.JOIN_SECONDS},
+        local_addr="localhost" if one_machine else None,
         signals_to_handle=",".join(number.name for number in HANDLED),
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=folder),

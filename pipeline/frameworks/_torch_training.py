@@ -1,4 +1,4 @@
-"""The training loop for PyTorch, on Lightning Fabric: the same loop serves a CPU, a GPU and many of either."""
+"""Training in PyTorch with Lightning Fabric, on CPUs and GPUs, in one process or several."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class SplitDataset(TorchDataset[Batch]):
     """A split as batches of (uint8 (n, channels, height, width), int64 (n,)).
 
     Args:
-        what: its name, for a progress bar; None shows none.
-        sharers: processes on this machine that each have their own copy.
+        what: the split's name for the progress bar; None shows no bar.
+        sharers: processes on this machine that each keep their own copy.
     """
 
     def __init__(self, split: Split, what: str | None, sharers: int = 1) -> None:
@@ -51,18 +51,18 @@ class SplitDataset(TorchDataset[Batch]):
         return len(self.split)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch at once: what the loader asks for where a dataset has it."""
-        kept = self.pixels
-        images = torch.from_numpy(self.split.images(indices)) if kept is None else kept[list(indices)]
+        """A batch; DataLoader prefers this method to one __getitem__ per sample."""
+        pixels = self.pixels
+        images = torch.from_numpy(self.split.images(indices)) if pixels is None else pixels[list(indices)]
         return images.permute(0, 3, 1, 2), self.labels[list(indices)]
 
     def loader(self, batch_size: int, part: Part = Part()) -> DataLoader[Batch]:  # noqa: B008  # frozen
-        """Batches in order; of several processes, each has every so many-th picture."""
-        mine = range(part.rank, len(self), part.world)
-        return DataLoader(self, batch_size, sampler=mine, num_workers=self.workers, collate_fn=_identity)
+        """Batches in order; process r of n gets images r, r + n, r + 2n …"""
+        indices = range(part.rank, len(self), part.world)
+        return DataLoader(self, batch_size, sampler=indices, num_workers=self.workers, collate_fn=_identity)
 
     def shuffled(self, batch_size: int, part: Part, order: torch.Generator, pin: bool) -> DataLoader[Batch]:
-        """A part of each batch; the batches are the same whatever the number of processes."""
+        """The process's part of each batch; the batches do not depend on the number of processes."""
         batches = BatchSampler(RandomSampler(self, generator=order), batch_size, drop_last=False)
         return DataLoader(
             self,
@@ -75,7 +75,7 @@ class SplitDataset(TorchDataset[Batch]):
 
 
 class _Parts:
-    """A process's part of each of these batches of indices."""
+    """A process's part of each batch of indices."""
 
     def __init__(self, batches: BatchSampler, part: Part) -> None:
         self.batches, self.part = batches, part
@@ -92,69 +92,73 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def device_type(word: str, devices: int = 1) -> str:
+def device_type(accelerator: str, devices: int = 1) -> str:
     """ "cuda" or "cpu", for --accelerator and --devices.
 
     Raises:
-        BadOption: a GPU is asked for and there is none, or more than there are.
+        BadOption: fewer GPUs are available than requested.
     """
-    with warnings.catch_warnings():  # that it finds no driver, where TensorFlow has looked for one before
+    with warnings.catch_warnings():  # PyTorch warns of a missing driver if TensorFlow has looked for one before
         warnings.filterwarnings("ignore", "CUDA initialization")
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if word == "cuda" and not gpus:
-        raise BadOption("--accelerator cuda: PyTorch sees no GPU here; use cpu, or auto, which takes one where it is")
-    if word == "cpu" or not gpus:
+    if accelerator == "cuda" and not gpus:
+        raise BadOption(
+            "--accelerator cuda: PyTorch sees no GPU on this machine; use cpu, or auto, which takes a GPU only if "
+            "there is one"
+        )
+    if accelerator == "cpu" or not gpus:
         return "cpu"
     if devices > gpus:
         raise BadOption(
-            f"--devices {devices}: PyTorch sees {gpus} GPU{'s' * (gpus > 1)} here; or use --accelerator cpu"
+            f"--devices {devices}: PyTorch sees only {gpus} GPU{'s' * (gpus > 1)}; "
+            f"use fewer devices or --accelerator cpu"
         )
     return "cuda"
 
 
-def precision(where: str) -> str:
-    """See `_training_loop.precision`; `where` is "cuda" or "cpu"."""
-    return _training_loop.precision(torch.cuda.get_device_capability() if where == "cuda" else None)
+def precision(device: str) -> str:
+    """See `_training_loop.precision`; `device` is "cuda" or "cpu"."""
+    return _training_loop.precision(torch.cuda.get_device_capability() if device == "cuda" else None)
 
 
-def fabric(word: str, group: Group) -> Fabric:
+def fabric(accelerator: str, group: Group) -> Fabric:
     """Lightning Fabric on GPUs or the CPU, as one of the group's processes.
 
     Raises:
-        BadOption: as `accelerator`.
+        BadOption: as `device_type`.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process says that it is there
-    where = device_type(word, group.devices)
-    if where == "cpu" and group.size > 1 and "OMP_NUM_THREADS" not in os.environ:
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every process announces itself
+    device = device_type(accelerator, group.devices)
+    if device == "cpu" and group.size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_process_group.threads(group))
     return Fabric(
-        accelerator=where,
-        # Buffers are the statistics of batch normalisation, which are alike in all processes.
+        accelerator=device,
+        # The only buffers are batch normalisation's statistics, which are the same in all processes.
         strategy=DDPStrategy(forward_sync_buffers=False) if group.size > 1 else "auto",
         devices=group.devices,
         num_nodes=group.nodes,
-        precision="bf16-mixed" if precision(where) == "bfloat16" else "32-true",
+        precision="bf16-mixed" if precision(device) == "bfloat16" else "32-true",
     )
 
 
 def fit(
     network: nn.Module, training: Training, data: Mapping[str, Split], settings: Settings, home: Path, key: str
 ) -> dict[str, Any]:
-    """Trains `network` (raw pixels to logits) and leaves the best epoch's state as home/training/best.ckpt.
+    """Trains `network` (raw pixels to logits) and writes the best epoch's state to home/training/best.ckpt.
 
-    After every epoch the whole state is kept, so an interrupted training goes on with the next epoch. Order and
-    augmentation of an epoch depend on seed and epoch alone: interrupted or not, by one process or by many, each step
-    sees the same pictures. Of many processes the first alone writes and speaks.
+    The full state is saved after every epoch, so an interrupted training resumes with the next one. An epoch's sample
+    order and augmentation depend only on the seed and the epoch: each step sees the same images whether training was
+    interrupted or not, in one process or many. Only the first process writes files and prints.
 
     Raises:
-        StageFailed: the loss is no number any more.
-        BadData: another machine of the group has other data, code or settings than the first.
+        StageFailed: the loss is NaN or infinite.
+        BadData: this process has different data, code or settings from the first.
 
     Returns:
-        The facts of `_training_loop.run_epochs`, and of `device_facts`.
+        The facts of `_training_loop.run_epochs` and `device_facts`.
     """
     group = settings.group
     engine = fabric(settings.accelerator, group)
@@ -164,18 +168,18 @@ def fit(
     engine.seed_everything(settings.seed, verbose=False)
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)
-    pictures = {
+    splits = {
         name: SplitDataset(data[name], name if first else None, group.devices) for name in ("train", "validation")
     }
-    loop = make_loop(engine, network, training, settings, pictures, State(home / "training", key))
+    loop = make_loop(engine, network, training, settings, splits, State(home / "training", key))
     facts = _training_loop.initial_facts() | _resume(loop)
     run = home / "tensorboard" / key[:12] if first else None
-    return _training_loop.run_epochs(loop, facts, settings, len(pictures["train"]), run) | device_facts(engine)
+    return _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run) | device_facts(engine)
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the state of a training of this key is kept."""
+    """Where a training saves its state, and the training's cache key."""
 
     folder: Path
     key: str
@@ -183,27 +187,27 @@ class State:
 
 @dataclass(frozen=True)
 class _Loop:
-    """What an epoch needs, as Fabric set it up."""
+    """The loop's parts, as Fabric set them up."""
 
     engine: Fabric
     network: nn.Module
     optimizer: Any
     schedule: Any
-    pictures: Mapping[str, SplitDataset]
+    splits: Mapping[str, SplitDataset]
     settings: Settings
     training: Training
     state: State
 
     @property
     def steps(self) -> int:
-        return _training_loop.steps_per_epoch(len(self.pictures["train"]), self.settings)
+        return _training_loop.steps_per_epoch(len(self.splits["train"]), self.settings)
 
     def epoch(self, epoch: int) -> float:
-        """See `_training_loop.Loop`; order and augmentation depend on seed and epoch alone."""
+        """See `_training_loop.Loop`."""
         engine, size = self.engine, self.settings.batch_size
         part = Part(engine.global_rank, engine.world_size)
         seed = _training_loop.epoch_seed(self.settings, epoch)
-        torch.manual_seed(seed + part.rank)  # of dropout
+        torch.manual_seed(seed + part.rank)  # for dropout
         draws, batches = torch.Generator(engine.device).manual_seed(seed), self.batches(seed)
         if engine.is_global_zero:
             batches = bar(batches, f"epoch {epoch + 1}/{self.settings.epochs}", self.steps, "batch")
@@ -211,10 +215,10 @@ class _Loop:
         self.network.train()
         total = torch.zeros((), device=engine.device)
         for step, (images, labels) in enumerate(batches):
-            count = min(size, len(self.pictures["train"]) - step * size)
-            seen = augment(images.float(), self.training.augment, draws, count, part.of(count))
+            count = min(size, len(self.splits["train"]) - step * size)
+            inputs = augment(images.float(), self.training.augment, draws, count, part.of(count))
             with engine.autocast():
-                logits = self.network(seen.contiguous(memory_format=torch.channels_last))
+                logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
                 loss = loss_function(logits, labels) * part.weight(count)
             self.optimizer.zero_grad(set_to_none=True)
             engine.backward(loss)
@@ -227,22 +231,20 @@ class _Loop:
         """This process's parts of an epoch's batches, on its device."""
         engine = self.engine
         part, order = Part(engine.global_rank, engine.world_size), torch.Generator().manual_seed(seed)
-        loader = self.pictures["train"].shuffled(
-            self.settings.batch_size, part, order, pin=engine.device.type == "cuda"
-        )
+        loader = self.splits["train"].shuffled(self.settings.batch_size, part, order, pin=engine.device.type == "cuda")
         found: Iterable[Batch] = engine.setup_dataloaders(loader, use_distributed_sampler=False)
         return found
 
     def accuracy(self) -> float:
-        """See `_training_loop.Loop`; each process looks at its part."""
+        """See `_training_loop.Loop`; each process evaluates its part."""
         self.network.eval()
         engine = self.engine
-        right = torch.zeros((), dtype=torch.int64, device=engine.device)
+        correct = torch.zeros((), dtype=torch.int64, device=engine.device)
         with torch.no_grad():
-            for images, labels in self.pictures["validation"].loader(512, Part(engine.global_rank, engine.world_size)):
-                seen = images.to(engine.device).float().contiguous(memory_format=torch.channels_last)
-                right += (self.network(seen).argmax(1) == labels.to(engine.device)).sum()
-        return int(engine.all_reduce(right, reduce_op="sum")) / len(self.pictures["validation"])
+            for images, labels in self.splits["validation"].loader(512, Part(engine.global_rank, engine.world_size)):
+                inputs = images.to(engine.device).float().contiguous(memory_format=torch.channels_last)
+                correct += (self.network(inputs).argmax(1) == labels.to(engine.device)).sum()
+        return int(engine.all_reduce(correct, reduce_op="sum")) / len(self.splits["validation"])
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
@@ -253,53 +255,54 @@ class _Loop:
                 found[f"{layer.replace('.', '_')}.{leaf}"] = parameter.detach().float().cpu().numpy()
         return found
 
-    def keep(self, facts: Mapping[str, Any], best: bool) -> None:
+    def save(self, facts: Mapping[str, Any], best: bool) -> None:
         """See `_training_loop.Loop`."""
         if best:
             _save(self.state.folder / "best.ckpt", state_dict(self.network))
-        kept = {name: part.state_dict() for name, part in self.parts.items()}
-        _save(self.state.folder / "state.ckpt", {**kept, "facts": dict(facts), "key": self.state.key})
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        _save(self.state.folder / "state.ckpt", {**states, "facts": dict(facts), "key": self.state.key})
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the whole state is made of."""
+        """The parts of the training state."""
         return {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
 
 
 def make_loop(
-    engine: Fabric, network: nn.Module, training: Training, settings: Settings, pictures: Mapping[str, SplitDataset],
+    engine: Fabric, network: nn.Module, training: Training, settings: Settings, splits: Mapping[str, SplitDataset],
     state: State,
 ) -> _Loop:  # fmt: skip
-    """The network on its device and in its group, with its optimizer and learning rates."""
+    """Sets up the network with its optimizer and learning rate schedule, on its device and in its group."""
     if settings.group.size > 1:
         network = _torch_ddp.synchronize_batch_norm(network, gpu=engine.device.type == "cuda")
-    steps = settings.epochs * _training_loop.steps_per_epoch(len(pictures["train"]), settings)
+    steps = settings.epochs * _training_loop.steps_per_epoch(len(splits["train"]), settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_training_loop.learning_rate, steps=steps))
     network, optimizer = engine.setup(_channels_last(network), optimizer)
-    return _Loop(engine, network, optimizer, schedule, pictures, settings, training, state)
+    return _Loop(engine, network, optimizer, schedule, splits, settings, training, state)
 
 
 def augment(
     images: torch.Tensor, names: Sequence[str], draws: torch.Generator, whole: int, part: slice
 ) -> torch.Tensor:
-    """Float images (n, channels, height, width), each flipped and shifted at random as `names` say.
+    """Flips and shifts float images (n, channels, height, width) at random, as `names` say.
 
     Args:
-        draws: on the images' device.
-        whole, part: the images are this part of a batch of so many, for all of which is drawn.
+        draws: a generator on the images' device.
+        whole, part: the batch's size, and the images' part of it. Random numbers are drawn for the whole batch, so that
+            they do not depend on the number of processes.
     """
     count, _, height, width = images.shape
     device = images.device
     for name in names:
-        reach = _training_loop.max_shift(name)
-        if reach is None:
+        shift = _training_loop.max_shift(name)
+        if shift is None:
             flip = (torch.rand(whole, generator=draws, device=device) < 0.5)[part]
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         else:
-            padded = nn.functional.pad(images, (reach,) * 4, mode="reflect")
+            padded = nn.functional.pad(images, (shift,) * 4, mode="reflect")
             dy, dx = (
-                torch.randint(0, 2 * reach + 1, (whole, 1, 1), generator=draws, device=device)[part] for _ in range(2)
+                torch.randint(0, 2 * shift + 1, (whole, 1, 1), generator=draws, device=device)[part] for _ in range(2)
             )
             rows = dy + torch.arange(height, device=device)[None, :, None]
             columns = dx + torch.arange(width, device=device)[None, None, :]
@@ -309,51 +312,53 @@ def augment(
 
 
 def state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a network that Fabric wrapped, under the network's own names."""
+    """The state of a network wrapped by Fabric, under the network's own names."""
     return dict(network.state_dict())
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    moved: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-    return moved
+    converted: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+    return converted
 
 
 def _save(path: Path, state: Mapping[str, Any]) -> None:
-    whole = io.BytesIO()  # PyTorch's own writing to a path does not say that a disk is full
-    torch.save(dict(state), whole)
+    buffer = io.BytesIO()  # torch.save to a path does not report a full disk
+    torch.save(dict(state), buffer)
     with store.atomic(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _resume(loop: _Loop) -> dict[str, Any]:
-    """Goes on from the kept state of the same training, in all processes; its facts. Nothing where there is none, and
-    the folder is empty then."""
+    """Restores the saved state of the same training in all processes and returns its facts.
+
+    Without a saved state, empties the folder and returns {}.
+    """
     engine, folder = loop.engine, loop.state.folder
-    kept = _saved_state(folder, loop.state.key) if engine.is_global_zero and loop.settings.resume else None
-    kept = engine.broadcast(kept)
-    if kept is None:
+    saved = _saved_state(folder, loop.state.key) if engine.is_global_zero and loop.settings.resume else None
+    saved = engine.broadcast(saved)
+    if saved is None:
         if engine.is_global_zero:
             store.remove(folder)
         return {}
     for name, part in loop.parts.items():
-        part.load_state_dict(kept[name])
-    return dict(kept["facts"])
+        part.load_state_dict(saved[name])
+    return dict(saved["facts"])
 
 
 def _saved_state(folder: Path, key: str) -> dict[str, Any] | None:
-    """The state of a training of this key that was interrupted."""
+    """The saved state of an interrupted training with this key."""
     path = folder / "state.ckpt"
     if not path.is_file() or not (folder / "best.ckpt").is_file():
         return None
     try:
-        kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise Broken(f"{path} cannot be read ({error}); train afresh with --no-resume") from error
-    return kept if kept["key"] == key else None
+        raise Broken(f"cannot read {path} ({error}); start over with --no-resume") from error
+    return saved if saved["key"] == key else None
 
 
 def device_facts(engine: Fabric) -> dict[str, Any]:
-    """Facts: the device, its precision, and of a GPU the most memory that tensors took on it at once."""
+    """Facts: the device, the training precision and, on a GPU, the peak memory of tensors."""
     device = engine.device
     facts: dict[str, Any] = {"device": "cpu", "precision": precision(device.type)}
     if device.type == "cuda":

@@ -1,6 +1,6 @@
-"""What training is in every framework: pictures in memory, the learning rate's course, and epochs with their facts.
+"""The training loop that all frameworks share: decoded images, learning rate schedule, epochs and their facts.
 
-Numpy only; a framework brings the network, the step and the files.
+NumPy only: the framework provides the network, the training step and the checkpoint files (see `Loop`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_CACHED_BYTES = 1 << 30
-"""Splits of up to this many bytes of pixels are decoded once and kept (by all processes of a machine together); larger
-ones in every epoch."""
+"""Splits of up to this many bytes of pixels, over all processes of a machine, are decoded once and kept in memory.
+
+Larger ones are decoded in every epoch.
+"""
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
 def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.uint8] | None:
-    """All pictures of a split, uint8 (N, height, width, channels), decoded on all cores (PIL works without the GIL);
-    None where they are too large to be kept.
+    """Decodes all images of a split on all cores (PIL releases the GIL).
 
     Args:
-        what: its name, for a progress bar; None shows none.
-        sharers: processes on this machine that each have their own copy.
+        what: the split's name for the progress bar; None shows no bar.
+        sharers: processes on this machine that each keep their own copy.
+
+    Returns:
+        uint8 (N, height, width, channels); None if they exceed MAX_CACHED_BYTES.
     """
     import numpy as np
 
@@ -53,16 +57,16 @@ def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.u
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reading = pool.map(decode, range(len(split)))
-        for _ in bar(reading, f"reading {what}", len(split), "picture") if what else reading:
+        for _ in bar(reading, f"reading {what}", len(split), "image") if what else reading:
             pass
     return pixels
 
 
 def max_shift(augmentation: str) -> int | None:
-    """How many pixels "shift1", "shift4" … shift by at most; None for "flip".
+    """The largest shift in pixels of "shift1", "shift4" …; None for "flip".
 
     Raises:
-        BadOption: another word.
+        BadOption: unknown augmentation.
     """
     if augmentation == "flip":
         return None
@@ -75,17 +79,17 @@ def max_shift(augmentation: str) -> int | None:
 # -- facts -------------------------------------------------------------------------------------------------------------
 
 FACTS = "facts.json"
-"""What the processes of a training leave for the one that started them."""
+"""The file through which a training process returns its facts to the process that started it."""
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes the facts of a finished training, and gives them back."""
+    """Writes the facts of a finished training, and returns them."""
     (folder / FACTS).write_text(json.dumps(facts))
     return facts
 
 
 def read_facts(folder: Path, group: Group) -> dict[str, Any]:
-    """What `leave` wrote; nothing on another machine than the first."""
+    """What `write_facts` wrote; empty on all machines but the first."""
     return dict(json.loads((folder / FACTS).read_text())) if group.node_rank == 0 else {}
 
 
@@ -93,17 +97,17 @@ def read_facts(folder: Path, group: Group) -> dict[str, Any]:
 
 
 def steps_per_epoch(samples: int, settings: Settings) -> int:
-    """Batches of an epoch; the last may not be full."""
+    """Number of batches in an epoch, the last of which may be smaller."""
     return math.ceil(samples / settings.batch_size)
 
 
 def epoch_seed(settings: Settings, epoch: int) -> int:
-    """What an epoch's order and augmentation depend on, and nothing else."""
+    """The seed of an epoch's sample order and augmentation."""
     return settings.seed * 1_000_003 + epoch
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Learning rate at a step, as a share of its peak: up over a tenth of all steps, down to nothing on a cosine."""
+    """The learning rate at a step, relative to its peak: linear warm-up over a tenth of all steps, then cosine decay."""
     warmup = max(1, steps // 10)
     if step < warmup:
         return (step + 1) / warmup
@@ -115,20 +119,23 @@ BFLOAT16 = (8, 0)
 
 
 def precision(capability: tuple[int, int] | None) -> str:
-    """What a network is multiplied in: "bfloat16", with its weights and sums in float32, on GPUs that can; else
-    "float32", also on older GPUs, which would emulate it. None stands for a CPU."""
+    """The training precision: "bfloat16" on GPUs that support it (weights and sums stay float32), else "float32".
+
+    Args:
+        capability: the GPU's compute capability; None for a CPU. Older GPUs would only emulate bfloat16.
+    """
     return "bfloat16" if capability is not None and capability >= BFLOAT16 else "float32"
 
 
 def check_same_key(mine: str, first: str, rank: int) -> None:
-    """
+    """Checks that this process trains the same as process 0.
+
     Raises:
-        BadData: the first process trains something else than this one.
+        BadData: the keys differ.
     """
     if first != mine:
         raise BadData(
-            f"process {rank} has other data, code or settings than process 0: every machine of a training needs the "
-            f"same"
+            f"process {rank} has different data, code or settings from process 0: they must be the same on all machines"
         )
 
 
@@ -136,64 +143,64 @@ class Loop(Protocol):
     """A framework's part in training."""
 
     def epoch(self, epoch: int) -> float:
-        """Trains through the split once; the mean loss of its batches. Epochs come in order, from any first one."""
+        """Trains one epoch and returns the mean loss of its batches. Called in order, starting at any epoch."""
 
     def accuracy(self) -> float:
-        """Share of the validation split's pictures whose largest logit is their label's."""
+        """Top-1 accuracy on the validation split, 0–1."""
 
     def weights(self) -> Mapping[str, NDArray[Any]]:
-        """What is trained, by the names that `Framework.unpack` gives: twins lie together in TensorBoard."""
+        """The trainable weights under the names of `Framework.unpack`, so that TensorBoard aligns the frameworks."""
 
-    def keep(self, facts: Mapping[str, Any], best: bool) -> None:
-        """Writes the whole state, from which training goes on, and the network too where it is the best so far."""
+    def save(self, facts: Mapping[str, Any], best: bool) -> None:
+        """Writes the full training state, from which training resumes, and the network as well if it is the best."""
 
 
 def initial_facts() -> dict[str, Any]:
-    """The facts of a training before its first epoch."""
+    """The facts before the first epoch."""
     return {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0, "losses": []}
 
 
 def run_epochs(loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, run: Path | None) -> dict[str, Any]:
-    """Trains from the epoch in `facts` to the last; of many processes the first alone writes and speaks.
+    """Trains from the epoch in `facts` to the last one. Only the first process writes files and prints.
 
     Args:
-        samples: pictures of an epoch.
-        run: the folder for TensorBoard; None in another process than the first.
+        samples: training images per epoch.
+        run: the folder for TensorBoard; None in all processes but the first.
 
     Raises:
-        StageFailed: the loss is no number any more.
+        StageFailed: the loss is NaN or infinite.
 
     Returns:
-        Facts: epochs, every epoch's loss, best epoch, its validation accuracy, seconds, steps, samples a second, and
-        how many devices and machines there were.
+        Facts: epochs, every epoch's loss, best epoch, its validation accuracy, seconds, steps, samples per second,
+        number of devices and machines.
     """
-    each = steps_per_epoch(samples, settings)
+    steps = steps_per_epoch(samples, settings)
     if run and facts["epoch"]:
         say(f"resuming after epoch {facts['epoch']} of {settings.epochs}")
-    with Events(run, facts["epoch"] * each) if run else nullcontext() as events:
+    with Events(run, facts["epoch"] * steps) if run else nullcontext() as events:
         for epoch in range(facts["epoch"], settings.epochs):
             started = time.perf_counter()
             loss = loop.epoch(epoch)
-            reached = loop.accuracy()
+            accuracy = loop.accuracy()
             facts["epoch"] = epoch + 1
             facts["seconds"] += time.perf_counter() - started
             facts["losses"].append(loss)
             if not math.isfinite(loss):
                 raise StageFailed(f"the loss is {loss} in epoch {epoch + 1}: try a smaller --lr than {settings.lr:g}")
-            best = reached >= facts["best_accuracy"]  # of equals the later: its learning rate was lower
+            best = accuracy >= facts["best_accuracy"]  # on a tie the later epoch, whose learning rate was lower
             if best:
-                facts |= {"best_epoch": epoch + 1, "best_accuracy": reached}
+                facts |= {"best_epoch": epoch + 1, "best_accuracy": accuracy}
             if events is None:
                 continue
-            done = (epoch + 1) * each
-            lr = settings.lr * learning_rate(done, settings.epochs * each)
-            events.scalars({"loss/train": loss, "accuracy/validation": reached, "lr": lr}, done)
+            done = (epoch + 1) * steps
+            lr = settings.lr * learning_rate(done, settings.epochs * steps)
+            events.scalars({"loss/train": loss, "accuracy/validation": accuracy, "lr": lr}, done)
             events.histograms(loop.weights(), done)
-            loop.keep(facts, best)
-            say(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.4f}, validation accuracy {reached:.4f}")
+            loop.save(facts, best)
+            say(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.4f}, validation accuracy {accuracy:.4f}")
     group = settings.group
     return facts | {
-        "steps": settings.epochs * each,
+        "steps": settings.epochs * steps,
         "samples_per_second": round(settings.epochs * samples / facts["seconds"], 1),
         "devices": group.devices, "nodes": group.nodes,
     }  # fmt: skip

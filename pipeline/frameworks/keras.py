@@ -1,4 +1,4 @@
-"""Keras 3: training on TensorFlow; capture on PyTorch, in a process of its own, and from there as PyTorch's models."""
+"""Keras 3: training on TensorFlow, capture on PyTorch in a separate process; from there on as PyTorch models."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ EXTRA = "keras"
 PACKAGES: Mapping[str, str] = {"tensorflow": "keras", "keras": "keras"}
 GRAPHS: Mapping[str, str] = {"keras": "keras", "torch": "torch", "torchao": "torch"}
 FORMS: tuple[str, ...] = ("program", "saved_model")
-SUMMARY = "Keras 3: trained on TensorFlow, captured on PyTorch"
+SUMMARY = "Keras 3: training on TensorFlow, capture on PyTorch"
 
 
 def joined(devices: int) -> Group | None:
-    """See `Framework.joined`: one of the workers in TF_CONFIG, as Kubernetes and others set it."""
+    """See `Framework.joined`: a worker in TF_CONFIG, which Kubernetes and other launchers set."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise BadOption("torchrun starts processes of PyTorch; those of TensorFlow are named in TF_CONFIG")
+        raise BadOption("torchrun starts PyTorch processes only; TensorFlow needs a launcher that sets TF_CONFIG")
     if "TF_CONFIG" not in os.environ:
         return None
     try:
-        told = json.loads(os.environ["TF_CONFIG"])
-        jobs, task = dict(told["cluster"]), told["task"]
+        config = json.loads(os.environ["TF_CONFIG"])
+        jobs, task = dict(config["cluster"]), config["task"]
         nodes, index = sum(map(len, jobs.values())), int(task["index"])
         rank = index + (task["type"] == "worker") * len(jobs.get("chief", ()))
-        known = jobs.keys() <= {"chief", "worker"} and task["type"] in jobs and 0 <= rank < nodes
+        valid = jobs.keys() <= {"chief", "worker"} and task["type"] in jobs and 0 <= rank < nodes
     except (ValueError, KeyError, TypeError) as error:
-        raise BadOption(f"TF_CONFIG does not say {{cluster, task: {{type, index}}}}: {error!r}") from error
-    if not known:
-        raise BadOption("TF_CONFIG: a training is of workers, with a chief or without, and this process is one of them")
+        raise BadOption(f"TF_CONFIG is not {{cluster, task: {{type, index}}}}: {error!r}") from error
+    if not valid:
+        raise BadOption("TF_CONFIG: the cluster may contain workers and a chief only, and the task must be one of them")
     return Group(devices, nodes, rank)
 
 
@@ -60,16 +60,16 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     from pipeline.frameworks import _keras_tensorflow, _tf_distribute, _training_loop
 
     folder, group = home / "training", settings.group
-    _tf_distribute.device_type(settings.accelerator, group)  # refused before anything is started
+    _tf_distribute.device_type(settings.accelerator, group)  # check the options before starting processes
     if group.size > 1 and group.command:
-        _tf_distribute.launch(group)  # its process comes here again, without a command
+        _tf_distribute.launch(group)  # the new process calls train() too, without a command
         return _training_loop.read_facts(folder, group)
     facts = _keras_tensorflow.fit(model, data, settings, home, key)
     return {} if group.follows else _training_loop.write_facts(folder, facts)
 
 
 def adopt(model: Model, weights: Path, out: Path) -> None:
-    """See `Framework.adopt`: a .keras file, of which nothing is run."""
+    """See `Framework.adopt`: a .keras file; runs no code in it."""
     _on_tensorflow()
     from pipeline.frameworks import _keras
 
@@ -122,9 +122,11 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
 
     net = _keras.network(model)
     variables = _keras.variables(net)
-    wrong = sorted(variables.keys() ^ tensors.keys())
-    if wrong:
-        raise BadModel(f"{model.spec.name}'s twins differ: {', '.join(wrong[:3])} is in one of them only")
+    unmatched = sorted(variables.keys() ^ tensors.keys())
+    if unmatched:
+        raise BadModel(
+            f"the Keras and PyTorch models of {model.spec.name} differ: only one of them has {', '.join(unmatched[:3])}"
+        )
     depthwise = _keras.depthwise_layers(net)
     for name, variable in variables.items():
         _keras.assign_from_torch(variable, tensors[name], name.rpartition(".")[0] in depthwise)
@@ -132,19 +134,19 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
 
 
 def capture(model: Model, weights: Path, folder: Path) -> None:
-    """See `Framework.capture`: in a process of its own, because Keras takes one backend a process."""
+    """See `Framework.capture`: in a separate process, because Keras allows one backend per process."""
     require(GRAPHS)
     request = {
         "model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights), "folder": str(folder)
     }  # fmt: skip
     argv = [sys.executable, "-m", "pipeline.frameworks._keras_capture", json.dumps(request)]
     done = proc.run(argv, env={"PYTHONHASHSEED": "0"})
-    sys.stderr.write(done.err)  # into graphs.log
+    sys.stderr.write(done.err)  # goes to graphs.log
     if done.code != 0:
-        raise StageFailed(f"Keras on PyTorch ended while capturing {model.spec.name}: {done.reason}")
+        raise StageFailed(f"capturing {model.spec.name} with Keras on PyTorch failed: {done.reason}")
     if done.out.strip():
-        said = json.loads(done.out.splitlines()[-1])
-        raise errors.again(said["error"], said["says"]) or StageFailed(said["says"])
+        failure = json.loads(done.out.splitlines()[-1])
+        raise errors.again(failure["error"], failure["message"]) or StageFailed(failure["message"])
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
@@ -184,7 +186,7 @@ def _program(captured: Path, quantized: Path | None, name: str) -> Any:
 
 
 def _saved_model(model: Model, weights: Path, out: Path) -> None:
-    """The model behind its normalisation as a SavedModel: raw pixels (N, height, width, channels) to logits."""
+    """Writes the model with its normalisation as a SavedModel: raw pixels (N, height, width, channels) to logits."""
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
@@ -192,7 +194,7 @@ def _saved_model(model: Model, weights: Path, out: Path) -> None:
 
 
 def _on_tensorflow() -> None:
-    """Imports Keras on TensorFlow, quietly.
+    """Imports Keras on TensorFlow, without TensorFlow's messages.
 
     Raises:
         MissingExtra: one of them is not installed.
@@ -200,18 +202,18 @@ def _on_tensorflow() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import_order()
-    with extra(EXTRA), logged(Path(os.devnull)):  # it greets from below Python, at every import
+    with extra(EXTRA), logged(Path(os.devnull)):  # native code prints messages at every import
         import keras
         import tensorflow as tf
 
         for gpu in tf.config.list_physical_devices("GPU"):
-            with contextlib.suppress(RuntimeError):  # whose process this is has used TensorFlow already, in his way
-                tf.config.experimental.set_memory_growth(gpu, True)  # else it takes all that there is
-    assert keras.backend.backend() == "tensorflow"  # one backend a process, and in ours it is this one
+            with contextlib.suppress(RuntimeError):  # TensorFlow is already initialised, with the caller's settings
+                tf.config.experimental.set_memory_growth(gpu, True)  # otherwise it allocates all GPU memory
+    assert keras.backend.backend() == "tensorflow"
 
 
 def _with_graphs() -> None:
-    """Imports PyTorch, which holds the graphs."""
+    """Imports PyTorch, which graphs need."""
     import_order()
     with extra("torch"):
         import torch  # noqa: F401

@@ -1,4 +1,4 @@
-"""PyTorch: training on Lightning Fabric, capture by torch.export, static int8 by pt2e."""
+"""PyTorch: training with Lightning Fabric, capture with torch.export, static int8 with pt2e."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ FORMS: tuple[str, ...] = ("program",)
 SUMMARY = "PyTorch 2, torch.export and pt2e quantization"
 
 COUNTER = ".num_batches_tracked"
-"""A tensor of batch normalisation that decides nothing."""
+"""A batch normalisation tensor that does not affect the outputs."""
 
 
 def joined(devices: int) -> Group | None:
-    """See `Framework.joined`: torchrun's processes, each for itself."""
+    """See `Framework.joined`: a process started by torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     if devices != 1:
-        raise BadOption("torchrun says how many processes there are: leave --devices and --num-nodes out")
+        raise BadOption("torchrun sets the number of processes: omit --devices and --num-nodes")
     names = ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "GROUP_RANK", "RANK")
-    here, world, node_rank, rank = (int(os.environ[name]) for name in names)
-    return Group(here, world // here, node_rank, rank=rank)
+    local, world, node_rank, rank = (int(os.environ[name]) for name in names)
+    return Group(local, world // local, node_rank, rank=rank)
 
 
 def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
 
         from pipeline.frameworks import _torch_ddp, _torch_training, _torch_weights, _training_loop
     folder, group = home / "training", settings.group
-    _torch_training.device_type(settings.accelerator, group.devices)  # refused before anything is started
+    _torch_training.device_type(settings.accelerator, group.devices)  # check the options before starting processes
     if group.size > 1 and group.command:
-        _torch_ddp.launch(group)  # every process comes here again, without a command
+        _torch_ddp.launch(group)  # the new processes call train() too, without a command
         return _training_loop.read_facts(folder, group)
-    torch.manual_seed(settings.seed)  # of the initial weights
+    torch.manual_seed(settings.seed)  # for the initial weights
     facts = _torch_training.fit(network(model), model.spec.training, data, settings, home, key)
     if _torch_ddp.leave_group() > 0:
         return {}
@@ -69,10 +69,10 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     with extra(EXTRA):
         from pipeline.frameworks import _torch_weights
     net = network(model).get_submodule("net")
-    own = net.state_dict()
-    counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}
-    state = counters | _torch_weights.read(weights)  # a file without counters is whole
-    _torch_weights.check_fit(weights, state, own)
+    expected = net.state_dict()
+    counters = {name: value for name, value in expected.items() if name.endswith(COUNTER)}
+    state = counters | _torch_weights.read(weights)  # counters are optional in the file
+    _torch_weights.check_fit(weights, state, expected)
     net.load_state_dict(state)
     _torch_weights.save(net.state_dict(), out)
 
@@ -98,24 +98,24 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
         import numpy as np
         import torch
 
-    net, seen = loaded(model, weights), {}
+    net, inputs = loaded(model, weights), {}
     layers = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
 
-    def look(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen["last"] = inputs[0].flatten(1).numpy()
+    def record(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        inputs["last"] = arguments[0].flatten(1).numpy()  # the layer that runs last overwrites the others
 
     for layer in layers:
-        layer.register_forward_pre_hook(look)
-    found = []
+        layer.register_forward_pre_hook(record)
+    batches = []
     with torch.no_grad():
         for start in range(0, len(images), 64):
             net(torch.from_numpy(images[start : start + 64]).permute(0, 3, 1, 2).float())
-            found.append(seen["last"])
-    return np.concatenate(found)
+            batches.append(inputs["last"])
+    return np.concatenate(batches)
 
 
 def graph(model: Model, weights: Path) -> bytes:
-    """See `Framework.graph`: what TorchScript's tracer sees."""
+    """See `Framework.graph`: traced by TorchScript."""
     with extra(EXTRA):
         import warnings
 
@@ -127,14 +127,14 @@ def graph(model: Model, weights: Path) -> bytes:
 
     height, width, channels = model.spec.inputs[0].shape
     try:
-        seen = torch.rand(1, channels, height, width) * 255
+        image = torch.rand(1, channels, height, width) * 255
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", DeprecationWarning
-            )  # of torch.jit.trace, which is PyTorch's own choice here
-            definition, _ = trace(loaded(model, weights), seen)  # type: ignore[no-untyped-call]
-    except Exception as error:  # the tracer raises what the model's code raises
-        raise BadModel(f"{model.spec.name} cannot be traced: {first_line(error)}") from error
+            )  # PyTorch's code here calls the deprecated torch.jit.trace
+            definition, _ = trace(loaded(model, weights), image)  # type: ignore[no-untyped-call]
+    except Exception as error:  # the tracer raises whatever the model's code raises
+        raise BadModel(f"TorchScript cannot trace {model.spec.name}: {first_line(error)}") from error
     return bytes(definition.SerializeToString())
 
 
@@ -143,7 +143,7 @@ def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
     from safetensors.numpy import load_file
 
     tensors = load_file(weights)
-    return {_neutral(name): value for name, value in tensors.items() if not name.endswith(COUNTER)}
+    return {_exchange_name(name): value for name, value in tensors.items() if not name.endswith(COUNTER)}
 
 
 def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) -> None:
@@ -153,14 +153,15 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
 
         from pipeline.frameworks import _torch_weights
     state = network(model).get_submodule("net").state_dict()
-    wanted = {_neutral(name): name for name in state if not name.endswith(COUNTER)}
-    wrong = sorted(wanted.keys() ^ tensors.keys())
-    if wrong:
-        raise BadModel(f"{model.spec.name}'s twins differ: {', '.join(wrong[:3])} is in one of them only")
-    for neutral, name in wanted.items():
-        if state[name].shape != tensors[neutral].shape:
-            raise BadModel(f"{model.spec.name}'s twins differ: {name} has another shape in the other")
-        state[name] = torch.from_numpy(tensors[neutral].copy())
+    names = {_exchange_name(name): name for name in state if not name.endswith(COUNTER)}
+    differ = f"the PyTorch and Keras models of {model.spec.name} differ"
+    unmatched = sorted(names.keys() ^ tensors.keys())
+    if unmatched:
+        raise BadModel(f"{differ}: only one of them has {', '.join(unmatched[:3])}")
+    for exchange_name, name in names.items():
+        if state[name].shape != tensors[exchange_name].shape:
+            raise BadModel(f"{differ}: {name} has different shapes")
+        state[name] = torch.from_numpy(tensors[exchange_name].copy())
     _torch_weights.save(state, out)
 
 
@@ -206,10 +207,10 @@ def source(model: Model, weights: Path, captured: Path, quantized: Path | None) 
 
 
 def network(model: Model) -> torch.nn.Module:
-    """The untrained network behind its normalisation: raw pixels (N, channels, height, width) to logits.
+    """The untrained network with its normalisation: raw pixels (N, channels, height, width) to logits.
 
     Raises:
-        BadModel: build(spec) fails or does not return a module that takes pictures and gives logits.
+        BadModel: build(spec) fails, or returns no module from images to logits.
     """
     import torch
 
@@ -218,19 +219,21 @@ def network(model: Model) -> torch.nn.Module:
     net = _build.build(model, "torch")
     if not isinstance(net, torch.nn.Module):
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
-    whole = _normalization.WithNormalization(net, model.spec.preprocessing).eval()
+    module = _normalization.WithNormalization(net, model.spec.preprocessing).eval()
 
-    def answers(images: NDArray[np.float32]) -> Any:
+    def run(images: NDArray[np.float32]) -> Any:
         with torch.no_grad():
-            return whole(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+            return module(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
 
-    _build.check(model, "torch", answers)
-    return whole.train()
+    _build.check(model, "torch", run)
+    return module.train()
 
 
 def loaded(model: Model, weights: Path) -> torch.nn.Module:
-    """The network with a checkpoint's weights, for inference, in contiguous memory format: a model left in
-    channels_last converts without an error to a file that answers nonsense."""
+    """The network with a checkpoint's weights, for inference, in contiguous memory format.
+
+    Converting a channels_last model raises no error, but the exported file's outputs are wrong.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -240,7 +243,7 @@ def loaded(model: Model, weights: Path) -> torch.nn.Module:
     return contiguous
 
 
-def _neutral(name: str) -> str:
-    """A tensor's name with the dots in its layer's name as _: "features.0.1.weight" is "features_0_1.weight"."""
+def _exchange_name(name: str) -> str:
+    """A tensor's name in `Framework.unpack`: "features.0.1.weight" becomes "features_0_1.weight"."""
     layer, _, leaf = name.rpartition(".")
     return f"{layer.replace('.', '_')}.{leaf}"

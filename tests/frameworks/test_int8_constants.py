@@ -1,4 +1,4 @@
-"""A static int8 graph's constants are the integers that every runtime stores."""
+"""The constants of a static int8 graph are exactly the integers that runtimes store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tensor(module: Any, node: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["quantized.pt2", "unfolded.pt2"])
-def test_every_bias_is_a_whole_number_of_its_accumulators_steps(name: str, matrix: Store) -> None:
+def test_every_bias_is_an_integer_multiple_of_the_accumulators_scale(name: str, matrix: Store) -> None:
     module = graph(matrix, name)
     largest = []
     for image, weight, bias in layers(module):
@@ -44,7 +44,7 @@ def test_every_bias_is_a_whole_number_of_its_accumulators_steps(name: str, matri
     assert max(largest) > 10
 
 
-def test_the_float_weights_for_litert_torch_are_the_int8_ones_of_everybody_else(matrix: Store) -> None:
+def test_the_float_weights_for_litert_torch_equal_the_int8_weights_of_the_other_targets(matrix: Store) -> None:
     folded, unfolded = graph(matrix, "quantized.pt2"), graph(matrix, "unfolded.pt2")
     for (_, ours, _), (_, theirs, _) in zip(layers(folded), layers(unfolded), strict=True):
         scale = tensor(folded, ours.args[1])
@@ -54,8 +54,8 @@ def test_the_float_weights_for_litert_torch_are_the_int8_ones_of_everybody_else(
 
 
 @pytest.mark.parametrize(("mean", "std"), [(127.5, 63.75), (127.5, 127.5), (128.0, 64.0), (0.0, 255.0)])
-def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float, std: float, tmp_path: Path) -> None:
-    """With a mean of 127.5 a scale of exactly 1/std would put every pixel halfway between two int8 values."""
+def test_normalised_pixels_stay_distinct_when_quantized(mean: float, std: float, tmp_path: Path) -> None:
+    """With a mean of 127.5, a scale of exactly 1/std would put every pixel halfway between two int8 values."""
     import torch
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -70,8 +70,8 @@ def test_pixels_keep_apart_when_their_normalised_value_is_quantized(mean: float,
             self.last = torch.nn.Conv2d(1, 1, 1)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = self.last(self.normalize(image))
-            return answer
+            output: torch.Tensor = self.last(self.normalize(image))
+            return output
 
     pixels = torch.arange(256.0).reshape(1, 1, 1, 256)
     quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))

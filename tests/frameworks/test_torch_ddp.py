@@ -1,4 +1,4 @@
-"""What makes many PyTorch processes one training: batch normalisation over all of them."""
+"""Distributed training with PyTorch: batch normalisation over all processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("imported")
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A group of this process."""
+    """A process group of this process only."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -22,7 +22,7 @@ def alone() -> Iterator[None]:
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
-def test_synchronized_batch_normalisation_is_batch_normalisation(options: dict[str, Any]) -> None:
+def test_synchronized_batch_normalisation_matches_pytorchs(options: dict[str, Any]) -> None:
     import copy
 
     import torch
