@@ -52,5 +52,5 @@ def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]],
     found = tuple(outputs.shape) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
     if found != wanted:
         raise BadModel(
-            f"{model.file(framework)}: the network returns {found} for a batch of two images, but SPEC.outputs is {wanted}"
+            f"{model.file(framework)}: the network returns {found} for two images, but SPEC.outputs requires {wanted}"
         )

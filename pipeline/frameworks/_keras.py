@@ -275,7 +275,7 @@ def variables(net: keras.Model) -> dict[str, Any]:
         name = f"{layer}.{LEAVES.get(leaf)}"
         if leaf not in LEAVES or name in found:
             raise BadModel(
-                f"{variable.path}: convert supports convolutions, dense layers and batch normalisation, with unique names"
+                f"{variable.path}: convert supports convolutions, dense layers and batch normalisation, uniquely named"
             )
         found[name] = variable
     return found

@@ -107,7 +107,7 @@ def epoch_seed(settings: Settings, epoch: int) -> int:
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """The learning rate at a step, relative to its peak: linear warm-up over a tenth of all steps, then cosine decay."""
+    """The learning rate at a step relative to its peak: linear warm-up over a tenth of the steps, then cosine decay."""
     warmup = max(1, steps // 10)
     if step < warmup:
         return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Pictures that a network can learn, without a file: each class is bright in a place of its own."""
+"""Synthetic images that a network can learn: each class has a bright band in a different place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.datasets import Split
 
 
 def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
-    """`count` pictures of the spec's shape and classes, the same for the same seed."""
+    """`count` images of the spec's shape and classes, determined by the seed."""
     height, width, channels = spec.inputs[0].shape
     labels = np.arange(count, dtype=np.int64) % spec.classes
 

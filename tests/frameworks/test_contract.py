@@ -1,4 +1,4 @@
-"""What every framework keeps to: training, adopting, predicting, capturing and quantizing mean the same in each."""
+"""The contract of all frameworks: train, adopt, predict, capture and quantize behave the same in each."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_importing_it_loads_no_heavy_package() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_training_learns_and_says_how_it_went(framework: Framework, tmp_path: Path) -> None:
+def test_training_learns_and_returns_its_facts(framework: Framework, tmp_path: Path) -> None:
     _, facts = train(framework, tmp_path, Settings(12, 16, 2e-2, 0, "cpu"))
     assert facts["epoch"] == 12
     assert 1 <= facts["best_epoch"] <= 12
-    assert facts["best_accuracy"] > 0.5, "a tenth is chance"
+    assert facts["best_accuracy"] > 0.5, "0.1 is chance"
     assert (facts["device"], facts["precision"]) == ("cpu", "float32")
     assert facts["seconds"] > 0 and facts["samples_per_second"] > 0
     outputs = framework.predict(
@@ -77,7 +77,7 @@ def test_training_learns_and_says_how_it_went(framework: Framework, tmp_path: Pa
     assert (outputs.argmax(1) == np.arange(40) % 10).mean() > 0.5
 
 
-def test_one_seed_gives_one_result_and_another_another(framework: Framework, tmp_path: Path) -> None:
+def test_the_seed_determines_the_weights(framework: Framework, tmp_path: Path) -> None:
     first, _ = train(framework, tmp_path / "first")
     again, _ = train(framework, tmp_path / "again")
     other, _ = train(framework, tmp_path / "other", Settings(3, 16, 1e-2, 8, "cpu"))
@@ -85,7 +85,9 @@ def test_one_seed_gives_one_result_and_another_another(framework: Framework, tmp
     assert first != other
 
 
-def test_features_are_what_the_last_layer_sees_and_tell_classes_apart(framework: Framework, tmp_path: Path) -> None:
+def test_features_are_the_inputs_of_the_last_layer_and_separate_the_classes(
+    framework: Framework, tmp_path: Path
+) -> None:
     train(framework, tmp_path, Settings(12, 16, 2e-2, 0, "cpu"))
     split = synthetic.split(MODEL.spec, 40, 2)
     features = framework.features(MODEL, tmp_path / "training" / framework.WEIGHTS, split.images(range(40)))
@@ -95,7 +97,7 @@ def test_features_are_what_the_last_layer_sees_and_tell_classes_apart(framework:
     assert (nearest == split.labels).mean() > 0.5
 
 
-def test_the_graph_is_one_that_tensorboard_reads(framework: Framework, tmp_path: Path) -> None:
+def test_tensorboard_can_read_the_graph(framework: Framework, tmp_path: Path) -> None:
     train(framework, tmp_path)
     definition = framework.graph(MODEL, tmp_path / "training" / framework.WEIGHTS)
     with Events(tmp_path / "run") as events:
@@ -112,13 +114,13 @@ train(registry.load("frameworks", sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_an_interrupted_training_goes_on_and_ends_with_the_same_bits(
+def test_an_interrupted_training_resumes_to_identical_weights(
     framework: Framework, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed: what Ctrl-C leaves is no less."""
-    whole, _ = train(framework, tmp_path / "whole")
+    """By SIGKILL, which leaves no more than Ctrl-C does."""
+    uninterrupted, _ = train(framework, tmp_path / "uninterrupted")
     name = named(framework)
-    command = [sys.executable, "-c", INTERRUPTED, name, str(tmp_path / "cut")]
+    command = [sys.executable, "-c", INTERRUPTED, name, str(tmp_path / "interrupted")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -128,13 +130,13 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_bits(
     process.communicate()
     assert process.returncode != 0
     capsys.readouterr()
-    resumed, facts = train(framework, tmp_path / "cut")
+    resumed, facts = train(framework, tmp_path / "interrupted")
     assert "resuming after epoch " in capsys.readouterr().err
-    assert resumed == whole
+    assert resumed == uninterrupted
     assert facts["epoch"] == 3
 
 
-def test_another_training_and_one_that_is_told_not_to_do_not_resume(
+def test_a_training_with_another_key_or_without_resume_starts_over(
     framework: Framework, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(framework, tmp_path)
@@ -153,12 +155,12 @@ assert facts["device"] != "cpu" and facts["peak_gpu_bytes"] > 0, facts
 """
 
 
-def test_an_accelerator_that_is_not_there_is_refused(framework: Framework, tmp_path: Path) -> None:
+def test_a_missing_accelerator_is_refused(framework: Framework, tmp_path: Path) -> None:
     if shutil.which("nvidia-smi") is None:
         with pytest.raises(BadOption, match=r"^--accelerator cuda: "):
             train(framework, tmp_path, Settings(1, 16, 1e-2, 0, "cuda"))
     else:
-        command = [sys.executable, "-c", ON_A_GPU, named(framework), str(tmp_path)]  # this process may have hidden it
+        command = [sys.executable, "-c", ON_A_GPU, named(framework), str(tmp_path)]  # this process may hide the GPU
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -170,34 +172,34 @@ def weights_of(build: Store, framework: Framework) -> Path:
     return build.checkpoint("tiny", named(framework)) / framework.WEIGHTS
 
 
-def test_its_own_weights_are_adopted_to_the_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
+def test_importing_its_own_weights_gives_identical_outputs(framework: Framework, made: Store, tmp_path: Path) -> None:
     weights = weights_of(made, framework)
     framework.adopt(MODEL, weights, tmp_path / framework.WEIGHTS)
-    pictures = synthetic.split(MODEL.spec, 30)
-    expected = framework.predict(MODEL, weights, pictures, "cpu")
-    assert (framework.predict(MODEL, tmp_path / framework.WEIGHTS, pictures, "cpu") == expected).all()
+    split = synthetic.split(MODEL.spec, 30)
+    expected = framework.predict(MODEL, weights, split, "cpu")
+    assert (framework.predict(MODEL, tmp_path / framework.WEIGHTS, split, "cpu") == expected).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_weights_that_were_cut_off_are_refused_by_name(
+def test_truncated_weights_are_refused_in_one_line_with_the_path(
     share: float, framework: Framework, made: Store, tmp_path: Path
 ) -> None:
-    whole = weights_of(made, framework)
-    part = tmp_path / f"part{whole.suffix}"
-    part.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    complete = weights_of(made, framework)
+    part = tmp_path / f"part{complete.suffix}"
+    part.write_bytes(complete.read_bytes()[: int(share * complete.stat().st_size)])
     with pytest.raises(BadWeights) as caught:
         framework.adopt(MODEL, part, tmp_path / framework.WEIGHTS)
     assert str(part) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / framework.WEIGHTS).exists()
 
 
-def test_weights_in_a_file_of_another_kind_are_refused(framework: Framework, tmp_path: Path) -> None:
+def test_a_file_of_another_type_is_refused(framework: Framework, tmp_path: Path) -> None:
     (tmp_path / "weights.txt").write_text("1 2 3")
-    with pytest.raises(BadWeights, match=r"weights\.txt: weights are a "):
+    with pytest.raises(BadWeights, match=r"weights\.txt.+expected a? ?\.\w+"):
         framework.adopt(MODEL, tmp_path / "weights.txt", tmp_path / "out")
 
 
-def test_tensors_go_out_and_come_back_to_the_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
+def test_unpacking_and_packing_changes_no_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
     weights = weights_of(made, framework)
     tensors = framework.unpack(MODEL, weights)
     assert tensors["features_0.weight"].shape == (8, 1, 3, 3) and tensors["classifier.weight"].shape == (10, 128)
@@ -210,9 +212,9 @@ def test_tensors_go_out_and_come_back_to_the_bit(framework: Framework, made: Sto
 def test_tensors_of_another_network_are_refused_by_name(framework: Framework, made: Store, tmp_path: Path) -> None:
     tensors = framework.unpack(MODEL, weights_of(made, framework))
     wrong = {**tensors, "classifier.weight": tensors["classifier.weight"][:, :7]}
-    with pytest.raises(BadModel, match=r"classifier.+(other)"):
+    with pytest.raises(BadModel, match=r"classifier"):
         framework.pack(MODEL, wrong, tmp_path / framework.WEIGHTS)
-    with pytest.raises(BadModel, match=r"extra\.bias is in one of them only"):
+    with pytest.raises(BadModel, match=r"extra\.bias"):
         framework.pack(MODEL, {**tensors, "extra.bias": tensors["classifier.bias"]}, tmp_path / framework.WEIGHTS)
     assert not (tmp_path / framework.WEIGHTS).exists()
 
@@ -220,33 +222,33 @@ def test_tensors_of_another_network_are_refused_by_name(framework: Framework, ma
 # -- graphs ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_captured_graph_answers_as_the_model_for_any_batch(
+def test_the_captured_graph_matches_the_model_at_any_batch_size(
     framework: Framework, made: Store, tmp_path: Path
 ) -> None:
     weights = weights_of(made, framework)
     framework.capture(MODEL, weights, tmp_path)
     assert framework.step(tmp_path) is None
     for count in (1, 3, 70):
-        pictures = synthetic.split(MODEL.spec, count)
-        answers = framework.evaluate(tmp_path, pictures.images(range(count)))
-        expected = framework.predict(MODEL, weights, pictures, "cpu")
-        assert answers.shape == expected.shape == (count, 10)
-        np.testing.assert_allclose(answers, expected, atol=1e-4)
+        split = synthetic.split(MODEL.spec, count)
+        outputs = framework.evaluate(tmp_path, split.images(range(count)))
+        expected = framework.predict(MODEL, weights, split, "cpu")
+        assert outputs.shape == expected.shape == (count, 10)
+        np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
 
-def test_the_quantized_graph_answers_nearly_as_the_float_one_in_whole_steps(
+def test_the_quantized_graph_is_close_to_the_float_graph_and_its_outputs_are_multiples_of_the_step(
     framework: Framework, made: Store, tmp_path: Path
 ) -> None:
     captured = made.graphs("tiny", named(framework))
-    pictures = synthetic.split(MODEL.spec, 64).images(range(64))
+    images = synthetic.split(MODEL.spec, 64).images(range(64))
     before = store.sha256(captured)
-    framework.quantize(captured, (0.0, 255.0), pictures, tmp_path)
+    framework.quantize(captured, (0.0, 255.0), images, tmp_path)
     assert store.sha256(captured) == before
     step = framework.step(tmp_path)
     assert step is not None and step > 0
-    answers, expected = framework.evaluate(tmp_path, pictures), framework.evaluate(captured, pictures)
-    np.testing.assert_allclose(answers / np.float32(step), np.round(answers / np.float32(step)), atol=1e-3)
-    error = ((answers - expected) ** 2).sum() / (expected**2).sum()
+    outputs, expected = framework.evaluate(tmp_path, images), framework.evaluate(captured, images)
+    np.testing.assert_allclose(outputs / np.float32(step), np.round(outputs / np.float32(step)), atol=1e-3)
+    error = ((outputs - expected) ** 2).sum() / (expected**2).sum()
     assert -10 * np.log10(error) > 20
     source = framework.source(MODEL, weights_of(made, framework), captured, tmp_path)
     assert source.framework == named(framework) and source.quantized is not None

@@ -1,4 +1,4 @@
-"""What is Keras's own: .keras files, what they may not hold, and graphs as clean as PyTorch's."""
+"""Only for Keras: .keras files and what they must not contain, TF_CONFIG, augmentation, and graphs like PyTorch's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def weights(mine: Path, tmp_path: Path) -> Path:
-    """The tiny model with statistics in its batch normalisation, as its owner would save it."""
+    """The tiny model as a user would save it, with statistics in its batch normalisation."""
     return Path(shutil.copy(mine, tmp_path))
 
 
@@ -64,7 +64,7 @@ def refusal(path: Path, model: Model = MODEL) -> str:
 
 
 def edited(path: Path, member: str, content: bytes) -> Path:
-    """The same .keras file with another member."""
+    """A copy of a .keras file with one member replaced."""
     new = path.with_name(f"edited-{path.name}")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(new, "w") as archive:
         for name in old.namelist():
@@ -73,7 +73,7 @@ def edited(path: Path, member: str, content: bytes) -> Path:
 
 
 def custom(folder: Path, code: str) -> Model:
-    """The tiny model under another name and with other code."""
+    """The tiny model with another name and other code."""
     folder.mkdir()
     text = (TINY / "__init__.py").read_text().replace('name="tiny"', 'name="custom"')
     (folder / "__init__.py").write_text(text)
@@ -84,22 +84,22 @@ def custom(folder: Path, code: str) -> Model:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_network_gives_the_same_file(weights: Path, tmp_path: Path) -> None:
+def test_files_of_the_same_network_are_identical(weights: Path, tmp_path: Path) -> None:
     for name in ("a.keras", "b.keras"):
         framework.adopt(MODEL, weights, tmp_path / name)
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
 
 
-def test_what_is_kept_opens_with_keras_alone_in_safe_mode(weights: Path, tmp_path: Path) -> None:
+def test_keras_opens_the_checkpoint_in_safe_mode(weights: Path, tmp_path: Path) -> None:
     import keras
 
-    framework.adopt(MODEL, weights, tmp_path / "kept.keras")
-    again = keras.saving.load_model(tmp_path / "kept.keras", safe_mode=True)
+    framework.adopt(MODEL, weights, tmp_path / "checkpoint.keras")
+    again = keras.saving.load_model(tmp_path / "checkpoint.keras", safe_mode=True)
     first = keras.saving.load_model(weights, safe_mode=True)
     assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(first.weights, again.weights, strict=True))
 
 
-def test_weights_of_a_compiled_model_are_adopted_without_its_optimizer(weights: Path, tmp_path: Path) -> None:
+def test_weights_of_a_compiled_model_are_imported_without_its_optimizer(weights: Path, tmp_path: Path) -> None:
     import keras
 
     net = keras.saving.load_model(weights)
@@ -107,11 +107,11 @@ def test_weights_of_a_compiled_model_are_adopted_without_its_optimizer(weights: 
     net.train_on_batch(np.zeros((2, 8, 8, 1), np.float32), np.zeros(2))
     net.save(tmp_path / "compiled.keras")
     framework.adopt(MODEL, tmp_path / "compiled.keras", tmp_path / "out.keras")
-    answers = keras.saving.load_model(tmp_path / "out.keras").get_weights()
-    assert all((a == b).all() for a, b in zip(answers, net.get_weights(), strict=True))
+    imported = keras.saving.load_model(tmp_path / "out.keras").get_weights()
+    assert all((a == b).all() for a, b in zip(imported, net.get_weights(), strict=True))
 
 
-def test_a_loss_of_ones_own_is_nothing_that_weights_need(weights: Path, tmp_path: Path) -> None:
+def test_a_custom_loss_is_ignored(weights: Path, tmp_path: Path) -> None:
     import keras
 
     def loss(y: Any, x: Any) -> Any:
@@ -127,27 +127,27 @@ def test_a_loss_of_ones_own_is_nothing_that_weights_need(weights: Path, tmp_path
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        (b"[" * 100_000 + b"]" * 100_000, "its config is nested too deeply"),
-        (b" " * (1 << 26) + b"{}", "its content is not what it says"),
-        (b"null", "is not a whole .keras file"),
-        (b'"text"', "is not a whole .keras file"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b" " * (1 << 26) + b"{}", "implausible sizes"),
+        (b"null", "not a .keras file"),
+        (b'"text"', "not a .keras file"),
     ],
     ids=["deep", "a bomb", "null", "text"],
 )
-def test_a_config_that_is_none_is_refused(config: bytes, complaint: str, weights: Path) -> None:
+def test_an_invalid_config_is_refused(config: bytes, complaint: str, weights: Path) -> None:
     assert complaint in refusal(edited(weights, "config.json", config))
 
 
-def test_a_lambda_layer_is_refused_and_nothing_has_run(weights: Path, tmp_path: Path) -> None:
+def test_a_lambda_layer_is_refused_without_running_it(weights: Path, tmp_path: Path) -> None:
     import keras
 
     net = keras.saving.load_model(weights)
     ran, name = tmp_path / "ran", str(tmp_path / "ran")
     with_code = keras.Sequential([net, keras.layers.Lambda(lambda x: (Path(name).touch(), x)[1], output_shape=(10,))])
     with_code.save(tmp_path / "lambda.keras")
-    ran.unlink(missing_ok=True)  # saving built the model
+    ran.unlink(missing_ok=True)  # creating the model ran the lambda
     message = refusal(tmp_path / "lambda.keras")
-    assert "describes code and was not loaded (Lambda of keras.layers" in message
+    assert "Lambda of keras.layers" in message and "was not loaded" in message
     assert "@keras.saving.register_keras_serializable()" in message and f"{TINY}/keras.py" in message
     assert not ran.exists()
 
@@ -161,12 +161,12 @@ def test_a_lambda_layer_is_refused_and_nothing_has_run(weights: Path, tmp_path: 
     {"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {"origin": "http://localhost"}},
     {"module": "keras.layers", "class_name": ["Dense"], "config": {}},
 ])  # fmt: skip
-def test_whatever_else_describes_code_is_refused_by_name(entry: dict[str, Any], weights: Path) -> None:
+def test_any_other_code_in_a_config_is_refused_by_name(entry: dict[str, Any], weights: Path) -> None:
     with zipfile.ZipFile(weights) as archive:
         config = json.loads(archive.read("config.json"))
     config["config"]["layers"][1]["config"]["activation"] = entry
     message = refusal(edited(weights, "config.json", json.dumps(config).encode()))
-    assert "describes code and was not loaded" in message and str(entry["class_name"]) in message
+    assert "was not loaded" in message and str(entry["class_name"]) in message
 
 
 REGISTERED = """
@@ -191,21 +191,21 @@ def build(spec):
 """
 
 
-def test_a_class_that_is_registered_in_the_model_folder_is_welcome(tmp_path: Path) -> None:
+def test_a_class_registered_in_the_model_folder_is_allowed(tmp_path: Path) -> None:
     model = custom(tmp_path / "custom", REGISTERED)
     path = saved(model, tmp_path / "mine.keras")
     framework.adopt(model, path, tmp_path / "out.keras")
     with zipfile.ZipFile(path) as archive:
         config = archive.read("config.json").replace(b"tests>Scaled", b"others>Scaled")
-    assert "describes code and was not loaded (Scaled" in refusal(edited(path, "config.json", config), model)
+    assert "(Scaled" in refusal(edited(path, "config.json", config), model)
 
 
-def test_files_of_pytorch_and_of_keras_2_are_told_what_to_do(weights: Path, tmp_path: Path) -> None:
+def test_files_of_pytorch_and_keras_2_are_refused_with_advice(weights: Path, tmp_path: Path) -> None:
     for name in ("mine.safetensors", "mine.pt"):
         (tmp_path / name).write_bytes(b"")
-        assert refusal(tmp_path / name).endswith("then inv convert --from torch --to keras")
+        assert "inv convert --from torch --to keras" in refusal(tmp_path / name)
     (tmp_path / "mine.weights.h5").write_bytes(b"")
-    assert refusal(tmp_path / "mine.weights.h5").endswith("where it was made, then model.save('model.keras')")
+    assert "model.load_weights()" in refusal(tmp_path / "mine.weights.h5")
     (tmp_path / "mine.h5").write_bytes(b"")
     (tmp_path / "legacy").mkdir()
     (tmp_path / "legacy" / "saved_model.pb").write_bytes(b"")
@@ -214,7 +214,7 @@ def test_files_of_pytorch_and_of_keras_2_are_told_what_to_do(weights: Path, tmp_
         assert "Keras 2" in refusal(path) and "model.save('model.keras')" in refusal(path)
 
 
-def test_wrong_shapes_missing_and_foreign_variables_are_named(weights: Path, tmp_path: Path) -> None:
+def test_wrong_shapes_missing_and_unexpected_variables_are_listed(weights: Path, tmp_path: Path) -> None:
     import h5py
 
     with zipfile.ZipFile(weights) as archive:
@@ -225,10 +225,9 @@ def test_wrong_shapes_missing_and_foreign_variables_are_named(weights: Path, tmp
         file["layers/dense/vars/0"] = np.zeros((7, 10), np.float32)
         file["layers/extra/vars/0"] = np.zeros(3, np.float32)
     path = edited(weights, "model.weights.h5", buffer.getvalue())
-    assert refusal(path) == (
-        f"{path} does not fit the model: layers/conv2d/vars/0 is missing; layers/dense/vars/0 is 7×10 where the model "
-        "has 128×10; layers/extra/vars/0 is not the model's"
-    )
+    message = refusal(path)
+    for part in ("layers/conv2d/vars/0 is missing", "layers/dense/vars/0 is 7×10, expected 128×10", "layers/extra"):
+        assert part in message
 
 
 def test_variables_that_are_not_finite_are_refused_by_name(weights: Path, tmp_path: Path) -> None:
@@ -238,11 +237,11 @@ def test_variables_that_are_not_finite_are_refused_by_name(weights: Path, tmp_pa
     kernel, bias = net.layers[-1].get_weights()
     net.layers[-1].set_weights([kernel, np.where(np.arange(10) == 3, np.nan, bias)])
     net.save(tmp_path / "nan.keras")
-    last = net.layers[-1].name
-    assert f"nan.keras: {last}/bias has values that are NaN or infinite" in refusal(tmp_path / "nan.keras")
+    message = refusal(tmp_path / "nan.keras")
+    assert f"{net.layers[-1].name}/bias" in message and "NaN or infinite" in message
 
 
-def test_variables_that_lie_in_another_file_are_not_read(weights: Path, tmp_path: Path) -> None:
+def test_variables_stored_in_another_file_are_not_read(weights: Path, tmp_path: Path) -> None:
     import h5py
 
     secret = tmp_path / "secret"
@@ -259,16 +258,16 @@ def test_variables_that_lie_in_another_file_are_not_read(weights: Path, tmp_path
             else:
                 group["1"] = h5py.ExternalLink(str(secret), "/bias")
         message = refusal(edited(weights, "model.weights.h5", buffer.getvalue()))
-        assert "lies in another file" in message or "points elsewhere" in message
+        assert "another file" in message or "is a link" in message
 
 
-def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> None:
+def test_a_truncated_training_state_is_reported_with_a_way_out(tmp_path: Path) -> None:
     data = {"train": synthetic.split(MODEL.spec, 16), "validation": synthetic.split(MODEL.spec, 8)}
     settings = Settings(1, 16, 1e-2, 0, "cpu")
     framework.train(MODEL, data, settings, tmp_path, "key")
     path = tmp_path / "training" / "state.npz"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(Broken, match=r"cannot be read .*; train afresh with --no-resume"):
+    with pytest.raises(Broken, match=r"state\.npz.*--no-resume"):
         framework.train(MODEL, data, settings, tmp_path, "key")
 
 
@@ -284,13 +283,13 @@ def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> No
         (
             "import keras\nclass Mine(keras.Model):\n    def __init__(self, of): super().__init__()\n"
             "def build(spec): return Mine(spec)\n",
-            "not a class of its own",
+            "not a subclassed model",
         ),
         ("def build(spec):\n    return spec.options['width']\n", r"build\(spec\) failed: KeyError: 'width'"),
         (
             "import keras\ndef build(spec):\n    image = keras.Input((8, 8, 1))\n"
             "    return keras.Model(image, keras.layers.Dense(7)(keras.layers.Flatten()(image)))\n",
-            r"keras\.py: two pictures give \(2, 7\) where SPEC\.outputs has \(2, 10\)",
+            r"keras\.py: .*\(2, 7\).*\(2, 10\)",
         ),
         (
             "import keras\ndef build(spec):\n    image = keras.Input((8, 8, 1))\n"
@@ -300,36 +299,36 @@ def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> No
         (
             "import keras\ndef build(spec):\n    image = keras.Input((8, 8, 1))\n"
             "    return keras.Model(image, {'logits': keras.layers.Dense(10)(keras.layers.Flatten()(image))})\n",
-            r"two pictures give a dict where SPEC\.outputs has \(2, 10\)",
+            r"a dict.*\(2, 10\)",
         ),
     ],
 )
-def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, tmp_path: Path) -> None:
+def test_unusable_model_code_is_reported(body: str, complaint: str, tmp_path: Path) -> None:
     from pipeline.frameworks import _keras
 
     with pytest.raises(BadModel, match=complaint):
         _keras.network(custom(tmp_path / "custom", body))
 
 
-def test_what_the_capturing_process_raises_is_raised_here_whatever_it_is_made_of(tmp_path: Path) -> None:
+def test_an_error_in_the_capturing_process_is_raised_here_with_its_type(tmp_path: Path) -> None:
     code = 'from pipeline.errors import UnknownName\nraise UnknownName("layer", "Danse", ["Dense"])\n'
-    with pytest.raises(UnknownName, match=r"^unknown layer 'Danse'; did you mean 'Dense'\? \(known: Dense\)$"):
+    with pytest.raises(UnknownName, match=r"'Danse'.*'Dense'"):
         framework.capture(custom(tmp_path / "custom", code), tmp_path / "none.keras", tmp_path)
 
 
 # -- TF_CONFIG ---------------------------------------------------------------------------------------------------------
 
 
-def told(task: str, index: object, **jobs: list[str]) -> str:
+def tf_config(task: str, index: object, **jobs: list[str]) -> str:
     return json.dumps({"cluster": jobs, "task": {"type": task, "index": index}})
 
 
-def test_tf_config_says_which_of_how_many_machines_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf_config_sets_the_number_of_machines_and_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert framework.joined(1) is None
     for config, nodes, rank in (
-        (told("worker", 1, worker=["a:1", "b:1"]), 2, 1),
-        (told("chief", 0, chief=["a:1"], worker=["b:1", "c:1"]), 3, 0),
-        (told("worker", 1, chief=["a:1"], worker=["b:1", "c:1"]), 3, 2),
+        (tf_config("worker", 1, worker=["a:1", "b:1"]), 2, 1),
+        (tf_config("chief", 0, chief=["a:1"], worker=["b:1", "c:1"]), 3, 0),
+        (tf_config("worker", 1, chief=["a:1"], worker=["b:1", "c:1"]), 3, 2),
     ):
         monkeypatch.setenv("TF_CONFIG", config)
         group = framework.joined(4)
@@ -338,10 +337,11 @@ def test_tf_config_says_which_of_how_many_machines_this_is(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("config", [
-    "", "{}", '{"cluster": 3, "task": {}}', told("worker", "x", worker=["a:1"]), told("worker", 1, worker=["a:1"]),
-    told("worker", -1, worker=["a:1"]), told("ps", 0, worker=["a:1"], ps=["b:1"]), told("evaluator", 0, worker=["a:1"]),
+    "", "{}", '{"cluster": 3, "task": {}}', tf_config("worker", "x", worker=["a:1"]),
+    tf_config("worker", 1, worker=["a:1"]), tf_config("worker", -1, worker=["a:1"]),
+    tf_config("ps", 0, worker=["a:1"], ps=["b:1"]), tf_config("evaluator", 0, worker=["a:1"]),
 ])  # fmt: skip
-def test_a_tf_config_that_makes_no_sense_is_refused_in_one_line(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_tf_config_is_refused_in_one_line(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(BadOption, match=r"^TF_CONFIG[^\n]+$"):
         framework.joined(1)
@@ -350,34 +350,34 @@ def test_a_tf_config_that_makes_no_sense_is_refused_in_one_line(config: str, mon
 # -- augmentation ------------------------------------------------------------------------------------------------------
 
 
-def test_augmented_pictures_are_the_pictures_flipped_and_shifted() -> None:
+def test_augmented_images_are_the_images_flipped_and_shifted() -> None:
     import tensorflow as tf
 
     from pipeline.frameworks import _keras_tensorflow
 
-    def seen_as(pictures: np.ndarray, names: tuple[str, ...], start: int, end: int) -> np.ndarray:
+    def augmented(images: np.ndarray, names: tuple[str, ...], start: int, end: int) -> np.ndarray:
         place = tf.constant([64, start, end], tf.int64)
         draws = _keras_tensorflow.draw_augmentations(names, tf.constant([0, 0], tf.int64), place)
-        answers: np.ndarray = _keras_tensorflow.augment(tf.constant(pictures, tf.float32), names, draws).numpy()
-        return answers
+        outputs: np.ndarray = _keras_tensorflow.augment(tf.constant(images, tf.float32), names, draws).numpy()
+        return outputs
 
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
     for names, ways in ((("flip",), 2), (("shift1",), 9)):
-        seen = seen_as(images, names, 0, 64)
-        assert (seen_as(images[10:30], names, 10, 30) == seen[10:30]).all()
-        assert (seen_as(images, names, 0, 64) == seen).all()
+        outputs = augmented(images, names, 0, 64)
+        assert (augmented(images[10:30], names, 10, 30) == outputs[10:30]).all()
+        assert (augmented(images, names, 0, 64) == outputs).all()
         found = set()
-        for i, image in enumerate(seen):
-            may = {"no": images[i], "yes": images[i, :, ::-1]} if ways == 2 else {
+        for i, image in enumerate(outputs):
+            possible = {"no": images[i], "yes": images[i, :, ::-1]} if ways == 2 else {
                 f"{y}{x}": padded[i, y : y + 6, x : x + 6] for y in range(3) for x in range(3)
             }  # fmt: skip
-            found.add(next(name for name, picture in may.items() if (picture == image).all()))
+            found.add(next(name for name, candidate in possible.items() if (candidate == image).all()))
         assert len(found) == ways
 
 
-def test_every_operation_of_augmentation_is_one_that_tensorflow_has_on_a_gpu() -> None:
-    """What has no kernel there is done on the CPU, and the step waits for it: so it is with padding bytes."""
+def test_tensorflow_has_a_gpu_kernel_for_every_operation_of_augmentation() -> None:
+    """Without one, an operation runs on the CPU and the training step waits for it, as for the padding of bytes."""
     import tensorflow as tf
     from tensorflow.python.framework import kernels
 
@@ -452,7 +452,7 @@ print(sys.modules.get("tensorflow"), "torch" in sys.modules)
 
 @pytest.fixture(scope="module")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The operators of models' graphs, captured in one process without TensorFlow; they answer as in it."""
+    """The operators of graphs captured in one process without TensorFlow; their outputs match TensorFlow's."""
     folder = tmp_path_factory.mktemp("captures")
     models = {
         "tiny": MODEL, "layer": custom(folder / "layer", REGISTERED), "subclassed": custom(folder / "sub", SUBCLASSED)
@@ -466,26 +466,26 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     command = [sys.executable, "-c", CAPTURING, json.dumps(requests)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "None True", "PyTorch was imported, and TensorFlow was not"
+    assert done.stdout.splitlines()[-1] == "None True", "it imports PyTorch, but not TensorFlow"
     for name, model in models.items():
-        pictures = synthetic.split(model.spec, 5)
-        expected = framework.predict(model, weights[name], pictures, "cpu")
-        answers = framework.evaluate(folder / "graphs" / name, pictures.images(range(5)))
-        np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
+        split = synthetic.split(model.spec, 5)
+        expected = framework.predict(model, weights[name], split, "cpu")
+        outputs = framework.evaluate(folder / "graphs" / name, split.images(range(5)))
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
     return {name: operators(folder / "graphs" / name) for name in models}
 
 
-def test_batch_normalisation_biases_and_padding_are_inside_the_layers(captures: dict[str, list[str]]) -> None:
+def test_batch_normalisation_biases_and_padding_are_fused_into_the_layers(captures: dict[str, list[str]]) -> None:
     operations = [name for name in captures["tiny"] if name not in ("sym_size", "flatten")]
     assert operations == ["conv2d", "conv2d", "relu", "conv2d", "relu", "linear"]
 
 
-def test_a_layer_of_ones_own_and_uneven_padding_are_captured_right(captures: dict[str, list[str]]) -> None:
+def test_a_custom_layer_and_asymmetric_padding_are_captured(captures: dict[str, list[str]]) -> None:
     operations = captures["layer"]
     assert operations.count("conv2d") == 2 and "max_pool2d" in operations and "linear" in operations
 
 
-def test_a_subclassed_model_inside_is_captured_with_its_own_order_of_axes(captures: dict[str, list[str]]) -> None:
+def test_a_nested_subclassed_model_keeps_its_axis_order_and_is_captured(captures: dict[str, list[str]]) -> None:
     assert "conv2d" in captures["subclassed"]
 
 
@@ -499,7 +499,7 @@ print("tensorflow" in sys.modules, "torch" in sys.modules)
 """
 
 
-def test_training_imports_no_pytorch(tmp_path: Path) -> None:
+def test_training_does_not_import_pytorch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TRAINING, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -507,7 +507,7 @@ def test_training_imports_no_pytorch(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if not line.startswith("epoch ")] == []
 
 
-def test_a_folder_of_ones_own_needs_no_torch_py(tmp_path: Path) -> None:
+def test_a_model_folder_may_have_keras_code_only(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("torch.py", "__pycache__"))
     text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="mine"')

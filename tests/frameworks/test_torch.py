@@ -1,4 +1,4 @@
-"""What is PyTorch's own: .pt files, memory formats, the normalisation, the input's scale."""
+"""Only for PyTorch: .pt files, memory formats, the normalisation layer, the input's scale."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def state(weights: Path) -> dict[str, Any]:
 
 
 def adopt(path: Path) -> dict[str, Any]:
-    """What is in the checkpoint that a file becomes."""
+    """Imports a file and returns the checkpoint's tensors."""
     from safetensors.torch import load_file
 
     out = path.with_name("adopted.safetensors")
@@ -57,7 +57,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
-def test_a_pt_file_of_a_state_dict_is_adopted(
+def test_a_pt_file_with_a_state_dict_is_imported(
     suffix: str, wrapped: bool, state: dict[str, Any], tmp_path: Path
 ) -> None:
     import torch
@@ -69,7 +69,7 @@ def test_a_pt_file_of_a_state_dict_is_adopted(
     assert all(torch.equal(adopted[name], state[name]) for name in state)
 
 
-def test_half_precision_weights_become_float32(state: dict[str, Any], tmp_path: Path) -> None:
+def test_half_precision_weights_are_converted_to_float32(state: dict[str, Any], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -80,24 +80,23 @@ def test_half_precision_weights_become_float32(state: dict[str, Any], tmp_path: 
     assert torch.equal(adopted["classifier.weight"], halved["classifier.weight"].float())
 
 
-def test_wrong_shapes_missing_and_foreign_tensors_are_named(state: dict[str, Any], tmp_path: Path) -> None:
+def test_wrong_shapes_missing_and_unexpected_tensors_are_listed(state: dict[str, Any], tmp_path: Path) -> None:
     import torch
 
     path = tmp_path / "mine.pt"
     wrong = {**state, "classifier.weight": torch.zeros(7, 128), "extra.weight": torch.zeros(1)}
     del wrong["features.0.weight"]
     torch.save(wrong, path)
-    assert refusal(path) == (
-        f"{path} does not fit the model: features.0.weight is missing; classifier.weight is 7×128 where the model has "
-        "10×128; extra.weight is not the model's"
-    )
+    message = refusal(path)
+    for part in ("features.0.weight is missing", r"classifier.weight is 7×128, expected 10×128", "extra.weight"):
+        assert part in message
     torch.save({"a": 1}, path)
-    assert "holds no state_dict" in refusal(path)
+    assert "state_dict" in refusal(path)
     torch.save({f"x{i}": torch.zeros(1) for i in range(5)}, path)
     assert refusal(path).endswith("more")
 
 
-def test_weights_without_the_counters_of_batch_normalisation_are_whole(state: dict[str, Any], tmp_path: Path) -> None:
+def test_the_counters_of_batch_normalisation_are_optional(state: dict[str, Any], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -108,33 +107,30 @@ def test_weights_without_the_counters_of_batch_normalisation_are_whole(state: di
     assert all(torch.equal(adopted[name], fewer[name]) for name in fewer)
 
 
-def test_weights_of_a_wrapped_model_are_refused_with_what_wrapped_it(state: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_of_a_model_in_distributed_data_parallel_are_refused_with_advice(
+    state: dict[str, Any], tmp_path: Path
+) -> None:
     import torch
 
     path = tmp_path / "mine.pt"
     torch.save({f"module.{name}": value for name, value in state.items()}, path)
-    assert refusal(path) == (
-        f"{path} does not fit the model: its names begin with module. as DistributedDataParallel writes them; remove "
-        "that, or save model.module.state_dict()"
-    )
+    message = refusal(path)
+    assert "DistributedDataParallel" in message and "model.module.state_dict()" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
-def test_weights_that_are_not_finite_are_refused_by_their_tensor(
-    value: float, state: dict[str, Any], tmp_path: Path
-) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, state: dict[str, Any], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     state["classifier.bias"] = state["classifier.bias"].double()
     state["classifier.bias"][3] = value
     save_file(state, tmp_path / "mine.safetensors")
-    assert "mine.safetensors: classifier.bias has values that are NaN or infinite" in refusal(
-        tmp_path / "mine.safetensors"
-    )
+    message = refusal(tmp_path / "mine.safetensors")
+    assert "classifier.bias" in message and "NaN or infinite" in message
 
 
 class Evil:
-    """Makes a folder when it is unpickled by a reader that lets it."""
+    """Creates a folder when unpickled by an unsafe reader."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -144,23 +140,21 @@ class Evil:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_file_that_wants_to_run_code_is_refused_and_nothing_has_run(
-    legacy: bool, state: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_file_with_code_is_refused_without_running_it(legacy: bool, state: dict[str, Any], tmp_path: Path) -> None:
     import torch
 
     ran, path = tmp_path / "ran", tmp_path / "mine.pt"
     torch.save({**state, "evil": Evil(ran)}, path, _use_new_zipfile_serialization=not legacy)
     message = refusal(path)
     assert not ran.exists()
-    assert "holds more than weights and was not loaded (it asks for posix.mkdir)" in message
-    assert "weights_only=False" not in message, "torch's advice to load it anyway is not handed on"
+    assert "posix.mkdir" in message and "was not loaded" in message
+    assert "weights_only=False" not in message, "torch's advice to load it anyway must not reach the user"
     path.write_bytes(pickle.dumps(Evil(ran), protocol=2))
     refusal(path)
     assert not ran.exists()
 
 
-def test_a_whole_model_in_place_of_its_weights_is_refused(tmp_path: Path) -> None:
+def test_a_pickled_model_is_refused_with_advice(tmp_path: Path) -> None:
     import torch
 
     torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
@@ -168,29 +162,27 @@ def test_a_whole_model_in_place_of_its_weights_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95])
-def test_a_pt_file_that_was_cut_off_is_said_not_to_be_whole(
-    share: float, state: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_truncated_pt_file_is_refused(share: float, state: dict[str, Any], tmp_path: Path) -> None:
     import torch
 
     path = tmp_path / "mine.pt"
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert "is not a whole .pt file" in refusal(path)
+    assert "truncated" in refusal(path)
 
 
-def test_text_named_pt_is_no_weights(tmp_path: Path) -> None:
+def test_a_text_file_named_pt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.pt").write_text("<html>404</html>")
-    assert "is not a whole .pt file" in refusal(tmp_path / "mine.pt")
+    assert "not a .pt file" in refusal(tmp_path / "mine.pt")
 
 
-def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> None:
+def test_a_truncated_training_state_is_reported_with_a_way_out(tmp_path: Path) -> None:
     data = {"train": synthetic.split(MODEL.spec, 16), "validation": synthetic.split(MODEL.spec, 8)}
     settings = Settings(1, 16, 1e-2, 0, "cpu")
     framework.train(MODEL, data, settings, tmp_path, "key")
     path = tmp_path / "training" / "state.ckpt"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(Broken, match=r"cannot be read .*; train afresh with --no-resume"):
+    with pytest.raises(Broken, match=r"state\.ckpt.*--no-resume"):
         framework.train(MODEL, data, settings, tmp_path, "key")
 
 
@@ -198,7 +190,7 @@ def test_a_state_that_was_cut_off_is_named_with_the_way_on(tmp_path: Path) -> No
 
 
 def copy_of(name: str, folder: Path, change: tuple[str, str]) -> sources.Model:
-    """A model folder like another one but for its name and one place in its code."""
+    """A copy of a model folder with another name and one change in its code."""
     original = sources.find(name)
     for file, (old, new) in {"__init__.py": ('name="', 'name="copy_of_'), "torch.py": change}.items():
         text = (original.folder / file).read_text()
@@ -207,8 +199,8 @@ def copy_of(name: str, folder: Path, change: tuple[str, str]) -> sources.Model:
     return sources.find(str(folder))
 
 
-def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_last(tmp_path: Path) -> None:
-    """Left in channels_last, a model converts without an error to a file that answers nonsense."""
+def test_loaded_weights_are_contiguous_even_if_the_model_is_channels_last(tmp_path: Path) -> None:
+    """Converting a channels_last model raises no error, but the exported file's outputs are wrong."""
     import torch
 
     from pipeline.frameworks import _torch_weights
@@ -224,7 +216,7 @@ def test_loaded_weights_lie_contiguously_even_where_the_code_leaves_channels_las
         assert parameter.stride() == torch.empty(parameter.shape).stride()
 
 
-def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
+def test_the_normalisation_layer_computes_x_minus_mean_over_std_and_is_frozen() -> None:
     import torch
 
     from pipeline.frameworks import _normalization
@@ -239,7 +231,7 @@ def test_the_normalisation_is_the_graphs_first_operation_and_exact() -> None:
 
 
 @pytest.mark.parametrize("brightest", [200, 254, 255])
-def test_the_inputs_scale_is_its_ranges_whatever_calibration_saw(brightest: int, matrix: Store, tmp_path: Path) -> None:
+def test_the_input_scale_does_not_depend_on_the_calibration_set(brightest: int, matrix: Store, tmp_path: Path) -> None:
     from pipeline.frameworks import _graphs
 
     images = np.random.default_rng(0).integers(0, brightest + 1, (40, 8, 8, 1), np.uint8)
@@ -255,11 +247,11 @@ def test_the_inputs_scale_is_its_ranges_whatever_calibration_saw(brightest: int,
     [
         ("def build(spec):\n    return 3\n", "must return a torch.nn.Module, not int"),
         ("def build():\n    return 3\n", r"build\(spec\) failed"),
-        ("def make(spec):\n    return 3\n", r"has no function build\(spec\)"),
-        ("import no_such_package\n", "cannot be imported: ModuleNotFoundError"),
+        ("def make(spec):\n    return 3\n", r"build\(spec\)"),
+        ("import no_such_package\n", "ModuleNotFoundError"),
     ],
 )
-def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, tmp_path: Path) -> None:
+def test_unusable_model_code_is_reported_with_its_file(body: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text(body)
     spec = (MODEL.folder / "__init__.py").read_text().replace('name="tiny"', 'name="unusable"')
     (tmp_path / "__init__.py").write_text(spec)
@@ -268,8 +260,8 @@ def test_a_model_whose_code_cannot_be_used_is_named(body: str, complaint: str, t
     assert str(tmp_path / "torch.py") in str(caught.value)
 
 
-def test_a_model_that_looks_at_its_values_cannot_be_exported_and_is_told_so(weights: Path, tmp_path: Path) -> None:
-    looks = "        if image.sum() > 3:\n            image = -image\n        logits: torch"
-    model = copy_of(str(MODEL.folder), tmp_path, ("        logits: torch", looks))
-    with pytest.raises(BadModel, match=r"^copy_of_tiny cannot be exported: "):
+def test_a_model_with_data_dependent_control_flow_is_refused(weights: Path, tmp_path: Path) -> None:
+    branch = "        if image.sum() > 3:\n            image = -image\n        logits: torch"
+    model = copy_of(str(MODEL.folder), tmp_path, ("        logits: torch", branch))
+    with pytest.raises(BadModel, match=r"^torch\.export cannot export copy_of_tiny: "):
         framework.capture(model, weights, tmp_path / "graphs")

@@ -1,4 +1,4 @@
-"""Twins: a model written in two frameworks is one network, with one set of weights."""
+"""A model written in two frameworks is the same network in both, and takes the same weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 @pytest.fixture
 def weights(model: Model, tmp_path: Path) -> Path:
-    """A PyTorch checkpoint in which no tensor is as it was made: batch normalisation has statistics."""
+    """A PyTorch checkpoint without default values: batch normalisation has statistics."""
     import torch
 
     from pipeline.frameworks import _torch_weights
@@ -40,35 +40,34 @@ def weights(model: Model, tmp_path: Path) -> Path:
     return tmp_path / in_torch.WEIGHTS
 
 
-def test_every_model_is_written_in_both() -> None:
+def test_every_model_is_written_in_both_frameworks() -> None:
     assert [find(name).frameworks for name in TWINS] == [["keras", "torch"]] * len(TWINS)
 
 
-def test_they_have_as_many_parameters(model: Model) -> None:
+def test_both_have_the_same_number_of_parameters(model: Model) -> None:
     from pipeline.frameworks import _keras
 
-    theirs = in_torch.network(model).get_submodule("net").state_dict()
-    ours = _keras.network(model)
-    assert ours.count_params() == sum(v.numel() for name, v in theirs.items() if not name.endswith(in_torch.COUNTER))
-    trained = sum(p.numel() for p in in_torch.network(model).get_submodule("net").parameters())
-    assert sum(int(np.prod(v.shape)) for v in ours.trainable_variables) == trained
+    state = in_torch.network(model).get_submodule("net").state_dict()
+    net = _keras.network(model)
+    assert net.count_params() == sum(v.numel() for name, v in state.items() if not name.endswith(in_torch.COUNTER))
+    trainable = sum(p.numel() for p in in_torch.network(model).get_submodule("net").parameters())
+    assert sum(int(np.prod(v.shape)) for v in net.trainable_variables) == trainable
 
 
-def test_the_weights_of_one_give_the_same_outputs_in_the_other(model: Model, weights: Path, tmp_path: Path) -> None:
-    carried = tmp_path / in_keras.WEIGHTS
-    in_keras.pack(model, in_torch.unpack(model, weights), carried)
-    pictures = synthetic.split(model.spec, 8)
-    expected, answers = (
-        framework.predict(model, path, pictures, "cpu")
-        for framework, path in ((in_torch, weights), (in_keras, carried))
+def test_converted_weights_give_the_same_outputs(model: Model, weights: Path, tmp_path: Path) -> None:
+    converted = tmp_path / in_keras.WEIGHTS
+    in_keras.pack(model, in_torch.unpack(model, weights), converted)
+    split = synthetic.split(model.spec, 8)
+    expected, outputs = (
+        framework.predict(model, path, split, "cpu") for framework, path in ((in_torch, weights), (in_keras, converted))
     )
-    assert stats.parity("the twin", [expected], [answers], [None]).snr_db >= 60
+    assert stats.parity("PyTorch", [expected], [outputs], [None]).snr_db >= 60
 
 
-def test_there_and_back_nothing_has_changed(model: Model, weights: Path, tmp_path: Path) -> None:
-    carried, back = tmp_path / in_keras.WEIGHTS, tmp_path / "back.safetensors"
-    in_keras.pack(model, in_torch.unpack(model, weights), carried)
-    in_torch.pack(model, in_keras.unpack(model, carried), back)
+def test_converting_back_and_forth_changes_no_bit(model: Model, weights: Path, tmp_path: Path) -> None:
+    converted, back = tmp_path / in_keras.WEIGHTS, tmp_path / "back.safetensors"
+    in_keras.pack(model, in_torch.unpack(model, weights), converted)
+    in_torch.pack(model, in_keras.unpack(model, converted), back)
     first, again = in_torch.unpack(model, weights), in_torch.unpack(model, back)
     assert first.keys() == again.keys()
     assert all((first[name] == again[name]).all() for name in first)
