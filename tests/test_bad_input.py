@@ -18,7 +18,7 @@ from pipeline.stages.train import ensure, ready
 from pipeline.system.store import Store
 from tests import plans
 from tests.cli import ROOT, Done, environment, inv, tree, unfinished
-from tests.datasets.synthetic import as_folder, as_zip, class_files, divided_files, picture
+from tests.datasets.synthetic import as_folder, as_zip, class_files, divided_files, png
 
 SPEC = """
 from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
@@ -369,7 +369,7 @@ def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets:
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, pets: Path) -> None:
-    files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": picture(9)[:60]}
+    files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": png(9)[:60]}
     data = as_folder(tmp_path / "data", files)
     said = refusal(tmp_path / "build", model=pets, data=data)
     assert said.startswith(f"{data}/train/dog/broken.png: cannot be read as a picture")
@@ -378,13 +378,13 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, pets: Path) -> N
 def test_after_a_test_picture_that_cannot_be_read_the_training_is_not_lost(
     tmp_path: Path, pets: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    files = divided_files({"cat": 6, "dog": 6}) | {"test/dog/broken.png": picture(9)[:60]}
+    files = divided_files({"cat": 6, "dog": 6}) | {"test/dog/broken.png": png(9)[:60]}
     data, build = as_folder(tmp_path / "data", files), Store(tmp_path / "build")
     job = plans.job(model=pets, data=data)
     with pytest.raises(BadData, match=rf"^{data}/test/dog/broken\.png: cannot be read as a picture"):
         ensure(build, job)
     assert not list(build.root.rglob("checkpoint*")) and not unfinished(build.root)
-    (data / "test" / "dog" / "broken.png").write_bytes(picture(9))
+    (data / "test" / "dog" / "broken.png").write_bytes(png(9))
     assert ensure(build, job).samples == 5
     assert "resuming after epoch 1 of 1" in capfd.readouterr().err.splitlines()
 

@@ -1,8 +1,8 @@
-"""Datasets: pictures and labels as numpy, whatever framework reads them.
+"""Datasets: images and labels as NumPy arrays, for every framework.
 
-A dataset is a module here with the verbs of `Dataset`. Splits are "train", "validation" and "test"; validation is
-part of what the source calls training data and chooses the best checkpoint, so that test is never looked at before
-the end. Splits depend on content alone, not on the order of files.
+A dataset is a module in this folder with the functions of `Dataset`. Splits are "train", "validation" and "test".
+Validation is taken from the source's training data and selects the best checkpoint, so the test split is used only for
+the final evaluation. Splits depend on the files' content, not on their order.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """One split; pictures are decoded when they are asked for.
+    """One split; images are decoded on demand.
 
     Attributes:
-        labels: int64 (N,), index into the dataset's classes.
-        sha256: hash of the split's content: which pictures, in which order, with which labels and preprocessing.
-        read: the i-th picture, decoded, resized and cropped: uint8 (height, width, channels), 0–255.
+        labels: int64 (N,), indices into the dataset's classes.
+        sha256: hash of the split's content: its images, their order and labels, and the preprocessing.
+        read: returns the i-th image, decoded, resized and cropped: uint8 (height, width, channels), 0–255.
     """
 
     labels: NDArray[np.int64]
@@ -39,18 +39,18 @@ class Split:
         return len(self.labels)
 
     def images(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Pictures of these indices, uint8 (len(indices), height, width, channels)."""
+        """The images at these indices, uint8 (len(indices), height, width, channels)."""
         import numpy as np
 
         return np.stack([self.read(int(i)) for i in indices])
 
 
 class Dataset(Protocol):
-    """The verbs of a module in this folder.
+    """The interface of a module in this folder.
 
     Attributes:
-        EMBEDDED: the data comes with a package, so --data is not needed (and an error).
-        SUMMARY: one line for people.
+        EMBEDDED: whether a Python package contains the data; then --data is an error, otherwise it is required.
+        SUMMARY: one line for listings.
     """
 
     EMBEDDED: bool
@@ -60,12 +60,12 @@ class Dataset(Protocol):
         """Class names in label order.
 
         Raises:
-            BadData: `data` is missing, empty or not of this form.
+            BadData: `data` is missing, empty or in another format.
         """
 
     def load(self, data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
         """One of SPLITS.
 
         Raises:
-            BadData: as `classes`; a picture that cannot be read is named when it is read.
+            BadData: as `classes`. An image that cannot be decoded raises BadData when it is read.
         """

@@ -1,8 +1,8 @@
-"""CIFAR-10's official "python version": pickled batches, read without running anything that a pickle asks for.
+"""CIFAR-10's official "python version": pickled batches, read without running any code that a pickle refers to.
 
 A batch is a dict with the keys b"data" (uint8 (N, 3072): red, green and blue planes of 32×32, row by row) and
-b"labels" (N numbers 0–9). In place of numpy's own functions the pickle gets stand-ins that only keep what they are
-given; every other global is refused.
+b"labels" (N numbers 0–9). NumPy's functions are replaced by stand-ins that only store their arguments; every other
+global is refused.
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, and
 https://www.cs.toronto.edu/~kriz/cifar.html for the layout.
@@ -29,11 +29,11 @@ TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = ("test_batch",)
 SIDE = 32
 LARGEST_BYTES = 256 << 20
-"""A batch is 31 MB; what says to be larger than this is none."""
+"""Upper limit for a batch, which has 31 MB."""
 
 
 def is_batches(data: Path) -> bool:
-    """Whether a path looks like the official folder (or the folder around it) or archive."""
+    """Whether a path looks like the official folder, its parent folder, or the archive."""
     if data.is_dir():
         return any((_home(data) / name).exists() for name in (META, *TRAIN, *TEST))
     return data.is_file() and (data.name.endswith((".tar.gz", ".tgz", ".tar")) or tarfile.is_tarfile(data))
@@ -43,7 +43,7 @@ def label_names(data: Path) -> tuple[str, ...]:
     """Class names in label order.
 
     Raises:
-        BadData: the file of them is missing, unreadable or not of this form.
+        BadData: the META file is missing, unreadable or in another format.
     """
     where, meta = next(iter(_read(data, (META,))))
     names = meta.get(b"label_names")
@@ -52,14 +52,14 @@ def label_names(data: Path) -> tuple[str, ...]:
     return tuple(name.decode("ascii", "replace") for name in names)
 
 
-def pictures(data: Path, batches: Iterable[str]) -> tuple[list[str], NDArray[np.uint8], NDArray[np.int64]]:
-    """The batches' pictures, one after another.
+def read_images(data: Path, batches: Iterable[str]) -> tuple[list[str], NDArray[np.uint8], NDArray[np.int64]]:
+    """Reads the images of the batches, one after another.
 
     Returns:
-        names ("data_batch_1/0"), uint8 (N, 32, 32, 3) RGB 0–255, and int64 (N,).
+        names ("data_batch_1/0"), images uint8 (N, 32, 32, 3) RGB 0–255, labels int64 (N,).
 
     Raises:
-        BadData: a batch is missing, unreadable or not of this form, or wants to run code.
+        BadData: a batch is missing, unreadable or in another format, or refers to code.
     """
     import numpy as np
 
@@ -75,7 +75,7 @@ def pictures(data: Path, batches: Iterable[str]) -> tuple[list[str], NDArray[np.
 
 
 def _checked(where: str, batch: dict[Any, Any]) -> tuple[NDArray[np.uint8], list[int]]:
-    """Pixels uint8 (N, 3072) and N labels of a batch, if that is what they are."""
+    """The pixels, uint8 (N, 3072), and N labels of a batch, after checking them."""
     data, labels = batch.get(b"data"), batch.get(b"labels")
     if not isinstance(data, _Array) or not isinstance(labels, list):
         raise BadData(f"{where}: has no array 'data' and list 'labels'; fetch the official archive again")
@@ -96,7 +96,7 @@ def _home(data: Path) -> Path:
 
 
 def _read(data: Path, names: tuple[str, ...]) -> list[tuple[str, dict[Any, Any]]]:
-    """For people's eyes where it was read, and the dict, of each of the batches, in this order."""
+    """(source for messages, dict) of each batch, in order."""
     read = _read_folder if data.is_dir() else _read_archive
     contents = read(data, names)
     missing = [name for name in names if name not in contents]
@@ -111,14 +111,14 @@ def _read_folder(data: Path, names: tuple[str, ...]) -> dict[str, tuple[str, byt
         try:
             found[path.name] = (str(path), path.read_bytes())
         except FileNotFoundError:
-            continue  # said by _read
+            continue  # reported by _read
         except OSError as error:
-            raise BadData(f"{path}: cannot be read ({error.strerror}); expected a file of pickled pictures") from error
+            raise BadData(f"{path}: cannot be read ({error.strerror}); expected a file with pickled images") from error
     return found
 
 
 def _read_archive(data: Path, names: tuple[str, ...]) -> dict[str, tuple[str, bytes]]:
-    """Members by their base name, read in memory; nothing is unpacked."""
+    """Members by base name, read into memory without unpacking the archive."""
     found: dict[str, tuple[str, bytes]] = {}
     try:
         with tarfile.open(data) as archive:
@@ -128,12 +128,12 @@ def _read_archive(data: Path, names: tuple[str, ...]) -> dict[str, tuple[str, by
                     continue
                 file = archive.extractfile(member)
                 if file is None or member.size > LARGEST_BYTES:
-                    raise BadData(f"{data}!{member.name}: is larger than a batch can be; fetch the archive again")
+                    raise BadData(f"{data}!{member.name}: is too large for a batch; fetch the archive again")
                 found[name] = (f"{data}!{member.name}", file.read())
                 if len(found) == len(names):
                     break
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists what it tried, a line each
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists its attempts on further lines
         raise BadData(f"{data}: corrupt archive ({reason}); fetch it again") from error
     return found
 
@@ -142,17 +142,17 @@ def _read_archive(data: Path, names: tuple[str, ...]) -> dict[str, tuple[str, by
 
 
 class _Type:
-    """Stands for numpy.dtype: remembers its name."""
+    """Replaces numpy.dtype: stores its name."""
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         self.name = name
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like: uint8 has none."""
+        """Ignores byte order and alignment, which uint8 does not have."""
 
 
 class _Array:
-    """Stands for numpy.ndarray: remembers the state it would be given."""
+    """Replaces numpy.ndarray: stores its state."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -172,7 +172,7 @@ class _Array:
 
 
 def _reconstruct(*_: Any) -> _Array:
-    """Stands for numpy's function of this name, which makes the empty array that then gets its state."""
+    """Replaces NumPy's function of this name, which creates an empty array before its state is set."""
     return _Array()
 
 
@@ -182,7 +182,7 @@ ALLOWED = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
 }
-"""What a batch may ask for, and what it gets."""
+"""Globals that a batch may refer to, and their replacements."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -202,11 +202,11 @@ def _loads(content: bytes, where: str) -> dict[Any, Any]:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except _RefusedGlobalError as error:
         raise BadData(
-            f"{where}: asks for {error}, which no batch of CIFAR-10 needs; nothing of it was run, and it is not trusted"
+            f"{where}: refers to {error}, which no CIFAR-10 batch needs; it was not run, and the file is not trusted"
         ) from None
-    except Exception as error:  # a broken pickle raises what it likes: UnpicklingError, EOFError, KeyError …
+    except Exception as error:  # a corrupt pickle raises many types: UnpicklingError, EOFError, KeyError …
         reason = str(error) or type(error).__name__
         raise BadData(f"{where}: cannot be read as a batch ({reason}); fetch the official archive again") from error
     if not isinstance(value, dict):
-        raise BadData(f"{where}: is a {type(value).__name__} and not a batch's dict; fetch the official archive again")
+        raise BadData(f"{where}: is a {type(value).__name__} instead of a dict; fetch the official archive again")
     return value

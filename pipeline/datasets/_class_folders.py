@@ -1,4 +1,4 @@
-"""Class folders: what labels pictures by the folder they are in. Shared by the datasets that come in this form."""
+"""Datasets in class folders: the folder of an image is its label. Shared by imagefolder and cifar10."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORM = "class folders with pictures, or train/ and test/ (and validation/ or val/) with class folders"
+EXPECTED = "class folders with images, or train/ and test/ (and validation/ or val/) with class folders"
 
 Groups = Mapping[str, Sequence[str]]
-"""Class → names of its pictures."""
+"""Class → names of its images."""
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What was found.
+    """The images of a dataset in class folders.
 
     Attributes:
-        groups: by split, for those splits that have a folder of their own; by "" where there are only class folders.
+        groups: by split, for every split with a folder of its own; under "" if there are only class folders.
     """
 
     files: Files
@@ -37,7 +37,7 @@ class ClassFolders:
 
     @property
     def divided(self) -> bool:
-        """Whether the source says what is train and what is test."""
+        """Whether the source has separate folders for train and test."""
         return "" not in self.groups
 
     @property
@@ -47,7 +47,7 @@ class ClassFolders:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ImageReader:
     files: Files
 
     def __call__(self, sample: Sample, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -58,19 +58,19 @@ class _Picture:
 
 
 def find(data: Path) -> ClassFolders:
-    """The class folders in a folder or zip, which may all be in one folder more; no picture is read.
+    """Finds the class folders in a folder or zip, directly or in a single top folder; reads no image.
 
     Raises:
-        BadData: the path is missing, corrupt, empty or not of this form; a class has too few pictures, or is not in
-            every split.
+        BadData: the path is missing, corrupt, empty or in another format; a class has too few images, or is missing
+            from a split.
     """
     files = open_files(data)
     tops = _children(files.folders)
     if len(tops) == 1 and not {"train", "test"} & tops and _children(files.below(min(tops)).folders):
         files = files.below(min(tops))
         tops = _children(files.folders)
-    if not files.pictures:
-        raise BadData(f"{data} has no pictures ({', '.join(_images.SUFFIXES)}): expected {FORM}")
+    if not files.images:
+        raise BadData(f"{data} has no images ({', '.join(_images.SUFFIXES)}): expected {EXPECTED}")
     found = ClassFolders(files, _divided(files, tops) if {"train", "test"} & tops else {"": _groups(files)})
     _check(found)
     return found
@@ -81,9 +81,9 @@ def _children(folders: Iterable[str]) -> set[str]:
 
 
 def _groups(files: Files) -> Groups:
-    """The pictures by class folder; a picture beside the class folders has no label and is passed over."""
+    """The images by class folder; images outside of class folders have no label and are ignored."""
     groups: dict[str, list[str]] = {name: [] for name in sorted(_children(files.folders))}
-    for name in files.pictures:
+    for name in files.images:
         folder, slash, _ = name.partition("/")
         if slash:
             groups[folder].append(name)
@@ -92,8 +92,8 @@ def _groups(files: Files) -> Groups:
 
 def _divided(files: Files, tops: set[str]) -> dict[str, Groups]:
     if not {"train", "test"} <= tops:
-        there, missing = ("train", "test") if "train" in tops else ("test", "train")
-        raise BadData(f"{files.where()} has {there}/ but no {missing}/: expected {FORM}")
+        found, missing = ("train", "test") if "train" in tops else ("test", "train")
+        raise BadData(f"{files.where()} has {found}/ but no {missing}/: expected {EXPECTED}")
     validation = sorted({"val", "validation"} & tops)
     if len(validation) > 1:
         raise BadData(f"{files.where()} has both val/ and validation/: keep one of them")
@@ -109,21 +109,21 @@ def _check(found: ClassFolders) -> None:
     for split, groups in found.groups.items():
         folder = f"{split}/" if split else ""
         if not groups:
-            raise BadData(f"{where(folder)} has no class folders: expected {FORM}")
+            raise BadData(f"{where(folder)} has no class folders: expected {EXPECTED}")
         if len(groups) < 2:
-            raise BadData(f"{where(folder)} has one class folder only, {min(groups)!r}: expected at least two classes")
-        odd = sorted(set(groups) ^ set(found.names))
-        if odd:
-            raise BadData(f"{where(folder)}: class {odd[0]!r} is not in every split; expected the same classes in each")
+            raise BadData(f"{where(folder)} has only one class folder, {min(groups)!r}: expected at least two")
+        unmatched = sorted(set(groups) ^ set(found.names))
+        if unmatched:
+            raise BadData(f"{where(folder)}: class {unmatched[0]!r} is not in every split; all need the same classes")
         for label, names in groups.items():
             need = _needed(found, split)
             if len(names) < need:
-                count = f"{len(names)} picture{'' if len(names) == 1 else 's'}" if names else "no picture"
+                count = f"{len(names)} image{'' if len(names) == 1 else 's'}" if names else "no image"
                 raise BadData(f"{where(folder + label)}: the class folder has {count}; expected at least {need}")
 
 
 def _needed(found: ClassFolders, split: str) -> int:
-    """How many pictures of a class a folder must have for one to be in each split that is made of it."""
+    """How many images per class a folder needs so that every split made from it gets at least one."""
     if not split:
         return len(SPLITS)
     return 2 if split == "train" and "validation" not in found.groups else 1
@@ -133,21 +133,21 @@ def _needed(found: ClassFolders, split: str) -> int:
 
 
 def load(found: ClassFolders, classes: Sequence[str], split: str, preprocessing: Preprocessing) -> Split:
-    """One of SPLITS, its labels as indices into `classes`. Hashes the files, and decodes none.
+    """One of SPLITS, with labels as indices into `classes`. Hashes the files without decoding them.
 
     Raises:
         BadData: a file cannot be read.
-        BadOption: there is no such split.
-        BadModel: the preprocessing cannot be done.
+        BadOption: unknown split.
+        BadModel: the preprocessing is invalid.
     """
     _splits.check_split(split)
     _images.check(preprocessing)
     samples = _members(found, {name: label for label, name in enumerate(classes)}, split)
-    return _splits.make(samples, _Picture(found.files), preprocessing)
+    return _splits.make(samples, _ImageReader(found.files), preprocessing)
 
 
 def _members(found: ClassFolders, labels: Mapping[str, int], split: str) -> list[Sample]:
-    """The samples of a split: the source's own, or those divided from train, or from all."""
+    """The samples of a split: the source's own split, or a part of its train split, or of all samples."""
     share = _splits.VALIDATION_SHARE
     if not found.divided:
         test, rest = _splits.divide(_samples(found.files, found.groups[""], labels), share, "test")

@@ -1,8 +1,8 @@
-"""From a picture to the model's input: the work that is the app's on a device, done here once for all datasets.
+"""Preprocesses an image to the model's input, for all datasets; on a device, the app does the same.
 
-The steps, in this order: decode (the first frame), apply the EXIF orientation, convert to the spec's colour, scale the
-shorter side, cut the centre. An alpha channel is dropped, not blended: the colours stored under it are used. Nothing
-is decoded at a reduced size, so that a picture's pixels depend on its content and on the preprocessing only.
+The steps: decode the first frame, apply the EXIF orientation, convert to the spec's colour mode, resize the shorter
+side, crop the centre. An alpha channel is dropped without blending. Images are always decoded at full size, so that the
+pixels depend only on the content and the preprocessing.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
-"""What counts as a picture, in small letters."""
+"""Suffixes of image files, in lower case."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")
-"""The decoders that may be tried, whatever the suffix says."""
+"""Allowed decoders; the decoder is chosen by content, not by suffix."""
 
 CHANNELS = {"RGB": 3, "L": 1}
 
-LONGEST = 100
-"""How often the shorter side may go into the longer: scaled by the shorter, a line of pixels would take gigabytes."""
+MAX_ASPECT_RATIO = 100
+"""Beyond this ratio of the sides, resizing the shorter side could take gigabytes."""
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name is that of a picture."""
+def is_image_file(name: str) -> bool:
+    """Whether a file's name has an image suffix."""
     return name.lower().endswith(SUFFIXES)
 
 
 def check(preprocessing: Preprocessing) -> None:
-    """Refuses a preprocessing that cannot be done.
+    """Checks a preprocessing.
 
     Raises:
-        BadModel: the colour is neither "RGB" nor "L", or the crop is not within the resized picture.
+        BadModel: the colour mode is neither "RGB" nor "L", or the crop is larger than the resized image.
     """
     if preprocessing.color not in CHANNELS:
         raise BadModel(f"preprocessing: color {preprocessing.color!r} is not one of {', '.join(map(repr, CHANNELS))}")
@@ -50,22 +50,22 @@ def check(preprocessing: Preprocessing) -> None:
 
 
 def decode(content: bytes, where: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The input for the bytes of a picture file.
+    """The model's input for the content of an image file.
 
     Args:
-        where: the file's name for messages.
+        where: the file's name, for messages.
 
     Returns:
         uint8 (crop, crop, channels), 0–255.
 
     Raises:
-        BadData: it is no picture of FORMATS, or it is truncated or broken.
+        BadData: it is no image in one of FORMATS, or it is truncated or corrupt.
     """
     return stages(content, where, preprocessing)[1]
 
 
 def stages(content: bytes, where: str, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """As `decode`, and before it what was decoded: uint8 (height, width, channels), upright, in the spec's colour."""
+    """(decoded image, input). The decoded image is uint8 (height, width, channels), upright, in the spec's colour mode.
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
@@ -74,36 +74,36 @@ def stages(content: bytes, where: str, preprocessing: Preprocessing) -> tuple[ND
             upright = _converted(_upright(image), preprocessing.color)
             decoded = np.array(upright, dtype=np.uint8).reshape(*upright.size[::-1], CHANNELS[preprocessing.color])
             return decoded, fit(upright, preprocessing)
-    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error …
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
-        raise BadData(f"{where}: cannot be read as a picture ({reason}); replace or remove the file") from error
+    except Exception as error:  # decoders raise many types: OSError, SyntaxError, ValueError, struct.error …
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
+        raise BadData(f"{where}: cannot be read as an image ({reason}); replace or remove the file") from error
 
 
 def from_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The input for decoded pixels: uint8 (height, width, 3 for RGB or 1 for grey), 0–255; as `decode` gives it."""
+    """The model's input for decoded pixels, uint8 (height, width, 3 for RGB or 1 for grey), 0–255; see `decode`."""
     from PIL import Image
 
     return fit(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), preprocessing)
 
 
 def fit(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Converts, scales and crops.
+    """Converts, resizes and crops an image.
 
-    The longer side is int(resize * longer / shorter) pixels, as in torchvision's Resize; scaling is Pillow's bilinear
-    filter, whose support grows with the reduction (antialiased). The crop begins at (side - crop) // 2.
+    The longer side becomes int(resize * longer / shorter) pixels, as in torchvision's Resize. The filter is Pillow's
+    antialiased bilinear filter. The crop begins at (side - crop) // 2.
 
     Returns:
-        uint8 (crop, crop, channels), 0–255; the caller's own, writable.
+        uint8 (crop, crop, channels), 0–255, a writable copy.
 
     Raises:
-        ValueError: it is more than LONGEST times as long as it is wide, or the other way round.
+        ValueError: the aspect ratio exceeds MAX_ASPECT_RATIO.
     """
     import numpy as np
     from PIL import Image
 
     shorter, longer = sorted(image.size)
-    if longer > LONGEST * shorter:
-        raise ValueError(f"sides of {image.width}×{image.height} pixels: one is more than {LONGEST} times the other")
+    if longer > MAX_ASPECT_RATIO * shorter:
+        raise ValueError(f"{image.width}×{image.height} pixels exceed the aspect ratio of {MAX_ASPECT_RATIO}")
     image = _converted(image, preprocessing.color)
     if shorter != preprocessing.resize:
         width, height = (int(preprocessing.resize * side / shorter) for side in image.size)
@@ -116,11 +116,11 @@ def fit(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 
 
 def _upright(image: Image) -> Image:
-    """Turned and mirrored as the file's EXIF orientation says."""
+    """The image rotated and mirrored by its EXIF orientation."""
     from PIL import ImageOps
 
     if not any(key == "exif" or "xmp" in key or "profile" in key for key in map(str.lower, map(str, image.info))):
-        return image  # the full look costs more than decoding a small picture
+        return image  # exif_transpose takes longer than decoding a small image
     return ImageOps.exif_transpose(image)
 
 
@@ -128,8 +128,8 @@ def _converted(image: Image, color: str) -> Image:
     import numpy as np
     from PIL.Image import fromarray
 
-    if image.mode.startswith("I;16"):  # 16 bits of grey, which convert() would clip and not scale
+    if image.mode.startswith("I;16"):  # 16-bit grey, which convert() clips instead of scaling
         image = fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the one way to drop a palette's transparency without a warning
+        image = image.convert("RGBA")  # drops a palette's transparency without Pillow's warning
     return image if image.mode == color else image.convert(color)

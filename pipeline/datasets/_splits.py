@@ -1,4 +1,4 @@
-"""Who is in which split, and in which order: decided by content hashes, so that no order of files matters."""
+"""Assigns samples to splits and orders them by content hash, so that the order of files does not matter."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VALIDATION_SHARE = 0.1
-"""Of the training data, where the source has no validation split of its own."""
+"""Share of the training data used for validation if the source has no validation split."""
 
 
 class Sample(NamedTuple):
-    """One picture.
+    """One image.
 
     Attributes:
-        name: where it is in the dataset, the same in every form the dataset comes in.
-        sha256: its content.
+        name: its path in the dataset, the same in every format of the dataset.
+        sha256: hash of its content.
     """
 
     name: str
@@ -34,38 +34,38 @@ class Sample(NamedTuple):
     sha256: str
 
 
-Picture = Callable[[Sample, Preprocessing], "NDArray[np.uint8]"]
-"""Gives a sample's input: uint8 (height, width, channels), 0–255."""
+ReadImage = Callable[[Sample, Preprocessing], "NDArray[np.uint8]"]
+"""Returns a sample's input: uint8 (height, width, channels), 0–255."""
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Split.read; an object and not a closure, so that it can be sent to worker processes."""
+    """Implements Split.read; a class instead of a closure, so that worker processes can receive it."""
 
     samples: Sequence[Sample]
-    picture: Picture
+    read_image: ReadImage
     preprocessing: Preprocessing
 
     def __call__(self, index: int) -> NDArray[np.uint8]:
-        return self.picture(self.samples[index], self.preprocessing)
+        return self.read_image(self.samples[index], self.preprocessing)
 
 
 def check_split(split: str) -> None:
-    """Refuses what is not one of SPLITS.
+    """Checks the name of a split.
 
     Raises:
-        BadOption: it is not.
+        BadOption: it is not in SPLITS.
     """
     if split not in SPLITS:
         raise BadOption(f"split {split!r} is not one of {', '.join(SPLITS)}")
 
 
 def divide(samples: Iterable[Sample], share: float, salt: str) -> tuple[list[Sample], list[Sample]]:
-    """A share of every class, chosen by content, and the rest.
+    """Divides samples into a share of every class, chosen by content, and the rest.
 
     Args:
-        share: 0–1; rounded to whole samples class by class, and never fewer than one.
-        salt: makes one division independent of another one.
+        share: 0–1; rounded to at least one sample per class.
+        salt: makes divisions independent of each other.
     """
     groups: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -80,8 +80,8 @@ def divide(samples: Iterable[Sample], share: float, salt: str) -> tuple[list[Sam
     return chosen, rest
 
 
-def make(samples: Iterable[Sample], picture: Picture, preprocessing: Preprocessing) -> Split:
-    """A split of these samples, in an order by content in which any first N represent the whole."""
+def make(samples: Iterable[Sample], read_image: ReadImage, preprocessing: Preprocessing) -> Split:
+    """A split of these samples in pseudo-random order by content, so that the first N represent the whole."""
     import numpy as np
 
     ordered = tuple(_ranked(samples, "order"))
@@ -89,13 +89,14 @@ def make(samples: Iterable[Sample], picture: Picture, preprocessing: Preprocessi
     return Split(
         labels=np.array([sample.label for sample in ordered], dtype=np.int64),
         sha256=digest(content),
-        read=_Reader(ordered, picture, preprocessing),
+        read=_Reader(ordered, read_image, preprocessing),
     )
 
 
 def _ranked(samples: Iterable[Sample], salt: str) -> list[Sample]:
-    """In an order that content and salt decide; names only decide between equal contents.
+    """Sorts samples by a hash of salt and content; names only break ties between equal contents.
 
-    Every purpose has its own salt: samples chosen by the bare hash would leave its low end to the other split.
+    Every use needs its own salt, because otherwise the samples chosen first for one split would be missing from the
+    beginning of the other.
     """
     return sorted(samples, key=lambda s: (hashlib.sha256(f"{salt} {s.sha256}".encode()).digest(), s.label, s.name))

@@ -1,7 +1,7 @@
-"""Handwritten digits, 8×8 grey: comes with scikit-learn, so it needs no download.
+"""Handwritten digits, 8×8 grey, from scikit-learn: no download.
 
-1,797 pictures of ten classes; scikit-learn's values 0–16 are scaled to 0–255. The source has no splits; here test is
-28 % and validation a tenth of the rest, class by class and by content.
+1,797 images of ten classes; scikit-learn's values 0–16 are scaled to 0–255. The source has no splits: the test split is
+28 % and validation a tenth of the rest, chosen per class by content.
 
 Source: the test part of E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
 Repository, 1998, doi:10.24432/C50P49; shipped as sklearn.datasets.load_digits.
@@ -32,7 +32,7 @@ TEST_SHARE = 0.28
 
 @dataclass(frozen=True)
 class _Pixels:
-    """The pictures by name: uint8 (8, 8, 1), 0–255."""
+    """The images in scikit-learn's order, uint8 (N, 8, 8, 1), 0–255; a sample's name is its index."""
 
     images: NDArray[np.uint8]
 
@@ -47,17 +47,17 @@ def classes(data: Path | None) -> tuple[str, ...]:
         BadData: a path is given.
     """
     if data is not None:
-        raise BadData(f"digits is embedded and reads no files: leave --data {data} out, or choose another dataset")
+        raise BadData(f"digits is embedded and reads no files: omit --data {data}, or choose another dataset")
     return CLASSES
 
 
 def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
-    """One of SPLITS; pictures are uint8 (crop, crop, channels), 0–255, and grey is repeated for "RGB".
+    """One of SPLITS; images are uint8 (crop, crop, channels), 0–255, and grey is repeated for "RGB".
 
     Raises:
         BadData: a path is given.
-        BadOption: there is no such split.
-        BadModel: the preprocessing cannot be done.
+        BadOption: unknown split.
+        BadModel: the preprocessing is invalid.
     """
     classes(data)
     _splits.check_split(split)
@@ -75,7 +75,7 @@ def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
 
 @cache
 def _arrays() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures uint8 (1797, 8, 8, 1), 0–255, and labels int64 (1797,), in scikit-learn's order."""
+    """Images, uint8 (1797, 8, 8, 1), 0–255, and labels, int64 (1797,), in scikit-learn's order."""
     import numpy as np
     from sklearn.datasets import load_digits
 

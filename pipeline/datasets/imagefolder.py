@@ -1,7 +1,8 @@
-"""Any pictures in class folders: --data is a folder or a zip.
+"""Your own images in class folders: --data is a folder or a zip.
 
-Either train/ and test/ (and validation/ or val/) hold the class folders; without validation, a tenth of train is kept
-for it. Or there are class folders only, which are divided 80/10/10. Divisions go class by class and by content.
+Either train/ and test/ (and optionally validation/ or val/) contain the class folders; without validation, a tenth of
+train is used for it. Or there are only class folders, whose images are split 80/10/10. Splits are made per class, by
+content.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from pipeline.datasets import Split, _class_folders
 from pipeline.errors import BadData
 
 EMBEDDED = False
-SUMMARY = "your pictures in class folders: --data is a folder or a zip"
+SUMMARY = "your images in class folders: --data is a folder or a zip"
 
 
 def classes(data: Path | None) -> tuple[str, ...]:
     """Names of the class folders, sorted.
 
     Raises:
-        BadData: no path is given, or it is missing, corrupt, empty or not of this form.
+        BadData: no path is given, or it is missing, corrupt, empty or in another format.
     """
     return _find(data).names
 
 
 def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
-    """One of SPLITS; pictures are uint8 (crop, crop, channels), 0–255.
+    """One of SPLITS; images are uint8 (crop, crop, channels), 0–255.
 
     Raises:
-        BadData: as `classes`; a picture that cannot be decoded is named when it is read.
-        BadOption: there is no such split.
-        BadModel: the preprocessing cannot be done.
+        BadData: as `classes`. An image that cannot be decoded raises BadData when it is read.
+        BadOption: unknown split.
+        BadModel: the preprocessing is invalid.
     """
     found = _find(data)
     return _class_folders.load(found, found.names, split, preprocessing)
@@ -39,5 +40,5 @@ def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
 
 def _find(data: Path | None) -> _class_folders.ClassFolders:
     if data is None:
-        raise BadData(f"imagefolder needs --data PATH: a folder or a zip with {_class_folders.FORM}")
+        raise BadData(f"imagefolder needs --data PATH: a folder or a zip with {_class_folders.EXPECTED}")
     return _class_folders.find(data)

@@ -22,26 +22,26 @@ GREY = Preprocessing("L", 8, 8, (0.0,), (255.0,))
 
 
 def pixels(seed: int, side: int = 32) -> NDArray[np.uint8]:
-    """A picture that no other seed has: uint8 (side, side, 3)."""
+    """An image that no other seed has: uint8 (side, side, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def encoded(image: Image.Image | NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
-    """The bytes of a picture file."""
+    """The bytes of an image file."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def picture(seed: int) -> bytes:
+def png(seed: int) -> bytes:
     """A small PNG that no other seed has."""
     return encoded(pixels(seed, 8))
 
 
 def class_files(prefix: str, classes: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
-    """name → content for so many pictures of each class, as prefix/class/number.png."""
+    """name → content for so many images of each class, as prefix/class/number.png."""
     members = [(label, i) for label, count in classes.items() for i in range(count)]
-    return {f"{prefix}{label}/{i:03}.png": picture(seed + n) for n, (label, i) in enumerate(members)}
+    return {f"{prefix}{label}/{i:03}.png": png(seed + n) for n, (label, i) in enumerate(members)}
 
 
 def divided_files(classes: Mapping[str, int], test: int = 2, top: str = "") -> dict[str, bytes]:
@@ -68,7 +68,7 @@ def as_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_DEF
 
 
 def contents(split: Split) -> list[bytes]:
-    """Every picture's pixels."""
+    """Every image's pixels."""
     return [split.read(i).tobytes() for i in range(len(split))]
 
 
@@ -101,14 +101,14 @@ def _python2(value: Any) -> bytes:
 
 
 def batch(images: NDArray[np.uint8], labels: list[int], title: bytes = b"training batch 1 of 5") -> bytes:
-    """A batch of pictures uint8 (N, 32, 32, 3), as in the official archive."""
+    """A batch of images uint8 (N, 32, 32, 3), as in the official archive."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     names = [b"picture_s_%06d.png" % i for i in range(len(images))]
     return python2_pickle({b"batch_label": title, b"labels": labels, b"data": planes, b"filenames": names})
 
 
 def official_files(count: int = 40, top: str = "cifar-10-batches-py/") -> dict[str, bytes]:
-    """The official archive's members, with `count` pictures of cycling classes in each batch."""
+    """The official archive's members, with `count` images of cycling classes in each batch."""
     labels = [i % 10 for i in range(count)]
     files = {f"{top}readme.html": b"<html>"}
     batches = ("data_batch_4", "test_batch", "data_batch_3", "data_batch_2", "data_batch_5", "data_batch_1")

@@ -156,24 +156,24 @@ def test_a_cut_archive_is_corrupt(tmp_path: Path, keep: int) -> None:
         cifar10.load(data, "train", synthetic.RGB)
 
 
-# -- picture files -----------------------------------------------------------------------------------------------------
+# -- image files -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole dataset as a zip of picture files where it is at hand, and a small one of this form elsewhere."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole dataset as a zip of image files where it is at hand, and a small one of this form elsewhere."""
     if REAL.is_file():
         return REAL
     files = divided_files(dict.fromkeys(reversed(cifar10.CLASSES), 20), test=8, top="cifar10/")
     return as_zip(tmp_path_factory.mktemp("zip") / "cifar10.zip", files)
 
 
-def test_picture_files_keep_the_official_order_of_classes(pictures: Path) -> None:
-    assert cifar10.classes(pictures) == cifar10.CLASSES
+def test_picture_files_keep_the_official_order_of_classes(images: Path) -> None:
+    assert cifar10.classes(images) == cifar10.CLASSES
 
 
-def test_picture_files_are_divided_class_by_class(pictures: Path) -> None:
-    splits = {name: cifar10.load(pictures, name, synthetic.RGB) for name in SPLITS}
+def test_picture_files_are_divided_class_by_class(images: Path) -> None:
+    splits = {name: cifar10.load(images, name, synthetic.RGB) for name in SPLITS}
     train, validation, test = (np.bincount(split.labels, minlength=10) for split in splits.values())
     assert (train == train[0]).all() and (validation == validation[0]).all() and (test == test[0]).all()
     assert train[0] == 9 * validation[0]
@@ -181,8 +181,8 @@ def test_picture_files_are_divided_class_by_class(pictures: Path) -> None:
     assert set(splits["train"].labels[:100].tolist()) == set(range(10))
 
 
-def test_reading_pictures_in_any_order_gives_the_same(pictures: Path) -> None:
-    split = cifar10.load(pictures, "test", synthetic.RGB)
+def test_reading_pictures_in_any_order_gives_the_same(images: Path) -> None:
+    split = cifar10.load(images, "test", synthetic.RGB)
     forward = [split.read(i).tobytes() for i in range(20)]
     assert [split.read(i).tobytes() for i in reversed(range(20))] == forward[::-1]
 

@@ -24,7 +24,7 @@ CLASSES = {"cat": 40, "dog": 60}
 
 MAKERS = {
     "cifar10": lambda folder: synthetic.as_tar(folder / "cifar-10-python.tar.gz", synthetic.official_files()),
-    "imagefolder": lambda folder: synthetic.as_folder(folder / "pictures", synthetic.class_files("", CLASSES)),
+    "imagefolder": lambda folder: synthetic.as_folder(folder / "images", synthetic.class_files("", CLASSES)),
 }
 
 
@@ -83,10 +83,10 @@ def test_the_splits_share_no_picture(made: Made) -> None:
 @pytest.mark.parametrize(("color", "channels"), [("RGB", 3), ("L", 1)])
 def test_a_picture_is_what_the_preprocessing_asks_for(made: Made, color: str, channels: int) -> None:
     split = made.load("test", Preprocessing(color, 20, 12, (0.0,), (1.0,)))
-    picture = split.read(0)
-    assert picture.dtype == np.uint8 and picture.shape == (12, 12, channels)
-    assert picture.flags.writeable
-    assert np.array_equal(split.images([1, 0]), np.stack([split.read(1), picture]))
+    image = split.read(0)
+    assert image.dtype == np.uint8 and image.shape == (12, 12, channels)
+    assert image.flags.writeable
+    assert np.array_equal(split.images([1, 0]), np.stack([split.read(1), image]))
 
 
 def test_pixels_use_the_range_0_to_255(made: Made) -> None:
@@ -112,7 +112,7 @@ def test_other_processes_read_the_same(made: Made) -> None:
     assert pickle.loads(pickle.dumps(split)).read(3).tobytes() == here[3]
     with multiprocessing.get_context("fork").Pool(2) as pool:
         there = pool.map(split.read, range(4), chunksize=1)
-    assert [picture.tobytes() for picture in there] == here
+    assert [image.tobytes() for image in there] == here
 
 
 def test_a_split_that_does_not_exist_is_refused(made: Made) -> None:

@@ -23,15 +23,15 @@ def test_the_splits_hold_all_1797_pictures_once() -> None:
 
 def test_the_values_0_to_16_become_0_to_255() -> None:
     everything = {c for split in SPLITS for c in synthetic.contents(digits.load(None, split, synthetic.GREY))}
-    for picture in load_digits().images[:50]:
-        expected = np.array([[round(value * 255 / 16) for value in row] for row in picture], dtype=np.uint8)
+    for image in load_digits().images[:50]:
+        expected = np.array([[round(value * 255 / 16) for value in row] for row in image], dtype=np.uint8)
         assert expected.tobytes() in everything
 
 
 def test_labels_belong_to_their_pictures() -> None:
     truth = {
-        np.round(picture * 255 / 16).astype(np.uint8).tobytes(): int(label)
-        for picture, label in zip(load_digits().images, load_digits().target, strict=True)
+        np.round(image * 255 / 16).astype(np.uint8).tobytes(): int(label)
+        for image, label in zip(load_digits().images, load_digits().target, strict=True)
     }
     split = digits.load(None, "validation", synthetic.GREY)
     assert [truth[content] for content in synthetic.contents(split)] == split.labels.tolist()

@@ -11,21 +11,21 @@ import pytest
 
 from pipeline.datasets._image_files import open_files
 from pipeline.errors import BadData
-from tests.datasets.synthetic import as_folder, as_zip, class_files, picture
+from tests.datasets.synthetic import as_folder, as_zip, class_files, png
 
 FILES = class_files("", {"cat": 3, "dog": 3})
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "cat/../../evil.png", "/evil.png", "..\\evil.png", "C:/evil.png"])
 def test_a_member_that_leads_out_of_the_zip_is_refused(tmp_path: Path, name: str) -> None:
-    data = as_zip(tmp_path / "x.zip", FILES | {name: picture(1)})
+    data = as_zip(tmp_path / "x.zip", FILES | {name: png(1)})
     with pytest.raises(BadData, match="a name that leads out of the zip"):
         open_files(data)
 
 
 def test_a_zip_is_never_unpacked(tmp_path: Path) -> None:
     files = open_files(as_zip(tmp_path / "x.zip", FILES))
-    assert [files.read(name) for name in files.pictures] == [FILES[name] for name in sorted(FILES)]
+    assert [files.read(name) for name in files.images] == [FILES[name] for name in sorted(FILES)]
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
@@ -43,7 +43,7 @@ def test_a_zip_is_never_unpacked(tmp_path: Path) -> None:
 def test_a_link_that_leaves_the_folder_is_refused(
     tmp_path: Path, make: Callable[[Path, Path], None], message: str
 ) -> None:
-    out = as_folder(tmp_path / "out", {"secret.png": picture(1)})
+    out = as_folder(tmp_path / "out", {"secret.png": png(1)})
     data = as_folder(tmp_path / "data", FILES)
     make(data / "cat" / "link.png", out)
     with pytest.raises(BadData, match=message) as caught:
@@ -60,13 +60,13 @@ def test_a_link_within_the_folder_is_read(tmp_path: Path) -> None:
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     as_folder(tmp_path / "data", FILES)
     (tmp_path / "link").symlink_to("data")
-    assert open_files(tmp_path / "link").pictures == tuple(sorted(FILES))
+    assert open_files(tmp_path / "link").images == tuple(sorted(FILES))
 
 
 def test_a_pipe_with_a_pictures_name_is_passed_over(tmp_path: Path) -> None:
     data = as_folder(tmp_path, FILES)
     os.mkfifo(data / "cat" / "pipe.png")
-    assert open_files(data).pictures == tuple(sorted(FILES))
+    assert open_files(data).images == tuple(sorted(FILES))
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.bin"])

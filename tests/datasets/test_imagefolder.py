@@ -18,7 +18,7 @@ CLASSES = {"dog": 20, "cat": 10}
 
 
 def counts(data: Path) -> dict[str, list[int]]:
-    """Pictures of each class, by split."""
+    """Images of each class, by split."""
     labels = {split: imagefolder.load(data, split, synthetic.GREY).labels.tolist() for split in SPLITS}
     return {split: [Counter(own)[label] for label in (0, 1)] for split, own in labels.items()}
 
@@ -91,7 +91,7 @@ def test_hidden_files_and_what_is_no_picture_are_passed_over(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_a_broken_picture_is_named_when_it_is_read_and_not_before(tmp_path: Path, form: str) -> None:
-    files = divided_files(CLASSES) | {"test/dog/broken.png": synthetic.picture(9)[:60]}
+    files = divided_files(CLASSES) | {"test/dog/broken.png": synthetic.png(9)[:60]}
     data = as_folder(tmp_path / "pets", files) if form == "folder" else as_zip(tmp_path / "pets.zip", files)
     split = imagefolder.load(data, "test", synthetic.GREY)
     assert len(split) == 5
@@ -102,7 +102,7 @@ def test_a_broken_picture_is_named_when_it_is_read_and_not_before(tmp_path: Path
         except BadData as error:
             failures.append(str(error))
     where = f"{data}{'/' if form == 'folder' else '!'}test/dog/broken.png"
-    assert len(failures) == 1 and failures[0].startswith(f"{where}: cannot be read as a picture")
+    assert len(failures) == 1 and failures[0].startswith(f"{where}: cannot be read as an image")
 
 
 def test_a_picture_that_vanished_is_named(tmp_path: Path) -> None:
@@ -118,13 +118,13 @@ def test_a_picture_that_vanished_is_named(tmp_path: Path) -> None:
 
 EMPTY = {"train/bird/notes.txt": b"none yet"}
 WRONG = {
-    "no pictures": ({"cat/a.txt": b"", "dog/a.txt": b""}, "has no pictures"),
-    "pictures without classes": ({"a.png": b"", "b.png": b""}, "has no class folders"),
+    "no images": ({"cat/a.txt": b"", "dog/a.txt": b""}, "has no images"),
+    "images without classes": ({"a.png": b"", "b.png": b""}, "has no class folders"),
     "one class": (class_files("", {"cat": 5}), "one class folder only, 'cat'"),
-    "an empty class": (class_files("", CLASSES) | {"bird/notes.txt": b""}, "bird: the class folder has no picture"),
-    "an empty class in train": (divided_files(CLASSES) | EMPTY, "train/bird: the class folder has no picture"),
-    "too few to divide": (class_files("", {"cat": 2, "dog": 5}), "cat: the class folder has 2 pictures; .* least 3"),
-    "too few in train": (divided_files({"cat": 1, "dog": 5}), "cat: the class folder has 1 picture; .* least 2"),
+    "an empty class": (class_files("", CLASSES) | {"bird/notes.txt": b""}, "bird: the class folder has no image"),
+    "an empty class in train": (divided_files(CLASSES) | EMPTY, "train/bird: the class folder has no image"),
+    "too few to divide": (class_files("", {"cat": 2, "dog": 5}), "cat: the class folder has 2 images; .* least 3"),
+    "too few in train": (divided_files({"cat": 1, "dog": 5}), "cat: the class folder has 1 image; .* least 2"),
     "no test": (class_files("train/", CLASSES), "has train/ but no test/"),
     "no train": (class_files("test/", CLASSES), "has test/ but no train/"),
     "a class that is only in test": (divided_files(CLASSES) | {"test/bird/a.png": b""}, "'bird' is not in every split"),
@@ -145,10 +145,10 @@ def test_what_is_not_of_this_form_is_refused(tmp_path: Path, what: str, form: st
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     data = as_folder(tmp_path, class_files("", CLASSES))
     (data / "bird").mkdir()
-    with pytest.raises(BadData, match="bird: the class folder has no picture; expected at least 3"):
+    with pytest.raises(BadData, match="bird: the class folder has no image; expected at least 3"):
         imagefolder.classes(data)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"has no pictures \(\.jpg, .*expected class folders"):
+    with pytest.raises(BadData, match=r"has no images \(\.jpg, .*expected class folders"):
         imagefolder.classes(tmp_path)

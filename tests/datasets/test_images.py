@@ -1,4 +1,4 @@
-"""From a picture file to the input tensor."""
+"""From an image file to the input tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core import Preprocessing
-from pipeline.datasets._images import decode, from_pixels, is_picture
+from pipeline.datasets._images import decode, from_pixels, is_image_file
 from pipeline.errors import BadData
 from tests.datasets.synthetic import encoded, pixels
 
@@ -118,17 +118,17 @@ def test_pixels_take_the_same_way_as_files() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no picture", encoded(pixels(1), "JPEG")[:500], encoded(pixels(1))[:1000], encoded(pixels(1), "TIFF")],
+    [b"", b"no image", encoded(pixels(1), "JPEG")[:500], encoded(pixels(1))[:1000], encoded(pixels(1), "TIFF")],
     ids=["empty", "text", "half a JPEG", "half a PNG", "TIFF"],
 )
 def test_what_cannot_be_decoded_is_named(content: bytes) -> None:
-    with pytest.raises(BadData, match=r"^folder/cat\.jpg: cannot be read as a picture"):
+    with pytest.raises(BadData, match=r"^folder/cat\.jpg: cannot be read as an image"):
         decode(content, "folder/cat.jpg", preprocessing())
 
 
 def test_pictures_are_known_by_suffix() -> None:
-    assert all(map(is_picture, ("a.jpg", "A.JPEG", "a.b.png", "x.WebP", "x.bmp", "x.gif")))
-    assert not any(map(is_picture, ("a.txt", "jpg", "a.jpg.part", "a.tiff")))
+    assert all(map(is_image_file, ("a.jpg", "A.JPEG", "a.b.png", "x.WebP", "x.bmp", "x.gif")))
+    assert not any(map(is_image_file, ("a.txt", "jpg", "a.jpg.part", "a.tiff")))
 
 
 def test_a_line_of_pixels_is_refused_before_it_is_scaled_to_gigabytes() -> None:
