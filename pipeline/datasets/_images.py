@@ -65,7 +65,7 @@ def decode(content: bytes, where: str, preprocessing: Preprocessing) -> NDArray[
 
 
 def stages(content: bytes, where: str, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(decoded image, input). The decoded image is uint8 (height, width, channels), upright, in the spec's colour mode.
+    """(decoded image, input); the former is uint8 (height, width, channels), upright, in the spec's colour mode."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 

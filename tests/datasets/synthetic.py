@@ -1,4 +1,4 @@
-"""Makes tiny, real datasets in every form that the plug-ins read."""
+"""Creates tiny, real datasets in every format that the plug-ins read."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ GREY = Preprocessing("L", 8, 8, (0.0,), (255.0,))
 
 
 def pixels(seed: int, side: int = 32) -> NDArray[np.uint8]:
-    """An image that no other seed has: uint8 (side, side, 3)."""
+    """An image determined by the seed: uint8 (side, side, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def encoded(image: Image.Image | NDArray[np.uint8], form: str = "PNG", **options: Any) -> bytes:
-    """The bytes of an image file."""
+    """The content of an image file."""
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def png(seed: int) -> bytes:
-    """A small PNG that no other seed has."""
+    """A small PNG determined by the seed."""
     return encoded(pixels(seed, 8))
 
 
 def class_files(prefix: str, classes: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
-    """name → content for so many images of each class, as prefix/class/number.png."""
+    """name → content: the given number of images per class, as prefix/class/number.png."""
     members = [(label, i) for label, count in classes.items() for i in range(count)]
     return {f"{prefix}{label}/{i:03}.png": png(seed + n) for n, (label, i) in enumerate(members)}
 
@@ -51,7 +51,7 @@ def divided_files(classes: Mapping[str, int], test: int = 2, top: str = "") -> d
 
 
 def as_folder(root: Path, files: Mapping[str, bytes]) -> Path:
-    """The files on disk, below `root`."""
+    """Writes the files below `root`."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def as_folder(root: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def as_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """The files in a zip."""
+    """Writes the files to a zip."""
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
@@ -72,11 +72,11 @@ def contents(split: Split) -> list[bytes]:
     return [split.read(i).tobytes() for i in range(len(split))]
 
 
-# -- CIFAR-10's official form ------------------------------------------------------------------------------------------
+# -- CIFAR-10's official format ----------------------------------------------------------------------------------------
 
 
 def python2_pickle(value: Any) -> bytes:
-    """What Python 2 wrote with protocol 2: bytes as its str, numpy arrays by their old module's name."""
+    """A pickle as Python 2 wrote it with protocol 2: bytes as its str, NumPy arrays under their old module name."""
     return b"\x80\x02" + _python2(value) + b"."
 
 
@@ -101,9 +101,9 @@ def _python2(value: Any) -> bytes:
 
 
 def batch(images: NDArray[np.uint8], labels: list[int], title: bytes = b"training batch 1 of 5") -> bytes:
-    """A batch of images uint8 (N, 32, 32, 3), as in the official archive."""
+    """A batch of images, uint8 (N, 32, 32, 3), as in the official archive."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    names = [b"picture_s_%06d.png" % i for i in range(len(images))]
+    names = [b"image_s_%06d.png" % i for i in range(len(images))]
     return python2_pickle({b"batch_label": title, b"labels": labels, b"data": planes, b"filenames": names})
 
 
@@ -120,7 +120,7 @@ def official_files(count: int = 40, top: str = "cifar-10-batches-py/") -> dict[s
 
 
 def as_tar(path: Path, files: Mapping[str, bytes]) -> Path:
-    """The files in a .tar.gz."""
+    """Writes the files to a .tar.gz."""
     with tarfile.open(path, "w:gz") as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)

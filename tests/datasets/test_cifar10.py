@@ -1,4 +1,4 @@
-"""CIFAR-10 in its three forms. The official batches are read without running what a pickle asks for."""
+"""CIFAR-10 in its three formats. Official batches are read without running code in their pickles."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.datasets.synthetic import as_folder, as_tar, as_zip, class_files, con
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10-imagefolder.zip"
 
 
-# -- the official form -------------------------------------------------------------------------------------------------
+# -- the official format -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["archive", "folder", "folder around it"])
+@pytest.fixture(params=["archive", "folder", "parent folder"])
 def official(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "archive":
         return as_tar(tmp_path / "cifar-10-python.tar.gz", official_files())
     folder = as_folder(tmp_path, official_files())
-    return folder if request.param == "folder around it" else folder / "cifar-10-batches-py"
+    return folder if request.param == "parent folder" else folder / "cifar-10-batches-py"
 
 
-def test_every_official_form_gives_the_same(official: Path) -> None:
+def test_every_official_format_gives_the_same_splits(official: Path) -> None:
     assert cifar10.classes(official) == cifar10.CLASSES
     splits = {name: cifar10.load(official, name, synthetic.RGB) for name in SPLITS}
     assert {name: len(split) for name, split in splits.items()} == {"train": 180, "validation": 20, "test": 40}
@@ -37,13 +37,13 @@ def test_every_official_form_gives_the_same(official: Path) -> None:
     assert splits["train"].labels[:6].tolist() == [3, 1, 7, 6, 3, 2]
 
 
-def test_pixels_and_labels_are_those_of_the_batches(official: Path) -> None:
+def test_pixels_and_labels_match_the_batches(official: Path) -> None:
     truth = {synthetic.pixels(n * 40 + i).tobytes(): i % 10 for n in range(6) for i in range(40)}
     for split in (cifar10.load(official, name, synthetic.RGB) for name in SPLITS):
         assert [truth[content] for content in contents(split)] == split.labels.tolist()
 
 
-def test_arrays_that_numpy_pickled_itself_are_read_the_same() -> None:
+def test_arrays_pickled_by_a_current_numpy_are_read_as_well() -> None:
     images = np.stack([synthetic.pixels(i) for i in range(6)])
     planes = np.asfortranarray(images.transpose(0, 3, 1, 2).reshape(6, -1))
     modern = pickle.dumps({b"data": planes, b"labels": [1] * 6}, protocol=4)
@@ -52,11 +52,11 @@ def test_arrays_that_numpy_pickled_itself_are_read_the_same() -> None:
         assert np.array_equal(pixels, planes) and labels == [1] * 6
 
 
-# -- pickles that are not what they should be --------------------------------------------------------------------------
+# -- malicious and corrupt pickles -------------------------------------------------------------------------------------
 
 
 class Runs:
-    """Pickles to a call."""
+    """Unpickles to the result of a call."""
 
     def __init__(self, function: object, *args: object) -> None:
         self.call = (function, args)
@@ -66,7 +66,7 @@ class Runs:
 
 
 def attacks(trace: Path) -> dict[str, tuple[bytes, str]]:
-    """Pickles that would make the file `trace`, and the global each is refused for."""
+    """Pickles that would create the file `trace`, each with the global for which it must be refused."""
     code = f"__import__('pathlib').Path({str(trace)!r}).touch()"
     path = str(trace).encode()
     by_hand = b"\x80\x02cos\nsystem\nU" + bytes([len(path) + 6]) + b"touch " + path + b"\x85R."
@@ -77,9 +77,12 @@ def attacks(trace: Path) -> dict[str, tuple[bytes, str]]:
         "eval, in a batch": (pickle.dumps({b"data": Runs(eval, code), b"labels": []}, protocol=3), "builtins.eval"),
         "a system call": (by_hand, "os.system"),
         "after a good batch": (late, "os.system"),
-        "attributes of what is allowed": (getattr_, "builtins.getattr"),
-        "more of numpy": (b"cnumpy\nload\nU\x01x\x85R.", "numpy.load"),
-        "a way through numpy": (b"\x80\x04\x8c\x05numpy\x8c\x13core.os.path.exists\x93.", "numpy.core.os.path.exists"),
+        "attributes of allowed types": (getattr_, "builtins.getattr"),
+        "another function of numpy": (b"cnumpy\nload\nU\x01x\x85R.", "numpy.load"),
+        "a module through numpy": (
+            b"\x80\x04\x8c\x05numpy\x8c\x13core.os.path.exists\x93.",
+            "numpy.core.os.path.exists",
+        ),
         "Python 2's builtins": (b"c__builtin__\neval\nU\x011\x85R.", "__builtin__.eval"),
         "copyreg": (b"\x80\x02\x82\x01.", "extension"),
     }
@@ -88,19 +91,19 @@ def attacks(trace: Path) -> dict[str, tuple[bytes, str]]:
 @pytest.mark.parametrize("what", attacks(Path("trace")))
 @pytest.mark.parametrize("member", ["data_batch_3", "batches.meta"])
 @pytest.mark.parametrize("form", ["archive", "folder"])
-def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, form: str, member: str, what: str) -> None:
+def test_a_pickle_with_code_is_refused_without_running_it(tmp_path: Path, form: str, member: str, what: str) -> None:
     trace = tmp_path / "trace"
-    content, asked = attacks(trace)[what]
+    content, refused = attacks(trace)[what]
     files = official_files(10) | {f"cifar-10-batches-py/{member}": content}
     data = as_folder(tmp_path / "x", files) if form == "folder" else as_tar(tmp_path / "x.tar.gz", files)
-    with pytest.raises(BadData, match=asked) as caught:
+    with pytest.raises(BadData, match=refused) as caught:
         cifar10.classes(data)
         cifar10.load(data, "train", synthetic.RGB)
     assert member in str(caught.value)
     assert not trace.exists()
 
 
-def test_the_attacks_are_real(tmp_path: Path) -> None:
+def test_pickle_itself_would_run_the_code(tmp_path: Path) -> None:
     pickle.loads(attacks(tmp_path / "trace")["exec"][0])
     assert (tmp_path / "trace").exists()
 
@@ -109,39 +112,39 @@ GOOD = synthetic.batch(synthetic.pixels(0)[None], [3])
 NOT_BATCHES = {
     "empty": b"",
     "text": b"<html>404</html>",
-    "cut": GOOD[:1000],
+    "truncated": GOOD[:1000],
     "a list": synthetic.python2_pickle([1, 2]),
     "without data": synthetic.python2_pickle({b"labels": [1]}),
-    "labels too few": synthetic.batch(synthetic.pixels(0)[None], []),
-    "a label of eleven": synthetic.batch(synthetic.pixels(0)[None], [10]),
-    "a label that is no number": synthetic.python2_pickle(
+    "too few labels": synthetic.batch(synthetic.pixels(0)[None], []),
+    "a label out of range": synthetic.batch(synthetic.pixels(0)[None], [10]),
+    "a label that is a string": synthetic.python2_pickle(
         {b"data": synthetic.pixels(0).reshape(1, -1), b"labels": [b"0"]}
     ),
-    "of another size": synthetic.python2_pickle({b"data": synthetic.pixels(0, 8).reshape(1, -1), b"labels": [0]}),
-    "of another type": GOOD.replace(b"U\x02u1", b"U\x02f8"),
-    "a shape that is not its size": GOOD.replace(b"J\x00\x0c\x00\x00", b"J\x01\x0c\x00\x00"),
+    "another size": synthetic.python2_pickle({b"data": synthetic.pixels(0, 8).reshape(1, -1), b"labels": [0]}),
+    "another dtype": GOOD.replace(b"U\x02u1", b"U\x02f8"),
+    "a shape that does not match its size": GOOD.replace(b"J\x00\x0c\x00\x00", b"J\x01\x0c\x00\x00"),
     "an array without state": pickle.dumps({b"data": np.ndarray, b"labels": []}, protocol=2),
 }
 
 
 @pytest.mark.parametrize("what", NOT_BATCHES)
-def test_what_is_no_batch_is_named(tmp_path: Path, what: str) -> None:
+def test_an_invalid_batch_is_refused_by_name(tmp_path: Path, what: str) -> None:
     data = as_folder(tmp_path, official_files(10) | {"cifar-10-batches-py/test_batch": NOT_BATCHES[what]})
     with pytest.raises(BadData, match="cifar-10-batches-py/test_batch: "):
         cifar10.load(data, "test", synthetic.RGB)
 
 
 @pytest.mark.parametrize("form", ["archive", "folder"])
-def test_a_batch_that_is_missing_is_named(tmp_path: Path, form: str) -> None:
+def test_a_missing_batch_is_named(tmp_path: Path, form: str) -> None:
     files = official_files(10)
     del files["cifar-10-batches-py/data_batch_5"]
     data = as_folder(tmp_path, files) if form == "folder" else as_tar(tmp_path / "x.tar.gz", files)
     assert len(cifar10.load(data, "test", synthetic.RGB)) == 10
-    with pytest.raises(BadData, match=r"has no data_batch_5: expected batches\.meta, data_batch_1 to"):
+    with pytest.raises(BadData, match=r"data_batch_5"):
         cifar10.load(data, "train", synthetic.RGB)
 
 
-def test_an_archives_paths_lead_nowhere(tmp_path: Path) -> None:
+def test_an_archive_is_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     data = as_tar(tmp_path / "in" / "x.tar.gz", official_files(10, top="../../"))
     assert len(cifar10.load(data, "train", synthetic.RGB)) == 40
@@ -149,30 +152,30 @@ def test_an_archives_paths_lead_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 100, 50_000])
-def test_a_cut_archive_is_corrupt(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path, keep: int) -> None:
     data = as_tar(tmp_path / "cifar-10-python.tar.gz", official_files())
     data.write_bytes(data.read_bytes()[:keep])
-    with pytest.raises(BadData, match=r"cifar-10-python\.tar\.gz: corrupt archive .* fetch it again"):
+    with pytest.raises(BadData, match=r"cifar-10-python\.tar\.gz: corrupt archive"):
         cifar10.load(data, "train", synthetic.RGB)
 
 
-# -- image files -----------------------------------------------------------------------------------------------------
+# -- image files -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole dataset as a zip of image files where it is at hand, and a small one of this form elsewhere."""
+    """The full dataset as a zip of image files if it is available, otherwise a small one of the same format."""
     if REAL.is_file():
         return REAL
     files = divided_files(dict.fromkeys(reversed(cifar10.CLASSES), 20), test=8, top="cifar10/")
     return as_zip(tmp_path_factory.mktemp("zip") / "cifar10.zip", files)
 
 
-def test_picture_files_keep_the_official_order_of_classes(images: Path) -> None:
+def test_image_files_keep_the_official_order_of_classes(images: Path) -> None:
     assert cifar10.classes(images) == cifar10.CLASSES
 
 
-def test_picture_files_are_divided_class_by_class(images: Path) -> None:
+def test_image_files_are_split_evenly_per_class(images: Path) -> None:
     splits = {name: cifar10.load(images, name, synthetic.RGB) for name in SPLITS}
     train, validation, test = (np.bincount(split.labels, minlength=10) for split in splits.values())
     assert (train == train[0]).all() and (validation == validation[0]).all() and (test == test[0]).all()
@@ -181,7 +184,7 @@ def test_picture_files_are_divided_class_by_class(images: Path) -> None:
     assert set(splits["train"].labels[:100].tolist()) == set(range(10))
 
 
-def test_reading_pictures_in_any_order_gives_the_same(images: Path) -> None:
+def test_images_can_be_read_in_any_order(images: Path) -> None:
     split = cifar10.load(images, "test", synthetic.RGB)
     forward = [split.read(i).tobytes() for i in range(20)]
     assert [split.read(i).tobytes() for i in reversed(range(20))] == forward[::-1]
@@ -191,23 +194,23 @@ def test_other_class_names_are_sorted(tmp_path: Path) -> None:
     assert cifar10.classes(as_folder(tmp_path, divided_files({"zebra": 4, "ant": 4}))) == ("ant", "zebra")
 
 
-def test_class_folders_without_train_and_test_are_sent_to_imagefolder(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="--dataset imagefolder takes that"):
+def test_class_folders_without_train_and_test_are_refused_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="--dataset imagefolder"):
         cifar10.classes(as_folder(tmp_path, class_files("", {"cat": 4, "dog": 4})))
 
 
-def test_without_data_the_message_says_how_to_get_it() -> None:
-    with pytest.raises(BadData, match=r"--data PATH: fetch it with inv data\.download --dataset cifar10"):
+def test_without_data_the_error_names_the_download_command() -> None:
+    with pytest.raises(BadData, match=r"--data PATH.*inv data\.download --dataset cifar10"):
         cifar10.load(None, "test", synthetic.RGB)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
-def test_a_file_of_neither_form_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_in_no_known_format_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.bin").write_bytes(content)
-    with pytest.raises(BadData, match="no folder and no zip"):
+    with pytest.raises(BadData, match="neither a folder nor a zip"):
         cifar10.classes(tmp_path / "data.bin")
 
 
-def test_another_size_is_resized(tmp_path: Path) -> None:
+def test_images_are_resized_to_the_preprocessing(tmp_path: Path) -> None:
     data = as_tar(tmp_path / "cifar-10-python.tar.gz", official_files(10))
     assert cifar10.load(data, "test", Preprocessing("L", 24, 20, (0.0,), (1.0,))).read(0).shape == (20, 20, 1)

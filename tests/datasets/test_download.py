@@ -1,4 +1,4 @@
-"""The downloader, against a server on this machine."""
+"""The downloader, with a server on localhost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "cifar-10-python.tar.gz"
 
 
 class Site(SimpleHTTPRequestHandler):
-    """Serves a folder; counts requests, and under /cut/ promises more than it sends."""
+    """Serves a folder and records requests; under /cut/ it sends less than its Content-Length."""
 
     requests: list[str]
 
@@ -34,12 +34,12 @@ class Site(SimpleHTTPRequestHandler):
             super().do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Logs nothing."""
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Address and sha256 of a small archive of the official form."""
+    """URL and sha256 of a small archive in the official format."""
     (tmp_path / "site").mkdir()
     archive = synthetic.as_tar(tmp_path / "site" / NAME, synthetic.official_files(10))
     Site.requests = []
@@ -57,52 +57,52 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def test_the_archive_comes_whole_and_can_be_used(site: tuple[str, str], home: Path) -> None:
-    got = cifar10.download(home / "data" / "cifar.tar.gz", *site)
-    assert got == home / "data" / "cifar.tar.gz" and [p.name for p in got.parent.iterdir()] == ["cifar.tar.gz"]
-    assert len(cifar10.load(got, "test", synthetic.RGB)) == 10
+def test_the_downloaded_archive_can_be_loaded(site: tuple[str, str], home: Path) -> None:
+    path = cifar10.download(home / "data" / "cifar.tar.gz", *site)
+    assert path == home / "data" / "cifar.tar.gz" and [p.name for p in path.parent.iterdir()] == ["cifar.tar.gz"]
+    assert len(cifar10.load(path, "test", synthetic.RGB)) == 10
 
 
-def test_into_a_folder_it_keeps_its_name(site: tuple[str, str], home: Path) -> None:
+def test_a_download_to_a_folder_keeps_the_archives_name(site: tuple[str, str], home: Path) -> None:
     assert cifar10.download(home, *site) == home / NAME
 
 
-def test_what_is_there_is_not_fetched_again(
+def test_an_existing_archive_is_not_downloaded_again(
     site: tuple[str, str], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cifar10.download(home, *site)
     assert cifar10.download(home, *site) == home / NAME
     assert Site.requests == [f"/{NAME}"]
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_another_file_of_this_name_is_replaced(site: tuple[str, str], home: Path) -> None:
+def test_another_file_with_the_same_name_is_replaced(site: tuple[str, str], home: Path) -> None:
     (home / NAME).write_bytes(b"half of it")
-    got = cifar10.download(home, *site)
-    assert hashlib.sha256(got.read_bytes()).hexdigest() == site[1]
+    path = cifar10.download(home, *site)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == site[1]
 
 
-def test_a_wrong_checksum_leaves_nothing(site: tuple[str, str], home: Path) -> None:
-    with pytest.raises(BadData, match=rf"{NAME} gave [\d,]+ bytes with sha256 {site[1]}, not 6d958be0"):
+def test_a_wrong_checksum_leaves_no_file(site: tuple[str, str], home: Path) -> None:
+    with pytest.raises(BadData, match=rf"{NAME} .*{site[1]}.*6d958be0"):
         cifar10.download(home, site[0])
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["missing.tar.gz", "cut/cifar.tar.gz"])
-def test_a_download_that_fails_leaves_what_was_there(site: tuple[str, str], home: Path, path: str) -> None:
+def test_a_failed_download_keeps_the_existing_file(site: tuple[str, str], home: Path, path: str) -> None:
     (home / "cifar.tar.gz").write_bytes(b"old")
-    with pytest.raises(BadData, match="try again, or name your"):
+    with pytest.raises(BadData, match="try again"):
         cifar10.download(home / "cifar.tar.gz", site[0].replace(NAME, path), site[1])
     assert [p.read_bytes() for p in home.iterdir()] == [b"old"]
 
 
-def test_a_server_that_is_not_there_is_said(home: Path) -> None:
-    with pytest.raises(BadData, match=r"127\.0\.0\.1:1/x cannot be fetched .*refused"):
+def test_an_unreachable_server_is_reported(home: Path) -> None:
+    with pytest.raises(BadData, match=r"127\.0\.0\.1:1/x .*refused"):
         cifar10.download(home / "x", "http://127.0.0.1:1/x")
     assert list(home.iterdir()) == []
 
 
-def test_the_constants_are_those_of_the_published_archive() -> None:
+def test_the_constants_are_the_published_archives() -> None:
     assert cifar10.URL.endswith(f"/{NAME}")
     assert cifar10.MD5 == "c58f30108f718f92721af3b95e74349a"
     assert cifar10.SHA256 == "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"

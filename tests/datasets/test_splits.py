@@ -1,4 +1,4 @@
-"""Who is in which split, and in which order."""
+"""The assignment of samples to splits, and their order."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def nothing(sample: Sample, preprocessing: Preprocessing) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.1, {0: 10, 1: 3, 2: 1}), (0.5, {0: 50, 1: 15, 2: 1})])
-def test_the_share_is_kept_in_every_class(share: float, expected: dict[int, int]) -> None:
+def test_every_class_is_divided_by_the_share(share: float, expected: dict[int, int]) -> None:
     everything = samples({0: 100, 1: 30, 2: 2})
     chosen, rest = divide(everything, share, "validation")
     assert Counter(sample.label for sample in chosen) == expected
     assert sorted(chosen + rest) == sorted(everything)
 
 
-def test_no_order_of_files_and_no_name_matters() -> None:
+def test_neither_order_nor_names_of_files_matter() -> None:
     everything = samples({0: 50, 1: 50})
     renamed = [sample._replace(name=f"other {i}") for i, sample in enumerate(reversed(everything))]
     one, two = divide(everything, 0.2, "test")[0], divide(renamed, 0.2, "test")[0]
@@ -41,14 +41,14 @@ def test_no_order_of_files_and_no_name_matters() -> None:
     assert make(everything, nothing, RGB).sha256 == make(everything[::-1], nothing, RGB).sha256
 
 
-def test_one_division_does_not_follow_from_another() -> None:
+def test_divisions_with_different_salts_are_independent() -> None:
     everything = samples({0: 1000})
     chosen = {salt: set(divide(everything, 0.5, salt)[0]) for salt in ("test", "validation")}
     assert 200 < len(chosen["test"] & chosen["validation"]) < 300
 
 
 @pytest.mark.parametrize("first", [100, 500])
-def test_any_first_samples_represent_the_whole(first: int) -> None:
+def test_the_first_samples_represent_the_whole(first: int) -> None:
     _, rest = divide(samples(dict.fromkeys(range(10), 200)), 0.1, "validation")
     counts = np.bincount(make(rest, nothing, RGB).labels[:first], minlength=10)
     assert counts.min() > 0 and abs(counts - first / 10).max() < 4 * (first / 10) ** 0.5
