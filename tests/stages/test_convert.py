@@ -67,15 +67,13 @@ def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Pat
     assert not (tmp_path / "build").exists()
 
 
-def test_twins_that_are_two_networks_are_refused_and_nothing_is_left(tiny: Path, tmp_path: Path) -> None:
+def test_models_that_differ_between_frameworks_are_refused_and_nothing_is_written(tiny: Path, tmp_path: Path) -> None:
     folder, build = tmp_path / "uneven", Store(tmp_path / "build")
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, old, new in (("__init__.py", '"tiny"', '"uneven"'), ("keras.py", '"features_3"', '"another"')):
         text = (folder / name).read_text()
         assert old in text
         (folder / name).write_text(text.replace(old, new))
-    with pytest.raises(
-        BadModel, match=r"^uneven's twins differ: another\.weight, features_3\.weight is in one of them"
-    ):
+    with pytest.raises(BadModel, match=r"uneven.*another\.weight, features_3\.weight"):
         convert(build, plan(model=folder, epochs=1), registry.bind("frameworks", "keras"))
     assert not list(build.home("uneven", "keras").rglob("*.*"))

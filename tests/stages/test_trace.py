@@ -81,7 +81,7 @@ def test_an_image_that_cannot_be_read_is_named_in_the_error(matrix: Store, tmp_p
     with pytest.raises(BadOption, match=r"^--image .*none\.png: No such file or directory$"):
         traced(matrix, local, cell, tmp_path / "none.png")
     (tmp_path / "text.png").write_text("text")
-    with pytest.raises(BadData, match=r"text\.png: cannot be read as a picture"):
+    with pytest.raises(BadData, match=r"text\.png: "):
         traced(matrix, local, cell, tmp_path / "text.png")
 
 
