@@ -1,4 +1,4 @@
-"""Every model of models/: its spec fits its code, it runs, and a few steps of training lower its loss."""
+"""Every model in models/: its spec matches its code, it runs, and a few training steps lower its loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.frameworks import synthetic
 
 pytestmark = pytest.mark.usefixtures("imported")
 SMALL = {"mobilenet_v3_small": "mobilenet_v3_small:classes=4,width=0.25"}
-"""How a model that is large by default is asked for here."""
+"""Smaller variants of models that are large by default."""
 
 
 def find(name: str) -> Model:
@@ -21,7 +21,7 @@ def find(name: str) -> Model:
 
 
 def torch_losses(model: Model, steps: int) -> list[float]:
-    """The loss of one batch, before each of so many steps on it."""
+    """The losses on one batch before each training step on it."""
     import torch
 
     from pipeline.frameworks import torch as framework
@@ -45,7 +45,7 @@ def torch_losses(model: Model, steps: int) -> list[float]:
 
 
 def keras_losses(model: Model, steps: int) -> list[float]:
-    """The same in Keras."""
+    """As `torch_losses`, in Keras."""
     import keras
 
     from pipeline.frameworks import _keras, _keras_tensorflow
@@ -65,7 +65,7 @@ BUILT = [(name, framework) for name in sources.names() for framework in find(nam
 
 
 @pytest.mark.parametrize("name", sources.names())
-def test_its_spec_names_a_dataset_and_a_framework_that_there_are(name: str) -> None:
+def test_its_spec_names_an_existing_dataset_and_it_has_a_framework(name: str) -> None:
     model = find(name)
     assert model.spec.dataset in registry.names("datasets")
     assert model.frameworks
@@ -75,7 +75,7 @@ def test_its_spec_names_a_dataset_and_a_framework_that_there_are(name: str) -> N
 
 
 @pytest.mark.parametrize(("name", "framework"), BUILT)
-def test_a_few_steps_lower_the_loss_from_chance(name: str, framework: str) -> None:
+def test_a_few_training_steps_lower_the_loss_from_chance_level(name: str, framework: str) -> None:
     model = find(name)
     losses = LOSSES[framework](model, 5)
     assert np.isfinite(losses).all()

@@ -1,4 +1,4 @@
-"""A small CNN for 8×8 handwritten digits: trains in seconds, exports everywhere."""
+"""A small CNN for 8×8 handwritten digits: trains in seconds, exports to every target."""
 
 from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
 

@@ -1,4 +1,4 @@
-"""digits_cnn in Keras: the twin of torch.py. Layers have their names there, with _ for the dots."""
+"""digits_cnn in Keras: the same network as torch.py. Layers have the names from there, with _ for the dots."""
 
 import keras
 from keras import layers
@@ -7,8 +7,8 @@ from pipeline.core import ModelSpec
 
 
 def block(x: keras.KerasTensor, name: str, outputs: int, kernel: int, stride: int = 1) -> keras.KerasTensor:
-    """Convolution, batch normalisation, ReLU, padded on all sides alike; depthwise where `outputs` is 0."""
-    # "same" pads right and bottom only where the stride is 2, which PyTorch does not.
+    """Convolution with symmetric padding, batch normalisation, ReLU; depthwise if `outputs` is 0."""
+    # Not padding="same", which pads only right and bottom at stride 2, unlike PyTorch.
     x = layers.ZeroPadding2D(kernel // 2)(x)
     if outputs:
         x = layers.Conv2D(outputs, kernel, stride, use_bias=False, name=f"{name}_0")(x)

@@ -1,4 +1,4 @@
-"""digits_cnn in PyTorch: convolution, depthwise, pointwise, convolution; each with batch normalisation."""
+"""digits_cnn in PyTorch: convolution, depthwise, pointwise and convolution, each with batch normalisation."""
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ class DigitsCNN(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         features = self.features(image)
-        # keepdim: XNNPACK takes a mean over height and width only in this form.
+        # keepdim, because XNNPACK supports a mean over height and width only in this form.
         logits: torch.Tensor = self.classifier(features.mean((2, 3), keepdim=True).flatten(1))
         return logits
 

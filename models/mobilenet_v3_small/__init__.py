@@ -10,7 +10,7 @@ SPEC = ModelSpec(
     task="image_classification",
     inputs=(Tensor("image", (224, 224, 3), value_range=(0.0, 255.0)),),
     outputs=(Tensor("logits", (1000,)),),
-    labels=(),  # the dataset's
+    labels=(),  # from the dataset
     preprocessing=Preprocessing(
         color="RGB",
         resize=256,

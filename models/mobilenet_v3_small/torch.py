@@ -22,7 +22,7 @@ ROWS = (
 
 
 def multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8 that is not more than a tenth smaller (the paper's reference code)."""
+    """The nearest multiple of 8 that is at most a tenth smaller. Source: the paper's reference code."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
@@ -39,7 +39,7 @@ def block(
 
 
 class SqueezeExcite(nn.Module):
-    """Scales every channel by a gate computed from the means of all."""
+    """Scales every channel by a gate computed from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, depthwise, squeeze-and-excite, project; added to the input where the shapes agree."""
+    """Expand, depthwise, squeeze-and-excite, project; added to the input if the shapes match."""
 
     def __init__(self, inputs: int, row: tuple[int, int, int, bool, type[nn.Module], int], width: float) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class MobileNetV3Small(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         features = self.features(image)
-        # keepdim: XNNPACK takes a mean over height and width only in this form.
+        # keepdim, because XNNPACK supports a mean over height and width only in this form.
         logits: torch.Tensor = self.classifier(features.mean((2, 3), keepdim=True).flatten(1))
         return logits
 

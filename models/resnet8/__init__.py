@@ -11,8 +11,8 @@ SPEC = ModelSpec(
     inputs=(Tensor("image", (32, 32, 3), value_range=(0.0, 255.0)),),
     outputs=(Tensor("logits", (10,)),),
     labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    # One mean and one deviation for the three channels: CIFAR-10's channels are near each other, and int8 pixels then
-    # stay exact through the normalisation.
+    # One mean and one standard deviation for all channels: CIFAR-10's channels are similar, and int8 pixels then stay
+    # exact through the normalisation.
     preprocessing=Preprocessing(color="RGB", resize=32, crop=32, mean=(127.5,) * 3, std=(63.75,) * 3),
     dataset="cifar10",
     training=Training(epochs=30, batch_size=128, lr=5e-3, weight_decay=1e-2, augment=("flip", "shift2")),

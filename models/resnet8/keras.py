@@ -1,4 +1,4 @@
-"""resnet8 in Keras: the twin of torch.py. Layers have their names there, with _ for the dots."""
+"""resnet8 in Keras: the same network as torch.py. Layers have the names from there, with _ for the dots."""
 
 import keras
 from keras import layers
@@ -7,7 +7,7 @@ from pipeline.core import ModelSpec
 
 
 def convolution(x: keras.KerasTensor, name: str, outputs: int, stride: int = 1) -> keras.KerasTensor:
-    """3×3, padded on all sides alike; "same" pads right and bottom only where the stride is 2."""
+    """3×3 convolution with symmetric padding; padding="same" would pad only right and bottom at stride 2."""
     return layers.Conv2D(outputs, 3, stride, use_bias=False, name=name)(layers.ZeroPadding2D(1)(x))
 
 
@@ -17,7 +17,7 @@ def normalisation(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def residual(x: keras.KerasTensor, name: str, outputs: int, stride: int) -> keras.KerasTensor:
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut, which is a 1×1 convolution if the shape changes."""
     body = normalisation(convolution(x, f"{name}_body_0", outputs, stride), f"{name}_body_1")
     body = normalisation(convolution(layers.ReLU()(body), f"{name}_body_3", outputs), f"{name}_body_4")
     if x.shape[-1] != outputs or stride != 1:

@@ -7,7 +7,7 @@ from pipeline.core import ModelSpec
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut, which is a 1×1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ResNet8(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         features = self.blocks(self.stem(image))
-        # keepdim: XNNPACK takes a mean over height and width only in this form.
+        # keepdim, because XNNPACK supports a mean over height and width only in this form.
         logits: torch.Tensor = self.classifier(features.mean((2, 3), keepdim=True).flatten(1))
         return logits
 

@@ -1,4 +1,4 @@
-"""Half-precision weights: half the size, and half-precision arithmetic where a runtime has it."""
+"""Half-precision weights: half the size, and half-precision arithmetic on runtimes that support it."""
 
 from pipeline.core import Recipe
 

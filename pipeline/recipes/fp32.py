@@ -1,4 +1,4 @@
-"""The model as it was trained: what the others are measured against."""
+"""The model as trained: the baseline for the other recipes."""
 
 from pipeline.core import Recipe
 

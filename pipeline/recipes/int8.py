@@ -1,4 +1,4 @@
-"""Static int8: weights per output channel, activations by scales that calibration fixes beforehand."""
+"""Static int8: weights per output channel, activations with scales fixed by calibration."""
 
 from pipeline.core import Recipe
 

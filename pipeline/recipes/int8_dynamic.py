@@ -1,4 +1,4 @@
-"""Int8 weights; activations are quantized at run time, each by its own range."""
+"""Int8 weights; activations are quantized at run time, each by its current range."""
 
 from pipeline.core import Recipe
 

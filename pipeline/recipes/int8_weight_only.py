@@ -1,4 +1,4 @@
-"""Int8 weights that are unpacked to float; arithmetic stays float."""
+"""Int8 weights that runtimes convert to float; arithmetic stays float."""
 
 from pipeline.core import Recipe
 

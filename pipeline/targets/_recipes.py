@@ -1,4 +1,4 @@
-"""The recipes that our converters can do. A recipe of another package may combine the same values in other ways."""
+"""The recipes that the converters support. A recipe from another package may combine the same values differently."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SUPPORTED = (
     ("int8", "int8_dynamic"),
     ("int8", "float32"),
 )
-"""Pairs of weights and activations."""
+"""(weights, activations)."""
 
 
 def unsupported(recipe: Recipe) -> str | None:
-    """Why no converter here can do a recipe; None where one can."""
+    """The reason why the converters do not support a recipe; None if they do."""
     if (recipe.weights, recipe.activations) in SUPPORTED:
         return None
-    return f"its converter has no {recipe.weights} weights with {recipe.activations} activations"
+    return f"its converter does not support {recipe.weights} weights with {recipe.activations} activations"

@@ -1,4 +1,4 @@
-"""Int8 weights in a torch program, as a pt2e graph: for targets that lower such graphs but cannot make them."""
+"""Quantizes the weights of a torch program to int8 with pt2e, for targets whose converters cannot do it themselves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pipeline.registry import extra
 
 
 def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
-    """The program with its convolutions' and linear layers' weights as int8, symmetric, per output channel.
+    """Quantizes the weights of convolutions and linear layers to int8, symmetric, per output channel.
 
     Args:
-        program: a torch.export.ExportedProgram in float with a static batch; it is left as it was.
-        dynamic: quantize activations too, at run time, where XNNPACK can: not before convolutions with one input
-            channel a group (depthwise ones, and those of a grey picture), whose weights then stay in float as well.
+        program: a float torch.export.ExportedProgram with a static batch size; it is not changed.
+        dynamic: also quantize activations at run time. XNNPACK cannot do that for convolutions with one input channel
+            per group (depthwise ones, and the first one for grey images); these stay float, with their weights.
 
     Returns:
-        The quantized ExportedProgram, and how many convolutions stayed in float.
+        The quantized ExportedProgram, and the number of convolutions that stay float.
     """
     import torch
 
@@ -32,7 +32,7 @@ def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
     left_in_float = 0
 
     class WeightQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
-        """ExecuTorch's XNNPACKQuantizer leaves every convolution after a depthwise one in float; this one does not."""
+        """Replaces ExecuTorch's XNNPACKQuantizer, which does not quantize convolutions after a depthwise one."""
 
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             nonlocal left_in_float
@@ -49,15 +49,15 @@ def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
             return model
 
         def validate(self, model: torch.fx.GraphModule) -> None:
-            """Nothing that could be wrong."""
+            """Accepts every model."""
 
     example = program.example_inputs[0]
     prepared = prepare_pt2e(copy.deepcopy(program).module(), WeightQuantizer())
-    prepared(*example)  # observers want to have seen one input, weights' observers too
+    prepared(*example)  # all observers need one input, even those of weights
     return torch.export.export(convert_pt2e(prepared), example), left_in_float
 
 
 def _one_input_channel(node: Any) -> bool:
-    """Whether a convolution is one that XNNPACK calls depthwise."""
+    """Whether a convolution is depthwise in XNNPACK's terms: one input channel per group."""
     shape = node.args[1].meta["val"].shape
     return len(shape) == 4 and shape[1] == 1

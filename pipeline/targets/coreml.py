@@ -1,4 +1,4 @@
-"""Core ML (.mlpackage, ML program, iOS 17). coremltools converts on Linux; only a Mac can run the result."""
+"""Core ML (.mlpackage, ML program, iOS 17). coremltools converts on Linux; only Apple systems can run the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUMMARY = "Core ML: iPhone, iPad, Mac"
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """All but dynamic int8."""
+    """Every recipe except int8_dynamic."""
     if recipe.activations == "int8_dynamic":
         return "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
     return only_programs(framework) or _recipes.unsupported(recipe)
@@ -29,8 +29,8 @@ def supports(recipe: Recipe, framework: str) -> str | None:
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
     """Converts and saves the .mlpackage folder; see `Target.export`."""
-    # coremltools imports tensorflow where it is installed, and a torch program has no use for it: without it
-    # the import is 4 s shorter, and triton cannot come after tensorflow (which ends the process by a signal).
+    # coremltools imports tensorflow if it is installed, which converting a torch program does not need. Preventing it
+    # saves 4 s, and avoids importing triton after tensorflow, which crashes the process.
     if "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
     with extra(EXTRA):
@@ -42,9 +42,9 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     quantized_by = "graph" if recipe.static else None
     if recipe.weights == "int8" and not recipe.static:
         model, quantized_by = _weights_only(model), "coremltools"
-    model.user_defined_metadata.clear()  # it holds the date of the conversion: the same export would differ
+    model.user_defined_metadata.clear()  # contains the date, which would make equal exports differ
     model.save(str(out))
-    (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for ExecuTorch's debugger; half the size
+    (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for a debugger; half of the package
     _fixed_order(out)
     _fixed_identifiers(out)
     height, width, channels = image.shape
@@ -58,7 +58,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
 @functools.lru_cache(maxsize=2)
 def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: str) -> Any:
-    """A torch program as an ML program whose input is a picture. Cached: two recipes begin with the same one."""
+    """Converts a torch program to an ML program with an image input. Cached, because two recipes start from it."""
     import coremltools as ct
 
     height, width, channels = image.shape
@@ -73,7 +73,7 @@ def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: s
 
 
 def _weights_only(model: Any) -> Any:
-    """The model with every weight as int8 per channel, however small."""
+    """Quantizes all weights to int8 per channel, whatever their size."""
     import coremltools.optimize.coreml as optimize
 
     config = optimize.OpLinearQuantizerConfig(
@@ -83,7 +83,7 @@ def _weights_only(model: Any) -> Any:
 
 
 def _fixed_order(package: Path) -> None:
-    """Writes the program's maps sorted by key; protobuf's own order is another in every process."""
+    """Rewrites the program with its maps sorted by key, because protobuf's order differs between processes."""
     from coremltools.proto.Model_pb2 import Model
 
     file = package / "Data/com.apple.CoreML/model.mlmodel"
@@ -93,7 +93,7 @@ def _fixed_order(package: Path) -> None:
 
 
 def _fixed_identifiers(package: Path) -> None:
-    """Derives the package's random item identifiers from its items' paths, so that equal exports are equal files."""
+    """Replaces the package's random item identifiers by hashes of the paths, so that equal exports are equal files."""
     import json
     import uuid
 

@@ -1,4 +1,4 @@
-"""ExecuTorch (.pte), lowered to XNNPACK. What XNNPACK does not take runs in portable kernels, and is named."""
+"""ExecuTorch (.pte), lowered to XNNPACK. Other operators run in portable kernels and are listed in the notes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SLOW_WEIGHTS = (
     "weights at every inference (small, but slow)"
 )
 _HALF = (
-    "takes and returns float32; between them all is half precision",
-    "ExecuTorch's XNNPACK backend stores convolution weights as float32 all the same: the file is not smaller",
+    "takes and returns float32; everything in between is half precision",
+    "ExecuTorch's XNNPACK backend stores convolution weights as float32 anyway: the file is not smaller",
 )
 _FLOAT_DEPTHWISE = (
-    "XNNPACK cannot quantize the activations of a convolution with one input channel a group at run time: {count} stay "
-    "in float"
+    "XNNPACK cannot quantize activations at run time for convolutions with one input channel per group: {count} stay "
+    "float"
 )
 
 
@@ -41,7 +41,7 @@ def supports(recipe: Recipe, framework: str) -> str | None:
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
     """Lowers the program for XNNPACK and writes the .pte file; see `Target.export`."""
     with extra(EXTRA):
-        import executorch.kernels.quantized  # noqa: F401  # quantized_decomposed's kernels, for what XNNPACK leaves
+        import executorch.kernels.quantized  # noqa: F401  # kernels of quantized_decomposed, for operators outside XNNPACK
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
@@ -49,14 +49,14 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     edge = to_edge_transform_and_lower(
         program,
         partitioner=[XnnpackPartitioner()],
-        # The verifier does not know quantized_decomposed's per-channel operators.
+        # The verifier does not support quantized_decomposed's per-channel operators.
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
     outside = _outside(edge.exported_program())
     lowered = edge.to_executorch()
     with out.open("wb") as file:
         lowered.write_to_file(file)
-    delegated = f"outside XNNPACK: {', '.join(outside)}" if outside else "runs in XNNPACK as a whole"
+    delegated = f"outside XNNPACK: {', '.join(outside)}" if outside else "runs entirely in XNNPACK"
     image = spec.inputs[0]
     height, width, channels = image.shape
     return Exported(
@@ -74,7 +74,7 @@ def _quantized_by(recipe: Recipe) -> str | None:
 
 
 def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
-    """The program to lower, and what there is to say of it."""
+    """The program to lower, and notes for the user."""
     if recipe.static:
         return source.quantized, ()
     if recipe.weights == "float16":
@@ -89,7 +89,7 @@ def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
 
 
 def _half(program: Any) -> Any:
-    """The program in half precision behind a float32 input and before a float32 output."""
+    """The program in half precision, with float32 input and output."""
     import copy
 
     import torch
@@ -103,13 +103,13 @@ def _half(program: Any) -> Any:
             outputs: torch.Tensor = self.inner(image.half())
             return outputs.float()
 
-    # .half() changes parameters in place, and the program's are shared with other exports.
+    # .half() changes parameters in place, and other exports share the program's parameters.
     module = Half(copy.deepcopy(program).module().half())
     return torch.export.export(module, program.example_inputs[0])
 
 
 def _outside(program: Any) -> list[str]:
-    """Operators that were not delegated, each with how often it occurs: ["aten.mean.dim ×1"]."""
+    """Operators that were not delegated, with their number: ["aten.mean.dim ×1"]."""
     names = Counter(
         node.target._schema.name.replace("::", ".")
         for node in program.graph.nodes

@@ -1,4 +1,4 @@
-"""ONNX, for onnxruntime: PyTorch's exporter; static int8 as QDQ from the shared graph."""
+"""ONNX for onnxruntime, with PyTorch's exporter; static int8 as QDQ from the shared quantized graph."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         model = _convert(source.program, spec)
     elif recipe.weights == "float16":
         model = _half(_convert(source.program, spec))
-        notes = ("takes and returns float32; onnxruntime's CPU kernels compute most of it in float32",)
+        notes = ("takes and returns float32; onnxruntime's CPU kernels compute most operators in float32",)
     elif recipe.activations == "int8_dynamic":
         model, quantized_by = _dynamic(_convert(source.program, spec), out), "onnxruntime"
     else:
@@ -56,7 +56,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
 
 def _convert(program: Any, spec: ModelSpec) -> Any:
-    """A torch program as an ONNX model under the spec's names."""
+    """Converts a torch program to an ONNX model with the spec's names."""
     import torch
 
     converted = torch.onnx.export(
@@ -67,12 +67,12 @@ def _convert(program: Any, spec: ModelSpec) -> Any:
         input_names=[tensor.name for tensor in spec.inputs],
         output_names=[tensor.name for tensor in spec.outputs],
     )
-    assert converted is not None  # dynamo=True without a file name returns the program
-    return _without_remarks(converted.model_proto)
+    assert converted is not None  # without a file name, the exporter returns the program
+    return _without_metadata(converted.model_proto)
 
 
-def _without_remarks(model: Any) -> Any:
-    """The model without where in the Python source each node came from: 20 kB in a model of 5 kB."""
+def _without_metadata(model: Any) -> Any:
+    """Removes the metadata on each node's origin in the Python source, 20 kB for a model of 5 kB."""
     graph = model.graph
     del model.metadata_props[:], graph.value_info[:]
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -82,7 +82,7 @@ def _without_remarks(model: Any) -> Any:
 
 
 def _half(model: Any) -> Any:
-    """onnxruntime's converter, which leaves the nodes out of order."""
+    """Converts with onnxruntime's converter, and sorts the nodes, which it leaves out of order."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -92,7 +92,7 @@ def _half(model: Any) -> Any:
 
 
 def _dynamic(model: Any, out: Path) -> Any:
-    """onnxruntime's own dynamic quantizer; it reads and writes files."""
+    """Quantizes with onnxruntime's dynamic quantizer, which reads and writes files."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

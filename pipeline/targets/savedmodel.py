@@ -1,4 +1,4 @@
-"""TensorFlow SavedModel, with the signature that TensorFlow Serving calls. From Keras, in float."""
+"""TensorFlow SavedModel with the signature for TensorFlow Serving; from Keras only, in float."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ if TYPE_CHECKING:
 
 SUFFIX = ".savedmodel"
 RUNTIME: str | None = None
-UNCHECKED: str | None = "not measured: no runtime for phones and boards reads a SavedModel"
+UNCHECKED: str | None = "not measured: no runtime on phones and boards reads a SavedModel"
 LAYOUT = "NHWC"
 TOOLS: tuple[str, ...] = ("tensorflow", "keras")
 EXTRA = "keras"
 SUMMARY = "TensorFlow SavedModel: TensorFlow Serving, from Keras"
 
 VERSION = "1"
-"""TensorFlow Serving looks for folders with numbers for names and serves the largest."""
+"""TensorFlow Serving looks for subfolders with numeric names and serves the highest number."""
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Float from Keras alone."""
+    """Only fp32, from frameworks that write a SavedModel."""
     if framework not in frameworks("saved_model"):
-        return (
-            f"a SavedModel holds TensorFlow's operations, and {framework} models have none; inv convert to keras first"
-        )
+        return f"a SavedModel needs TensorFlow operations, which {framework} models lack; inv convert to keras first"
     if (recipe.weights, recipe.activations) != ("float32", "float32"):
-        return "a SavedModel keeps the float variables; quantized files for TensorFlow's runtimes are tflite's"
+        return "a SavedModel contains float variables; for quantized files of TensorFlow use the target tflite"
     return None
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
     """Writes the folder <out>/1 that TensorFlow Serving loads from <out>; see `Target.export`."""
     if source.saved_model is None:
-        raise Unsupported(f"{source.framework} writes no SavedModel")
+        raise Unsupported(f"{source.framework} cannot write a SavedModel")
     source.saved_model(out / VERSION)
-    (out / VERSION / "fingerprint.pb").unlink(missing_ok=True)  # holds a random number; loaders do without it
+    (out / VERSION / "fingerprint.pb").unlink(missing_ok=True)  # contains a random number; loaders do not need it
     image = spec.inputs[0]
     return Exported(
         inputs=(Port(image.name, (1, *image.shape), "float32", LAYOUT),),
@@ -53,7 +51,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
 
 def predict(path: Path, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """What the signature says to `samples` (N, height, width, channels), by TensorFlow here."""
+    """Runs the signature on `samples` (N, height, width, channels) in TensorFlow and returns the outputs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with extra(EXTRA):
         import tensorflow as tf

@@ -1,4 +1,4 @@
-"""TFLite (LiteRT): PyTorch through litert-torch; recipes but static int8 by ai-edge-quantizer on the float file."""
+"""TFLite (LiteRT) through litert-torch; all quantization except static int8 by ai-edge-quantizer on the float file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
 @functools.lru_cache(maxsize=2)
 def _convert(program: Any, static: bool = False) -> bytes:
-    """A program's TFLite file, NHWC in and out. Cached: three recipes begin with the same float file."""
+    """Converts a program to a TFLite file with NHWC input. Cached, because three recipes start from the float file."""
     import litert_torch
 
     config = None
@@ -63,7 +63,7 @@ def _convert(program: Any, static: bool = False) -> bytes:
 
 
 def _configure(quantizer: Any, recipe: Recipe) -> None:
-    """Tells ai-edge-quantizer what the recipe says."""
+    """Configures ai-edge-quantizer for the recipe."""
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer import recipe as recipes
 
@@ -73,8 +73,8 @@ def _configure(quantizer: Any, recipe: Recipe) -> None:
             compute_precision=qtyping.ComputePrecision.FLOAT,
             explicit_dequantize=True,
         )
-        every = qtyping.TFLOperationName.ALL_SUPPORTED
-        quantizer.update_quantization_recipe(".*", every, config, algorithm_key="float_casting")
+        operations = qtyping.TFLOperationName.ALL_SUPPORTED
+        quantizer.update_quantization_recipe(".*", operations, config, algorithm_key="float_casting")
     elif recipe.activations == "int8_dynamic":
         quantizer.load_quantization_recipe(recipes.dynamic_wi8_afp32())
     else:
@@ -82,15 +82,13 @@ def _configure(quantizer: Any, recipe: Recipe) -> None:
 
 
 def _notes(recipe: Recipe) -> tuple[str, ...]:
-    if recipe.weights == "float16":
-        return ("weights are unpacked to float32 when the model is loaded",)
-    if recipe.weights == "int8" and recipe.activations == "float32":
+    if recipe.weights == "float16" or (recipe.weights, recipe.activations) == ("int8", "float32"):
         return ("weights are unpacked to float32 when the model is loaded",)
     return ()
 
 
 def _ports(path: Path, spec: ModelSpec) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The file's inputs and outputs under the spec's names, in the spec's order."""
+    """The file's inputs and outputs with the spec's names, in the spec's order."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path))

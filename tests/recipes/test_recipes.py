@@ -1,4 +1,4 @@
-"""Recipes are frozen data: a change of one shows here, and changes what every artifact's key says."""
+"""Recipes are frozen data: changing one fails here, and changes the cache key of every artifact."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ def recipe(name: str) -> Recipe:
     return found
 
 
-def test_every_recipe_has_a_golden_file_and_no_golden_file_is_left_over() -> None:
+def test_recipes_and_golden_files_correspond() -> None:
     assert sorted(path.stem for path in GOLDEN.glob("*.json")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_what_its_golden_file_says(name: str) -> None:
+def test_it_matches_its_golden_file(name: str) -> None:
     text = (GOLDEN / f"{name}.json").read_text()
     assert json.dumps(to_json(recipe(name)), indent=1) + "\n" == text
     assert from_json(Recipe, json.loads(text)) == recipe(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_bears_its_files_name_and_says_in_a_line_what_it_is(name: str) -> None:
+def test_its_name_is_its_files_and_its_summary_is_one_line(name: str) -> None:
     assert recipe(name).name == name
     assert recipe(name).summary and "\n" not in recipe(name).summary
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_calibrates_when_and_only_when_its_scales_are_static(name: str) -> None:
+def test_it_needs_calibration_samples_exactly_if_its_scales_are_static(name: str) -> None:
     assert (recipe(name).calibration > 0) == recipe(name).static
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_two_recipes_are_the_same_thing_under_two_names(name: str) -> None:
+def test_no_two_recipes_have_the_same_content(name: str) -> None:
     def content(other: str) -> dict[str, object]:
         return {key: value for key, value in vars(recipe(other)).items() if key not in ("name", "summary")}
 

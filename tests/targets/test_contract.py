@@ -1,4 +1,4 @@
-"""What every target keeps to under every recipe: real converters, real runtimes, a tiny model."""
+"""The contract of all targets under all recipes, with real converters, real runtimes and a tiny model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(registry.load("
 
 @pytest.fixture(scope="session")
 def stores(request: pytest.FixtureRequest) -> Callable[[str], Store]:
-    """The store in which a framework's tiny model went everywhere."""
+    """The store with all exports of a framework's tiny model."""
 
     def store_of(framework: str) -> Store:
         found: Store = request.getfixturevalue({"torch": "matrix"}.get(framework, f"{framework}_matrix"))
@@ -69,10 +69,10 @@ def artifact_of(build: Store, framework: str, target: str, recipe: str) -> tuple
 
 @pytest.fixture(scope="session")
 def inside(stores: Callable[[str], Store]) -> dict[str, Any]:
-    """What tests.targets.look finds."""
+    """What tests.targets.inspect_files finds, by framework."""
     found: dict[str, Any] = {}
     for framework in FRAMEWORKS:
-        command = [sys.executable, "-m", "tests.targets.look", str(stores(framework).root), framework]
+        command = [sys.executable, "-m", "tests.targets.inspect_files", str(stores(framework).root), framework]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found[framework] = json.loads(done.stdout.splitlines()[-1])
@@ -80,8 +80,8 @@ def inside(stores: Callable[[str], Store]) -> dict[str, Any]:
 
 
 def predictions(build: Store, framework: str, target: str, recipe: str) -> np.ndarray:
-    with np.load(build.cell("tiny", framework, recipe, target) / "local" / "predictions.npz") as kept:
-        outputs: np.ndarray = kept["output_0"]
+    with np.load(build.cell("tiny", framework, recipe, target) / "local" / "predictions.npz") as file:
+        outputs: np.ndarray = file["output_0"]
         return outputs
 
 
@@ -89,7 +89,7 @@ def predictions(build: Store, framework: str, target: str, recipe: str) -> np.nd
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_every_cell_is_made_or_has_a_reason(framework: str, stores: Callable[[str], Store]) -> None:
+def test_every_cell_is_exported_or_has_a_reason(framework: str, stores: Callable[[str], Store]) -> None:
     outcomes = plans.cells(stores(framework), frameworks=framework).outcomes
     assert [(o.target, o.recipe) for o in outcomes] == [(t, r) for r in RECIPES for t in TARGETS]
     for outcome in outcomes:
@@ -98,20 +98,20 @@ def test_every_cell_is_made_or_has_a_reason(framework: str, stores: Callable[[st
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_reasons_are_one_line_and_fp32_is_always_done(target: str) -> None:
+def test_reasons_are_one_line_and_fp32_is_always_supported(target: str) -> None:
     assert None in [reason(framework, target, "fp32") for framework in FRAMEWORKS]
     for framework, recipe in product(FRAMEWORKS, RECIPES):
         assert re.fullmatch(r".{10,200}", reason(framework, target, recipe) or "no reason needed")
 
 
-def test_keras_goes_wherever_pytorch_goes() -> None:
+def test_keras_supports_every_export_that_pytorch_supports() -> None:
     for target, recipe in product(TARGETS, RECIPES):
         if reason("torch", target, recipe) is None:
             assert reason("keras", target, recipe) is None
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_framework_it_does_not_know_is_refused_with_its_name(target: str) -> None:
+def test_an_unknown_framework_is_refused_by_name(target: str) -> None:
     for recipe in RECIPES:
         assert registry.load("targets", target).supports(recipe_of(recipe), "caffe")
     assert "caffe" in registry.load("targets", target).supports(recipe_of("fp32"), "caffe")
@@ -140,7 +140,7 @@ def test_the_manifest_is_complete(cell: Cell, build: Store) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_who_quantized_it_and_on_what_is_told(cell: Cell, build: Store) -> None:
+def test_the_manifest_names_the_quantizer_and_the_calibration_set(cell: Cell, build: Store) -> None:
     artifact, _ = artifact_of(build, *cell)
     wanted = recipe_of(cell[2])
     if wanted.static:
@@ -159,13 +159,13 @@ def test_who_quantized_it_and_on_what_is_told(cell: Cell, build: Store) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[2] == "int8"], ids="-".join)
 def test_all_targets_share_one_calibration(cell: Cell, build: Store, matrix: Store) -> None:
-    mine, _ = artifact_of(build, *cell)
+    artifact, _ = artifact_of(build, *cell)
     first, _ = artifact_of(matrix, "torch", TARGETS[0], "int8")
-    assert mine.calibration == first.calibration
+    assert artifact.calibration == first.calibration
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_inputs_and_outputs_lie_as_the_runtimes_users_expect(cell: Cell, build: Store) -> None:
+def test_inputs_and_outputs_have_the_usual_layout_of_their_runtime(cell: Cell, build: Store) -> None:
     artifact, _ = artifact_of(build, *cell)
     (image,), (logits,) = artifact.inputs, artifact.outputs
     assert (image.name, logits.name) == ("image", "logits")
@@ -181,7 +181,7 @@ def test_inputs_and_outputs_lie_as_the_runtimes_users_expect(cell: Cell, build: 
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_the_file_is_of_its_format(cell: Cell, build: Store, inside: dict[str, Any]) -> None:
+def test_the_file_has_the_targets_format(cell: Cell, build: Store, inside: dict[str, Any]) -> None:
     framework, target, recipe = cell
     _, path = artifact_of(build, *cell)
     if target == "coreml":
@@ -190,9 +190,9 @@ def test_the_file_is_of_its_format(cell: Cell, build: Store, inside: dict[str, A
         assert (path / "Data" / roots["path"]).is_file()
         assert sorted(p.name for p in path.iterdir()) == ["Data", "Manifest.json"]
         assert inside[framework][f"coreml {recipe}"]["operators"]
-    elif target == "onnx":  # look.py had onnx check it
+    elif target == "onnx":  # inspect_files has run onnx's checker
         assert inside[framework][f"onnx {recipe}"]["inputs"] == ["image"]
-        assert inside[framework][f"onnx {recipe}"]["remarks"] == 0
+        assert inside[framework][f"onnx {recipe}"]["metadata"] == 0
     elif target == "savedmodel":
         assert sorted(p.name for p in (path / "1").iterdir()) == ["assets", "saved_model.pb", "variables"]
     else:
@@ -200,7 +200,7 @@ def test_the_file_is_of_its_format(cell: Cell, build: Store, inside: dict[str, A
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_pixels_enter_a_static_tflite_file_exactly(framework: str, stores: Callable[[str], Store]) -> None:
+def test_the_input_of_a_static_tflite_file_is_int8_pixels(framework: str, stores: Callable[[str], Store]) -> None:
     artifact, _ = artifact_of(stores(framework), framework, "tflite", "int8")
     assert (artifact.inputs[0].dtype, artifact.inputs[0].scale, artifact.inputs[0].zero_point) == ("int8", 1.0, -128)
     assert artifact.outputs[0].dtype == "int8"
@@ -208,17 +208,17 @@ def test_pixels_enter_a_static_tflite_file_exactly(framework: str, stores: Calla
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("target", ["onnx", "coreml"])
-def test_a_static_file_has_the_graphs_scales_and_no_others(target: str, framework: str, inside: dict[str, Any]) -> None:
+def test_a_static_file_has_exactly_the_graphs_scales(target: str, framework: str, inside: dict[str, Any]) -> None:
     scales = inside[framework]["graph"]["scales"]
     assert inside[framework][f"{target} int8"]["scales"] == pytest.approx(scales, rel=1e-6)
     assert 1.0 in scales
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_an_onnx_file_is_quantized_in_the_way_its_recipe_says(framework: str, inside: dict[str, Any]) -> None:
+def test_an_onnx_file_has_the_quantization_operators_of_its_recipe(framework: str, inside: dict[str, Any]) -> None:
     def has(recipe: str) -> set[str]:
-        quantizing = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-        return quantizing & set(inside[framework][f"onnx {recipe}"]["operators"])
+        operators = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+        return operators & set(inside[framework][f"onnx {recipe}"]["operators"])
 
     assert has("fp32") == has("fp16") == set()
     assert has("int8") == {"QuantizeLinear", "DequantizeLinear"}
@@ -227,7 +227,7 @@ def test_an_onnx_file_is_quantized_in_the_way_its_recipe_says(framework: str, in
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_core_ml_program_is_quantized_in_the_way_its_recipe_says(framework: str, inside: dict[str, Any]) -> None:
+def test_a_core_ml_program_has_the_quantization_operators_of_its_recipe(framework: str, inside: dict[str, Any]) -> None:
     def has(recipe: str) -> set[str]:
         return {name for name in inside[framework][f"coreml {recipe}"]["operators"] if "quantize" in name}
 
@@ -237,8 +237,7 @@ def test_a_core_ml_program_is_quantized_in_the_way_its_recipe_says(framework: st
 
 
 def weights_bytes(build: Store, framework: str, target: str, recipe: str) -> int:
-    """Size of what holds the weights: the file, and of a Core ML package, whose program's text is larger than this tiny
-    model's weights, the part with them."""
+    """Size of the file; of a Core ML package, only the weights, because its program is larger than they are."""
     _, path = artifact_of(build, framework, target, recipe)
     return store.size(path / "Data/com.apple.CoreML/weights") if target == "coreml" else store.size(path)
 
@@ -250,15 +249,15 @@ def test_int8_is_smaller_than_float(cell: Cell, build: Store) -> None:
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] == "keras" and cell in RUNNING], ids="-".join)
 def test_a_file_from_keras_is_no_larger_than_one_from_pytorch(cell: Cell, build: Store, matrix: Store) -> None:
-    """The graph that Keras leaves is as clean: no layer in pieces, no tensor that nothing takes."""
+    """The graph captured from Keras has no unfused layers and no unused tensors."""
     assert weights_bytes(build, *cell) <= 1.02 * weights_bytes(matrix, "torch", *cell[1:])
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
+# -- outputs -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cell", COMPARED, ids="-".join)
-def test_it_answers_as_the_graph_it_was_made_from(cell: Cell, build: Store) -> None:
+def test_outputs_match_the_graph_that_was_exported(cell: Cell, build: Store) -> None:
     artifact, _ = artifact_of(build, *cell)
     parity = artifact.parity
     assert parity is not None
@@ -276,31 +275,31 @@ def test_it_answers_as_the_graph_it_was_made_from(cell: Cell, build: Store) -> N
 
 
 @pytest.mark.parametrize("cell", [cell for cell in RUNNING if cell[2] == "fp32"], ids="-".join)
-def test_float_is_the_frameworks_float_on_every_evaluation_picture(cell: Cell, build: Store) -> None:
-    with np.load(build.checkpoint("tiny", cell[0]) / "predictions.npz") as kept:
-        expected = kept["output_0"]
-    answers = predictions(build, *cell)
-    assert answers.shape == expected.shape == (504, 10)
-    np.testing.assert_allclose(answers, expected, atol=1e-4)
-    assert (answers.argmax(1) == expected.argmax(1)).all()
+def test_float_outputs_match_the_frameworks_on_the_whole_test_split(cell: Cell, build: Store) -> None:
+    with np.load(build.checkpoint("tiny", cell[0]) / "predictions.npz") as file:
+        expected = file["output_0"]
+    outputs = predictions(build, *cell)
+    assert outputs.shape == expected.shape == (504, 10)
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+    assert (outputs.argmax(1) == expected.argmax(1)).all()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_same_static_graph_gives_the_same_bits_in_tflite_and_executorch(
+def test_outputs_of_a_static_graph_are_mostly_bit_identical_in_tflite_executorch_and_onnx(
     framework: str, stores: Callable[[str], Store]
 ) -> None:
-    """On most pictures: a tie may be rounded either way, and then one step is the whole difference."""
+    """Runtimes may round ties differently, which changes an output by one step."""
     build = stores(framework)
-    answers = {target: predictions(build, framework, target, "int8") for target in ("tflite", "executorch", "onnx")}
+    outputs = {target: predictions(build, framework, target, "int8") for target in ("tflite", "executorch", "onnx")}
     step = artifact_of(build, framework, "tflite", "int8")[0].outputs[0].scale
     assert step is not None
     for other in ("executorch", "onnx"):
-        same = (answers["tflite"] == answers[other]).all(axis=1)
+        same = (outputs["tflite"] == outputs[other]).all(axis=1)
         assert same.mean() > 0.8, other
-        assert np.abs(answers["tflite"] - answers[other]).max() <= MOST_STEPS * step * 1.001
+        assert np.abs(outputs["tflite"] - outputs[other]).max() <= MOST_STEPS * step * 1.001
 
 
-# -- twice -------------------------------------------------------------------------------------------------------------
+# -- reproducibility ---------------------------------------------------------------------------------------------------
 
 AGAIN = """
 import sys
@@ -314,7 +313,7 @@ export.export(Store(Path(sys.argv[1])), plan(frameworks="all"))
 
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Trained and exported once more, elsewhere, all frameworks in one command."""
+    """A second training and export in another folder, all frameworks in one command."""
     build = Store(tmp_path_factory.mktemp("second") / "elsewhere")
     command = [sys.executable, "-c", AGAIN, str(build.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -323,7 +322,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_the_same_export_elsewhere_gives_the_same_bytes(cell: Cell, build: Store, second: Store) -> None:
+def test_a_second_export_in_another_folder_is_byte_identical(cell: Cell, build: Store, second: Store) -> None:
     first, _ = artifact_of(build, *cell)
     again, _ = artifact_of(second, *cell)
     assert again.weights_sha256 == first.weights_sha256

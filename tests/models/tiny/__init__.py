@@ -1,4 +1,4 @@
-"""The smallest network that has what converters treat differently: a convolution, a depthwise one, a linear layer."""
+"""The smallest network with the layers that converters treat differently: convolution, depthwise convolution, linear."""
 
 from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
 

@@ -1,5 +1,7 @@
-"""What is inside exported files, as JSON: `python -m tests.targets.look STORE`. A process of its own, since the readers
-import frameworks that do not want to share one."""
+"""Prints the content of exported files as JSON: `python -m tests.targets.inspect_files STORE FRAMEWORK`.
+
+A separate process, because the readers import frameworks that conflict in one process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from pipeline.system.store import Store
 
 
 def graph(folder: Path) -> dict[str, Any]:
-    """Scales of the quantized graph's activations, and whether the float program's tensors lie contiguously."""
+    """Scales of the activations in the quantized graph."""
     import torch
     import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  # registers quantized_decomposed
 
@@ -23,7 +25,7 @@ def graph(folder: Path) -> dict[str, Any]:
 
 
 def onnx(path: Path) -> dict[str, Any]:
-    """Operators with their counts, and the scales of activations (scalars)."""
+    """Operators, scales of activations (scalars), input names, and the number of metadata entries."""
     import onnx
     from onnx import numpy_helper
 
@@ -40,13 +42,15 @@ def onnx(path: Path) -> dict[str, Any]:
         "operators": [node.op_type for node in model.graph.node],
         "scales": sorted({float(values[node.input[1]]) for node in quantizers if values[node.input[1]].size == 1}),
         "inputs": [value.name for value in model.graph.input],
-        "remarks": sum(len(node.metadata_props) for node in model.graph.node),
+        "metadata": sum(len(node.metadata_props) for node in model.graph.node),
     }
 
 
 def coreml(path: Path) -> dict[str, Any]:
-    """Operators, and the scales of the `quantize` ones. Of the program alone: coremltools rewrites a package's manifest
-    when it opens the package."""
+    """Operators, and the scales of `quantize` operators.
+
+    Reads only the program, because coremltools rewrites a package's manifest when it opens the package.
+    """
     import coremltools
 
     program = coremltools.utils.load_spec(str(path / "Data/com.apple.CoreML/model.mlmodel")).mlProgram
@@ -65,14 +69,14 @@ def coreml(path: Path) -> dict[str, Any]:
 
 
 def main(root: Path, framework: str) -> None:
-    """Looks at every cell of the tiny model that can be looked at."""
+    """Inspects all ONNX and Core ML files of the tiny model."""
     import_order()
     build = Store(root)
     found: dict[str, Any] = {"graph": graph(build.graphs("tiny", framework, "int8"))}
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
-    for target, look in (("onnx", onnx), ("coreml", coreml)):
+    for target, inspect in (("onnx", onnx), ("coreml", coreml)):
         for path in sorted(build.home("tiny", framework).glob(f"*/{target}/model.*")):
-            found[f"{target} {path.parents[1].name}"] = look(path)
+            found[f"{target} {path.parents[1].name}"] = inspect(path)
     print(json.dumps(found))
 
 
