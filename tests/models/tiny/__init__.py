@@ -1,4 +1,4 @@
-"""The smallest network with the layers that converters treat differently: convolution, depthwise convolution, linear."""
+"""The smallest network with what converters treat differently: a convolution, a depthwise one, a linear layer."""
 
 from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
 
