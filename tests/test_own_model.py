@@ -26,7 +26,7 @@ from pipeline.core import ModelSpec, Preprocessing, Tensor, Training
 SPEC = ModelSpec(
     name="doorbell",
     task="image_classification",
-    inputs=(Tensor("picture", (12, 12, 3), value_range=(0.0, 255.0)),),
+    inputs=(Tensor("photo", (12, 12, 3), value_range=(0.0, 255.0)),),
     outputs=(Tensor("scores", (2,)),),
     labels=("cat", "dog"),
     preprocessing=Preprocessing(color="RGB", resize=14, crop=12, mean=(127.5,) * 3, std=(63.75,) * 3),
@@ -89,7 +89,7 @@ def test_a_model_folder_and_images_are_exported_and_measured_for_every_target(
         assert (cell["model"], cell["framework"]) == ("doorbell", "torch")
         assert (cell["device"] is None) == (cell["target"] in ("coreml", "savedmodel"))
     artifact = json.loads((build / "doorbell.torch/int8/tflite/artifact.json").read_text())
-    assert [port["name"] for port in artifact["inputs"] + artifact["outputs"]] == ["picture", "scores"]
+    assert [port["name"] for port in artifact["inputs"] + artifact["outputs"]] == ["photo", "scores"]
     assert artifact["spec"]["labels"] == ["cat", "dog"]
     assert not unfinished(build)
     # --data is remembered: the next command does not need it, and everything is up to date

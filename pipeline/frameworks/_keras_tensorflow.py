@@ -90,15 +90,15 @@ def draw_augmentations(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) 
         place: int64 (3,): the batch's size, and start and end of the part in it. Numbers are drawn for the whole batch,
             so that they do not depend on the number of processes.
     """
-    whole, start, end = place[0], place[1], place[2]
+    size, start, end = place[0], place[1], place[2]
     draws = []
     for name in names:
         seed += 1
         shift = _training_loop.max_shift(name)
         if shift is None:
-            draws.append((tf.random.stateless_uniform([whole], seed) < 0.5)[start:end])
+            draws.append((tf.random.stateless_uniform([size], seed) < 0.5)[start:end])
         else:
-            by = tf.random.stateless_uniform([2, whole, 1], seed, 0, 2 * shift + 1, tf.int32)
+            by = tf.random.stateless_uniform([2, size, 1], seed, 0, 2 * shift + 1, tf.int32)
             draws.append(by[:, start:end])
     return tuple(draws)
 

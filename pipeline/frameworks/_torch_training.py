@@ -282,14 +282,12 @@ def make_loop(
     return _Loop(engine, network, optimizer, schedule, splits, settings, training, state)
 
 
-def augment(
-    images: torch.Tensor, names: Sequence[str], draws: torch.Generator, whole: int, part: slice
-) -> torch.Tensor:
+def augment(images: torch.Tensor, names: Sequence[str], draws: torch.Generator, size: int, part: slice) -> torch.Tensor:
     """Flips and shifts float images (n, channels, height, width) at random, as `names` say.
 
     Args:
         draws: a generator on the images' device.
-        whole, part: the batch's size, and the images' part of it. Random numbers are drawn for the whole batch, so that
+        size, part: the batch's size, and the images' part of it. Random numbers are drawn for the whole batch, so that
             they do not depend on the number of processes.
     """
     count, _, height, width = images.shape
@@ -297,12 +295,12 @@ def augment(
     for name in names:
         shift = _training_loop.max_shift(name)
         if shift is None:
-            flip = (torch.rand(whole, generator=draws, device=device) < 0.5)[part]
+            flip = (torch.rand(size, generator=draws, device=device) < 0.5)[part]
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         else:
             padded = nn.functional.pad(images, (shift,) * 4, mode="reflect")
             dy, dx = (
-                torch.randint(0, 2 * shift + 1, (whole, 1, 1), generator=draws, device=device)[part] for _ in range(2)
+                torch.randint(0, 2 * shift + 1, (size, 1, 1), generator=draws, device=device)[part] for _ in range(2)
             )
             rows = dy + torch.arange(height, device=device)[None, :, None]
             columns = dx + torch.arange(width, device=device)[None, None, :]

@@ -129,9 +129,8 @@ def graph(model: Model, weights: Path) -> bytes:
     try:
         image = torch.rand(1, channels, height, width) * 255
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # PyTorch's code here calls the deprecated torch.jit.trace
+            # PyTorch itself calls the deprecated torch.jit.trace.
+            warnings.simplefilter("ignore", DeprecationWarning)
             definition, _ = trace(loaded(model, weights), image)  # type: ignore[no-untyped-call]
     except Exception as error:  # the tracer raises whatever the model's code raises
         raise BadModel(f"TorchScript cannot trace {model.spec.name}: {first_line(error)}") from error

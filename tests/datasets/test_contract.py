@@ -29,7 +29,7 @@ MAKERS = {
 
 
 @dataclass(frozen=True)
-class Made:
+class DatasetWithData:
     """A dataset with data for it."""
 
     module: Dataset
@@ -40,11 +40,11 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DatasetWithData:
     module: Dataset = registry.load("datasets", request.param)
     if module.EMBEDDED:
-        return Made(module, None)
-    return Made(module, MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+        return DatasetWithData(module, None)
+    return DatasetWithData(module, MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
 
 
 def test_importing_them_loads_no_heavy_package() -> None:
@@ -56,58 +56,58 @@ def test_importing_them_loads_no_heavy_package() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_its_summary_is_one_line(made: Made) -> None:
-    assert made.module.SUMMARY and "\n" not in made.module.SUMMARY
-    assert isinstance(made.module.EMBEDDED, bool)
+def test_its_summary_is_one_line(dataset: DatasetWithData) -> None:
+    assert dataset.module.SUMMARY and "\n" not in dataset.module.SUMMARY
+    assert isinstance(dataset.module.EMBEDDED, bool)
 
 
-def test_its_classes_are_distinct_names(made: Made) -> None:
-    names = made.module.classes(made.data)
+def test_its_classes_are_distinct_names(dataset: DatasetWithData) -> None:
+    names = dataset.module.classes(dataset.data)
     assert isinstance(names, tuple) and len(set(names)) == len(names) >= 2
     assert all(isinstance(name, str) and name for name in names)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_split_has_every_class(made: Made, split: str) -> None:
-    labels = made.load(split).labels
+def test_every_split_has_every_class(dataset: DatasetWithData, split: str) -> None:
+    labels = dataset.load(split).labels
     assert labels.dtype == np.int64 and labels.ndim == 1
-    assert sorted(set(labels.tolist())) == list(range(len(made.module.classes(made.data))))
+    assert sorted(set(labels.tolist())) == list(range(len(dataset.module.classes(dataset.data))))
 
 
-def test_the_splits_share_no_image(made: Made) -> None:
-    train, validation, test = (set(synthetic.contents(made.load(split))) for split in SPLITS)
+def test_the_splits_share_no_image(dataset: DatasetWithData) -> None:
+    train, validation, test = (set(synthetic.contents(dataset.load(split))) for split in SPLITS)
     assert not (train & validation or train & test or validation & test)
     assert len(train) > len(validation) and train and test
 
 
 @pytest.mark.parametrize(("color", "channels"), [("RGB", 3), ("L", 1)])
-def test_an_image_has_the_shape_of_the_preprocessing(made: Made, color: str, channels: int) -> None:
-    split = made.load("test", Preprocessing(color, 20, 12, (0.0,), (1.0,)))
+def test_an_image_has_the_shape_of_the_preprocessing(dataset: DatasetWithData, color: str, channels: int) -> None:
+    split = dataset.load("test", Preprocessing(color, 20, 12, (0.0,), (1.0,)))
     image = split.read(0)
     assert image.dtype == np.uint8 and image.shape == (12, 12, channels)
     assert image.flags.writeable
     assert np.array_equal(split.images([1, 0]), np.stack([split.read(1), image]))
 
 
-def test_pixels_use_the_range_0_to_255(made: Made) -> None:
-    images = made.load("test").images(range(8))
+def test_pixels_use_the_range_0_to_255(dataset: DatasetWithData) -> None:
+    images = dataset.load("test").images(range(8))
     assert images.min() < 16 and images.max() > 239
 
 
-def test_loading_twice_gives_the_same_split(made: Made) -> None:
-    one, two = made.load("train"), made.load("train")
+def test_loading_twice_gives_the_same_split(dataset: DatasetWithData) -> None:
+    one, two = dataset.load("train"), dataset.load("train")
     assert one.sha256 == two.sha256 and len(one.sha256) == 64
     assert np.array_equal(one.labels, two.labels) and np.array_equal(one.read(3), two.read(3))
 
 
-def test_the_hash_differs_between_splits_and_preprocessings(made: Made) -> None:
-    hashes = {made.load(split).sha256 for split in SPLITS}
-    hashes.add(made.load("test", replace(synthetic.RGB, crop=16)).sha256)
+def test_the_hash_differs_between_splits_and_preprocessings(dataset: DatasetWithData) -> None:
+    hashes = {dataset.load(split).sha256 for split in SPLITS}
+    hashes.add(dataset.load("test", replace(synthetic.RGB, crop=16)).sha256)
     assert len(hashes) == 4
 
 
-def test_other_processes_read_the_same_images(made: Made) -> None:
-    split = made.load("test")
+def test_other_processes_read_the_same_images(dataset: DatasetWithData) -> None:
+    split = dataset.load("test")
     expected = [split.read(i).tobytes() for i in range(4)]
     assert pickle.loads(pickle.dumps(split)).read(3).tobytes() == expected[3]
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -115,24 +115,24 @@ def test_other_processes_read_the_same_images(made: Made) -> None:
     assert [image.tobytes() for image in images] == expected
 
 
-def test_an_unknown_split_is_refused(made: Made) -> None:
+def test_an_unknown_split_is_refused(dataset: DatasetWithData) -> None:
     with pytest.raises(BadOption, match=r"'val'.*train, validation, test"):
-        made.load("val")
+        dataset.load("val")
 
 
 @pytest.mark.parametrize("wrong", [{"color": "BGR"}, {"crop": 33}, {"crop": 0}])
-def test_an_invalid_preprocessing_is_refused(made: Made, wrong: dict[str, object]) -> None:
+def test_an_invalid_preprocessing_is_refused(dataset: DatasetWithData, wrong: dict[str, object]) -> None:
     with pytest.raises(BadModel, match=r"'BGR'|crop .*\(32\)"):
-        made.load("test", replace(synthetic.RGB, **wrong))  # type: ignore[arg-type]
+        dataset.load("test", replace(synthetic.RGB, **wrong))  # type: ignore[arg-type]
 
 
-def test_data_is_required_unless_the_dataset_is_embedded(made: Made, tmp_path: Path) -> None:
-    data = tmp_path if made.module.EMBEDDED else None
-    for call in (made.module.classes, lambda data: made.module.load(data, "test", synthetic.RGB)):
+def test_data_is_required_unless_the_dataset_is_embedded(dataset: DatasetWithData, tmp_path: Path) -> None:
+    data = tmp_path if dataset.module.EMBEDDED else None
+    for call in (dataset.module.classes, lambda data: dataset.module.load(data, "test", synthetic.RGB)):
         with pytest.raises(BadData, match="--data"):
             call(data)
 
 
-def test_a_missing_path_is_named(made: Made, tmp_path: Path) -> None:
+def test_a_missing_path_is_named(dataset: DatasetWithData, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="nowhere"):
-        made.module.classes(tmp_path / "nowhere")
+        dataset.module.classes(tmp_path / "nowhere")

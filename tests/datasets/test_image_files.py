@@ -79,8 +79,8 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path: Path, name: str, content: by
 
 def test_a_zip_with_a_truncated_directory_is_refused(tmp_path: Path) -> None:
     data = as_zip(tmp_path / "x.zip", FILES)
-    whole = data.read_bytes()
-    data.write_bytes(whole[: len(whole) // 3] + whole[-22:])
+    content = data.read_bytes()
+    data.write_bytes(content[: len(content) // 3] + content[-22:])
     with pytest.raises(BadData, match=r"x\.zip: corrupt zip"):
         open_files(data)
 
@@ -89,9 +89,9 @@ def test_a_zip_with_a_truncated_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("offset", [0, 60], ids=["header", "content"])
 def test_a_damaged_member_is_named_when_it_is_read(tmp_path: Path, method: int, offset: int) -> None:
     data = as_zip(tmp_path / "x.zip", FILES, method)
-    whole = bytearray(data.read_bytes())
-    whole[offset] ^= 0xFF  # the first member is cat/000.png
-    data.write_bytes(whole)
+    content = bytearray(data.read_bytes())
+    content[offset] ^= 0xFF  # the first member is cat/000.png
+    data.write_bytes(content)
     files = open_files(data)
     with pytest.raises(BadData, match=r"x\.zip!cat/000\.png: "):
         files.read("cat/000.png")
@@ -100,20 +100,20 @@ def test_a_damaged_member_is_named_when_it_is_read(tmp_path: Path, method: int, 
 
 def test_a_member_larger_than_its_zip_is_refused(tmp_path: Path) -> None:
     data = as_zip(tmp_path / "x.zip", FILES, zipfile.ZIP_STORED)
-    whole = bytearray(data.read_bytes())
-    entry = whole.index(b"PK\x01\x02")
-    whole[entry + 20 : entry + 24] = (0xFFFFFFF0).to_bytes(4, "little")  # the compressed size
-    data.write_bytes(whole)
+    content = bytearray(data.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 20 : entry + 24] = (0xFFFFFFF0).to_bytes(4, "little")  # the compressed size
+    data.write_bytes(content)
     with pytest.raises(BadData, match=r"cat/000\.png: exceeds"):
         open_files(data)
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     data = as_zip(tmp_path / "x.zip", {"cat/bomb.png": bytes(50_000_000)})
-    whole = bytearray(data.read_bytes())
-    entry = whole.index(b"PK\x01\x02")
-    whole[entry + 24 : entry + 28] = (100).to_bytes(4, "little")  # the real size
-    data.write_bytes(whole)
+    content = bytearray(data.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = (100).to_bytes(4, "little")  # the real size
+    data.write_bytes(content)
     with pytest.raises(BadData, match=r"cat/bomb\.png: size or checksum"):
         open_files(data).read("cat/bomb.png")
 

@@ -35,7 +35,7 @@ def framework(request: pytest.FixtureRequest) -> Framework:
 
 
 @pytest.fixture
-def made(framework: Framework, request: pytest.FixtureRequest) -> Store:
+def build(framework: Framework, request: pytest.FixtureRequest) -> Store:
     """A store with the framework's checkpoint and graphs of the tiny model."""
     found: Store = request.getfixturevalue({"torch": "matrix"}.get(named(framework), f"{named(framework)}_matrix"))
     return found
@@ -172,8 +172,8 @@ def weights_of(build: Store, framework: Framework) -> Path:
     return build.checkpoint("tiny", named(framework)) / framework.WEIGHTS
 
 
-def test_importing_its_own_weights_gives_identical_outputs(framework: Framework, made: Store, tmp_path: Path) -> None:
-    weights = weights_of(made, framework)
+def test_importing_its_own_weights_gives_identical_outputs(framework: Framework, build: Store, tmp_path: Path) -> None:
+    weights = weights_of(build, framework)
     framework.adopt(MODEL, weights, tmp_path / framework.WEIGHTS)
     split = synthetic.split(MODEL.spec, 30)
     expected = framework.predict(MODEL, weights, split, "cpu")
@@ -182,9 +182,9 @@ def test_importing_its_own_weights_gives_identical_outputs(framework: Framework,
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_truncated_weights_are_refused_in_one_line_with_the_path(
-    share: float, framework: Framework, made: Store, tmp_path: Path
+    share: float, framework: Framework, build: Store, tmp_path: Path
 ) -> None:
-    complete = weights_of(made, framework)
+    complete = weights_of(build, framework)
     part = tmp_path / f"part{complete.suffix}"
     part.write_bytes(complete.read_bytes()[: int(share * complete.stat().st_size)])
     with pytest.raises(BadWeights) as caught:
@@ -199,8 +199,8 @@ def test_a_file_of_another_type_is_refused(framework: Framework, tmp_path: Path)
         framework.adopt(MODEL, tmp_path / "weights.txt", tmp_path / "out")
 
 
-def test_unpacking_and_packing_changes_no_bit(framework: Framework, made: Store, tmp_path: Path) -> None:
-    weights = weights_of(made, framework)
+def test_unpacking_and_packing_changes_no_bit(framework: Framework, build: Store, tmp_path: Path) -> None:
+    weights = weights_of(build, framework)
     tensors = framework.unpack(MODEL, weights)
     assert tensors["features_0.weight"].shape == (8, 1, 3, 3) and tensors["classifier.weight"].shape == (10, 128)
     framework.pack(MODEL, tensors, tmp_path / framework.WEIGHTS)
@@ -209,8 +209,8 @@ def test_unpacking_and_packing_changes_no_bit(framework: Framework, made: Store,
     assert all((again[name] == tensors[name]).all() for name in tensors)
 
 
-def test_tensors_of_another_network_are_refused_by_name(framework: Framework, made: Store, tmp_path: Path) -> None:
-    tensors = framework.unpack(MODEL, weights_of(made, framework))
+def test_tensors_of_another_network_are_refused_by_name(framework: Framework, build: Store, tmp_path: Path) -> None:
+    tensors = framework.unpack(MODEL, weights_of(build, framework))
     wrong = {**tensors, "classifier.weight": tensors["classifier.weight"][:, :7]}
     with pytest.raises(BadModel, match=r"classifier"):
         framework.pack(MODEL, wrong, tmp_path / framework.WEIGHTS)
@@ -223,9 +223,9 @@ def test_tensors_of_another_network_are_refused_by_name(framework: Framework, ma
 
 
 def test_the_captured_graph_matches_the_model_at_any_batch_size(
-    framework: Framework, made: Store, tmp_path: Path
+    framework: Framework, build: Store, tmp_path: Path
 ) -> None:
-    weights = weights_of(made, framework)
+    weights = weights_of(build, framework)
     framework.capture(MODEL, weights, tmp_path)
     assert framework.step(tmp_path) is None
     for count in (1, 3, 70):
@@ -237,9 +237,9 @@ def test_the_captured_graph_matches_the_model_at_any_batch_size(
 
 
 def test_the_quantized_graph_is_close_to_the_float_graph_and_its_outputs_are_multiples_of_the_step(
-    framework: Framework, made: Store, tmp_path: Path
+    framework: Framework, build: Store, tmp_path: Path
 ) -> None:
-    captured = made.graphs("tiny", named(framework))
+    captured = build.graphs("tiny", named(framework))
     images = synthetic.split(MODEL.spec, 64).images(range(64))
     before = store.sha256(captured)
     framework.quantize(captured, (0.0, 255.0), images, tmp_path)
@@ -250,6 +250,6 @@ def test_the_quantized_graph_is_close_to_the_float_graph_and_its_outputs_are_mul
     np.testing.assert_allclose(outputs / np.float32(step), np.round(outputs / np.float32(step)), atol=1e-3)
     error = ((outputs - expected) ** 2).sum() / (expected**2).sum()
     assert -10 * np.log10(error) > 20
-    source = framework.source(MODEL, weights_of(made, framework), captured, tmp_path)
+    source = framework.source(MODEL, weights_of(build, framework), captured, tmp_path)
     assert source.framework == named(framework) and source.quantized is not None
-    assert framework.source(MODEL, weights_of(made, framework), captured, None).quantized is None
+    assert framework.source(MODEL, weights_of(build, framework), captured, None).quantized is None

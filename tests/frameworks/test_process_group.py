@@ -41,8 +41,8 @@ def cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *ends: BaseException 
 
 
 def test_the_first_exception_is_raised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = cause(tmp_path, monkeypatch, BadData("no such picture"), RuntimeError("Connection closed by peer"))
-    assert type(raised) is BadData and str(raised) == "no such picture"
+    raised = cause(tmp_path, monkeypatch, BadData("no such image"), RuntimeError("Connection closed by peer"))
+    assert type(raised) is BadData and str(raised) == "no such image"
 
 
 def test_an_unexpected_exception_is_reported_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
