@@ -262,9 +262,8 @@ class Loop:
     def epoch(self, epoch: int) -> float:
         """See `_training_loop.Loop`."""
         settings = self.settings
-        if (
-            self.training_batches is None
-        ):  # one iterator for all epochs, because starting one takes as long as many steps
+        # One iterator for all epochs, because starting one takes as long as many steps.
+        if self.training_batches is None:
             self.training_batches = self._iterator(self._parts_from(epoch).map(self.training_part, tf.data.AUTOTUNE))
         chunks: Iterable[int] = range(0, self.steps, CHUNK)
         if settings.group.node_rank == 0:
@@ -282,8 +281,8 @@ class Loop:
             own = batch_parts(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
             batches = tf.data.Dataset.from_tensor_slices(own).repeat().map(self.validation_part, tf.data.AUTOTUNE)
             self.validation_batches = self._iterator(batches)
-        right = self.count_correct(self.validation_batches, tf.constant(-(-len(validation) // size)))
-        return int(right) / len(validation)
+        correct = self.count_correct(self.validation_batches, tf.constant(-(-len(validation) // size)))
+        return int(correct) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
