@@ -16,10 +16,10 @@ from tests.test_models import find
 
 pytestmark = pytest.mark.usefixtures("imported")
 TINY = Path(__file__).parents[1] / "models" / "tiny"
-TWINS = [*sources.names(), str(TINY)]
+NAMES = [*sources.names(), str(TINY)]
 
 
-@pytest.fixture(params=TWINS, ids=lambda name: Path(name).name)
+@pytest.fixture(params=NAMES, ids=lambda name: Path(name).name)
 def model(request: pytest.FixtureRequest) -> Model:
     return find(request.param)
 
@@ -41,7 +41,7 @@ def weights(model: Model, tmp_path: Path) -> Path:
 
 
 def test_every_model_is_written_in_both_frameworks() -> None:
-    assert [find(name).frameworks for name in TWINS] == [["keras", "torch"]] * len(TWINS)
+    assert [find(name).frameworks for name in NAMES] == [["keras", "torch"]] * len(NAMES)
 
 
 def test_both_have_the_same_number_of_parameters(model: Model) -> None:
