@@ -82,7 +82,7 @@ def _without_metadata(model: Any) -> Any:
 
 
 def _half(model: Any) -> Any:
-    """Converts with onnxruntime's converter, and sorts the nodes, which it leaves out of order."""
+    """Converts with onnxruntime's converter, and sorts the nodes, which it returns unsorted."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
