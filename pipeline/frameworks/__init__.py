@@ -1,7 +1,7 @@
 """Frameworks: train a model, run it on this machine, capture it as a graph, quantize that graph.
 
-A framework is a module here with the verbs of `Framework`; what they take and give is numpy and files, so that no
-stage knows a framework's types.
+A framework is a module in this folder with the functions of `Framework`. They take and return NumPy arrays and files,
+so that stages do not depend on a framework's types.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together; the machines of a group are alike.
+    """The processes of a distributed training. All machines of a group have the same number of devices.
 
     Attributes:
-        devices: how many of each machine's take part: GPUs, or shares of the CPU's cores.
-        nodes, node_rank: how many machines, and which of them this is.
-        address: "host" or "host:port" of machine 0, where they meet; empty with one machine, or another launcher.
-        command: argv of a process that takes part, for a framework that needs one a device or a machine; empty in such
-            a process itself.
-        rank: this process's, where another launcher has started it and every other one that takes part.
+        devices: devices per machine: GPUs, or equal shares of the CPU's cores.
+        nodes, node_rank: the number of machines, and the rank of this one.
+        address: "host" or "host:port" of machine 0; empty for a single machine, or under another launcher.
+        command: argv of a training process, for a framework that starts one per device or machine; empty in the
+            training process itself.
+        rank: the rank of this process, if another launcher has started the processes.
     """
 
     devices: int = 1
@@ -42,12 +42,12 @@ class Group:
 
     @property
     def size(self) -> int:
-        """Devices in all."""
+        """The total number of devices."""
         return self.devices * self.nodes
 
     @property
     def follows(self) -> bool:
-        """Whether another process finishes what this one takes part in."""
+        """Whether another process writes the results of this training."""
         return (self.node_rank if self.rank is None else self.rank) > 0
 
 
@@ -56,13 +56,13 @@ class Settings:
     """How to train.
 
     Attributes:
-        batch_size: samples a step, those of all devices together.
-        accelerator: "auto" (a GPU where there is one), "cpu" or "cuda".
+        batch_size: samples per step, over all devices.
+        accelerator: "auto" (a GPU if there is one), "cpu" or "cuda".
         lr: peak learning rate.
-        seed: of initial weights, order of samples and augmentation: on the same machine's CPU the same seed gives the
-            same weights, interrupted or not; a GPU adds up in any order, and rounds otherwise each time.
-        resume: go on from where an interrupted training with the same settings ended.
-        group: who trains. It decides how fast, not what comes out, so it is in no key.
+        seed: for initial weights, sample order and augmentation. On the CPU of one machine, the same seed gives the
+            same weights, whether training was interrupted or not. GPUs add in varying order, so rounding differs.
+        resume: resume an interrupted training with the same settings.
+        group: the processes that train. They affect the speed, not the result, so they are in no cache key.
     """
 
     epochs: int
@@ -75,16 +75,16 @@ class Settings:
 
 
 class Framework(Protocol):
-    """The verbs of a module in this folder.
+    """The interface of a module in this folder.
 
     Attributes:
         WEIGHTS: name of the weights file in a checkpoint.
-        TOOLS: distributions whose versions decide what comes out.
-        EXTRA: the extra of pyproject.toml that brings them.
-        PACKAGES: what training, predicting and exchanging weights import, and the extras that bring it.
-        GRAPHS: the same of what makes its graphs.
-        FORMS: what `source` gives: "program", a torch.export program; "saved_model", a TensorFlow SavedModel.
-        SUMMARY: one line for people.
+        TOOLS: distributions whose versions affect the result.
+        EXTRA: the extra in pyproject.toml that installs them.
+        PACKAGES: packages that training, prediction and exchanging weights import → the extra that installs each.
+        GRAPHS: as PACKAGES, for capturing and quantizing graphs.
+        FORMS: what `source` provides: "program", a torch.export program; "saved_model", a TensorFlow SavedModel.
+        SUMMARY: one line for listings.
     """
 
     WEIGHTS: str
@@ -96,77 +96,78 @@ class Framework(Protocol):
     SUMMARY: str
 
     def joined(self, devices: int) -> Group | None:
-        """The group that another launcher has put this process into, and its environment variables tell; None where
-        there is none.
+        """The group of this process, from the environment variables of another launcher; None without such a launcher.
 
         Args:
-            devices: what the command says of each machine's; 1 where it says nothing.
+            devices: the option --devices, 1 by default.
 
         Raises:
-            BadOption: they tell of none that can be.
+            BadOption: the variables are invalid.
         """
 
     def train(
         self, model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str
     ) -> dict[str, Any]:
-        """Trains and leaves the best epoch's weights as `home`/training/<WEIGHTS>.
+        """Trains and writes the best epoch's weights to `home`/training/<WEIGHTS>.
 
-        In a group this is called in every process, and on every machine by the process that starts them; the first
-        machine's alone write to `home`.
+        In a group, every training process calls this, and so does the process that starts them on each machine. Only
+        the first machine writes to `home`.
 
         Args:
             data: splits "train" and "validation".
-            home: the model's folder in build/; the state to resume from and TensorBoard scalars go there too.
-            key: what is trained; a state of another key is not resumed.
+            home: the model's folder in build/, also for TensorBoard and the state from which training resumes.
+            key: the training's cache key; a state with another key is not resumed.
 
         Returns:
-            The training's facts; nothing on another machine than the first.
+            Facts about the training; empty on all machines but the first.
         """
 
     def adopt(self, model: Model, weights: Path, out: Path) -> None:
-        """Checks a user's weights against the model and writes them as the file `out`.
+        """Checks a user's weights against the model and writes them to the file `out`.
 
         Raises:
-            BadWeights: they do not fit, or the file is not only weights.
+            BadWeights: they do not fit, or the file contains more than weights.
         """
 
     def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
         """Float outputs (N, classes) for a whole split."""
 
     def features(self, model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the last layer with weights sees, float32 (N, D), for images (N, height, width, channels)."""
+        """The inputs of the last layer with weights, float32 (N, D), for images (N, height, width, channels)."""
 
     def graph(self, model: Model, weights: Path) -> bytes:
-        """The network as a serialized GraphDef, for people to look at in TensorBoard.
+        """The network as a serialized GraphDef, for TensorBoard.
 
         Raises:
-            BadModel: the framework cannot follow the model's code.
+            BadModel: the framework cannot trace the model's code.
         """
 
     def unpack(self, model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
-        """A checkpoint's tensors in the form in which frameworks exchange them: by "<layer>.<tensor>" with PyTorch's
-        tensor names and axes, and the dots in a layer's name as _ ("features_0_1.running_mean")."""
+        """A checkpoint's tensors in the exchange format: by "<layer>.<tensor>".
+
+        Tensors have PyTorch's names and axes; dots in a layer's name are replaced by _ ("features_0_1.running_mean").
+        """
 
     def pack(self, model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) -> None:
-        """Writes such tensors as a weights file of this framework.
+        """Writes tensors in the exchange format as a weights file of this framework.
 
         Raises:
-            BadModel: the twins have other layers, or of other shapes.
+            BadModel: the model has other layers or shapes in this framework.
         """
 
     def capture(self, model: Model, weights: Path, folder: Path) -> None:
-        """Writes the float graph into `folder`."""
+        """Captures the float graph and writes it to `folder`."""
 
     def quantize(
         self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path
     ) -> None:
-        """Calibrates the float graph in `captured` on `images` and writes the static int8 graph into `folder`."""
+        """Calibrates the float graph in `captured` on `images` and writes the static int8 graph to `folder`."""
 
     def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Outputs of the graph in `folder` (float or quantized) for images (N, height, width, channels)."""
+        """Outputs of the float or quantized graph in `folder` for images (N, height, width, channels)."""
 
     def step(self, folder: Path) -> float | None:
-        """The output's quantization step in the graph in `folder`; None for a float graph."""
+        """The quantization step of the output of the graph in `folder`; None for a float graph."""
 
     def source(self, model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:
-        """The graphs in these folders, for a target, and the model they were captured from."""
+        """The input of a target: the graphs in these folders, and the model they were captured from."""

@@ -1,7 +1,7 @@
-"""Export targets: each module here turns one model under one recipe into one file for one family of runtimes.
+"""Export targets: each module in this folder converts a model under a recipe to a file for one family of runtimes.
 
-A target is a module with the verbs of `Target`. It is imported for listing and planning, so it imports converters
-only inside `export`, which runs in a process of its own.
+A target is a module with the functions of `Target`. Listing and planning import it as well, so it imports its converter
+only inside `export`, which runs in a separate process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LAYOUTS = ("NHWC", "NCHW", "image")
 
 @dataclass(frozen=True)
 class Source:
-    """What a target converts, as its framework left it.
+    """The input of a target.
 
     Attributes:
-        framework: whose program it is.
-        open: reads one of the programs below by its name; None where there is none. Only a target that asks for one
-            loads PyTorch, which holds them.
-        saved_model: writes the float model as a TensorFlow SavedModel; None where the framework cannot.
+        framework: the framework of the model.
+        open: loads one of the programs below by name, or returns None if it does not exist. Loading one imports
+            PyTorch, so only targets that need a program import it.
+        saved_model: writes the float model as a TensorFlow SavedModel; None if the framework cannot.
     """
 
     framework: str
@@ -36,28 +36,27 @@ class Source:
 
     @cached_property
     def program(self) -> Any:
-        """The float model with a static batch of 1, a torch.export.ExportedProgram: image inputs NCHW float32 with raw
-        values."""
+        """The float model, a torch.export.ExportedProgram with a batch size of 1; image inputs are raw NCHW float32."""
         return self.open("program")
 
     @cached_property
     def quantized(self) -> Any:
-        """For a static recipe the calibrated graph of the same form, whose weights are stored as int8."""
+        """The calibrated graph of a static recipe with int8 weights, in the same form as `program`."""
         return self.open("quantized")
 
     @cached_property
     def unfolded(self) -> Any:
-        """The same with float weights that the graph quantizes, which litert-torch wants."""
+        """As `quantized`, but with float weights that the graph quantizes, as litert-torch requires."""
         return self.open("unfolded")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What a target says of the file it made.
+    """The description of an exported file.
 
     Attributes:
-        quantized_by: "graph", the converter's name, or None.
-        notes: what a user should know.
+        quantized_by: "graph", the name of the converter that quantized it, or None.
+        notes: remarks for the user.
     """
 
     inputs: tuple[Port, ...]
@@ -67,19 +66,19 @@ class Exported:
 
 
 class Target(Protocol):
-    """The verbs of a module in this folder.
+    """The interface of a module in this folder.
 
-    One whose files no edge-bench runtime runs, but this machine can, has one more: predict(path, samples), the outputs
-    for samples (N, height, width, channels), which are then compared as the others' are.
+    If no edge-bench runtime runs the target's files, but the host can, the module also has predict(path, samples): the
+    outputs for samples (N, height, width, channels), which are then compared like those of the other targets.
 
     Attributes:
-        SUFFIX: of the file, with the dot.
-        RUNTIME: the edge-bench runtime that runs it here by default; None where nothing on Linux can.
-        UNCHECKED: why the file is not checked here; None where RUNTIME runs it.
-        LAYOUT: how its image input lies: "NHWC", "NCHW" or "image".
-        TOOLS: distributions whose versions decide what the file becomes.
-        EXTRA: the extra of pyproject.toml that brings them.
-        SUMMARY: one line for people.
+        SUFFIX: suffix of the file, with the dot.
+        RUNTIME: the default edge-bench runtime for the file; None if no runtime on Linux runs it.
+        UNCHECKED: the reason why the file is not checked on the host; None if RUNTIME runs it.
+        LAYOUT: layout of the image input: "NHWC", "NCHW" or "image".
+        TOOLS: distributions whose versions affect the file.
+        EXTRA: the extra in pyproject.toml that installs them.
+        SUMMARY: one line for listings.
     """
 
     SUFFIX: str
@@ -91,36 +90,36 @@ class Target(Protocol):
     SUMMARY: str
 
     def supports(self, recipe: Recipe, framework: str) -> str | None:
-        """None, or the reason why this target cannot do that recipe from that framework."""
+        """The reason why the target does not support the recipe for the framework's models; None if it does."""
 
     def export(self, source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
-        """Writes the file `out`.
+        """Exports a model to the file `out`.
 
         Raises:
-            Unsupported: the converter cannot do this model under this recipe.
+            Unsupported: the converter does not support this model under this recipe.
             MissingExtra: the converter is not installed.
         """
 
 
 def wrong(name: str, module: ModuleType) -> str | None:
-    """What is wrong with a target's attributes; None where nothing is."""
+    """The reason why a target's attributes are invalid; None if they are valid."""
     if not str(module.SUFFIX).startswith("."):
         return f"SUFFIX {module.SUFFIX!r} does not begin with a dot"
     if module.LAYOUT not in LAYOUTS:
         return f"LAYOUT {module.LAYOUT!r} is not one of {', '.join(LAYOUTS)}"
     if module.RUNTIME is None and module.UNCHECKED is None:
-        return "RUNTIME and UNCHECKED are both None: UNCHECKED must say why no runtime checks its files"
+        return "RUNTIME and UNCHECKED are both None: UNCHECKED must give the reason"
     return None
 
 
 def frameworks(form: str) -> list[str]:
-    """Frameworks whose models come in a form; see `Framework.FORMS`."""
+    """Frameworks whose models are available in a form; see `Framework.FORMS`."""
     return [name for name, module in registry.load_all("frameworks")[0].items() if form in module.FORMS]
 
 
 def only_programs(framework: str) -> str | None:
-    """The reason why a target that converts torch programs cannot do this framework's models; None where it can."""
+    """The reason why a target that converts torch.export programs does not support a framework; None if it does."""
     known = frameworks("program")
     if framework in known:
         return None
-    return f"it converts torch.export programs, which come from {' and '.join(known)} models, not from {framework} ones"
+    return f"it converts torch.export programs, which only {' and '.join(known)} models have, not {framework} models"
