@@ -303,7 +303,8 @@ def test_a_folder_that_is_no_models_is_refused(tmp_path: Path, what: str) -> Non
 )
 def test_code_that_makes_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
     path = folder(tmp_path / "mine", DIGITS, code)
-    assert wrong in refusal(tmp_path / "build", model=path)
+    said = refusal(tmp_path / "build", model=path)
+    assert "torch.py" in said and wrong in said
 
 
 def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_path: Path) -> None:
@@ -424,10 +425,8 @@ def test_weights_that_do_not_fit_are_refused_by_their_first_tensors(
 ) -> None:
     weights = foreign / f"foreign{suffix}"
     said = refusal(tmp_path / "build", model=tiny, weights=weights)
-    assert said == (
-        f"{weights} does not fit the model: features.1.weight is missing; "
-        "classifier.weight is 10×64 where the model has 10×128; head.bias is not the model's"
-    )
+    for part in (str(weights), "features.1.weight is missing", "classifier.weight is 10×64", "10×128", "head.bias"):
+        assert part in said
 
 
 def test_weights_that_do_not_fit_leave_what_was_there(copied: Store, tiny: Path, foreign: Path) -> None:
