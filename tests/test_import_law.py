@@ -242,7 +242,8 @@ PLANTED = {
     "numpy in tasks.py": ("tasks.py", "import numpy as np", "tasks imports numpy outside a function"),
     "numpy in a plug-in's __init__": ("pipeline/targets/__init__.py", "import numpy", "numpy outside a function"),
     "a helper that brings torch": (
-        "pipeline/frameworks/torch.py", "from pipeline.frameworks import _fit", "and with it torch, outside a function",
+        "pipeline/frameworks/torch.py", "from pipeline.frameworks import _torch_training",
+        "and with it torch, outside a function",
     ),
     "another framework in a model": ("models/digits_cnn/torch.py", "import tensorflow", "a model imports tensorflow"),
     "torch in a SPEC": ("models/digits_cnn/__init__.py", "import torch", "a model imports torch"),
