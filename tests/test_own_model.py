@@ -160,7 +160,7 @@ def test_changed_test_images_are_evaluated_with_the_existing_weights(
         assert renewal(plans.job(model=doorbell), old) is None, "the training data of imported weights is unknown"
     as_folder(data, class_files("test/", {"cat": 8, "dog": 8}, seed=600))
     with pytest.raises(Broken, match=f"inv train --model {quote(str(doorbell))}"):
-        split_of(old)
+        split_of(old, job)
     capfd.readouterr()
     how = renewal(plans.job(model=doorbell), old)
     (line,) = capfd.readouterr().err.splitlines()
@@ -170,7 +170,7 @@ def test_changed_test_images_are_evaluated_with_the_existing_weights(
     assert (new.weights_sha256, new.origin, new.key, new.facts) == (
         old.weights_sha256, old.origin, old.key, old.facts
     )  # fmt: skip
-    assert split_of(new).sha256 == new.dataset_sha256 != old.dataset_sha256
+    assert split_of(new, job).sha256 == new.dataset_sha256 != old.dataset_sha256
     assert renewal(plans.job(model=doorbell), new) is None and not unfinished(build.root)
 
 
