@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.framework_comparison.parts._clock import Clock, cleaned, noise
-from pipeline.frameworks import _tf_distribute, _keras, _keras_tensorflow
+from pipeline.frameworks import _keras, _keras_tensorflow, _tf_distribute
 from pipeline.sources import Model
 
 Step = Callable[[tf.Tensor, tf.Tensor], float]

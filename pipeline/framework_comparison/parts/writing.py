@@ -20,7 +20,10 @@ ABOUT = (
 
 HOME = Path(__file__).parent.parent.parent / "frameworks"
 FILES: dict[str, dict[str, tuple[str, ...]]] = {
-    "training: data, step, evaluation": {"torch": ("_torch_training.py", "_normalization.py"), "keras": ("_keras_tensorflow.py",)},
+    "training: data, step, evaluation": {
+        "torch": ("_torch_training.py", "_normalization.py"),
+        "keras": ("_keras_tensorflow.py",),
+    },
     "training with several workers": {"torch": ("_torch_ddp.py",), "keras": ("_tf_distribute.py", "_rendezvous.py")},
     "weights files: reading, checking, conversion": {"torch": ("_torch_weights.py",), "keras": ("_keras.py",)},
     "the framework plug-in": {"torch": ("torch.py",), "keras": ("keras.py",)},
