@@ -34,7 +34,7 @@ from pipeline.system.store import Store
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {}
 DECODES = True
-ROUTE = ("cool_down_c",)
+ROUTE: tuple[str, ...] = ("cool_down_c",)
 KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
 )  # fmt: skip

@@ -32,7 +32,7 @@ from pipeline.system.store import Store
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {"executorch": "executorch_runner"}
 DECODES = False
-ROUTE = (*_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c")
+ROUTE: tuple[str, ...] = (*_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c")
 KEYS = (
     *_ssh.OPTIONS, "folder", "space_bytes", "cool_down_c", "chunk_samples", "clock", "summary", "targets", "runtimes",
     "board",
