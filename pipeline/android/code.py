@@ -1,6 +1,6 @@
-"""From Kotlin and resources to what an APK holds: aapt2, Kotlin's compiler, javac and R8, a step each.
+"""Compiles Kotlin and resources to the content of an APK, in steps: aapt2, the Kotlin compiler, javac, R8.
 
-A step's folder is named by the hash of what went in, so that what is up to date costs nothing.
+The folder of a step is named by the hash of its inputs, so a step that is up to date is skipped.
 """
 
 from __future__ import annotations
@@ -10,78 +10,83 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.android import package, parts
+from pipeline.android import dependencies, package
 from pipeline.errors import StageFailed
 from pipeline.system import proc, store
 from pipeline.system.progress import say
 
-INFERENCE, APP = parts.ROOT / "inference", parts.ROOT / "app"
+INFERENCE, APP = dependencies.ROOT / "inference", dependencies.ROOT / "app"
 STEP_SECONDS = 900.0
-# The compilers are short programs: the JVM's second compiler would cost more than it gains.
+# The compilers run for a short time, so the JVM's optimizing compiler would cost more than it saves.
 JAVA = ("java", "-Xss4m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 HARMLESS = ("Unknown chunk type",)
-"""What aapt2 says of Robolectric's framework jar, which has more in it than an SDK's."""
+"""Warnings of aapt2 about Robolectric's framework jar, which contains more than the SDK's."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A folder of steps' folders."""
+    """The folder that contains the steps' output folders."""
 
     folder: Path
 
-    def made(self, name: str, inputs: object, make: Callable[[Path], None]) -> Path:
-        """The step's folder of these inputs; made, in place of an older one, where it is not there."""
+    def cached(self, name: str, inputs: object, run: Callable[[Path], None]) -> Path:
+        """The output folder of a step. Runs the step if there is none for these inputs, and removes older ones."""
         key = store.digest([inputs, store.sha256(Path(__file__))])
-        there = self.folder / f"{name}-{key[:16]}"
-        if there.is_dir():
-            return there
+        output = self.folder / f"{name}-{key[:16]}"
+        if output.is_dir():
+            return output
         say(f"  {name}")
         for old in self.folder.glob(f"{name}-{'?' * 16}"):
             store.remove(old)
-        with store.atomic(there) as new:
+        with store.atomic(output) as new:
             new.mkdir(parents=True)
-            make(new)
-        return there
+            run(new)
+        return output
 
 
 def sdk() -> Path:
-    """Android's classes and resources, to compile against."""
-    return parts.find("sdk", "android-all").path
+    """The jar with Android's classes and resources to compile against."""
+    return dependencies.find("sdk", "android-all").path
 
 
 def jars(section: str) -> list[Path]:
-    """The jars of a section; of an AAR its classes."""
-    return [jar for part in parts.parts(section) for jar in _classes(part)]
+    """The jars of a section of checksums.toml; for an AAR, its classes."""
+    return [jar for dependency in dependencies.pinned(section) for jar in _classes(dependency)]
 
 
 def inference(steps: Steps) -> Path:
-    """The inference library: classes/."""
+    """Compiles the inference library to classes/."""
     sources = sorted((INFERENCE / "src" / "main").rglob("*.kt"))
     path = [sdk(), *jars("app")]
-    return steps.made(
-        "inference", [_hashes(sources), parts.CHECKSUMS.read_text()], lambda new: kotlin(sources, path, new / "classes")
+    return steps.cached(
+        "inference",
+        [_hashes(sources), dependencies.CHECKSUMS.read_text()],
+        lambda new: kotlin(sources, path, new / "classes"),
     )
 
 
 def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -> Path:
-    """The app's manifest and resources, linked, with R8's rules for the classes that they name, and its models:
-    resources.apk, AndroidManifest.xml, rules.pro, java/, assets/."""
-    source = APP / "src" / "main"
-    names = [folder / name for folder in models for name in package.model(folder)]
+    """Links the app's manifest and resources and copies its models.
 
-    def make(new: Path) -> None:
-        catalog = parts.versions()
+    Writes resources.apk, AndroidManifest.xml, rules.pro (R8 rules for the classes that the resources name), java/ and
+    assets/.
+    """
+    source = APP / "src" / "main"
+    model_files = [folder / name for folder in models for name in package.model(folder)]
+
+    def run(new: Path) -> None:
+        catalog = dependencies.versions()
         (new / "AndroidManifest.xml").write_text(manifest(version))
         (new / "assets" / "models").mkdir(parents=True)
         package.copy_models(models, new / "assets" / "models")
         _run(["aapt2", "compile", "--dir", source / "res", "-o", new / "compiled.zip"])
-        words: list[str | Path] = ["aapt2", "link", "-I", sdk(), "--manifest", new / "AndroidManifest.xml"]
-        words += ["-o", new / "resources.apk", "--java", new / "java", "-A", new / "assets"]
-        words += ["--min-sdk-version", catalog["min-sdk"], "--target-sdk-version", catalog["target-sdk"]]
-        words += ["--version-code", catalog["version-code"], "--version-name", version]
-        words += ["--proguard", new / "rules.pro"]
-        _run([*words, *(["--debug-mode"] if debug else []), new / "compiled.zip"])
-        # Its comments say in which folder of this machine a class is named.
+        argv: list[str | Path] = ["aapt2", "link", "-I", sdk(), "--manifest", new / "AndroidManifest.xml"]
+        argv += ["-o", new / "resources.apk", "--java", new / "java", "-A", new / "assets"]
+        argv += ["--min-sdk-version", catalog["min-sdk"], "--target-sdk-version", catalog["target-sdk"]]
+        argv += ["--version-code", catalog["version-code"], "--version-name", version]
+        argv += ["--proguard", new / "rules.pro"]
+        _run([*argv, *(["--debug-mode"] if debug else []), new / "compiled.zip"])
+        # The comments contain paths of this machine, which would change the hash of the rules.
         rules = (new / "rules.pro").read_text().splitlines(keepends=True)
         (new / "rules.pro").write_text("".join(line for line in rules if not line.startswith("#")))
 
@@ -89,15 +94,15 @@ def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -
         store.sha256(source / "res"),
         manifest(version),
         debug,
-        [store.sha256(name) for name in names],
-        dict(parts.versions()),
+        [store.sha256(file) for file in model_files],
+        dict(dependencies.versions()),
     ]
-    return steps.made("resources", inputs, make)
+    return steps.cached("resources", inputs, run)
 
 
 def manifest(version: str) -> str:
-    """The app's manifest as Gradle would merge it: with the package, and the catalog's values in place of ${…}."""
-    catalog = parts.versions()
+    """The app's manifest as Gradle merges it: with the package name, and with the placeholders ${…} replaced."""
+    catalog = dependencies.versions()
     text = (APP / "src" / "main" / "AndroidManifest.xml").read_text()
     for name in ("litert", "executorch"):
         text = text.replace("${" + name + "Version}", catalog[name])
@@ -110,36 +115,36 @@ def manifest(version: str) -> str:
 
 
 def app(steps: Steps, linked: Path) -> Path:
-    """The app's own classes, R among them: classes/. A version's number in the manifest compiles nothing anew."""
+    """Compiles the app, including its R class, to classes/. A new version in the manifest does not recompile it."""
     sources = sorted((APP / "src" / "main").rglob("*.kt"))
     library = inference(steps)
     generated = sorted((linked / "java").rglob("*.java"))
 
-    def make(new: Path) -> None:
+    def run(new: Path) -> None:
         _run(["javac", "--release", "11", "-nowarn", "-d", new / "classes", *generated])
         kotlin(sources, [sdk(), *jars("app"), library / "classes", new / "classes"], new / "classes")
 
-    return steps.made("app", [_hashes(sources), _hashes(generated), library.name], make)
+    return steps.cached("app", [_hashes(sources), _hashes(generated), library.name], run)
 
 
 def dex(steps: Steps, linked: Path, engines: Sequence[str], debug: bool) -> Path:
-    """The app for Android's runtime, with what it uses of others: classes.dex."""
-    return _shrunk(steps, "dex", linked, engines, debug)
+    """Compiles the app and its dependencies to dex files in out.zip, for Android's runtime."""
+    return _shrink(steps, "dex", linked, engines, debug)
 
 
 def classfiles(steps: Steps, linked: Path, engines: Sequence[str]) -> Path:
-    """The app for a JVM, shrunk by the same rules: app.jar."""
-    return _shrunk(steps, "classfiles", linked, engines, debug=False)
+    """Shrinks the app with the same rules to class files in out.zip, for a JVM."""
+    return _shrink(steps, "classfiles", linked, engines, debug=False)
 
 
 def kotlin(sources: Sequence[Path], path: Sequence[Path], into: Path) -> None:
-    """Compiles Kotlin; a warning is an error.
+    """Compiles Kotlin. Warnings are errors.
 
     Raises:
-        StageFailed: the compiler's own lines.
+        StageFailed: the compiler reports an error.
     """
     compiler = ":".join(str(jar) for jar in jars("compiler") if not jar.name.startswith("r8-"))
-    words = [
+    argv = [
         *JAVA,
         "-Xmx1g",
         "-cp",
@@ -149,55 +154,56 @@ def kotlin(sources: Sequence[Path], path: Sequence[Path], into: Path) -> None:
         "-no-stdlib",
         "-no-reflect",
     ]
-    words += ["-jvm-target", parts.versions()["jvm"], "-classpath", ":".join(map(str, path)), "-d", str(into)]
-    _run([*words, *map(str, sources)])
+    argv += ["-jvm-target", dependencies.versions()["jvm"], "-classpath", ":".join(map(str, path)), "-d", str(into)]
+    _run([*argv, *map(str, sources)])
 
 
-def _shrunk(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug: bool) -> Path:
-    library, ours = inference(steps), app(steps, linked)
-    others = [jar for part in package.parts_of(engines) for jar in _classes(part)]
-    # Android makes by name what the manifest and the layouts name: aapt2 has written down what that is.
+def _shrink(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug: bool) -> Path:
+    library, own = inference(steps), app(steps, linked)
+    libraries = [jar for dependency in package.dependencies_of(engines) for jar in _classes(dependency)]
+    # Android instantiates the classes named in the manifest and the layouts by reflection; aapt2 writes rules for them.
     rules = [path.read_text() for path in (APP / "rules.pro", INFERENCE / "consumer-rules.pro", linked / "rules.pro")]
 
-    def make(new: Path) -> None:
-        for folder, jar in ((library, "inference.jar"), (ours, "app.jar")):
+    def run(new: Path) -> None:
+        for folder, jar in ((library, "inference.jar"), (own, "app.jar")):
             package.jar(folder / "classes", new / jar)
         (new / "rules.pro").write_text("".join([*rules, *(["-dontshrink\n-dontoptimize\n"] if debug else [])]))
-        words: list[str | Path] = [*JAVA, "-Xmx2g", "-cp", parts.find("compiler", "r8").path, "com.android.tools.r8.R8"]
-        words += ["--debug" if debug else "--release", "--lib", sdk(), "--lib", jdk(), "--pg-conf", new / "rules.pro"]
+        r8 = dependencies.find("compiler", "r8").path
+        argv: list[str | Path] = [*JAVA, "-Xmx2g", "-cp", r8, "com.android.tools.r8.R8"]
+        argv += ["--debug" if debug else "--release", "--lib", sdk(), "--lib", jdk(), "--pg-conf", new / "rules.pro"]
         if name == "dex":
-            words += ["--min-api", parts.versions()["min-sdk"], "--output", new / "out.zip"]
+            argv += ["--min-api", dependencies.versions()["min-sdk"], "--output", new / "out.zip"]
         else:
-            words += ["--classfile", "--output", new / "out.zip"]
-        _run([*words, new / "inference.jar", new / "app.jar", *others])
+            argv += ["--classfile", "--output", new / "out.zip"]
+        _run([*argv, new / "inference.jar", new / "app.jar", *libraries])
 
     inputs = [
         library.name,
-        ours.name,
+        own.name,
         engines,
         debug,
         rules,
-        parts.CHECKSUMS.read_text(),
+        dependencies.CHECKSUMS.read_text(),
     ]
-    return steps.made(name, inputs, make)
+    return steps.cached(name, inputs, run)
 
 
-def _classes(part: parts.Part) -> Iterator[Path]:
-    """A part's classes as jars: an AAR's and an npm package's are taken out beside it, once."""
-    if part.kind == "jar":
-        yield part.path
+def _classes(dependency: dependencies.Dependency) -> Iterator[Path]:
+    """A dependency's classes as jars. Those of an AAR or an npm package are extracted once, next to it."""
+    if dependency.kind == "jar":
+        yield dependency.path
         return
-    taken = part.path.with_name("classes.jar")
-    if not taken.is_file():
-        with store.atomic(taken) as temporary:
-            temporary.write_bytes(package.member(part, package.CLASSES[part.kind]))
-    yield taken
+    extracted = dependency.path.with_name("classes.jar")
+    if not extracted.is_file():
+        with store.atomic(extracted) as temporary:
+            temporary.write_bytes(package.member(dependency, package.CLASSES[dependency.kind]))
+    yield extracted
 
 
 def jdk() -> Path:
-    """The JDK's folder: Robolectric's framework jar has Android's classes without java.lang."""
+    """The JDK's folder. R8 needs it because Robolectric's framework jar does not contain java.lang."""
     found = shutil.which("javac")
-    assert found is not None  # system.require("android") has looked
+    assert found is not None  # packages.require("android") has checked
     return Path(found).resolve().parent.parent
 
 
@@ -205,17 +211,17 @@ def _hashes(paths: Sequence[Path]) -> list[tuple[str, str]]:
     return [(path.name, store.sha256(path)) for path in paths]
 
 
-def _run(words: Sequence[str | Path]) -> None:
-    done = proc.run(words, timeout=STEP_SECONDS)
+def _run(argv: Sequence[str | Path]) -> None:
+    done = proc.run(argv, timeout=STEP_SECONDS)
     lines = [
         text for text in (done.out + done.err).splitlines() if text.strip() and not any(h in text for h in HARMLESS)
     ]
     if done.code != 0:
         tool = next(
-            (str(w) for w in words if str(w) in ("aapt2", "javac") or "K2JVM" in str(w) or str(w).endswith(".R8")),
-            words[0],
+            (str(w) for w in argv if str(w) in ("aapt2", "javac") or "K2JVM" in str(w) or str(w).endswith(".R8")),
+            argv[0],
         )
         for text in lines[-30:]:
             say(f"    {text}")
-        told = [text for text in lines if "error" in text.lower()] or lines[-1:] or [done.reason]
-        raise StageFailed(f"{str(tool).rsplit('.', maxsplit=1)[-1]} refuses the app: {told[0].strip()}")
+        errors = [text for text in lines if "error" in text.lower()] or lines[-1:] or [done.reason]
+        raise StageFailed(f"{str(tool).rsplit('.', maxsplit=1)[-1]} failed to build the app: {errors[0].strip()}")

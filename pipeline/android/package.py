@@ -1,6 +1,6 @@
-"""From parts to a signed APK: what lies in it where, how it is aligned and what it weighs.
+"""Packages and signs the APK: its content, alignment and size.
 
-The same inputs give the same bytes: entries are sorted and dated alike, and an RSA signature has no chance in it.
+The same inputs give the same bytes: entries are sorted and have a fixed date, and RSA signatures are deterministic.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.android import parts
+from pipeline.android import dependencies
 from pipeline.core import Artifact, safe_file_name
 from pipeline.errors import BadOption, Broken, StageFailed
 from pipeline.system import proc, store
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 PAGE = 16384
-"""Bytes of the largest page that a phone has; libraries are mapped from the APK as they lie."""
+"""Largest page size of phones, in bytes. Libraries are mapped directly from the APK."""
 CLASSES = {"aar": "classes.jar", "tgz": "package/android/libs/classes.jar"}
 LIBRARIES = {
     "litert": {"tensorflow-lite": "jni/{abi}/libtensorflowlite_jni.so"},
@@ -30,12 +30,12 @@ LIBRARIES = {
         "fbjni": "jni/{abi}/libfbjni.so jni/{abi}/libc++_shared.so",
     },
 }
-"""Each engine's native libraries: by part, the members of it."""
-ENGINE_PARTS = {
+"""Native libraries of each engine: for each dependency, its members, separated by spaces."""
+ENGINE_DEPENDENCIES = {
     "litert": ("tensorflow-lite", "tensorflow-lite-api"),
     "executorch": ("react-native-executorch", "fbjni", "nativeloader"),
 }
-# Source: the alignment block that zipalign and apksigner know, apksig's ZipUtils: id, size, alignment, zeros.
+# The alignment block that zipalign and apksigner use: id, size, alignment, zeros. Source: apksig, ZipUtils.
 ALIGNMENT = struct.Struct("<HHH")
 ALIGNMENT_ID = 0xD935
 LOCAL_HEADER_BYTES = 30
@@ -43,12 +43,12 @@ LOCAL_HEADER_BYTES = 30
 
 @dataclass(frozen=True)
 class Key:
-    """Who signs.
+    """A signing key.
 
     Attributes:
-        store: a keystore of Java's; None for the debug key, which is made where there is none.
-        alias: of the key in it; None where it holds only one.
-        variable: of the environment, holds the password.
+        store: a Java keystore; None for the debug key, which is created if it does not exist.
+        alias: alias of the key in the keystore; None if it contains only one key.
+        variable: environment variable that contains the password.
     """
 
     store: Path | None = None
@@ -58,17 +58,17 @@ class Key:
 
 DEBUG_KEY = Key()
 DEBUG_STORE = Path(".android") / "debug.keystore"
-"""Below the home folder: the same key as Android Studio's, so each may update what the other installed."""
+"""Path below the home folder. Android Studio uses the same key, so each can update an app that the other installed."""
 DEBUG_ALIAS, DEBUG_PASSWORD = "androiddebugkey", "android"
 
 
-# -- what goes in ------------------------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------------------------
 
 
-def parts_of(engines: Sequence[str]) -> list[parts.Part]:
-    """The parts whose classes go into the app: Kotlin's library and the engines'."""
-    names = ["kotlin-stdlib", *(name for engine in engines for name in ENGINE_PARTS[engine])]
-    return [parts.find("app", name) for name in names]
+def dependencies_of(engines: Sequence[str]) -> list[dependencies.Dependency]:
+    """The dependencies whose classes go into the app: Kotlin's standard library and the engines."""
+    names = ["kotlin-stdlib", *(name for engine in engines for name in ENGINE_DEPENDENCIES[engine])]
+    return [dependencies.find("app", name) for name in names]
 
 
 def libraries(abi: str, engines: Sequence[str]) -> dict[str, bytes]:
@@ -76,51 +76,51 @@ def libraries(abi: str, engines: Sequence[str]) -> dict[str, bytes]:
     found = {}
     for engine in engines:
         for name, members in LIBRARIES[engine].items():
-            for one in members.format(abi=abi).split():
-                found[one.rsplit("/", 1)[-1]] = member(parts.find("app", name), one)
+            for path in members.format(abi=abi).split():
+                found[path.rsplit("/", 1)[-1]] = member(dependencies.find("app", name), path)
     return found
 
 
-def member(part: parts.Part, name: str) -> bytes:
+def member(dependency: dependencies.Dependency, name: str) -> bytes:
     """A file in an AAR or an npm package."""
-    if part.kind == "tgz":
-        with tarfile.open(part.path) as archive:
+    if dependency.kind == "tgz":
+        with tarfile.open(dependency.path) as archive:
             file = archive.extractfile(name)
             assert file is not None  # the package's content is pinned
             return file.read()
-    with zipfile.ZipFile(part.path) as aar:
+    with zipfile.ZipFile(dependency.path) as aar:
         return aar.read(name)
 
 
 def artifact(folder: Path) -> Artifact:
-    """What an artifact's folder says that it is.
+    """Reads the manifest in an artifact's folder.
 
     Raises:
         Broken: there is no manifest.
     """
     found = store.read(Artifact, folder / "artifact.json")
     if found is None:
-        raise Broken(f"{folder} has no artifact.json; inv export makes it")
+        raise Broken(f"{folder} has no artifact.json; run inv export to create it")
     return found
 
 
 def model(folder: Path) -> tuple[str, str]:
-    """The names of an artifact's files in its folder: its manifest, and the model."""
+    """The names of an artifact's files: its manifest and the model."""
     return "artifact.json", safe_file_name(artifact(folder).file)
 
 
 def copy_models(folders: Sequence[Path], into: Path) -> None:
-    """Each artifact as a folder <model>-<recipe>-<target>."""
+    """Copies each artifact to a folder <model>-<recipe>-<target>."""
     for folder in folders:
-        one = artifact(folder)
-        home = into / f"{one.model}-{one.recipe}-{one.target}"
-        home.mkdir(parents=True)
+        manifest = artifact(folder)
+        target = into / f"{manifest.model}-{manifest.recipe}-{manifest.target}"
+        target.mkdir(parents=True)
         for name in model(folder):
-            (home / name).write_bytes((folder / name).read_bytes())
+            (target / name).write_bytes((folder / name).read_bytes())
 
 
 def contents(linked: Path, dex: Path, abis: Sequence[str], engines: Sequence[str]) -> dict[str, bytes]:
-    """All that the APK holds, by name."""
+    """All entries of the APK, by name."""
     found = {}
     with zipfile.ZipFile(linked / "resources.apk") as archive:
         found.update({name: archive.read(name) for name in archive.namelist()})
@@ -132,13 +132,13 @@ def contents(linked: Path, dex: Path, abis: Sequence[str], engines: Sequence[str
 
 
 def lay_out(linked: Path, contents: Mapping[str, bytes], folder: Path) -> None:
-    """Writes what Gradle's build takes from here: the models, and the parts that no Maven registry has."""
+    """Writes the files that the Gradle build needs: the models, and the dependencies that no Maven registry has."""
     with store.atomic(folder / "assets") as new:
         shutil.copytree(linked / "assets", new)
     with store.atomic(folder / "executorch") as new:
         new.mkdir(parents=True)
-        part = parts.find("app", "react-native-executorch")
-        (new / "classes.jar").write_bytes(member(part, CLASSES[part.kind]))
+        dependency = dependencies.find("app", "react-native-executorch")
+        (new / "classes.jar").write_bytes(member(dependency, CLASSES[dependency.kind]))
         for name, content in contents.items():
             if name.endswith("/libexecutorch.so"):
                 target = new / "jni" / name.removeprefix("lib/")
@@ -150,7 +150,10 @@ def lay_out(linked: Path, contents: Mapping[str, bytes], folder: Path) -> None:
 
 
 def write(contents: Mapping[str, bytes], target: Path) -> None:
-    """An APK, not yet signed. What Android maps from it is stored and aligned: libraries to pages, the rest to 4."""
+    """Writes an unsigned APK.
+
+    Entries that Android maps are stored uncompressed and aligned: libraries to pages, others to 4 bytes.
+    """
     with target.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name in sorted(contents, key=lambda name: (name != "AndroidManifest.xml", name)):
             library = name.startswith("lib/")
@@ -162,25 +165,25 @@ def write(contents: Mapping[str, bytes], target: Path) -> None:
 
 
 def jar(folder: Path, target: Path) -> None:
-    """A jar of a folder's files."""
+    """Writes a folder's files to a jar."""
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             archive.writestr(_entry(path.relative_to(folder).as_posix(), stored=False), path.read_bytes())
 
 
 def write_aar(inference: Path, target: Path) -> None:
-    """The library as an AAR: a manifest, its classes and the rules for whoever shrinks them."""
+    """Writes the library as an AAR: a manifest, its classes and the R8 rules for apps that use it."""
     classes = target.with_name(f"{target.name}.classes")
     try:
         jar(inference / "classes", classes)
         entries = {
             "AndroidManifest.xml": b'<manifest xmlns:android="http://schemas.android.com/apk/res/android" '
             b'package="org.lastmile.inference"><uses-sdk android:minSdkVersion="'
-            + parts.versions()["min-sdk"].encode()
+            + dependencies.versions()["min-sdk"].encode()
             + b'" /></manifest>\n',
             "R.txt": b"",
             "classes.jar": classes.read_bytes(),
-            "proguard.txt": (parts.ROOT / "inference" / "consumer-rules.pro").read_bytes(),
+            "proguard.txt": (dependencies.ROOT / "inference" / "consumer-rules.pro").read_bytes(),
         }
     finally:
         store.remove(classes)
@@ -197,7 +200,7 @@ def _entry(name: str, stored: bool) -> zipfile.ZipInfo:
 
 
 def _padding(start: int, alignment: int) -> bytes:
-    """An extra field that makes what follows the entry's header, now at `start`, begin at a multiple of `alignment`."""
+    """An extra field that moves the entry's data from `start` to a multiple of `alignment`."""
     gap = -(start + ALIGNMENT.size) % alignment
     return ALIGNMENT.pack(ALIGNMENT_ID, 2 + gap, alignment) + bytes(gap)
 
@@ -206,29 +209,29 @@ def _padding(start: int, alignment: int) -> bytes:
 
 
 def identity(key: Key) -> str:
-    """Which key signs: the keystore's content, whose password need not be known for it. The debug key is made first."""
+    """Hash that identifies the key: the keystore's content, without its password. Creates the debug key if needed."""
     path = _store(key)
     return store.digest([store.sha256(path), key.alias])
 
 
 def sign(apk: Path, key: Key) -> None:
-    """Signs by schemes 2 and 3, in place, and holds that zipalign and apksigner are content.
+    """Signs an APK in place with signature schemes v2 and v3, then verifies it with apksigner and zipalign.
 
     Raises:
-        BadOption: the keystore's password is not given, or is wrong.
-        StageFailed: apksigner refuses.
+        BadOption: the keystore's password is missing or wrong.
+        StageFailed: apksigner fails, or the APK does not pass verification.
     """
     path = _store(key)
     password = DEBUG_PASSWORD if key.store is None else os.environ.get(key.variable)
     if password is None:
-        raise BadOption(f"--keystore {key.store}: put its password into the variable {key.variable}")
-    words: list[str | Path] = ["apksigner", "sign", "--ks", path, "--ks-pass", f"env:{key.variable}"]
-    words += ["--v1-signing-enabled", "false", "--v4-signing-enabled", "false"]
+        raise BadOption(f"--keystore {key.store}: set the environment variable {key.variable} to its password")
+    argv: list[str | Path] = ["apksigner", "sign", "--ks", path, "--ks-pass", f"env:{key.variable}"]
+    argv += ["--v1-signing-enabled", "false", "--v4-signing-enabled", "false"]
     alias = DEBUG_ALIAS if key.store is None else key.alias
-    done = proc.run([*words, *(["--ks-key-alias", alias] if alias else []), apk], 300, env={key.variable: password})
+    done = proc.run([*argv, *(["--ks-key-alias", alias] if alias else []), apk], 300, env={key.variable: password})
     if done.code != 0:
         if "password was incorrect" in done.err:
-            raise BadOption(f"--keystore {path}: {key.variable} does not hold its password")
+            raise BadOption(f"--keystore {path}: the password in {key.variable} is wrong")
         raise StageFailed(
             f"apksigner cannot sign with {path}: {done.err.strip().splitlines()[0] if done.err else done.reason}"
         )
@@ -236,41 +239,44 @@ def sign(apk: Path, key: Key) -> None:
     for check in checks:
         done = proc.run(check, timeout=300)
         if done.code != 0:
-            raise StageFailed(f"{check[0]} refuses the APK: {(done.err or done.out).strip()}")
+            raise StageFailed(f"{check[0]} rejects the APK: {(done.err or done.out).strip()}")
 
 
 def _store(key: Key) -> Path:
     if key.store is not None:
         if not key.store.is_file():
-            raise BadOption(f"--keystore {key.store}: there is no such file")
+            raise BadOption(f"--keystore {key.store}: no such file")
         return key.store
     path = Path.home() / DEBUG_STORE
     if not path.is_file():
-        words = ["keytool", "-genkeypair", "-storetype", "PKCS12", "-alias", DEBUG_ALIAS, "-keyalg", "RSA"]
-        words += ["-keysize", "2048", "-validity", "10950", "-dname", "C=US, O=Android, CN=Android Debug"]
-        # Everybody's debug key has this password: it guards nothing.
-        words += ["-storepass", DEBUG_PASSWORD, "-keypass", DEBUG_PASSWORD, "-keystore"]
+        argv = ["keytool", "-genkeypair", "-storetype", "PKCS12", "-alias", DEBUG_ALIAS, "-keyalg", "RSA"]
+        argv += ["-keysize", "2048", "-validity", "10950", "-dname", "C=US, O=Android, CN=Android Debug"]
+        # Not a secret: all Android debug keys have this password.
+        argv += ["-storepass", DEBUG_PASSWORD, "-keypass", DEBUG_PASSWORD, "-keystore"]
         with store.atomic(path) as temporary:
-            done = proc.run([*words, temporary], timeout=120)
+            done = proc.run([*argv, temporary], timeout=120)
             if done.code != 0:
-                raise StageFailed(f"keytool cannot make the debug key: {done.reason}")
+                raise StageFailed(f"keytool cannot create the debug key: {done.reason}")
     return path
 
 
-# -- what it weighs ----------------------------------------------------------------------------------------------------
+# -- size --------------------------------------------------------------------------------------------------------------
 
 
 def weight(contents: Mapping[str, bytes]) -> dict[str, int]:
-    """Bytes by what they are, as they come to a phone: what is deflated in the APK is counted deflated."""
+    """Size in bytes of each kind of content. What the APK stores compressed is counted compressed."""
     import zlib
 
-    owner = {
-        one.rsplit("/", 1)[-1]: engine for engine, by in LIBRARIES.items() for m in by.values() for one in m.split()
+    engine_of = {
+        path.rsplit("/", 1)[-1]: engine
+        for engine, members in LIBRARIES.items()
+        for paths in members.values()
+        for path in paths.split()
     }
     sums: dict[str, int] = {}
     for name, content in contents.items():
         if name.startswith("lib/"):
-            kind, size = owner[name.rsplit("/", 1)[-1]], len(content)
+            kind, size = engine_of[name.rsplit("/", 1)[-1]], len(content)
         elif name.startswith("assets/models/"):
             kind, size = "models", len(content)
         else:
@@ -287,7 +293,7 @@ def unaligned(contents: Mapping[str, bytes]) -> tuple[str, ...]:
 
 
 def _segments(library: bytes) -> Iterator[int]:
-    """Alignment of each loaded segment of a 64-bit ELF file. Source: elf(5), Elf64_Ehdr and Elf64_Phdr."""
+    """Alignment of each loadable segment of a 64-bit ELF file. Source: elf(5), Elf64_Ehdr and Elf64_Phdr."""
     offset, size, count = struct.unpack_from("<Q", library, 32)[0], *struct.unpack_from("<HH", library, 54)
     for index in range(count):
         kind, *_, alignment = struct.unpack_from("<IIQQQQQQ", library, offset + index * size)

@@ -1,13 +1,13 @@
-"""The app for an emulated phone: the classes that R8 leaves, for a JVM, and Android's own libraries on this libc.
+"""Builds the app for an emulated phone: R8's class files for a JVM, and Android's libraries bridged to the host's libc.
 
-    build/android/phone/app.jar                 the app, shrunk by the APK's rules
+    build/android/phone/app.jar                 the app, shrunk with the APK's rules
     build/android/phone/resources.apk, AndroidManifest.xml, assets/
-    build/android/phone/classpath.txt           jars that go before app.jar on the class path, one a line
-    build/android/phone/native/                 the x86-64 libraries of both runtimes, and bionic/bionic.c
-    build/android/phone/apk.sha256              of the APK that it is the same app as
-    build/android/phone/phone.json              what it was made of; written last
+    build/android/phone/classpath.txt           jars that precede app.jar on the class path, one per line
+    build/android/phone/native/                 the x86-64 libraries of both runtimes, and the bridge (bionic/bionic.c)
+    build/android/phone/apk.sha256              SHA-256 of the APK with the same app
+    build/android/phone/phone.json              manifest; written last
 
-Robolectric finds the framework that it runs in `robolectric.dependency.dir` (framework/), offline.
+Robolectric runs offline and finds the Android framework through `robolectric.dependency.dir` (framework/).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.android import ENGINES, FOLDER, Built, code, package, parts
+from pipeline.android import ENGINES, FOLDER, Built, code, dependencies, package
 from pipeline.errors import NeedsTool, StageFailed
 from pipeline.system import packages, proc, store
 from pipeline.system.store import Store
@@ -27,19 +27,19 @@ from pipeline.system.store import Store
 ABI = "x86_64"
 BRIDGE = Path(__file__).parent / "bionic" / "bionic.c"
 STREAMS = {"stdin": 0, "stdout": 152, "stderr": 304}
-"""Android's names of the three, as offsets into its array of them."""
+"""Offset of each stream in bionic's array of FILEs."""
 EMPTY = ("m", "dl", "log", "android")
-"""Libraries that Android's ask for by name; what they want of them is in the bridge's libc.so."""
+"""System libraries that the Android libraries link to by name. Their functions are in the bridge's libc.so."""
 
 
 @dataclass(frozen=True)
 class Phone:
-    """What is in build/android/phone.
+    """The manifest of build/android/phone.
 
     Attributes:
-        version: of the app.
-        apk_sha256: of the APK that it is the same app as.
-        key: hash of all that went in.
+        version: the app's version.
+        apk_sha256: SHA-256 of the APK with the same app.
+        key: cache key, the hash of all inputs.
     """
 
     version: str
@@ -54,21 +54,21 @@ def home(build: Store) -> Path:
 
 
 def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
-    """Makes the folder, unless it is up to date.
+    """Builds the folder unless it is up to date.
 
     Args:
         models: as for the APK.
-        apk: whose version it bears, since both are the same app.
+        apk: the APK with the same app; the folder gets its version.
 
     Raises:
-        NeedsTool: another processor than x86-64, or a program that is missing.
-        StageFailed: a tool refuses.
+        NeedsTool: the host is not x86-64, or a program is missing.
+        StageFailed: a build tool fails.
     """
     if platform.machine() != "x86_64":
-        raise NeedsTool(f"an emulated phone runs Android's libraries for x86-64, and this is {platform.machine()}")
+        raise NeedsTool(f"an emulated phone needs an x86-64 host; this host is {platform.machine()}")
     packages.require_all(["android", "native"])
     with store.lock(build, "the emulated phone's app"):
-        parts.fetch([part for section in ("app", "sdk", "compiler", "jvm") for part in parts.parts(section)])
+        dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "jvm"))
         steps = code.Steps(build.root / FOLDER / "steps")
         linked = code.resources(steps, apk.version, False, models)
         classes = code.classfiles(steps, linked, ENGINES)
@@ -76,8 +76,8 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
         key = store.digest(
             [apk.sha256, linked.name, classes.name, native.name, str(build.root), store.sha256(Path(__file__))]
         )
-        there = store.read_or_warn(Phone, home(build) / "phone.json")
-        if there is None or there.key != key:
+        existing = store.read_or_warn(Phone, home(build) / "phone.json")
+        if existing is None or existing.key != key:
             with store.atomic(home(build)) as new:
                 _fill(new, linked, classes, native)
                 (new / "apk.sha256").write_text(f"{apk.sha256}\n")
@@ -86,20 +86,20 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
 
 
 def classpath() -> list[Path]:
-    """The jars beside the app's: Kotlin's whole library first (Robolectric uses more of it than the app)."""
-    return [parts.find("app", "kotlin-stdlib").path, *_robolectric(), code.sdk()]
+    """The jars that precede the app's. The full Kotlin library is first: Robolectric uses more of it than the app."""
+    return [dependencies.find("app", "kotlin-stdlib").path, *_robolectric(), code.sdk()]
 
 
 def framework() -> Path:
-    """The folder that `robolectric.dependency.dir` is to name."""
-    return parts.find("jvm", "android-all-instrumented").path.parent
+    """The folder for `robolectric.dependency.dir`."""
+    return dependencies.find("jvm", "android-all-instrumented").path.parent
 
 
 def libraries(steps: code.Steps) -> Path:
-    """Android's x86-64 libraries of both runtimes, with a libc.so beside them that is a bridge to this system's.
+    """The Android x86-64 libraries of both runtimes, with a libc.so that is a bridge to the host's libc.
 
-    Each function that they import and none of them defines becomes a jump through a table that bionic.c fills: with its
-    own function where Android's libc does otherwise, else with glibc's.
+    Every function that they import and do not define becomes a jump through a table. bionic.c fills the table with its
+    own function if Android's libc differs from glibc, otherwise with glibc's.
     """
 
     def build(new: Path) -> None:
@@ -123,8 +123,8 @@ def libraries(steps: code.Steps) -> Path:
             _run([*flags, "-nostdlib", "-o", new / f"lib{name}.so", work / f"{name}.c", script, soname])
         store.remove(work)
 
-    return steps.made(
-        "native", [parts.CHECKSUMS.read_text(), store.sha256(BRIDGE), store.sha256(Path(__file__))], build
+    return steps.cached(
+        "native", [dependencies.CHECKSUMS.read_text(), store.sha256(BRIDGE), store.sha256(Path(__file__))], build
     )
 
 
@@ -144,7 +144,7 @@ def _robolectric() -> list[Path]:
 
 
 def _write_bridge(libraries: Sequence[Path], into: Path) -> None:
-    """trampolines.s, table.c and libc.map for what these libraries import."""
+    """Writes trampolines.s, table.c and libc.map for the functions that these libraries import."""
     imported: set[str] = set()
     defined: set[str] = set()
     versions: dict[str, set[str]] = {}
@@ -153,7 +153,7 @@ def _write_bridge(libraries: Sequence[Path], into: Path) -> None:
             (imported if undefined else defined).add(name)
             if undefined and version:
                 versions.setdefault(version, set()).add(name)
-    # C++'s own come from libc++_shared.so.
+    # C++ symbols come from libc++_shared.so.
     names = sorted(name for name in imported - defined - set(STREAMS) - {"__sF"} if not name.startswith("_Z"))
     quoted = ", ".join(f'"{name}"' for name in names)
     (into / "table.c").write_text(
@@ -179,7 +179,7 @@ def _write_bridge(libraries: Sequence[Path], into: Path) -> None:
         ]
     lines += ['.section .note.GNU-stack,"",@progbits', ""]
     (into / "trampolines.s").write_text("\n".join(lines))
-    # The versions that the libraries ask of libc.so; without them glibc's loader gives up.
+    # The symbol versions that the libraries require of libc.so. Without them glibc's loader fails.
     maps = ["LIBC { global: *; };"]
     maps += [
         f"{version} {{ global: {'; '.join(sorted(versions[version]))}; }};"
@@ -189,7 +189,7 @@ def _write_bridge(libraries: Sequence[Path], into: Path) -> None:
 
 
 def _symbols(library: Path) -> list[tuple[str, str, bool]]:
-    """(name, version, whether it is imported) of a library's dynamic symbols."""
+    """A library's dynamic symbols as (name, version, whether it is imported)."""
     found = []
     for line in _run(["readelf", "--dyn-syms", "--wide", library]).splitlines():
         fields = line.split()
@@ -199,9 +199,9 @@ def _symbols(library: Path) -> list[tuple[str, str, bool]]:
     return found
 
 
-def _run(words: Sequence[str | Path]) -> str:
-    done = proc.run(words, timeout=300)
+def _run(argv: Sequence[str | Path]) -> str:
+    done = proc.run(argv, timeout=300)
     if done.code != 0:
-        told = next((line for line in done.err.splitlines() if "error" in line), done.reason)
-        raise StageFailed(f"{words[0]} refuses the bridge to Android's libc: {told}")
+        error = next((line for line in done.err.splitlines() if "error" in line), done.reason)
+        raise StageFailed(f"{argv[0]} failed to build the bridge to Android's libc: {error}")
     return done.out

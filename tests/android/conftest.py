@@ -1,4 +1,4 @@
-"""The app's tests run once a session, in one JVM, on the matrix's model; here is what came of it."""
+"""Fixtures: the app's own tests run once per session, in one JVM, with the matrix's model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = ("tiny", "torch")
 
 @pytest.fixture(scope="session")
 def tools() -> None:
-    """The programs that building the app needs: without them a test is skipped here, and fails where CI=true."""
+    """Checks for the programs that build the app. If one is missing, the test is skipped, or fails if CI=true."""
     try:
         packages.require_all(["android", "native"])
     except NeedsTool as error:
@@ -31,34 +31,34 @@ def tools() -> None:
 
 @pytest.fixture(scope="session")
 def kept(tools: None) -> Store:
-    """A store whose compiled parts are kept from session to session."""
+    """A store that keeps compiled code between sessions."""
     return Store(ROOT / "build" / "android-tests")
 
 
 @pytest.fixture(scope="session")
 def cells(matrix: Store) -> list[tuple[str, str]]:
-    """(recipe, target) of what was exported for the app's runtimes."""
+    """(recipe, target) of everything that was exported for the app's runtimes."""
     pairs = [(recipe, target) for recipe in RECIPES for target in TARGETS]
     return [pair for pair in pairs if (matrix.cell(*MODEL, *pair) / "artifact.json").is_file()]
 
 
 @pytest.fixture(scope="session")
 def ran(matrix: Store, kept: Store, cells: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> jvm.Ran:
-    """All of the app's tests, and its answers to the requests of `jvm.ask_all`."""
-    place = tmp_path_factory.mktemp("phone")
+    """The results of all of the app's tests and of the requests that `jvm.request_all` writes."""
+    folder = tmp_path_factory.mktemp("phone")
     images = next((matrix.root / "data").glob("*/images.npy"))
-    evaluation = place / "evaluation"
+    evaluation = folder / "evaluation"
     evaluation.mkdir()
     for name in ("images.npy", "labels.npy"):
         (evaluation / name).write_bytes((images.parent / name).read_bytes())
-    requests = jvm.Requests(place)
-    jvm.ask_all(requests, matrix, cells, images, MODEL)
+    requests = jvm.Requests(folder)
+    jvm.request_all(requests, matrix, cells, images, MODEL)
     models = [matrix.cell(*MODEL, *pair) for pair in cells if pair[0] in ("fp32", "int8")]
     with store.lock(kept, "the tests of the app"):
-        return jvm.run(kept, models, place, ROOT / "build" / "android" / "screens")
+        return jvm.run(kept, models, folder, ROOT / "build" / "android" / "screens")
 
 
 @pytest.fixture(scope="session")
-def split(matrix: Store) -> np.ndarray:
-    """The evaluation split's labels."""
+def labels(matrix: Store) -> np.ndarray:
+    """The labels of the evaluation split."""
     return np.load(next((matrix.root / "data").glob("*/labels.npy")))

@@ -1,4 +1,4 @@
-"""Pictures on which Python's and Kotlin's preprocessing must agree: JPEG and PNG, odd sizes, EXIF, grey and alpha."""
+"""Images on which Python's and Kotlin's preprocessing must agree: JPEG and PNG, odd sizes, EXIF, grayscale, alpha."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ PREPROCESSING = (
     Preprocessing("L", 8, 8, (0.0,), (255.0,)),
     Preprocessing("RGB", 72, 64, (0.0,), (255.0,)),
 )
-"""Down and up, with and without a cut, in both colours."""
+"""Downscaling and upscaling, with and without cropping, in RGB and grayscale."""
 
 SIZES = ((8, 8), (9, 7), (32, 32), (37, 53), (101, 64), (5, 3), (300, 199))
 
 
-def pictures() -> dict[str, bytes]:
-    """Files by name."""
+def images() -> dict[str, bytes]:
+    """Image files by name."""
     return dict(_all())
 
 
 def _all() -> Iterator[tuple[str, bytes]]:
     for width, height in SIZES:
-        picture = _picture(width, height)
-        yield f"{width}x{height}.png", _file(picture, "PNG")
-        yield f"{width}x{height}.jpg", _file(picture, "JPEG", quality=90)
-    grey = _picture(41, 29).convert("L")
-    yield "grey.png", _file(grey, "PNG")
-    yield "grey.jpg", _file(grey, "JPEG")
-    alpha = _picture(41, 29).convert("RGBA")
+        image = _image(width, height)
+        yield f"{width}x{height}.png", _file(image, "PNG")
+        yield f"{width}x{height}.jpg", _file(image, "JPEG", quality=90)
+    gray = _image(41, 29).convert("L")
+    yield "gray.png", _file(gray, "PNG")
+    yield "gray.jpg", _file(gray, "JPEG")
+    alpha = _image(41, 29).convert("RGBA")
     alpha.putalpha(Image.fromarray(np.arange(29 * 41, dtype=np.uint8).reshape(29, 41)))
     yield "alpha.png", _file(alpha, "PNG")
-    yield "palette.png", _file(_picture(41, 29).quantize(32), "PNG")
-    yield "progressive.jpg", _file(_picture(61, 47), "JPEG", progressive=True)
-    yield "unsampled.jpg", _file(_picture(61, 47), "JPEG", subsampling=0)
-    yield "tall.png", _file(_picture(7, 120), "PNG")
-    yield "wide.png", _file(_picture(120, 7), "PNG")
+    yield "palette.png", _file(_image(41, 29).quantize(32), "PNG")
+    yield "progressive.jpg", _file(_image(61, 47), "JPEG", progressive=True)
+    yield "unsampled.jpg", _file(_image(61, 47), "JPEG", subsampling=0)
+    yield "tall.png", _file(_image(7, 120), "PNG")
+    yield "wide.png", _file(_image(120, 7), "PNG")
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        yield f"exif{orientation}.jpg", _file(_picture(45, 31), "JPEG", quality=95, exif=exif.tobytes())
+        yield f"exif{orientation}.jpg", _file(_image(45, 31), "JPEG", quality=95, exif=exif.tobytes())
 
 
-def _picture(width: int, height: int) -> Image.Image:
-    """Gradients with a texture: no two neighbours alike, no two corners alike."""
+def _image(width: int, height: int) -> Image.Image:
+    """Gradients with a texture: adjacent pixels differ, and so do all corners."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [x * 255 / max(width - 1, 1), y * 255 / max(height - 1, 1), 127 + 120 * np.sin(x * 0.7 + y * 0.9)]
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
-def _file(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _file(image: Image.Image, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()

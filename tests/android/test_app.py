@@ -1,4 +1,4 @@
-"""The app under Robolectric, with Android's own runtimes: its screens, and its answers beside the host's."""
+"""The app under Robolectric with Android's runtimes: its own tests, and its outputs compared with the host's."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def test_every_kotlin_test_passes(ran: jvm.Ran) -> None:
     assert "OK (" in ran.done.out
 
 
-def test_kotlin_prepares_every_golden_picture_as_python_does(ran: jvm.Ran) -> None:
-    pictures = golden.pictures()
-    assert len(pictures) >= 30
+def test_kotlin_and_python_preprocess_golden_images_alike(ran: jvm.Ran) -> None:
+    images = golden.images()
+    assert len(images) >= 30
     equal, total = 0, 0
-    for name, content in pictures.items():
+    for name, content in images.items():
         for index, preprocessing in enumerate(golden.PREPROCESSING):
-            wanted = _images.decode(content, name, preprocessing)
-            file = ran.place / "golden" / f"{name}.{index}.fitted"
-            got = np.frombuffer(file.read_bytes(), np.uint8).reshape(wanted.shape)
-            off = np.abs(wanted.astype(np.int16) - got)
-            assert off.max() <= 1, f"{name} by way {index}: {off.max()} levels off"
-            equal, total = equal + int((off == 0).sum()), total + off.size
+            expected = _images.decode(content, name, preprocessing)
+            file = ran.folder / "golden" / f"{name}.{index}.pixels"
+            actual = np.frombuffer(file.read_bytes(), np.uint8).reshape(expected.shape)
+            difference = np.abs(expected.astype(np.int16) - actual)
+            assert difference.max() <= 1, f"{name} with {preprocessing}: {difference.max()} levels off"
+            equal, total = equal + int((difference == 0).sum()), total + difference.size
     assert equal / total >= 0.99
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_outputs_are_the_hosts(
+def test_outputs_match_the_hosts(
     ran: jvm.Ran, matrix: Store, cells: list[tuple[str, str]], recipe: str, target: str
 ) -> None:
     if (recipe, target) not in cells:
@@ -48,63 +48,63 @@ def test_outputs_are_the_hosts(
     measurement = store.read(Measurement, folder / "measurement.json")
     assert measurement is not None
     with np.load(folder / measurement.accuracy.predictions) as file:
-        wanted = file["output_0"]
-    name = jvm.run_name("predict", recipe, target)
-    said = ran.said(name)
-    assert said["samples"] == len(wanted)
-    assert said["artifact_sha256"] == measurement.artifact_sha256
-    got = ran.arrays(name, "predictions.npz")["output_0"]
-    error = float(((wanted.astype(np.float64) - got) ** 2).sum())
-    snr_db = 999.0 if error == 0 else 10 * np.log10(float((wanted.astype(np.float64) ** 2).sum()) / error)
+        expected = file["output_0"]
+    run = jvm.run_id("predict", recipe, target)
+    output = ran.output(run)
+    assert output["samples"] == len(expected)
+    assert output["artifact_sha256"] == measurement.artifact_sha256
+    actual = ran.arrays(run, "predictions.npz")["output_0"]
+    error = float(((expected.astype(np.float64) - actual) ** 2).sum())
+    snr_db = 999.0 if error == 0 else 10 * np.log10(float((expected.astype(np.float64) ** 2).sum()) / error)
     if recipe == "fp32":
         assert snr_db >= 60
-    assert (wanted.argmax(1) == got.argmax(1)).mean() >= 0.995
-    if recipe != "int8_weight_only":  # of which ExecuTorch's XNNPACK has no convolution
-        assert said["runtime"]["delegate"] == "xnnpack"
+    assert (expected.argmax(1) == actual.argmax(1)).mean() >= 0.995
+    if recipe != "int8_weight_only":  # ExecuTorch's XNNPACK has no convolution for it
+        assert output["runtime"]["delegate"] == "xnnpack"
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_measurement_has_its_raw_samples(ran: jvm.Ran, target: str) -> None:
-    said = ran.said(jvm.run_name("run", "fp32", target))
-    assert len(said["runs"]) >= 64
-    assert all(loops >= 1 and ns > 0 for loops, ns in said["runs"] + said["warmup"])
-    assert said["peak_rss_bytes"] >= said["rss_before_load_bytes"] > 0
-    assert said["load_ns"] > 0
-    assert len(said["temperature_c"]) == len(said["load_average"]) == 2
-    assert said["device"]["before"].keys() == said["device"]["after"].keys()
+def test_a_measurement_contains_raw_samples(ran: jvm.Ran, target: str) -> None:
+    output = ran.output(jvm.run_id("run", "fp32", target))
+    assert len(output["runs"]) >= 64
+    assert all(loops >= 1 and ns > 0 for loops, ns in output["runs"] + output["warmup"])
+    assert output["peak_rss_bytes"] >= output["rss_before_load_bytes"] > 0
+    assert output["load_ns"] > 0
+    assert len(output["temperature_c"]) == len(output["load_average"]) == 2
+    assert output["device"]["before"].keys() == output["device"]["after"].keys()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_trace_keeps_every_stage(ran: jvm.Ran, matrix: Store, target: str) -> None:
+def test_a_trace_contains_every_stage(ran: jvm.Ran, matrix: Store, target: str) -> None:
     artifact = store.read(Artifact, matrix.cell(*MODEL, "fp32", target) / "artifact.json")
     assert artifact is not None
-    name = jvm.run_name("trace", target)
-    assert ran.said(name)["artifact_sha256"] == artifact.sha256
-    stages = ran.arrays(name, "trace.npz")
-    wanted = _images.decode(golden.pictures()[jvm.TRACED], jvm.TRACED, artifact.spec.preprocessing)
-    np.testing.assert_array_equal(stages["resized"], wanted)
-    tensor = wanted[np.newaxis].astype(np.float32)
-    wanted_input = tensor.transpose(0, 3, 1, 2) if artifact.inputs[0].layout == "NCHW" else tensor
-    np.testing.assert_array_equal(stages["input_0"], wanted_input)
-    assert stages["decoded"].shape[:2] == (45, 31)  # turned: the file has 31 rows
+    run = jvm.run_id("trace", target)
+    assert ran.output(run)["artifact_sha256"] == artifact.sha256
+    stages = ran.arrays(run, "trace.npz")
+    expected = _images.decode(golden.images()[jvm.TRACED], jvm.TRACED, artifact.spec.preprocessing)
+    np.testing.assert_array_equal(stages["resized"], expected)
+    tensor = expected[np.newaxis].astype(np.float32)
+    expected_input = tensor.transpose(0, 3, 1, 2) if artifact.inputs[0].layout == "NCHW" else tensor
+    np.testing.assert_array_equal(stages["input_0"], expected_input)
+    assert stages["decoded"].shape[:2] == (45, 31)  # rotated: the file has 31 rows
     assert stages["output_0"].shape == artifact.outputs[0].shape
 
 
-def test_both_runtimes_are_there(ran: jvm.Ran) -> None:
-    runtimes = {one["name"]: one for one in ran.said("0000aaaa")["runtimes"]}
-    assert {name for name, one in runtimes.items() if one["available"]} == {"litert", "executorch"}
+def test_both_runtimes_are_available(ran: jvm.Ran) -> None:
+    runtimes = ran.output("0000aaaa")["runtimes"]
+    assert {runtime["name"] for runtime in runtimes if runtime["available"]} == {"litert", "executorch"}
 
 
-@pytest.mark.parametrize(("run", "says"), jvm.REFUSED)
-def test_a_hostile_request_is_refused_in_one_line(ran: jvm.Ran, run: str, says: str) -> None:
-    answer = ran.answer(run)
-    assert answer["code"] == 2
-    assert answer["out"] == ""
-    assert says in answer["err"]
-    assert answer["err"].count("\n") == 1
+@pytest.mark.parametrize(("run", "message"), jvm.REJECTED)
+def test_a_malicious_or_invalid_request_is_rejected_in_one_line(ran: jvm.Ran, run: str, message: str) -> None:
+    result = ran.result(run)
+    assert result["code"] == 2
+    assert result["out"] == ""
+    assert message in result["err"]
+    assert result["err"].count("\n") == 1
 
 
-def test_the_accuracy_page_counts_what_python_counts(ran: jvm.Ran, matrix: Store, split: np.ndarray) -> None:
-    outputs = np.fromfile(ran.place / "evaluation" / "outputs.f32", np.float32).reshape(len(split), -1)
+def test_the_accuracy_page_writes_the_hosts_outputs(ran: jvm.Ran, matrix: Store, labels: np.ndarray) -> None:
+    outputs = np.fromfile(ran.folder / "evaluation" / "outputs.f32", np.float32).reshape(len(labels), -1)
     with np.load(matrix.cell(*MODEL, "fp32", "executorch") / "local" / "predictions.npz") as file:
         np.testing.assert_allclose(outputs, file["output_0"], atol=1e-4)

@@ -1,6 +1,9 @@
 package org.lastmile.app
 
-/** What [body] gives, or what it failed by: other apps, disks, runtimes and scarce memory throw what they like, and none may end the app. */
+/**
+ * Runs [body] and catches what it throws. Other apps, disks and runtimes throw any exception, and memory may run out; none of this
+ * may crash the app.
+ */
 internal inline fun <T> attempt(body: () -> T): Result<T> =
     try {
         Result.success(body())
@@ -10,10 +13,10 @@ internal inline fun <T> attempt(body: () -> T): Result<T> =
         Result.failure(error)
     }
 
-/** What a failure says to people, in one line. */
-internal fun line(error: Throwable): String =
+/** An error message for users, in one line. */
+internal fun oneLine(error: Throwable): String =
     if (error is OutOfMemoryError) {
-        "the phone's memory is not enough for it"
+        "the phone does not have enough memory"
     } else {
         error.message.orEmpty().lineSequence().map { it.trim() }.find { it.isNotEmpty() } ?: "$error"
     }

@@ -13,11 +13,11 @@ import java.io.IOException
 import org.json.JSONArray
 import org.json.JSONObject
 
-/** What phone this is, and what state it is in, as far as it says so itself; null where it does not. */
+/** The phone's hardware, software and current state; null where Android does not report a value. */
 object Facts {
     private const val CPUS = "/sys/devices/system/cpu"
 
-    /** What does not change while a model runs: edge-bench's keys, and the phone's own. */
+    /** Facts that do not change while a model runs: edge-bench's keys and some that only phones have. */
     fun device(context: Context): JSONObject {
         val memory = ActivityManager.MemoryInfo()
         context.getSystemService(ActivityManager::class.java).getMemoryInfo(memory)
@@ -39,7 +39,7 @@ object Facts {
             .put("emulated", property("ro.lastmile.emulated") == "1")
     }
 
-    /** What does change: edge-bench's keys, and under "phone" the rest. */
+    /** State that changes while a model runs: edge-bench's keys, and the rest under "phone". */
     fun state(context: Context): JSONObject {
         val power = context.getSystemService(PowerManager::class.java)
         val battery = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
@@ -57,32 +57,32 @@ object Facts {
                 .put("power_save", power.isPowerSaveMode)
                 .put("frequencies_hz", JSONArray(frequencies("scaling_cur_freq")))
         return JSONObject()
-            // The battery's: an app sees no other sensor.
+            // The battery's temperature: apps cannot read other sensors.
             .put("temperature_c", if (tenths == Int.MIN_VALUE) JSONObject.NULL else tenths / 10.0)
             .put("frequency_hz", frequencies("scaling_cur_freq").maxOrNull() ?: JSONObject.NULL)
             .put("load_average", read("/proc/loadavg")?.substringBefore(' ')?.toDoubleOrNull() ?: JSONObject.NULL)
-            // The host takes any bit of it for a clock that was slowed.
+            // The host treats any bit that is set as throttling.
             .put("throttled", status?.let { "0x%x".format(it) } ?: JSONObject.NULL)
             .put("phone", phone)
     }
 
-    /** One entry of /proc/self/status in bytes. */
+    /** An entry of /proc/self/status, in bytes. */
     fun memoryBytes(key: String): Long {
         val line = File("/proc/self/status").readLines().first { it.startsWith("$key:") }
-        return line.split(Regex("\\s+"))[1].toLong() * 1024 // the kernel writes kB and means KiB
+        return line.split(Regex("\\s+"))[1].toLong() * 1024 // the kernel's kB are KiB
     }
 
-    /** Lets the kernel's account of the peak start anew; where it may not, the peak is the process's. Source: proc(5), clear_refs. */
+    /** Resets the kernel's record of peak memory. If that is not permitted, the peak is that of the whole process. Source: proc(5), clear_refs. */
     fun resetPeak(): Boolean =
         try {
             File("/proc/self/clear_refs").writeText("5")
             true
-        } catch (refused: IOException) {
+        } catch (denied: IOException) {
             false
         }
 
-    /** A value of the manifest's meta-data. */
-    fun declared(
+    /** A meta-data value from the app's manifest. */
+    fun metaData(
         context: Context,
         key: String
     ): String {
@@ -90,7 +90,7 @@ object Facts {
         return info.metaData?.getString(key) ?: "unknown"
     }
 
-    /** The version of this app. */
+    /** The app's version. */
     fun appVersion(context: Context): String = context.packageManager.getPackageInfo(context.packageName, 0).versionName.orEmpty()
 
     private fun soc(): String = if (Build.VERSION.SDK_INT >= 31) "${Build.SOC_MANUFACTURER} ${Build.SOC_MODEL}" else Build.HARDWARE
@@ -98,15 +98,15 @@ object Facts {
     private fun frequencies(file: String): List<Long> =
         (0 until Runtime.getRuntime().availableProcessors()).mapNotNull { read("$CPUS/cpu$it/cpufreq/$file")?.toLongOrNull()?.times(1000) }
 
-    /** A system property; "" where there is none. The class is not public, and reading is all that an app may do with it. */
+    /** A system property; "" if it is not set. Read by reflection because android.os.SystemProperties is not a public class. */
     private fun property(name: String): String =
         Class.forName("android.os.SystemProperties").getMethod("get", String::class.java).invoke(null, name) as String
 
-    /** A small file of the kernel's; null where it is missing, empty or refuses. */
+    /** The content of a small /proc or /sys file; null if it is missing, empty or not readable. */
     private fun read(path: String): String? =
         try {
             File(path).readText().trim().ifEmpty { null }
-        } catch (refused: IOException) {
+        } catch (unreadable: IOException) {
             null
         }
 }

@@ -13,8 +13,8 @@ import java.util.zip.ZipEntry
 import java.util.zip.ZipOutputStream
 import org.lastmile.inference.InferenceException
 
-/** Writes a file, whole or not at all: a temporary name beside it, then a rename. */
-fun writeWhole(file: File, write: (OutputStream) -> Unit) {
+/** Writes a file completely or not at all: writes a temporary file in the same folder, then renames it. */
+fun writeAtomically(file: File, write: (OutputStream) -> Unit) {
     val temporary = File(file.parentFile, ".tmp-${file.name}")
     try {
         FileOutputStream(temporary).use {
@@ -28,29 +28,29 @@ fun writeWhole(file: File, write: (OutputStream) -> Unit) {
     }
 }
 
-/** One output's rows, of float32; the samples of a call are few enough for memory (the host asks in chunks). */
+/** The rows of one output, as float32. They fit into memory because the host evaluates samples in chunks. */
 class NpyRows(private val name: String) {
     private val content = ByteArrayOutputStream()
     private var shape: List<Int>? = null
 
-    /** Adds a row of this shape, which must be every row's. */
+    /** Adds a row. All rows must have the same shape. */
     fun append(
         row: FloatArray,
         rowShape: List<Int>
     ) {
-        if (shape != null && shape != rowShape) throw InferenceException("output $name changes shape from $shape to $rowShape")
+        if (shape != null && shape != rowShape) throw InferenceException("the shape of output $name changes from $shape to $rowShape")
         shape = rowShape
         content.write(littleEndian(row))
     }
 
     /** All rows as a .npy file. */
     fun npy(count: Int): ByteArray {
-        val sizes = listOf(count) + shape.orEmpty()
-        return npy("<f4", sizes, content.toByteArray())
+        val npyShape = listOf(count) + shape.orEmpty()
+        return npy("<f4", npyShape, content.toByteArray())
     }
 }
 
-/** An array as a .npy file: [descr] is numpy's name of the element type, "<f4" or "|u1". */
+/** An array as a .npy file. [descr] is numpy's type string, such as "<f4" or "|u1". */
 fun npy(
     descr: String,
     shape: List<Int>,
@@ -64,18 +64,18 @@ fun npy(
     return "\u0093NUMPY\u0001\u0000".toByteArray(Charsets.ISO_8859_1) + lengthBytes + header.toByteArray(Charsets.ISO_8859_1) + content
 }
 
-/** The bytes of an array of float32 in a .npy file. */
+/** The bytes of a float32 array in a .npy file. */
 fun littleEndian(values: FloatArray): ByteArray {
     val bytes = ByteBuffer.allocate(4 * values.size).order(ByteOrder.LITTLE_ENDIAN)
     bytes.asFloatBuffer().put(values)
     return bytes.array()
 }
 
-/** An .npz of these .npy files; dates are fixed, so the same arrays give the same bytes. */
+/** Writes .npy files to an .npz archive. Timestamps are fixed, so the same arrays give the same bytes. */
 fun writeNpz(
     file: File,
     arrays: Map<String, ByteArray>
-) = writeWhole(file) { target ->
+) = writeAtomically(file) { target ->
     val archive = ZipOutputStream(target)
     for ((name, content) in arrays) {
         val entry = ZipEntry("$name.npy")

@@ -9,21 +9,21 @@ import android.view.View
 import android.widget.FrameLayout
 import android.widget.RadioGroup
 
-/** What a tab shows. */
+/** The content of a tab. */
 interface Page {
     val view: View
 
-    /** Keeps what the user did, for the page that is made after a rotation or a restart. */
+    /** Saves the user's choices for the page that is created after a rotation or a restart. */
     fun save(state: Bundle)
 
-    /** The page is not shown any more. */
+    /** Called when the page is no longer shown. */
     fun close()
 }
 
 /**
- * The app's one screen: three tabs.
+ * The app's main screen, with three tabs.
  *
- * Framework views and nothing of AndroidX: three pages of standard widgets need none of it, and the APK and the build stay small.
+ * It uses framework views without AndroidX: three pages of standard widgets do not need it, and the APK and the build stay small.
  */
 class MainActivity : Activity() {
     private val states = HashMap<Int, Bundle>()
@@ -36,7 +36,7 @@ class MainActivity : Activity() {
         for (tab in TABS) states[tab] = state?.getBundle("page_$tab") ?: Bundle()
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, tab -> open(tab) }
-        if (state == null) sharedPicture(intent)?.let { states.getValue(R.id.tab_try).putString("picture", it.toString()) }
+        if (state == null) sharedImage(intent)?.let { states.getValue(R.id.tab_try).putString("image", it.toString()) }
         tabs.check(state?.getInt("tab", R.id.tab_try) ?: R.id.tab_try)
     }
 
@@ -44,7 +44,7 @@ class MainActivity : Activity() {
         super.onSaveInstanceState(state)
         page?.save(states.getValue(tabs.checkedRadioButtonId))
         state.putInt("tab", tabs.checkedRadioButtonId)
-        for ((tab, kept) in states) state.putBundle("page_$tab", kept)
+        for ((tab, saved) in states) state.putBundle("page_$tab", saved)
     }
 
     override fun onDestroy() {
@@ -62,30 +62,30 @@ class MainActivity : Activity() {
     }
 
     private fun open(tab: Int) {
-        val home = findViewById<FrameLayout>(R.id.page)
+        val container = findViewById<FrameLayout>(R.id.page)
         page?.let { it.save(states.getValue(openTab)) }
         page?.close()
-        home.removeAllViews()
+        container.removeAllViews()
         openTab = tab
         val state = states.getValue(tab)
         val next =
             when (tab) {
-                R.id.tab_benchmark -> BenchmarkPage(this, home, state)
-                R.id.tab_accuracy -> AccuracyPage(this, home, state)
-                else -> TryPage(this, home, state)
+                R.id.tab_benchmark -> BenchmarkPage(this, container, state)
+                R.id.tab_accuracy -> AccuracyPage(this, container, state)
+                else -> TryPage(this, container, state)
             }
         page = next
-        home.addView(next.view)
+        container.addView(next.view)
     }
 
     private var openTab = R.id.tab_try
 
-    /** The picture that another app shared; only content of a provider is taken, which that app could read itself. */
-    private fun sharedPicture(intent: Intent): Uri? {
+    /** The image that another app shared. Only content URIs are accepted: the sharing app must be able to read them itself. */
+    private fun sharedImage(intent: Intent): Uri? {
         if (intent.action != Intent.ACTION_SEND) return null
-        // Another app packed it: it may be anything.
+        // The intent comes from another app and may contain anything.
         return attempt {
-            @Suppress("DEPRECATION") // the other form is of Android 13
+            @Suppress("DEPRECATION") // the replacement needs Android 13
             val uri: Uri? =
                 if (Build.VERSION.SDK_INT >= 33) {
                     intent.getParcelableExtra(Intent.EXTRA_STREAM, Uri::class.java)
@@ -97,7 +97,7 @@ class MainActivity : Activity() {
     }
 
     companion object {
-        /** The request of [TryPage] for a picture. */
+        /** Request code of [TryPage]'s image picker. */
         const val PICK = 1
         private val TABS = listOf(R.id.tab_try, R.id.tab_benchmark, R.id.tab_accuracy)
     }

@@ -6,31 +6,31 @@ import org.lastmile.inference.TensorInfo
 /** How long to measure: until there are [minRuns] entries and [minSeconds] have passed. */
 data class Effort(val minRuns: Int = 64, val minSeconds: Double = 1.0, val warmupSeconds: Double = 0.25)
 
-/** So many runs one after the other took so long together. */
+/** The total time of [loops] consecutive runs. */
 data class Entry(val loops: Int, val ns: Long)
 
-/** What was measured; aggregates are computed on read. */
+/** Raw timings; statistics are computed when they are read. */
 class Timing(val firstRunNs: Long, val refillsInput: Boolean, val warmup: List<Entry>, val runs: List<Entry>)
 
-/** How long one run of a model takes here, with every raw sample kept: edge-bench's measure.py, which says why. */
+/** Measures a model's latency and keeps every raw sample. The method is that of edge-bench's measure.py, which gives the reasons. */
 object Measure {
-    /** An entry lasts about this long at least, so that reading the clock costs nothing beside it. */
+    /** Minimum duration of an entry, so that the cost of reading the clock is negligible. */
     private const val ENTRY_NS = 1_000_000L
 
-    /** Times a session whose input is set; [each] hears how far it is, between entries, as a share of 1. */
+    /** Times a session whose inputs are set. Calls [onProgress] between entries with a value from 0 to 1. */
     fun time(
         session: Session,
         effort: Effort,
-        each: (Double) -> Unit = {}
+        onProgress: (Double) -> Unit = {}
     ): Timing {
-        val first = entry(session, 1)
+        val first = timeEntry(session, 1)
         val refills = !keepsInput(session)
         val warmup = warmUp(session, effort.warmupSeconds)
-        return Timing(first.ns, refills, warmup, measure(session, loopsFor(warmup), effort, each))
+        return Timing(first.ns, refills, warmup, measure(session, loopsFor(warmup), effort, onProgress))
     }
 
-    /** Runs so many times and reads the clock once before and once after. */
-    private fun entry(
+    /** Runs the model [loops] times and reads the clock once before and once after. */
+    private fun timeEntry(
         session: Session,
         loops: Int
     ): Entry {
@@ -47,13 +47,13 @@ object Measure {
         val end = System.nanoTime() + (seconds * 1e9).toLong()
         var loops = 1
         while (entries.isEmpty() || System.nanoTime() < end) {
-            entries += entry(session, loops)
+            entries += timeEntry(session, loops)
             if (entries.last().ns < ENTRY_NS) loops *= 2
         }
         return entries
     }
 
-    /** From the fastest entry: the first ones are slower than the runs to come. */
+    /** Derived from the fastest entry, because the first ones are slower than later runs. */
     private fun loopsFor(warmup: List<Entry>): Int {
         val fastest = warmup.minOf { it.ns.toDouble() / it.loops }
         return maxOf(1, Math.rint(ENTRY_NS / maxOf(fastest, 1.0)).toInt())
@@ -63,39 +63,39 @@ object Measure {
         session: Session,
         loops: Int,
         effort: Effort,
-        each: (Double) -> Unit
+        onProgress: (Double) -> Unit
     ): List<Entry> {
         val entries = ArrayList<Entry>(4 * effort.minRuns)
         val begin = System.nanoTime()
         val end = begin + (effort.minSeconds * 1e9).toLong()
         while (entries.size < effort.minRuns || System.nanoTime() < end) {
-            entries += entry(session, loops)
-            val timeShare = (System.nanoTime() - begin) / maxOf(effort.minSeconds * 1e9, 1.0)
-            each(minOf(1.0, timeShare, entries.size.toDouble() / effort.minRuns))
+            entries += timeEntry(session, loops)
+            val elapsedFraction = (System.nanoTime() - begin) / maxOf(effort.minSeconds * 1e9, 1.0)
+            onProgress(minOf(1.0, elapsedFraction, entries.size.toDouble() / effort.minRuns))
         }
         return entries
     }
 
-    /** Whether a second run sees the same input as the first: its outputs are alike but for the order of summation. */
+    /** Whether a second run reads the same input as the first: the outputs are equal within the error of a different summation order. */
     private fun keepsInput(session: Session): Boolean {
-        val first = real(session)
+        val first = outputs(session)
         session.invoke()
-        return first.zip(real(session)) { one, other -> alike(one, other) }.all { it }
+        return first.zip(outputs(session)) { a, b -> allClose(a, b) }.all { it }
     }
 
-    private fun real(session: Session): List<FloatArray> = session.outputs.zip(session.get(), TensorInfo::real)
+    private fun outputs(session: Session): List<FloatArray> = session.outputs.zip(session.readOutputs(), TensorInfo::read)
 
-    private fun alike(
-        one: FloatArray,
-        other: FloatArray
+    private fun allClose(
+        a: FloatArray,
+        b: FloatArray
     ): Boolean {
-        val least = 1e-5f * (one.maxOfOrNull { Math.abs(it) } ?: 0f)
-        return one.size == other.size &&
-            one.indices.all {
-                one[it] == other[it] ||
-                    Math.abs(one[it] - other[it]) <= least + 1e-3f * Math.abs(other[it]) ||
-                    one[it].isNaN() &&
-                    other[it].isNaN()
+        val absoluteTolerance = 1e-5f * (a.maxOfOrNull { Math.abs(it) } ?: 0f)
+        return a.size == b.size &&
+            a.indices.all {
+                a[it] == b[it] ||
+                    Math.abs(a[it] - b[it]) <= absoluteTolerance + 1e-3f * Math.abs(b[it]) ||
+                    a[it].isNaN() &&
+                    b[it].isNaN()
             }
     }
 }

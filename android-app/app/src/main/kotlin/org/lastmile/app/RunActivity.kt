@@ -10,42 +10,42 @@ import java.util.concurrent.atomic.AtomicReference
 import kotlin.concurrent.thread
 
 /**
- * What the host starts: one command out of one run's folder. Only the adb shell may: it holds the permission that the
- * manifest asks for. The screen says what runs and stays on; the answer is a file.
+ * The activity that the host starts for each run. Only the adb shell may start it, because only the shell holds the permission
+ * required by the manifest. The screen stays on and shows the run's ID. The result is written to a file.
  */
 class RunActivity : Activity() {
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
-        overTheLock()
+        showOverLockScreen()
         val text = TextView(this)
         text.setPadding(PADDING, PADDING, PADDING, PADDING)
         setContentView(text)
-        val run = Run.named(this, intent.getStringExtra("run"))
+        val run = Run.byId(this, intent.getStringExtra("run"))
         if (run == null) {
-            text.setText(R.string.run_refused)
+            text.setText(R.string.invalid_run)
             return
         }
-        text.text = getString(R.string.run_of, run.id)
-        if (!UNDER_WAY.compareAndSet(null, run.id)) {
-            if (UNDER_WAY.get() != run.id) run.refuse("another run is under way on this phone; wait for its end")
+        text.text = getString(R.string.run_in_progress, run.id)
+        if (!RUNNING_ID.compareAndSet(null, run.id)) {
+            if (RUNNING_ID.get() != run.id) run.refuse("another run is in progress on this phone; wait until it ends")
             finish()
             return
         }
         thread(name = "run") {
-            // Fixed, and above what the screen does.
+            // Fixed, and above the UI's priority.
             Process.setThreadPriority(Process.THREAD_PRIORITY_URGENT_DISPLAY)
             try {
-                run.work()
+                run.execute()
             } finally {
-                UNDER_WAY.set(null)
+                RUNNING_ID.set(null)
                 runOnUiThread { finish() }
             }
         }
     }
 
-    @Suppress("DEPRECATION") // Android 8.0 has the flags alone
-    private fun overTheLock() {
+    @Suppress("DEPRECATION") // Android 8.0 has only the flags
+    private fun showOverLockScreen() {
         if (Build.VERSION.SDK_INT >= 27) {
             setShowWhenLocked(true)
             setTurnScreenOn(true)
@@ -57,7 +57,7 @@ class RunActivity : Activity() {
     private companion object {
         const val PADDING = 48
 
-        /** Two at once would measure each other. */
-        val UNDER_WAY = AtomicReference<String?>()
+        /** The ID of the current run. Two runs at once would distort each other's measurements. */
+        val RUNNING_ID = AtomicReference<String?>()
     }
 }

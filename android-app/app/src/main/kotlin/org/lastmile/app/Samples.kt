@@ -9,48 +9,48 @@ import java.util.Random
 import org.lastmile.inference.DType
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.TensorInfo
-import org.lastmile.inference.moved
+import org.lastmile.inference.setPosition
 
 /**
- * A .npy file of samples (N, …), mapped and not read into memory.
+ * A .npy file of samples (N, …), memory-mapped.
  *
- * @property toNchw whether samples (H, W, C) are turned to channels first.
+ * @property toNchw whether to transpose samples (H, W, C) to (C, H, W).
  */
 class Samples(private val file: File, private val toNchw: Boolean) {
     private val shape: List<Int>
-    private val kind: String
+    private val type: String
     private val data: ByteBuffer
 
-    /** How many there are. */
+    /** The number of samples. */
     val count: Int get() = shape[0]
 
     init {
-        val whole = RandomAccessFile(file, "r").use { it.channel.map(FileChannel.MapMode.READ_ONLY, 0, it.length()) }
-        whole.order(ByteOrder.LITTLE_ENDIAN)
-        val (text, start) = header(whole)
-        kind = DESCR.find(text)?.groupValues?.get(1) ?: broken("no element type")
-        if (kind !in SIZES) throw InferenceException("$file holds $kind; samples are real numbers in this machine's order of bytes")
-        if ("'fortran_order': False" !in text) throw InferenceException("$file is in Fortran's order; write it with numpy.ascontiguousarray")
-        val sizes = SHAPE.find(text)?.groupValues?.get(1) ?: broken("no shape")
-        shape = sizes.split(',').map { it.trim() }.filter { it.isNotEmpty() }.map { it.toIntOrNull() ?: broken("shape ($sizes)") }
-        if (shape.isEmpty() || shape[0] == 0) throw InferenceException("$file has shape $shape; it holds no sample")
-        if (toNchw && shape.size != 4) throw InferenceException("$file has shape $shape; --layout NCHW needs samples of (N, H, W, C)")
-        val wanted = shape.fold(SIZES.getValue(kind).toLong()) { bytes, size -> Math.multiplyExact(bytes, size.toLong()) }
-        if (whole.limit() - start < wanted) broken("${whole.limit() - start} of $wanted bytes: it was cut short")
-        moved(whole, start)
-        data = whole.slice().order(ByteOrder.LITTLE_ENDIAN)
+        val bytes = RandomAccessFile(file, "r").use { it.channel.map(FileChannel.MapMode.READ_ONLY, 0, it.length()) }
+        bytes.order(ByteOrder.LITTLE_ENDIAN)
+        val (header, start) = readHeader(bytes)
+        type = DESCR.find(header)?.groupValues?.get(1) ?: invalid("no element type")
+        if (type !in SIZES) throw InferenceException("$file contains $type; samples must be real numbers in little-endian byte order")
+        if ("'fortran_order': False" !in header) throw InferenceException("$file is in Fortran order; write it with numpy.ascontiguousarray")
+        val sizes = SHAPE.find(header)?.groupValues?.get(1) ?: invalid("no shape")
+        shape = sizes.split(',').map { it.trim() }.filter { it.isNotEmpty() }.map { it.toIntOrNull() ?: invalid("shape ($sizes)") }
+        if (shape.isEmpty() || shape[0] == 0) throw InferenceException("$file has shape $shape; it contains no samples")
+        if (toNchw && shape.size != 4) throw InferenceException("$file has shape $shape; --layout NCHW requires samples of shape (N, H, W, C)")
+        val expected = shape.fold(SIZES.getValue(type).toLong()) { product, size -> Math.multiplyExact(product, size.toLong()) }
+        if (bytes.limit() - start < expected) invalid("truncated: ${bytes.limit() - start} of $expected bytes")
+        setPosition(bytes, start)
+        data = bytes.slice().order(ByteOrder.LITTLE_ENDIAN)
     }
 
-    /** The model's only input, when the samples fit it. */
-    fun check(inputs: List<TensorInfo>): TensorInfo {
-        val info = inputs.singleOrNull() ?: throw InferenceException("the model has ${inputs.size} inputs; samples can be given for one only")
+    /** Checks that the model has one input and that the samples have its shape. Returns the input. */
+    fun matchInput(inputs: List<TensorInfo>): TensorInfo {
+        val info = inputs.singleOrNull() ?: throw InferenceException("the model has ${inputs.size} inputs; samples are supported for models with one input")
         val sample = if (toNchw) listOf(shape[3], shape[1], shape[2]) else shape.drop(1)
-        if (info.shape.firstOrNull() != 1) throw InferenceException("input ${info.name} has shape ${info.shape}; export the model for a batch of 1")
-        if (sample != info.shape.drop(1)) throw InferenceException("$file has samples of shape $sample, input ${info.name} wants ${info.shape.drop(1)}")
+        if (info.shape.firstOrNull() != 1) throw InferenceException("input ${info.name} has shape ${info.shape}; export the model with batch size 1")
+        if (sample != info.shape.drop(1)) throw InferenceException("$file has samples of shape $sample; input ${info.name} requires ${info.shape.drop(1)}")
         return info
     }
 
-    /** Sample [index], in the model's layout. */
+    /** Sample [index] in the model's layout. */
     fun get(index: Int): FloatArray {
         val size = shape.drop(1).fold(1, Int::times)
         val values = FloatArray(size) { value(index.toLong() * size + it) }
@@ -60,8 +60,8 @@ class Samples(private val file: File, private val toNchw: Boolean) {
     }
 
     private fun value(index: Long): Float {
-        val at = Math.toIntExact(index * SIZES.getValue(kind))
-        return when (kind) {
+        val at = Math.toIntExact(index * SIZES.getValue(type))
+        return when (type) {
             "<f4" -> data.getFloat(at)
             "<f8" -> data.getDouble(at).toFloat()
             "|u1" -> (data.get(at).toInt() and 0xff).toFloat()
@@ -72,18 +72,18 @@ class Samples(private val file: File, private val toNchw: Boolean) {
         }
     }
 
-    private fun header(whole: ByteBuffer): Pair<String, Int> {
-        if (whole.limit() < 12 || !MAGIC.indices.all { whole.get(it) == MAGIC[it] }) {
+    private fun readHeader(bytes: ByteBuffer): Pair<String, Int> {
+        if (bytes.limit() < 12 || !MAGIC.indices.all { bytes.get(it) == MAGIC[it] }) {
             throw InferenceException("$file is not a .npy file; write the samples with numpy.save")
         }
-        val long = whole.get(6) > 1 // version 2 has four bytes for the header's length
-        val length = if (long) whole.getInt(8) else whole.getShort(8).toInt() and 0xffff
+        val long = bytes.get(6) > 1 // from version 2 on, the header's length has four bytes
+        val length = if (long) bytes.getInt(8) else bytes.getShort(8).toInt() and 0xffff
         val begin = if (long) 12 else 10
-        if (length < 0 || length > whole.limit() - begin) broken("its header goes beyond its end")
-        return String(ByteArray(length) { whole.get(begin + it) }, Charsets.ISO_8859_1) to begin + length
+        if (length < 0 || length > bytes.limit() - begin) invalid("the header extends beyond the end of the file")
+        return String(ByteArray(length) { bytes.get(begin + it) }, Charsets.ISO_8859_1) to begin + length
     }
 
-    private fun broken(why: String): Nothing = throw InferenceException("$file cannot be read as a .npy file ($why)")
+    private fun invalid(reason: String): Nothing = throw InferenceException("cannot read $file as a .npy file ($reason)")
 
     companion object {
         private val MAGIC = "\u0093NUMPY".toByteArray(Charsets.ISO_8859_1)
@@ -91,10 +91,10 @@ class Samples(private val file: File, private val toNchw: Boolean) {
         private val DESCR = Regex("'descr': '([^']*)'")
         private val SHAPE = Regex("'shape': \\(([^)]*)\\)")
 
-        /** A fixed input for timing: floats in [0, 1), 8-bit integers over their whole range, other integers 0 or 1. */
+        /** A fixed pseudo-random input for timing: floats in [0, 1), 8-bit integers over their full range, other integers 0 or 1. */
         fun pseudoRandom(info: TensorInfo): ByteBuffer {
             val random = Random(0)
-            val buffer = info.buffer()
+            val buffer = info.allocate()
             when (info.dtype) {
                 DType.FLOAT32 -> repeat(info.size) { buffer.putFloat(4 * it, random.nextFloat()) }
                 DType.INT8, DType.UINT8 -> repeat(info.size) { buffer.put(it, random.nextInt(256).toByte()) }

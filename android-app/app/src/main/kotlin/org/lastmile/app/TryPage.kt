@@ -16,30 +16,30 @@ import android.widget.LinearLayout
 import android.widget.Spinner
 import android.widget.TextView
 import java.util.concurrent.Executors
-import org.lastmile.inference.Answer
+import org.lastmile.inference.Prediction
 import org.lastmile.inference.Artifact
 import org.lastmile.inference.Classifier
 import org.lastmile.inference.InferenceException
-import org.lastmile.inference.Pictures
+import org.lastmile.inference.Images
 import org.lastmile.inference.Pixels
 
-/** Draw a digit or pick a picture; two artifacts answer side by side. */
+/** The user draws a digit or chooses an image; the page shows the predictions of two artifacts side by side. */
 class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) : Page {
     override val view: View = activity.layoutInflater.inflate(R.layout.try_it, parent, false)
     private val artifacts = Models.all(activity)
     private val drawing: DrawView = view.findViewById(R.id.drawing)
-    private val picture: ImageView = view.findViewById(R.id.picture)
+    private val image: ImageView = view.findViewById(R.id.image)
     private val sides =
         listOf(
             Side(view.findViewById(R.id.first_model), view.findViewById(R.id.first_bars), view.findViewById(R.id.first_times)),
             Side(view.findViewById(R.id.second_model), view.findViewById(R.id.second_bars), view.findViewById(R.id.second_times))
         )
-    private val loaded = HashMap<Artifact, Classifier>() // of the worker's thread
+    private val classifiers = HashMap<Artifact, Classifier>() // used in the worker thread only
     private val worker = Executors.newSingleThreadExecutor()
-    private var shared: Uri? = null
+    private var imageUri: Uri? = null
 
-    /** Which answer is wanted: what comes of an older question is late. The screen's thread alone counts. */
-    @Volatile private var asked = 0
+    /** ID of the latest request; results of earlier requests are discarded. Only the UI thread changes it. */
+    @Volatile private var latestRequest = 0
 
     init {
         if (activity.landscape()) {
@@ -48,49 +48,49 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         }
         view.findViewById<Button>(R.id.clear).setOnClickListener { clear() }
         view.findViewById<Button>(R.id.pick).setOnClickListener { pick() }
-        drawing.onDrawn = { answer() }
+        drawing.onDrawn = { classify() }
         val titles = artifacts.map { it.title }
         val second = artifacts.indexOfFirst { artifacts.isNotEmpty() && it.target == artifacts[0].target && it.recipe != artifacts[0].recipe }
         sides.forEachIndexed { i, side ->
             side.models.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, titles)
-            val before = titles.indexOf(state.getString("model_$i"))
+            val saved = titles.indexOf(state.getString("model_$i"))
             side.models.setSelection(
-                if (before >= 0) {
-                    before
+                if (saved >= 0) {
+                    saved
                 } else if (i == 0) {
                     0
                 } else {
                     maxOf(0, second)
                 }
             )
-            side.models.onItemSelectedListener = Selected { answer() }
+            side.models.onItemSelectedListener = SelectionListener { classify() }
         }
-        val strokes = state.getFloatArray("points")
-        if (strokes != null) drawing.strokes = unpacked(strokes, state.getIntArray("lengths") ?: IntArray(0))
-        show(state.getString("picture")?.let(Uri::parse))
+        val points = state.getFloatArray("points")
+        if (points != null) drawing.strokes = toStrokes(points, state.getIntArray("lengths") ?: IntArray(0))
+        show(state.getString("image")?.let(Uri::parse))
     }
 
     override fun save(state: Bundle) {
         state.putFloatArray("points", drawing.strokes.flatten().toFloatArray())
         state.putIntArray("lengths", drawing.strokes.map { it.size }.toIntArray())
-        state.putString("picture", shared?.toString())
+        state.putString("image", imageUri?.toString())
         sides.forEachIndexed { i, side -> state.putString("model_$i", side.models.selectedItem?.toString()) }
     }
 
-    /** Ends the worker, and the models with it. */
+    /** Closes the models and stops the worker. */
     override fun close() {
-        asked++
-        worker.execute { loaded.values.forEach { it.close() } }
+        latestRequest++
+        worker.execute { classifiers.values.forEach { it.close() } }
         worker.shutdown()
     }
 
-    /** Shows a picture in place of the drawing; null for the drawing. */
+    /** Shows an image instead of the drawing; null shows the drawing. */
     fun show(uri: Uri?) {
-        shared = uri
+        imageUri = uri
         drawing.visibility = if (uri == null) View.VISIBLE else View.GONE
-        picture.visibility = if (uri == null) View.GONE else View.VISIBLE
-        picture.setImageBitmap(null) // the one before is not what is answered
-        answer()
+        image.visibility = if (uri == null) View.GONE else View.VISIBLE
+        image.setImageBitmap(null) // removes the previous image
+        classify()
     }
 
     private fun clear() {
@@ -103,52 +103,52 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         activity.startActivityForResult(intent, MainActivity.PICK)
     }
 
-    private fun answer() {
-        val question = ++asked
-        val chosen = sides.mapNotNull { artifacts.getOrNull(it.models.selectedItemPosition) }
-        val uri = shared
+    private fun classify() {
+        val request = ++latestRequest
+        val selected = sides.mapNotNull { artifacts.getOrNull(it.models.selectedItemPosition) }
+        val uri = imageUri
         val drawn = if (uri == null) drawing.pixels() else null
         if (uri == null && drawn == null) {
             sides.forEach { it.show(null, null) }
-            verdict("")
+            showVerdict("")
             return
         }
         worker.execute {
-            if (question != asked) return@execute
-            val pixels = attempt { drawn ?: decoded(uri!!, question) }
-            val answers = chosen.map { artifact -> pixels.fold({ attempt { answered(artifact, it) } }, { Result.failure(it) }) }
-            onScreen(question) { present(answers) }
+            if (request != latestRequest) return@execute
+            val pixels = attempt { drawn ?: decode(uri!!, request) }
+            val predictions = selected.map { artifact -> pixels.fold({ attempt { predict(artifact, it) } }, { Result.failure(it) }) }
+            onUiThread(request) { show(predictions) }
         }
     }
 
-    private fun onScreen(
-        question: Int,
+    private fun onUiThread(
+        request: Int,
         body: () -> Unit
-    ) = activity.runOnUiThread { if (question == asked) body() }
+    ) = activity.runOnUiThread { if (request == latestRequest) body() }
 
-    private fun decoded(
+    private fun decode(
         uri: Uri,
-        question: Int
+        request: Int
     ): Pixels {
-        val content = activity.contentResolver.openInputStream(uri)?.use { it.readBytes() } ?: throw InferenceException("$uri cannot be opened")
+        val content = activity.contentResolver.openInputStream(uri)?.use { it.readBytes() } ?: throw InferenceException("cannot open $uri")
         val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
         BitmapFactory.decodeByteArray(content, 0, content.size, options)
         options.inJustDecodeBounds = false
-        options.inSampleSize = maxOf(options.outWidth, options.outHeight) / SHOWN // Android draws no bitmap of 100 MB
-        val small: Bitmap? = BitmapFactory.decodeByteArray(content, 0, content.size, options)
-        onScreen(question) { picture.setImageBitmap(small) }
-        return Pictures.decode(content)
+        options.inSampleSize = maxOf(options.outWidth, options.outHeight) / MAX_PREVIEW_PIXELS // Android does not draw bitmaps of 100 MB
+        val preview: Bitmap? = BitmapFactory.decodeByteArray(content, 0, content.size, options)
+        onUiThread(request) { image.setImageBitmap(preview) }
+        return Images.decode(content)
     }
 
-    private fun answered(
+    private fun predict(
         artifact: Artifact,
         pixels: Pixels
-    ): Answer = loaded.getOrPut(artifact) { Classifier(artifact) }.classify(pixels)
+    ): Prediction = classifiers.getOrPut(artifact) { Classifier(artifact) }.classify(pixels)
 
-    private fun present(answers: List<Result<Answer>>) {
-        sides.zip(answers) { side, answer -> side.show(answer.getOrNull(), answer.exceptionOrNull()) }
-        val best = answers.mapNotNull { it.getOrNull()?.scores?.first()?.label }
-        verdict(
+    private fun show(predictions: List<Result<Prediction>>) {
+        sides.zip(predictions) { side, prediction -> side.show(prediction.getOrNull(), prediction.exceptionOrNull()) }
+        val best = predictions.mapNotNull { it.getOrNull()?.scores?.first()?.label }
+        showVerdict(
             when {
                 best.size < 2 -> ""
                 best[0] == best[1] -> activity.getString(R.string.agree, best[0])
@@ -157,11 +157,11 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         )
     }
 
-    private fun verdict(text: String) {
+    private fun showVerdict(text: String) {
         view.findViewById<TextView>(R.id.verdict).text = text
     }
 
-    private fun unpacked(
+    private fun toStrokes(
         points: FloatArray,
         lengths: IntArray
     ): List<List<Float>> {
@@ -169,36 +169,41 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         return lengths.map { length -> points.slice(at until at + length).also { at += length } }
     }
 
-    /** One artifact's part of the screen. */
+    /** The part of the page that belongs to one artifact. */
     private class Side(val models: Spinner, val bars: BarsView, val times: TextView) {
         fun show(
-            answer: Answer?,
+            prediction: Prediction?,
             error: Throwable?
         ) {
-            bars.scores = answer?.scores.orEmpty()
+            bars.scores = prediction?.scores.orEmpty()
             times.text =
                 when {
-                    error != null -> times.context.getString(R.string.cannot, line(error))
-                    answer == null -> ""
-                    else -> times.context.getString(R.string.times, time(answer.preparingNs.toDouble()), time(answer.runningNs.toDouble()))
+                    error != null -> times.context.getString(R.string.failed, oneLine(error))
+                    prediction == null -> ""
+                    else ->
+                        times.context.getString(
+                            R.string.times,
+                            formatTime(prediction.preprocessNs.toDouble()),
+                            formatTime(prediction.inferenceNs.toDouble())
+                        )
                 }
         }
     }
 
     private companion object {
         const val WRAP = LinearLayout.LayoutParams.WRAP_CONTENT
-        const val SHOWN = 1024 // pixels
+        const val MAX_PREVIEW_PIXELS = 1024
     }
 }
 
-/** A listener for whom only the choice counts. */
-class Selected(private val chosen: () -> Unit) : AdapterView.OnItemSelectedListener {
+/** Calls [onChange] whenever the selection changes. */
+class SelectionListener(private val onChange: () -> Unit) : AdapterView.OnItemSelectedListener {
     override fun onItemSelected(
         parent: AdapterView<*>?,
         view: View?,
         position: Int,
         id: Long
-    ) = chosen()
+    ) = onChange()
 
-    override fun onNothingSelected(parent: AdapterView<*>?) = chosen()
+    override fun onNothingSelected(parent: AdapterView<*>?) = onChange()
 }

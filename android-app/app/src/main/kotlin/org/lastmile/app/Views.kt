@@ -14,28 +14,28 @@ import android.util.AttributeSet
 import android.util.TypedValue
 import android.view.MotionEvent
 import android.view.View
-import org.lastmile.inference.Pictures
+import org.lastmile.inference.Images
 import org.lastmile.inference.Pixels
 import org.lastmile.inference.Score
 
-/** A colour of the theme: light or dark is its affair. */
-private fun View.themed(attribute: Int): Int {
+/** A color of the current light or dark theme. */
+private fun View.themeColor(attribute: Int): Int {
     val array = context.obtainStyledAttributes(intArrayOf(attribute))
     return array.getColor(0, Color.GRAY).also { array.recycle() }
 }
 
 private fun View.sp(size: Float) = TypedValue.applyDimension(TypedValue.COMPLEX_UNIT_SP, size, resources.displayMetrics)
 
-/** A square to draw a digit in, white on black as the digits that the model learnt. */
+/** A square in which the user draws a digit: white on black, like the digits in the training data. */
 class DrawView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
-    /** Points of each stroke, x and y one after the other, as shares of the side: they outlive a rotation. */
+    /** The points of each stroke, x and y alternating, as fractions of the side: they stay valid after a rotation. */
     var strokes: List<List<Float>> = emptyList()
         set(value) {
             field = value
             invalidate()
         }
 
-    /** Hears that a stroke ended. */
+    /** Called when a stroke ends. */
     var onDrawn: () -> Unit = {}
 
     private val pen = Paint(Paint.ANTI_ALIAS_FLAG)
@@ -45,13 +45,13 @@ class DrawView(context: Context, attributes: AttributeSet?) : View(context, attr
         val point = listOf((event.x / width).coerceIn(0f, 1f), (event.y / height).coerceIn(0f, 1f))
         when (event.actionMasked) {
             MotionEvent.ACTION_DOWN -> {
-                parent.requestDisallowInterceptTouchEvent(true) // it is no scrolling
+                parent.requestDisallowInterceptTouchEvent(true) // drawing must not scroll the page
                 strokes = strokes.plusElement(point)
             }
-            // A second finger may have cleared the stroke away; then this is the first point of another.
+            // A second finger may have cleared the strokes; then this is the first point of a new one.
             MotionEvent.ACTION_MOVE -> strokes = strokes.dropLast(1).plusElement(strokes.lastOrNull().orEmpty() + point)
             MotionEvent.ACTION_UP -> performClick()
-            MotionEvent.ACTION_CANCEL -> strokes = strokes.dropLast(1) // the system made something else of the gesture
+            MotionEvent.ACTION_CANCEL -> strokes = strokes.dropLast(1) // the system took over the gesture
         }
         return true
     }
@@ -73,7 +73,7 @@ class DrawView(context: Context, attributes: AttributeSet?) : View(context, attr
         }
     }
 
-    /** The drawing as a picture, cut to what is drawn and a margin, as the model's digits are; null where nothing is drawn. */
+    /** The drawing as pixels, cropped to the strokes with a margin, as in the training data; null if nothing is drawn. */
     fun pixels(): Pixels? {
         if (strokes.isEmpty()) return null
         val points = strokes.flatten()
@@ -84,7 +84,7 @@ class DrawView(context: Context, attributes: AttributeSet?) : View(context, attr
         val top = (ys.max() + ys.min() - side) / 2
         val bitmap = Bitmap.createBitmap(SIDE, SIDE, Bitmap.Config.ARGB_8888)
         draw(Canvas(bitmap), SIDE.toFloat(), RectF(left, top, left + side, top + side))
-        return Pictures.pixels(bitmap)
+        return Images.toPixels(bitmap)
     }
 
     private fun draw(
@@ -115,47 +115,48 @@ class DrawView(context: Context, attributes: AttributeSet?) : View(context, attr
     }
 }
 
-/** The five best classes as bars; for TalkBack a sentence. */
+/** The five best classes as bars, with a description for TalkBack. */
 class BarsView(context: Context, attributes: AttributeSet?) : View(context, attributes) {
     var scores: List<Score> = emptyList()
         set(value) {
-            field = value.take(SHOWN)
+            field = value.take(MAX_BARS)
             contentDescription = field.joinToString { resources.getString(R.string.bar, it.label, Math.round(100 * it.score)) }
             invalidate()
         }
 
     private val paint = TextPaint(Paint.ANTI_ALIAS_FLAG)
-    private val ink = themed(android.R.attr.textColorPrimary)
-    private val accent = themed(android.R.attr.colorAccent)
+    private val textColor = themeColor(android.R.attr.textColorPrimary)
+    private val accent = themeColor(android.R.attr.colorAccent)
 
     override fun onMeasure(
         widthSpec: Int,
         heightSpec: Int
-    ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), (SHOWN * sp(ROW)).toInt())
+    ) = setMeasuredDimension(MeasureSpec.getSize(widthSpec), (MAX_BARS * sp(ROW)).toInt())
 
     override fun onDraw(canvas: Canvas) {
         val row = sp(ROW)
         paint.textSize = sp(14f)
         val gap = sp(8f)
-        val labels = minOf(width / 3f, (scores.maxOfOrNull { paint.measureText(it.label) } ?: 0f) + gap)
-        val figures = paint.measureText("100 % ")
+        val labelWidth = minOf(width / 3f, (scores.maxOfOrNull { paint.measureText(it.label) } ?: 0f) + gap)
+        val percentWidth = paint.measureText("100 % ")
         scores.forEachIndexed { i, score ->
-            paint.color = ink
-            val label = TextUtils.ellipsize(score.label, paint, labels - gap, TextUtils.TruncateAt.END)
+            paint.color = textColor
+            val label = TextUtils.ellipsize(score.label, paint, labelWidth - gap, TextUtils.TruncateAt.END)
             canvas.drawText(label, 0, label.length, 0f, (i + 0.7f) * row, paint)
-            canvas.drawText("${Math.round(100 * score.score)} %", width - figures, (i + 0.7f) * row, paint)
+            canvas.drawText("${Math.round(100 * score.score)} %", width - percentWidth, (i + 0.7f) * row, paint)
             paint.color = accent
-            canvas.drawRect(labels, (i + 0.2f) * row, labels + 2 + (width - labels - figures - gap) * score.score, (i + 0.8f) * row, paint)
+            val barWidth = 2 + (width - labelWidth - percentWidth - gap) * score.score
+            canvas.drawRect(labelWidth, (i + 0.2f) * row, labelWidth + barWidth, (i + 0.8f) * row, paint)
         }
     }
 
     private companion object {
-        const val SHOWN = 5
+        const val MAX_BARS = 5
         const val ROW = 22f
     }
 }
 
-/** How often a run took how long; in milliseconds, up to the 99th percentile. */
+/** A histogram of latencies in milliseconds, up to the 99th percentile. */
 class HistogramView(context: Context) : View(context) {
     var millis: List<Double> = emptyList()
         set(value) {
@@ -164,8 +165,8 @@ class HistogramView(context: Context) : View(context) {
         }
 
     private val paint = Paint(Paint.ANTI_ALIAS_FLAG)
-    private val ink = themed(android.R.attr.textColorSecondary)
-    private val accent = themed(android.R.attr.colorAccent)
+    private val textColor = themeColor(android.R.attr.textColorSecondary)
+    private val accent = themeColor(android.R.attr.colorAccent)
 
     override fun onMeasure(
         widthSpec: Int,
@@ -179,15 +180,15 @@ class HistogramView(context: Context) : View(context) {
         for (value in millis) if (value <= high) counts[((value - low) / maxOf(high - low, 1e-9) * (BINS - 1)).toInt()]++
         paint.color = accent
         val step = width / BINS.toFloat()
-        val floor = height - sp(AXIS)
+        val baseline = height - sp(AXIS)
         counts.forEachIndexed { i, count ->
-            canvas.drawRect(i * step, floor * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, floor, paint)
+            canvas.drawRect(i * step, baseline * (1f - count.toFloat() / counts.max()), (i + 1) * step - 1, baseline, paint)
         }
-        paint.color = ink
+        paint.color = textColor
         paint.textSize = sp(12f)
-        canvas.drawText(time(1e6 * low), 0f, height - sp(4f), paint)
-        val most = time(1e6 * high)
-        canvas.drawText(most, width - paint.measureText(most), height - sp(4f), paint)
+        canvas.drawText(formatTime(1e6 * low), 0f, height - sp(4f), paint)
+        val maxLabel = formatTime(1e6 * high)
+        canvas.drawText(maxLabel, width - paint.measureText(maxLabel), height - sp(4f), paint)
     }
 
     private companion object {
@@ -197,8 +198,8 @@ class HistogramView(context: Context) : View(context) {
     }
 }
 
-/** Whether the screen is wider than it is high. */
+/** Whether the screen is in landscape orientation. */
 internal fun Context.landscape() = resources.configuration.orientation == Configuration.ORIENTATION_LANDSCAPE
 
-/** A time for people, from nanoseconds. */
-internal fun time(ns: Double): String = if (ns < 1e6) "%.0f µs".format(ns / 1e3) else "%.2f ms".format(ns / 1e6)
+/** Formats a time in nanoseconds for users. */
+internal fun formatTime(ns: Double): String = if (ns < 1e6) "%.0f µs".format(ns / 1e3) else "%.2f ms".format(ns / 1e6)

@@ -15,11 +15,11 @@ import org.lastmile.inference.Engines
 import org.lastmile.inference.InferenceException
 import org.robolectric.RuntimeEnvironment
 
-/** What a measurement on the screen can fail by. */
-class MeasureTest : OnScreen() {
+/** Measurements started from the app's pages, and how they fail. */
+class MeasureTest : ScreenTestBase() {
     private val context = RuntimeEnvironment.getApplication()
 
-    private fun accuracy(): MainActivity {
+    private fun openAccuracyPage(): MainActivity {
         val activity = start().get()
         activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
         return activity
@@ -31,26 +31,26 @@ class MeasureTest : OnScreen() {
     }
 
     @Test
-    fun whatEndsAJobIsALine() {
+    fun everyFailureOfAJobIsShownInOneLine() {
         val failures =
             mapOf(
                 InferenceException("no such model") to "a: no such model",
                 IOException("No space left on device") to "a: No space left on device",
                 IllegalStateException("Internal error:\n at a node") to "a: Internal error:",
                 ArithmeticException() to "a: java.lang.ArithmeticException",
-                OutOfMemoryError("Failed to allocate") to "a: the phone's memory is not enough for it"
+                OutOfMemoryError("Failed to allocate") to "a: the phone does not have enough memory"
             )
-        for ((failure, said) in failures) {
-            val work = Work()
+        for ((failure, message) in failures) {
+            val work = BackgroundWork()
             work.start(listOf<Pair<String, ((Double) -> Unit) -> JSONObject>>("a" to { throw failure }, "b" to { JSONObject() }))
             wait { !work.running }
-            assertEquals(said, work.problem)
+            assertEquals(message, work.error)
             assertEquals(emptyList<JSONObject>(), work.results)
         }
     }
 
     @Test
-    fun stoppingAMeasurementIsNoFailure() {
+    fun stoppingAMeasurementShowsNoError() {
         val activity = start().get()
         activity.findViewById<RadioButton>(R.id.tab_benchmark).performClick()
         val start = activity.findViewById<Button>(R.id.start)
@@ -62,46 +62,45 @@ class MeasureTest : OnScreen() {
     }
 
     @Test
-    fun anOutputThatCannotBeWrittenIsSaidAndEndsNothing() {
-        val home = pushedSplit()
-        accuracy().evaluate()
-        val kept = home.listFiles().orEmpty().single { it.name.endsWith(".f32") }
-        kept.delete()
-        kept.mkdir()
-        val activity = accuracy()
+    fun anOutputFileThatCannotBeWrittenIsReported() {
+        val folder = pushedSplit()
+        openAccuracyPage().evaluate()
+        val outputs = folder.listFiles().orEmpty().single { it.name.endsWith(".f32") }
+        outputs.delete()
+        outputs.mkdir()
+        val activity = openAccuracyPage()
         activity.evaluate()
         val status = activity.text(R.id.status)
-        assertTrue(status, "${kept.name}" in status && "directory" in status)
+        assertTrue(status, outputs.name in status && "directory" in status)
     }
 
     @Test
-    fun labelsThatAreFewerThanTheSamplesAreRefused() {
-        val home = pushedSplit()
-        File(home, "labels.npy").writeBytes(npy("|u1", listOf(3), byteArrayOf(1, 2, 3)))
-        val says = "in images.npy and 3 in labels.npy; push a label for each sample"
-        val activity = accuracy()
-        assertTrue(activity.text(R.id.note), activity.text(R.id.note).endsWith(says))
+    fun fewerLabelsThanSamplesAreReported() {
+        val folder = pushedSplit()
+        File(folder, "labels.npy").writeBytes(npy("|u1", listOf(3), byteArrayOf(1, 2, 3)))
+        val activity = openAccuracyPage()
+        assertTrue(activity.text(R.id.note), "3 in labels.npy" in activity.text(R.id.note))
         activity.evaluate()
-        assertTrue(activity.text(R.id.status), activity.text(R.id.status).endsWith(says))
+        assertTrue(activity.text(R.id.status), "3 in labels.npy" in activity.text(R.id.status))
     }
 
     @Test
-    fun moreThreadsThanProcessorsAreRefused() {
+    fun moreThreadsThanCoresAreRejected() {
         val model = Models.all(context).first().file.path
         val cores = Runtime.getRuntime().availableProcessors()
-        val verbs = Verbs(context, context.filesDir, setOf(model)) { _, _ -> }
-        val error = assertThrows(InferenceException::class.java) { verbs.answer(listOf("run", model, "--threads", "${cores + 1}")) }
-        assertEquals("--threads ${cores + 1}: this phone has $cores processors", error.message)
+        val commands = Commands(context, context.filesDir, setOf(model)) { _, _ -> }
+        val error = assertThrows(InferenceException::class.java) { commands.execute(listOf("run", model, "--threads", "${cores + 1}")) }
+        assertTrue(error.message, "--threads ${cores + 1}" in error.message!! && "$cores cores" in error.message!!)
     }
 
     @Test
-    fun aRuntimesOwnErrorIsOneOfOurs() {
+    fun aRuntimeErrorBecomesAnInferenceExceptionWithAOneLineMessage() {
         for (engine in Engines.all) {
             val artifact = Models.all(context).first { it.file.name.endsWith(engine.suffix) }
             engine.load(artifact.file).use { session ->
                 val error =
                     assertThrows(engine.name, InferenceException::class.java) {
-                        session.set(listOf(ByteBuffer.allocateDirect(0)))
+                        session.setInputs(listOf(ByteBuffer.allocateDirect(0)))
                         session.invoke()
                     }
                 assertEquals(1, error.message!!.lines().size)

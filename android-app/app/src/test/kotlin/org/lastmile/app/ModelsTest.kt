@@ -18,86 +18,90 @@ import org.lastmile.inference.LiteRtEngine
 import org.robolectric.RuntimeEnvironment
 import org.robolectric.Shadows.shadowOf
 
-/** Which models the app has, and what it makes sure of before one is loaded. */
-class ModelsTest : OnScreen() {
+/** Which models the app lists, and what it verifies before it loads one. */
+class ModelsTest : ScreenTestBase() {
     private val context = RuntimeEnvironment.getApplication()
 
-    /** A copy of a model inside the APK, as adb would push it. */
-    private fun pushed(
+    /** Copies a bundled model to the folder to which adb pushes models. */
+    private fun push(
         name: String,
-        changed: (ByteArray) -> Unit = {}
+        change: (ByteArray) -> Unit = {}
     ): Artifact {
-        val inside = Models.all(context).first()
+        val bundled = Models.all(context).first()
         val folder = File(context.getExternalFilesDir("models"), name)
-        inside.file.parentFile!!.copyRecursively(folder, overwrite = true)
+        bundled.file.parentFile!!.copyRecursively(folder, overwrite = true)
         val artifact = Artifact.read(folder)
-        artifact.file.writeBytes(artifact.file.readBytes().also(changed))
+        artifact.file.writeBytes(artifact.file.readBytes().also(change))
         return artifact
     }
 
     @Test
-    fun aPushedModelIsThereAndRuns() {
-        val artifact = pushed("one")
+    fun aPushedModelIsListedAndCanBeLoaded() {
+        val artifact = push("one")
         assertEquals(artifact, Models.all(context).last())
         Classifier(artifact).use { assertTrue(it.loadNs > 0) }
     }
 
     @Test
-    fun aModelThatIsNotItsManifestsIsRefusedOnEveryPage() {
-        val artifact = pushed("changed") { it[it.size / 2] = (it[it.size / 2] + 1).toByte() }
-        val says = "${artifact.file} is not the file of its artifact.json (sha256 differs); bring both anew"
-        assertEquals(says, assertThrows(InferenceException::class.java) { Classifier(artifact) }.message)
+    fun aModelWithAnotherHashThanInItsManifestIsRejectedOnEveryPage() {
+        val artifact = push("changed") { it[it.size / 2] = (it[it.size / 2] + 1).toByte() }
+
+        fun assertRejected(load: () -> Unit) {
+            val message = assertThrows(InferenceException::class.java) { load() }.message!!
+            assertTrue(message, "${artifact.file}" in message && "sha256 differs" in message)
+        }
+        assertRejected { Classifier(artifact) }
         pushedSplit()
         val activity = start().get()
-        val home = activity.findViewById<ViewGroup>(R.id.page)
-        for (page in listOf(BenchmarkPage(activity, home, Bundle()), AccuracyPage(activity, home, Bundle()))) {
-            assertEquals(says, assertThrows(InferenceException::class.java) { page.measured(artifact) {} }.message)
+        val parent = activity.findViewById<ViewGroup>(R.id.page)
+        for (page in listOf(BenchmarkPage(activity, parent, Bundle()), AccuracyPage(activity, parent, Bundle()))) {
+            assertRejected { page.measure(artifact) {} }
         }
     }
 
     @Test
-    fun anAppThatWasInstalledAnewUnpacksItsOwnModels() {
+    fun aReinstalledAppUnpacksItsBundledModelsAgain() {
         val before = Models.all(context).first().file
-        before.writeText("of the app before")
+        before.writeText("a model of the previous installation")
         shadowOf(context.packageManager).getInternalMutablePackageInfo(context.packageName).lastUpdateTime += 1
         val after = Models.all(context).first()
-        assertEquals(after.file, after.checked())
+        assertEquals(after.file, after.verifiedFile())
         assertFalse(before.exists())
         assertEquals(1, context.noBackupFilesDir.listFiles().orEmpty().size)
     }
 
     @Test
-    fun modelsWhoseRuntimeIsNotHereComeLast() {
-        val other = pushed("a")
+    fun modelsWhoseRuntimeIsUnavailableComeLast() {
+        val other = push("a")
         File(other.file.parentFile, "artifact.json").let { it.writeText(it.readText().replace(other.file.name, "model.onnx")) }
-        val runs = pushed("b")
-        assertEquals(listOf(runs.file, File(other.file.parentFile, "model.onnx")), Models.all(context).takeLast(2).map { it.file })
+        val runnable = push("b")
+        assertEquals(listOf(runnable.file, File(other.file.parentFile, "model.onnx")), Models.all(context).takeLast(2).map { it.file })
     }
 
     @Test
-    fun aFileWithATypeThatIsNotFedIsLetGo() {
-        val inside = Models.all(context).first { it.recipe == "int8" && it.file.name.endsWith(".tflite") }
-        val file = File(context.filesDir, "broken.tflite")
-        file.writeBytes(inside.file.readBytes().also(::ofInt16))
+    fun aFileWithAnUnsupportedInputTypeIsRejectedAndUnmapped() {
+        val bundled = Models.all(context).first { it.recipe == "int8" && it.file.name.endsWith(".tflite") }
+        val file = File(context.filesDir, "int16.tflite")
+        file.writeBytes(bundled.file.readBytes().also(::setInt16Input))
         val error = assertThrows(InferenceException::class.java) { LiteRtEngine.load(file) }
-        assertTrue(error.message, "INT16; known: " in error.message!!)
-        assertFalse("it is mapped still", file.path in File("/proc/self/maps").readText())
+        assertTrue(error.message, "INT16" in error.message!!)
+        assertFalse("the file is still mapped", file.path in File("/proc/self/maps").readText())
     }
 
     @Test
-    fun aPteFileThatIsCutShortIsRefusedBeforeExecuTorchSeesIt() {
-        val inside = Models.all(context).first { it.file.name.endsWith(".pte") }
-        val whole = inside.file.readBytes()
-        val file = File(context.filesDir, "cut.pte")
-        for (length in listOf(whole.size - 64, whole.size * 3 / 4, whole.size / 2, 64)) {
-            file.writeBytes(whole.copyOf(length))
+    fun aTruncatedPteFileIsRejectedBeforeExecuTorchReadsIt() {
+        val bundled = Models.all(context).first { it.file.name.endsWith(".pte") }
+        val content = bundled.file.readBytes()
+        val file = File(context.filesDir, "truncated.pte")
+        for (length in listOf(content.size - 64, content.size * 3 / 4, content.size / 2, 64)) {
+            file.writeBytes(content.copyOf(length))
             val error = assertThrows("$length bytes", InferenceException::class.java) { ExecuTorchEngine.load(file) }
-            assertTrue(error.message, "it is cut short" in error.message!!)
+            assertTrue(error.message, "truncated" in error.message!!)
         }
     }
 
-    /** Makes the input int16, and takes the operators away, which would refuse it. Source: tensorflow/lite/schema/schema.fbs. */
-    private fun ofInt16(content: ByteArray) {
+    /** Changes the input's type to int16 and removes the operators, which would reject it. Source: tensorflow/lite/schema/schema.fbs. */
+    private fun setInt16Input(content: ByteArray) {
         val bytes = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN)
 
         fun target(at: Int) = at + bytes.getInt(at)

@@ -13,18 +13,18 @@ import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** Every screen, with real models and runtimes; pictures of them are kept for people to look at. */
-class ScreensTest : OnScreen() {
-    private fun keep(activity: MainActivity, name: String) {
+/** Every screen, with real models and runtimes. Screenshots are saved for review. */
+class ScreensTest : ScreenTestBase() {
+    private fun saveScreenshot(activity: MainActivity, name: String) {
         val view = activity.window.decorView
-        view.jumpDrawablesToCurrentState() // check marks are animated, and no time passes here
-        val picture = Bitmap.createBitmap(view.width, view.height, Bitmap.Config.ARGB_8888)
-        view.draw(Canvas(picture))
-        val folder = File(System.getProperty("lastmile.pictures")!!).also { it.mkdirs() }
-        File(folder, "$name.png").outputStream().use { picture.compress(Bitmap.CompressFormat.PNG, 100, it) }
+        view.jumpDrawablesToCurrentState() // check marks are animated, and the test clock does not advance
+        val image = Bitmap.createBitmap(view.width, view.height, Bitmap.Config.ARGB_8888)
+        view.draw(Canvas(image))
+        val folder = File(System.getProperty("lastmile.screens")!!).also { it.mkdirs() }
+        File(folder, "$name.png").outputStream().use { image.compress(Bitmap.CompressFormat.PNG, 100, it) }
     }
 
-    private fun drawn(activity: MainActivity) {
+    private fun drawDigit(activity: MainActivity) {
         val drawing = activity.findViewById<DrawView>(R.id.drawing)
         drawing.strokes = listOf(listOf(0.5f, 0.1f, 0.5f, 0.9f)) // a one
         drawing.performClick()
@@ -32,29 +32,29 @@ class ScreensTest : OnScreen() {
     }
 
     @Test
-    fun aDrawnDigitIsRecognisedByTwoModels() {
+    fun twoModelsClassifyADrawnDigit() {
         for ((name, qualifiers, scale) in SCREENS) {
             val activity = start(qualifiers, scale).get()
-            drawn(activity)
-            assertEquals("Both say 1", activity.text(R.id.verdict))
+            drawDigit(activity)
+            assertEquals(activity.getString(R.string.agree, "1"), activity.text(R.id.verdict))
             assertTrue(activity.findViewById<BarsView>(R.id.first_bars).contentDescription.startsWith("1: "))
-            keep(activity, "try-$name")
+            saveScreenshot(activity, "try-$name")
         }
     }
 
     @Test
-    fun aRotationLosesNothing() {
+    fun aRotationKeepsTheDrawing() {
         val controller = start()
-        drawn(controller.get())
+        drawDigit(controller.get())
         controller.get().findViewById<RadioButton>(R.id.tab_accuracy).performClick()
         controller.get().findViewById<RadioButton>(R.id.tab_try).performClick()
         controller.recreate()
         wait { controller.get().text(R.id.verdict).isNotEmpty() }
-        assertEquals("Both say 1", controller.get().text(R.id.verdict))
+        assertEquals(controller.get().getString(R.string.agree, "1"), controller.get().text(R.id.verdict))
     }
 
     @Test
-    fun aBenchmarkShowsItsPercentiles() {
+    fun aBenchmarkShowsPercentiles() {
         val activity = start("night").get()
         activity.findViewById<RadioButton>(R.id.tab_benchmark).performClick()
         val models = activity.findViewById<LinearLayout>(R.id.models)
@@ -64,32 +64,33 @@ class ScreensTest : OnScreen() {
         wait { results.childCount == models.childCount && activity.text(R.id.start) == "Start" }
         val first = ((results.getChildAt(0) as LinearLayout).getChildAt(0) as TextView).text
         assertTrue("$first", Regex("p50 [0-9.]+ (µs|ms), p90 ").containsMatchIn(first))
-        keep(activity, "benchmark-dark")
+        saveScreenshot(activity, "benchmark-dark")
     }
 
     @Test
-    fun theAccuracyOfThePushedSplitGoesOnWhereItEnded() {
-        val home = pushedSplit()
+    fun anInterruptedEvaluationResumesWhereItStopped() {
+        val folder = pushedSplit()
         val activity = start().get()
         activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
         activity.findViewById<Button>(R.id.start).performClick()
         val results = activity.findViewById<LinearLayout>(R.id.results)
         wait { results.childCount == 1 && activity.text(R.id.start) == "Start" }
-        keep(activity, "accuracy-light")
-        val kept = home.listFiles().orEmpty().single { it.name.endsWith(".f32") }
-        val whole = kept.readBytes()
-        kept.writeBytes(whole.copyOf(whole.size / 2 + 3)) // killed in the middle of a row
+        saveScreenshot(activity, "accuracy-light")
+        val outputs = folder.listFiles().orEmpty().single { it.name.endsWith(".f32") }
+        val content = outputs.readBytes()
+        outputs.writeBytes(content.copyOf(content.size / 2 + 3)) // as if killed while it wrote a row
         activity.findViewById<Button>(R.id.start).performClick()
-        wait { kept.length() == whole.size.toLong() && activity.text(R.id.start) == "Start" }
-        assertTrue(whole.contentEquals(kept.readBytes()))
-        kept.copyTo(File(System.getProperty("lastmile.place")!!, "evaluation/outputs.f32"), overwrite = true)
+        wait { outputs.length() == content.size.toLong() && activity.text(R.id.start) == "Start" }
+        assertTrue(content.contentEquals(outputs.readBytes()))
+        outputs.copyTo(File(System.getProperty("lastmile.folder")!!, "evaluation/outputs.f32"), overwrite = true)
     }
 
     @Test
-    fun whatCannotBeReadSaysSo() {
+    fun missingEvaluationDataIsReported() {
         val activity = start().get()
         activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
-        assertTrue(activity.text(R.id.note).startsWith("No evaluation data"))
+        val folder = File(activity.getExternalFilesDir(null), "evaluation")
+        assertEquals(activity.getString(R.string.no_data, folder.path), activity.text(R.id.note))
         assertEquals(View.GONE, activity.findViewById<View>(R.id.choices).visibility)
     }
 

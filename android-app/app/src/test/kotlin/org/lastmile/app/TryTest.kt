@@ -14,9 +14,9 @@ import org.lastmile.inference.Score
 import org.robolectric.Robolectric
 import org.robolectric.Shadows.shadowOf
 
-/** What fingers, other apps' pictures and broken models do to the first page. */
-class TryTest : OnScreen() {
-    private fun DrawView.touched(
+/** Touch input and shared images on the first page. */
+class TryTest : ScreenTestBase() {
+    private fun DrawView.touch(
         action: Int,
         x: Float,
         y: Float
@@ -27,40 +27,40 @@ class TryTest : OnScreen() {
     private fun MainActivity.clear() = findViewById<Button>(R.id.clear).performClick()
 
     @Test
-    fun aStrokeThatIsClearedUnderTheFingerBeginsAnew() {
+    fun aStrokeClearedWhileTheFingerIsDownStartsAgain() {
         val activity = start().get()
         val drawing = activity.drawing()
-        drawing.touched(MotionEvent.ACTION_DOWN, 0.5f, 0.25f)
+        drawing.touch(MotionEvent.ACTION_DOWN, 0.5f, 0.25f)
         activity.clear()
-        drawing.touched(MotionEvent.ACTION_MOVE, 0.5f, 0.5f)
-        drawing.touched(MotionEvent.ACTION_MOVE, 0.5f, 0.75f)
+        drawing.touch(MotionEvent.ACTION_MOVE, 0.5f, 0.5f)
+        drawing.touch(MotionEvent.ACTION_MOVE, 0.5f, 0.75f)
         assertEquals(listOf(listOf(0.5f, 0.5f, 0.5f, 0.75f)), drawing.strokes)
     }
 
     @Test
-    fun aStrokeThatTheSystemTakesAwayIsNone() {
+    fun aCanceledStrokeIsRemoved() {
         val drawing = start().get().drawing()
         drawing.strokes = listOf(listOf(0.5f, 0.1f, 0.5f, 0.9f))
-        drawing.touched(MotionEvent.ACTION_DOWN, 0f, 0.5f)
-        drawing.touched(MotionEvent.ACTION_MOVE, 0.25f, 0.5f)
-        drawing.touched(MotionEvent.ACTION_CANCEL, 0.25f, 0.5f)
+        drawing.touch(MotionEvent.ACTION_DOWN, 0f, 0.5f)
+        drawing.touch(MotionEvent.ACTION_MOVE, 0.25f, 0.5f)
+        drawing.touch(MotionEvent.ACTION_CANCEL, 0.25f, 0.5f)
         assertEquals(listOf(listOf(0.5f, 0.1f, 0.5f, 0.9f)), drawing.strokes)
     }
 
-    /** Waits until the page's worker has done all that it was given; what that posted to the screen waits. */
-    private fun MainActivity.worked() = (own(own(this, "page")!!, "worker") as ExecutorService).submit {}.get()
+    /** Waits until the page's worker is idle. Tasks that it posted to the UI thread have not run yet. */
+    private fun MainActivity.awaitWorker() = (field(field(this, "page")!!, "worker") as ExecutorService).submit {}.get()
 
-    private fun own(
+    private fun field(
         of: Any,
         name: String
     ): Any? = of.javaClass.getDeclaredField(name).also { it.isAccessible = true }.get(of)
 
     @Test
-    fun anAnswerToWhatIsClearedIsNotShown() {
+    fun thePredictionForAClearedDrawingIsNotShown() {
         val activity = start().get()
         activity.drawing().strokes = listOf(listOf(0.5f, 0.1f, 0.5f, 0.9f))
         activity.drawing().performClick()
-        activity.worked()
+        activity.awaitWorker()
         activity.clear()
         shadowOf(Looper.getMainLooper()).idle()
         assertEquals("", activity.text(R.id.verdict))
@@ -68,12 +68,12 @@ class TryTest : OnScreen() {
     }
 
     @Test
-    fun aPictureThatAnotherAppRefusesIsSaidSo() {
+    fun anImageThatAnotherAppDoesNotAllowToReadIsReported() {
         Robolectric.setupContentProvider(Refusing::class.java, "refusing")
         val intent = Intent(Intent.ACTION_SEND).setType("image/png").putExtra(Intent.EXTRA_STREAM, Uri.parse("content://refusing/1"))
         val activity = start(intent = intent).get()
         wait { activity.text(R.id.first_times).isNotEmpty() }
-        assertEquals("Cannot run it: Permission Denial: not yours", activity.text(R.id.first_times))
+        assertEquals(activity.getString(R.string.failed, "Permission Denial: not yours"), activity.text(R.id.first_times))
         assertEquals("", activity.text(R.id.verdict))
     }
 

@@ -7,35 +7,37 @@ import org.json.JSONException
 import org.json.JSONObject
 
 /**
- * From a picture file to the input: the app's part of the work. Scaling by mean and deviation is in the model's graph.
+ * How an image file becomes the model's input. Normalization by mean and standard deviation is part of the model's graph.
  *
- * @property color "RGB", or "L" for grey.
- * @property resize the shorter side is scaled to so many pixels …
- * @property crop … and a square of so many is cut from the centre.
+ * @property color "RGB", or "L" for grayscale.
+ * @property resize length in pixels that the shorter side is scaled to.
+ * @property crop side in pixels of the square that is then cropped from the center.
  */
 data class Preprocessing(val color: String, val resize: Int, val crop: Int) {
-    /** Values a pixel. */
+    /** Values per pixel. */
     val channels: Int get() = if (color == "L") 1 else 3
 
     companion object {
-        /** From artifact.json's spec, or the same as text from a host. */
+        /** Reads the preprocessing from the spec in artifact.json, or from the same JSON sent by the host. */
         fun read(json: JSONObject): Preprocessing {
             val read = Preprocessing(json.getString("color"), json.getInt("resize"), json.getInt("crop"))
-            if (read.color !in listOf("RGB", "L")) throw InferenceException("preprocessing: color is RGB or L, not '${read.color}'")
-            if (read.crop < 1 || read.resize < read.crop || read.resize > LARGEST_SIDE) {
-                throw InferenceException("preprocessing: crop is 1 to resize, and resize at most $LARGEST_SIDE; not ${read.crop} and ${read.resize}")
+            if (read.color !in listOf("RGB", "L")) throw InferenceException("preprocessing: color must be RGB or L, not '${read.color}'")
+            if (read.crop < 1 || read.resize < read.crop || read.resize > MAX_SIDE) {
+                throw InferenceException(
+                    "preprocessing: crop must be at least 1 and at most resize, and resize at most $MAX_SIDE; got crop ${read.crop}, resize ${read.resize}"
+                )
             }
             return read
         }
 
-        private const val LARGEST_SIDE = 8192
+        private const val MAX_SIDE = 8192
     }
 }
 
 /**
- * An exported file with its manifest: all that an app must know of a model.
+ * An exported model file and its manifest: everything that an app must know about a model.
  *
- * @property layout "NHWC" or "NCHW"; null for what is no image.
+ * @property layout "NHWC" or "NCHW"; null if the input is not an image.
  * @property labels class names in the order of the output.
  */
 data class Artifact(
@@ -48,34 +50,34 @@ data class Artifact(
     val labels: List<String>,
     val preprocessing: Preprocessing
 ) {
-    /** How people call it. */
+    /** The name shown to users. */
     val title: String get() = "$model $recipe, $target"
 
-    /** The model file, whose content is the one that artifact.json names; an [InferenceException] where it is another. */
-    fun checked(): File {
-        val found =
+    /** The model file, after checking that its SHA-256 is the one in artifact.json; throws an [InferenceException] otherwise. */
+    fun verifiedFile(): File {
+        val actual =
             try {
                 sha256(file)
             } catch (error: IOException) {
-                throw InferenceException("$file cannot be read (${error.message})", error)
+                throw InferenceException("cannot read $file (${error.message})", error)
             }
-        if (found != sha256) throw InferenceException("$file is not the file of its artifact.json (sha256 differs); bring both anew")
+        if (actual != sha256) throw InferenceException("$file does not match its artifact.json (sha256 differs); copy both files again")
         return file
     }
 
     companion object {
         private const val SCHEMA = 1
-        private val PLAIN = Regex("[A-Za-z0-9_][A-Za-z0-9._-]*")
+        private val FILE_NAME = Regex("[A-Za-z0-9_][A-Za-z0-9._-]*")
 
-        /** The artifact whose artifact.json lies in [folder]; an [InferenceException] says what of it cannot be read. */
+        /** Reads the artifact.json in [folder]; throws an [InferenceException] that names the problem if it is invalid. */
         fun read(folder: File): Artifact {
             val manifest = File(folder, "artifact.json")
             try {
                 val json = JSONObject(manifest.readText())
                 val schema = json.getInt("schema")
-                if (schema != SCHEMA) throw InferenceException("$manifest: schema $schema is not $SCHEMA, the one this version reads")
+                if (schema != SCHEMA) throw InferenceException("$manifest: schema is $schema; this version reads schema $SCHEMA")
                 val name = json.getString("file")
-                if (!PLAIN.matches(name)) throw InferenceException("$manifest: '$name' is not a plain file name")
+                if (!FILE_NAME.matches(name)) throw InferenceException("$manifest: '$name' is not a plain file name")
                 val spec = json.getJSONObject("spec")
                 val labels = spec.getJSONArray("labels")
                 return Artifact(
@@ -89,23 +91,23 @@ data class Artifact(
                     preprocessing = Preprocessing.read(spec.getJSONObject("preprocessing"))
                 )
             } catch (error: IOException) {
-                throw InferenceException("$manifest cannot be read (${error.message})", error)
+                throw InferenceException("cannot read $manifest (${error.message})", error)
             } catch (error: JSONException) {
-                throw InferenceException("$manifest is not an artifact's manifest (${error.message})", error)
+                throw InferenceException("$manifest is not a valid artifact manifest (${error.message})", error)
             }
         }
     }
 }
 
-/** A file's SHA-256 as 64 hex digits, read in pieces. */
+/** A file's SHA-256 as 64 hex digits. The file is read in chunks. */
 fun sha256(file: File): String {
     val digest = MessageDigest.getInstance("SHA-256")
     file.inputStream().use { input ->
-        val piece = ByteArray(1 shl 20)
+        val chunk = ByteArray(1 shl 20)
         while (true) {
-            val count = input.read(piece)
+            val count = input.read(chunk)
             if (count < 0) break
-            digest.update(piece, 0, count)
+            digest.update(chunk, 0, count)
         }
     }
     return digest.digest().joinToString("") { "%02x".format(it) }

@@ -1,57 +1,59 @@
 package org.lastmile.inference
 
 import java.io.Closeable
+import java.nio.ByteBuffer
 
-/** A class and what the model gives it: [score] is its share after softmax, [output] the raw value. */
+/** A class and its result: [score] is the softmax probability, [output] the model's raw output. */
 data class Score(val label: String, val score: Float, val output: Float)
 
-/** What came of one picture; times in nanoseconds. [scores] begin with the best. */
-data class Answer(val scores: List<Score>, val outputs: FloatArray, val preparingNs: Long, val runningNs: Long)
+/** The result for one image, with times in nanoseconds. [scores] is sorted from best to worst. */
+data class Prediction(val scores: List<Score>, val outputs: FloatArray, val preprocessNs: Long, val inferenceNs: Long)
 
-/** An artifact, loaded; for one thread at a time. */
+/** A loaded image classifier. Not thread-safe: use it from one thread at a time. */
 class Classifier(val artifact: Artifact, options: Options = Options()) : Closeable {
     private val session: Session
     private val input: TensorInfo
-    private val buffer: java.nio.ByteBuffer
+    private val buffer: ByteBuffer
 
-    /** How long loading took. */
+    /** Time to load the model. */
     val loadNs: Long
 
     init {
         val engine = Engines.forFile(artifact.file.name)
-        engine.missing()?.let { throw InferenceException(it) }
-        val file = artifact.checked()
+        engine.unavailable()?.let { throw InferenceException(it) }
+        val file = artifact.verifiedFile()
         val begin = System.nanoTime()
         session = engine.load(file, options)
         loadNs = System.nanoTime() - begin
         input =
-            session.closedUnless {
-                it.inputs.singleOrNull() ?: throw InferenceException("$file has ${it.inputs.size} inputs; a picture is one")
+            session.closeOnFailure {
+                it.inputs.singleOrNull() ?: throw InferenceException("$file has ${it.inputs.size} inputs; a classifier takes one image")
             }
-        buffer = session.closedUnless { input.buffer() }
-        session.set(listOf(buffer))
+        buffer = session.closeOnFailure { input.allocate() }
+        session.setInputs(listOf(buffer))
     }
 
-    /** Prepares the pixels as the artifact says, runs, and names the classes. */
-    fun classify(pixels: Pixels): Answer {
+    /** Preprocesses the pixels as the artifact specifies, runs the model and labels its outputs. */
+    fun classify(pixels: Pixels): Prediction {
         val begin = System.nanoTime()
-        input.fill(pixels.fitted(artifact.preprocessing).input(artifact.layout), buffer)
-        session.set(listOf(buffer))
+        input.write(pixels.preprocessed(artifact.preprocessing).toFloats(artifact.layout), buffer)
+        session.setInputs(listOf(buffer))
         val ready = System.nanoTime()
         session.invoke()
         val end = System.nanoTime()
-        val outputs = session.outputs.first().real(session.get().first())
-        return Answer(named(outputs), outputs, ready - begin, end - ready)
+        val outputs = session.outputs.first().read(session.readOutputs().first())
+        return Prediction(scores(outputs), outputs, ready - begin, end - ready)
     }
 
     override fun close() = session.close()
 
-    private fun named(outputs: FloatArray): List<Score> {
-        val most = outputs.max()
-        val shares = outputs.map { Math.exp((it - most).toDouble()) }
-        val total = shares.sum()
+    /** Softmax, with the labels. */
+    private fun scores(outputs: FloatArray): List<Score> {
+        val max = outputs.max()
+        val exponentials = outputs.map { Math.exp((it - max).toDouble()) }
+        val sum = exponentials.sum()
         return outputs.indices
-            .map { Score(artifact.labels.getOrElse(it) { index -> "$index" }, (shares[it] / total).toFloat(), outputs[it]) }
+            .map { Score(artifact.labels.getOrElse(it) { index -> "$index" }, (exponentials[it] / sum).toFloat(), outputs[it]) }
             .sortedByDescending { it.output }
     }
 }

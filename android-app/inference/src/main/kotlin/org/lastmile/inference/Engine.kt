@@ -5,59 +5,59 @@ import java.io.File
 import java.nio.ByteBuffer
 
 /**
- * How a model is to run.
+ * How to run a model.
  *
- * @property delegate what computes: null for the engine's own choice, or one of [Engine.delegates].
+ * @property delegate what executes the model: one of [Engine.delegates], or null for the engine's default.
  */
 data class Options(val threads: Int = 1, val delegate: String? = null)
 
-/** A runtime; one file each, [LiteRtEngine] and [ExecuTorchEngine]. */
+/** A runtime: [LiteRtEngine] or [ExecuTorchEngine]. */
 interface Engine {
-    /** edge-bench's name of the runtime. */
+    /** The runtime's name in edge-bench. */
     val name: String
 
-    /** The suffix of its files, with the dot. */
+    /** The suffix of its model files, with the dot. */
     val suffix: String
 
-    /** What [Options.delegate] may say. */
+    /** Valid values of [Options.delegate]. */
     val delegates: List<String>
 
-    /** Why it cannot be used: it is not in this build, or not for this processor; null where it can. */
-    fun missing(): String?
+    /** Why the runtime cannot be used, for example because this build or this processor lacks it; null if it can be used. */
+    fun unavailable(): String?
 
-    /** Loads a model file and allocates its memory, or throws an [InferenceException] with the runtime's own reason. */
+    /** Loads a model file and allocates its memory; throws an [InferenceException] with the runtime's message if it fails. */
     fun load(file: File, options: Options = Options()): Session
 }
 
-/** A loaded model, ready to run; for one thread at a time. */
+/** A loaded model, ready to run. Not thread-safe: use it from one thread at a time. */
 interface Session : Closeable {
     val inputs: List<TensorInfo>
     val outputs: List<TensorInfo>
 
-    /** What computes: "xnnpack", another delegate, or "cpu" for the runtime's own kernels. May read the file: not for timed code. */
+    /** What executes the model: "xnnpack", another delegate, or "cpu" for the runtime's own kernels. May read the file: do not call it in timed code. */
     val delegate: String
 
-    /** Takes one direct buffer an input, as [TensorInfo.buffer] makes it; the runtime reads it anew in every run. */
-    fun set(buffers: List<ByteBuffer>)
+    /** Binds one direct buffer per input, allocated with [TensorInfo.allocate]. The runtime reads the buffers in every run. */
+    fun setInputs(buffers: List<ByteBuffer>)
 
-    /** The bare call of the runtime and nothing else: this is what is timed. An [InferenceException] has the runtime's own reason. */
+    /** Calls the runtime and nothing else: this is the call that is timed. Throws an [InferenceException] with the runtime's message. */
     fun invoke()
 
-    /** A view of every output of the last run; it holds until the next. */
-    fun get(): List<ByteBuffer>
+    /** A view of every output of the last run, valid until the next run. */
+    fun readOutputs(): List<ByteBuffer>
 }
 
-/** Runtimes have no error in common, only RuntimeException; here theirs become ours, in one line. Costs nothing where all goes well. */
-internal inline fun <T> explained(body: () -> T): T =
+/** The runtimes share no exception type but RuntimeException. Turns theirs into an [InferenceException] with a one-line message. */
+internal inline fun <T> wrapErrors(body: () -> T): T =
     try {
         body()
     } catch (error: RuntimeException) {
-        val lines = error.message.orEmpty().lines().map(String::trim).distinct() // TFLite's come twice
+        val lines = error.message.orEmpty().lines().map(String::trim).distinct() // TFLite repeats its messages
         throw InferenceException(lines.joinToString(" ").trim().ifEmpty { "$error" }, error)
     }
 
-/** What [body] makes of something open, which is closed where it makes nothing of it: its memory is none that Java frees. */
-internal inline fun <C : AutoCloseable, T> C.closedUnless(body: (C) -> T): T =
+/** Runs [body]; closes the resource if it throws, because the garbage collector does not free native memory. */
+internal inline fun <C : AutoCloseable, T> C.closeOnFailure(body: (C) -> T): T =
     try {
         body(this)
     } catch (error: Throwable) {
@@ -65,27 +65,27 @@ internal inline fun <C : AutoCloseable, T> C.closedUnless(body: (C) -> T): T =
         throw error
     }
 
-/** The engines there are, in this build or not. */
+/** All engines, whether or not they are in this build. */
 object Engines {
     val all: List<Engine> = listOf(LiteRtEngine, ExecuTorchEngine)
 
-    /** The engine of that name, or an [InferenceException] that lists the known ones. */
-    fun named(name: String): Engine =
+    /** The engine with that name; throws an [InferenceException] that lists the known names. */
+    fun byName(name: String): Engine =
         all.find { it.name == name } ?: throw InferenceException("unknown runtime '$name'; known: ${all.joinToString { it.name }}")
 
-    /** The engine for a file, by its suffix. */
+    /** The engine that runs a file, found by the file's suffix. */
     fun forFile(name: String): Engine =
         all.find { name.endsWith(it.suffix) }
             ?: throw InferenceException("$name: unknown suffix; known: ${all.joinToString { "${it.suffix} (${it.name})" }}")
 
-    /** Whether a class and the native library that it loads are here; the reason where they are not. */
-    internal fun missing(type: String, what: String): String? =
+    /** Why a class or the native library that it loads is unavailable; null if both are available. */
+    internal fun unavailable(className: String, runtime: String): String? =
         try {
-            Class.forName(type)
+            Class.forName(className)
             null
         } catch (error: ClassNotFoundException) {
-            "$what is not in this build of the app (${error.message})"
-        } catch (error: LinkageError) { // there is no native library for this processor, or it cannot be loaded
-            "$what cannot be loaded here (${error.message ?: error.cause?.message})"
+            "$runtime is not in this build of the app (${error.message})"
+        } catch (error: LinkageError) { // no native library for this processor, or it fails to load
+            "$runtime cannot be loaded on this device (${error.message ?: error.cause?.message})"
         }
 }

@@ -8,13 +8,13 @@ import java.nio.channels.FileChannel
 
 /** A table of a FlatBuffer, read without generated code. Source: flatbuffers.dev, "FlatBuffer internals". */
 internal class FlatTable(private val bytes: ByteBuffer, private val position: Int) {
-    private val fields = position - bytes.getInt(position)
+    private val vtable = position - bytes.getInt(position)
 
-    /** Where a field lies; 0 where it has its default. */
+    /** The position of a field; 0 if the field has its default value. */
     private fun at(field: Int): Int {
         val slot = 4 + 2 * field
-        if (slot >= bytes.getShort(fields)) return 0
-        val offset = bytes.getShort(fields + slot).toInt() and 0xffff
+        if (slot >= bytes.getShort(vtable)) return 0
+        val offset = bytes.getShort(vtable + slot).toInt() and 0xffff
         return if (offset == 0) 0 else position + offset
     }
 
@@ -29,7 +29,7 @@ internal class FlatTable(private val bytes: ByteBuffer, private val position: In
     fun string(field: Int): String {
         val start = at(field).also { if (it == 0) return "" }.let(::target)
         val length = bytes.getInt(start)
-        if (length < 0 || length > bytes.limit() - start - 4) throw IndexOutOfBoundsException("a string beyond the file's end")
+        if (length < 0 || length > bytes.limit() - start - 4) throw IndexOutOfBoundsException("a string extends beyond the end of the file")
         return String(ByteArray(length) { bytes.get(start + 4 + it) }, Charsets.UTF_8)
     }
 
@@ -40,34 +40,34 @@ internal class FlatTable(private val bytes: ByteBuffer, private val position: In
     private fun <T> vector(field: Int, element: (Int) -> T): List<T> {
         val start = at(field).also { if (it == 0) return emptyList() }.let(::target)
         val length = bytes.getInt(start)
-        if (length < 0 || length > (bytes.limit() - start - 4) / 4) throw IndexOutOfBoundsException("a vector beyond the file's end")
+        if (length < 0 || length > (bytes.limit() - start - 4) / 4) throw IndexOutOfBoundsException("a vector extends beyond the end of the file")
         return List(length) { element(start + 4 + 4 * it) }
     }
 
     companion object {
-        /** What [read] makes of a file's root table; files of others are hostile, so that whatever is wrong in them is one error. */
+        /** Returns what [read] makes of the file's root table. Model files are untrusted: any invalid offset becomes one [InferenceException]. */
         fun <T> of(file: File, identifier: String, read: (FlatTable, ByteBuffer) -> T): T =
             try {
                 RandomAccessFile(file, "r").use { open ->
                     val bytes = open.channel.map(FileChannel.MapMode.READ_ONLY, 0, open.length()).order(ByteOrder.LITTLE_ENDIAN)
                     val found = String(ByteArray(4) { bytes.get(4 + it) }, Charsets.ISO_8859_1)
-                    if (found != identifier) throw InferenceException("it is no $identifier file (it begins with '$found')")
+                    if (found != identifier) throw InferenceException("not a $identifier file (its identifier is '$found')")
                     read(FlatTable(bytes, bytes.getInt(0)), bytes)
                 }
             } catch (error: IndexOutOfBoundsException) {
-                throw InferenceException("it is cut short or broken (${error.message})", error)
+                throw InferenceException("the file is truncated or corrupt (${error.message})", error)
             }
     }
 }
 
-/** What a .tflite file says of itself. Source: tensorflow/lite/schema/schema.fbs. */
+/** Reads what the interpreter's API does not expose from a .tflite file. Source: tensorflow/lite/schema/schema.fbs. */
 internal object TfliteFile {
-    /** How many operators the first graph has. */
-    fun operators(file: File): Int = FlatTable.of(file, "TFL3") { model, _ -> model.tables(2).first().tables(3).size }
+    /** The number of operators in the first subgraph. */
+    fun operatorCount(file: File): Int = FlatTable.of(file, "TFL3") { model, _ -> model.tables(2).first().tables(3).size }
 }
 
 /**
- * What a .pte file says of its method "forward": the Java API tells neither shapes nor types.
+ * The method "forward" of a .pte file. ExecuTorch's Java API exposes neither shapes nor types, so they are read from the file.
  *
  * Source: executorch/schema/program.fbs, scalar_type.fbs and extended_header.h.
  */
@@ -80,33 +80,35 @@ internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInf
                 checkSegments(program, bytes)
                 val plan =
                     program.tables(1).find { it.string(0) == "forward" }
-                        ?: throw InferenceException("it has no method 'forward'")
+                        ?: throw InferenceException("the program has no method 'forward'")
                 val values = plan.tables(2)
                 PteFile(
-                    inputs = plan.ints(3).mapIndexed { i, value -> described("input_$i", values[value]) },
-                    outputs = plan.ints(4).mapIndexed { i, value -> described("output_$i", values[value]) },
+                    inputs = plan.ints(3).mapIndexed { i, value -> tensorInfo("input_$i", values[value]) },
+                    outputs = plan.ints(4).mapIndexed { i, value -> tensorInfo("output_$i", values[value]) },
                     backends = plan.tables(7).map { it.string(0) }.toSet()
                 )
             }
 
-        /** Weights lie behind the program, and ExecuTorch reads them unasked: beyond the end of a file the process would die. */
+        /** ExecuTorch does not check that the segments with the weights are complete: it would read past the end of the file and crash. */
         private fun checkSegments(program: FlatTable, bytes: ByteBuffer) {
             val segments = program.tables(4)
             if (segments.isEmpty()) return
             val magic = String(ByteArray(4) { bytes.get(8 + it) }, Charsets.ISO_8859_1)
-            if (magic != "eh00") throw InferenceException("it has segments, and no header that says where")
-            val begin = bytes.getLong(24).let { if (it < 0) Long.MAX_VALUE else it } // the file has them unsigned
-            val room = bytes.limit() - begin
+            if (magic != "eh00") throw InferenceException("the file has segments but no extended header")
+            val begin = bytes.getLong(24).let { if (it < 0) Long.MAX_VALUE else it } // unsigned in the file
+            val available = bytes.limit() - begin
             for (segment in segments) {
                 val (offset, size) = segment.long(0) to segment.long(1)
-                if (offset !in 0..room || size !in 0..room - offset) throw InferenceException("it is cut short: a segment of $size bytes goes beyond its end")
+                if (offset !in 0..available || size !in 0..available - offset) {
+                    throw InferenceException("the file is truncated: a segment of $size bytes extends beyond its end")
+                }
             }
         }
 
-        /** The format has no names and no scales, so a quantized one is a plain int8 tensor here. */
-        private fun described(name: String, value: FlatTable): TensorInfo {
+        /** The format has neither names nor scales, so a quantized tensor appears as plain int8. */
+        private fun tensorInfo(name: String, value: FlatTable): TensorInfo {
             val tensor = value.table(1)
-            if (value.byte(0) != TENSOR || tensor == null) throw InferenceException("$name is no tensor")
+            if (value.byte(0) != TENSOR || tensor == null) throw InferenceException("$name is not a tensor")
             val dtype =
                 when (val type = tensor.byte(0)) {
                     0 -> DType.UINT8
@@ -114,7 +116,7 @@ internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInf
                     3 -> DType.INT32
                     4 -> DType.INT64
                     6 -> DType.FLOAT32
-                    else -> throw InferenceException("$name has scalar type $type; known: ${DType.entries.joinToString { it.label }}")
+                    else -> throw InferenceException("$name has scalar type $type; supported: ${DType.entries.joinToString { it.numpyName }}")
                 }
             return TensorInfo(name, tensor.ints(2), dtype)
         }

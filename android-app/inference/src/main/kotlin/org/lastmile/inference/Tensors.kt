@@ -4,31 +4,23 @@ import java.nio.Buffer
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
-/** What a model, its file or its input cannot be; the message is one sentence for people. */
+/** An invalid or unsupported model, model file or input. The message is one sentence that can be shown to users. */
 class InferenceException(message: String, cause: Throwable? = null) : Exception(message, cause)
 
-/** An element type; [label] is numpy's name of it. */
-enum class DType(val label: String, val bytes: Int) {
+/** An element type. */
+enum class DType(val numpyName: String, val bytes: Int) {
     FLOAT32("float32", 4),
     INT8("int8", 1),
     UINT8("uint8", 1),
     INT32("int32", 4),
     INT64("int64", 8)
-    ;
-
-    companion object {
-        /** The type of that name, or an [InferenceException] that lists the known ones. */
-        fun of(label: String): DType =
-            entries.find { it.label == label }
-                ?: throw InferenceException("$label is no type that can be fed; known: ${entries.joinToString { it.label }}")
-    }
 }
 
 /**
  * One input or output of a model.
  *
- * @property shape with the batch axis.
- * @property scale and [zeroPoint]: real = (stored - zeroPoint) * scale; null where the file does not say.
+ * @property shape the shape, including the batch axis.
+ * @property scale the quantization scale: real = (stored - [zeroPoint]) * scale; null if the file has none.
  */
 data class TensorInfo(
     val name: String,
@@ -37,29 +29,29 @@ data class TensorInfo(
     val scale: Float? = null,
     val zeroPoint: Int? = null
 ) {
-    /** How many values it holds. */
+    /** The number of values. */
     val size: Int get() = shape.fold(1, Math::multiplyExact)
 
-    /** A direct buffer for it, in the order of this machine's bytes. */
-    fun buffer(): ByteBuffer = ByteBuffer.allocateDirect(Math.multiplyExact(size, dtype.bytes)).order(ByteOrder.nativeOrder())
+    /** Allocates a direct buffer for the tensor, in native byte order. */
+    fun allocate(): ByteBuffer = ByteBuffer.allocateDirect(Math.multiplyExact(size, dtype.bytes)).order(ByteOrder.nativeOrder())
 
     /**
-     * Writes real values as the model takes them: rounded to even as round(x / scale) + zeroPoint and clipped where the
-     * input has a scale, else cast.
+     * Writes real values in the tensor's type. With a scale they are quantized: round(x / scale) + zeroPoint, with halves rounded
+     * to even, clipped to the type's range. Without a scale they are cast.
      */
-    fun fill(values: FloatArray, target: ByteBuffer) {
+    fun write(values: FloatArray, target: ByteBuffer) {
         if (values.size != size) throw InferenceException("input $name takes $size values, not ${values.size}")
         when (dtype) {
             DType.FLOAT32 -> target.asFloatBuffer().put(values)
-            DType.INT8 -> for (i in values.indices) target.put(i, stored(values[i], -128f, 127f).toInt().toByte())
-            DType.UINT8 -> for (i in values.indices) target.put(i, stored(values[i], 0f, 255f).toInt().toByte())
-            DType.INT32 -> for (i in values.indices) target.putInt(4 * i, whole(values[i]).toInt())
-            DType.INT64 -> for (i in values.indices) target.putLong(8 * i, whole(values[i]).toLong())
+            DType.INT8 -> for (i in values.indices) target.put(i, quantized(values[i], -128f, 127f).toInt().toByte())
+            DType.UINT8 -> for (i in values.indices) target.put(i, quantized(values[i], 0f, 255f).toInt().toByte())
+            DType.INT32 -> for (i in values.indices) target.putInt(4 * i, integer(values[i]).toInt())
+            DType.INT64 -> for (i in values.indices) target.putLong(8 * i, integer(values[i]).toLong())
         }
     }
 
-    /** The real values of an output: (stored - zeroPoint) * scale in float32 where it has a scale, else cast. */
-    fun real(source: ByteBuffer): FloatArray {
+    /** Reads real values: (stored - zeroPoint) * scale in float32 if the tensor has a scale, otherwise cast. */
+    fun read(source: ByteBuffer): FloatArray {
         val values = FloatArray(source.remaining() / dtype.bytes)
         val start = source.position()
         when (dtype) {
@@ -72,27 +64,26 @@ data class TensorInfo(
         return values
     }
 
-    private fun stored(value: Float, least: Float, most: Float): Float {
-        val steps = if (scale == null || zeroPoint == null) whole(value) else Math.rint((value / scale).toDouble()).toFloat() + zeroPoint
-        if (steps.isNaN()) throw InferenceException("the input holds values that are no numbers, which ${dtype.label} cannot hold")
-        if (scale == null && (steps < least || steps > most)) {
-            throw InferenceException("the input holds $value, which ${dtype.label} cannot, and input $name has no scale to quantize with")
-        }
-        return steps.coerceIn(least, most)
+    private fun quantized(value: Float, min: Float, max: Float): Float {
+        val stored = if (scale == null || zeroPoint == null) integer(value) else Math.rint((value / scale).toDouble()).toFloat() + zeroPoint
+        if (stored.isNaN()) throw InferenceException("the input contains NaN, which ${dtype.numpyName} cannot represent")
+        if (scale == null && (stored < min || stored > max)) throw notRepresentable(value)
+        return stored.coerceIn(min, max)
     }
 
-    private fun whole(value: Float): Float {
-        if (value.isNaN() || value != Math.rint(value.toDouble()).toFloat()) {
-            throw InferenceException("the input holds $value, which ${dtype.label} cannot, and input $name has no scale to quantize with")
-        }
+    private fun integer(value: Float): Float {
+        if (value.isNaN() || value != Math.rint(value.toDouble()).toFloat()) throw notRepresentable(value)
         return value
     }
 
-    private fun dequantized(steps: Int): Float =
-        if (scale == null || zeroPoint == null) steps.toFloat() else (steps - zeroPoint).toFloat() * scale
+    private fun notRepresentable(value: Float) =
+        InferenceException("the input contains $value, which ${dtype.numpyName} cannot represent, and input $name has no quantization scale")
+
+    private fun dequantized(stored: Int): Float =
+        if (scale == null || zeroPoint == null) stored.toFloat() else (stored - zeroPoint).toFloat() * scale
 }
 
-/** Sets a buffer's position by the method that every Android has: compiled on a newer JDK, ByteBuffer's own is another one. */
-fun moved(buffer: Buffer, position: Int) {
+/** Sets a buffer's position with the method that every Android version has; newer JDKs would compile a call to ByteBuffer's own override. */
+fun setPosition(buffer: Buffer, position: Int) {
     buffer.position(position)
 }

@@ -14,35 +14,35 @@ import org.robolectric.RobolectricTestRunner
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
-/** Prepares every golden picture in every way that is asked for; Python looks whether it would have done the same. */
+/** Preprocesses every golden image with every setting; the Python tests compare the results with their own. */
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [34])
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
 class PreprocessingTest {
-    private val golden = File(System.getProperty("lastmile.place")!!, "golden")
+    private val golden = File(System.getProperty("lastmile.folder")!!, "golden")
 
     @Test
-    fun everyPictureIsPrepared() {
-        val ways = JSONArray(File(golden, "preprocessing.json").readText())
-        val pictures = File(golden, "pictures").listFiles().orEmpty()
-        assertTrue("no pictures", pictures.isNotEmpty() && ways.length() > 0)
-        for (picture in pictures) {
-            val decoded = Pictures.decode(picture.readBytes())
-            for (index in 0 until ways.length()) {
-                val preprocessing = Preprocessing.read(ways.getJSONObject(index))
-                val fitted = decoded.fitted(preprocessing)
-                assertEquals(preprocessing.crop, fitted.width)
-                assertEquals(preprocessing.channels, fitted.channels)
-                File(golden, "${picture.name}.$index.fitted").writeBytes(fitted.values)
+    fun everyGoldenImageIsPreprocessed() {
+        val settings = JSONArray(File(golden, "preprocessing.json").readText())
+        val images = File(golden, "images").listFiles().orEmpty()
+        assertTrue("no images", images.isNotEmpty() && settings.length() > 0)
+        for (image in images) {
+            val decoded = Images.decode(image.readBytes())
+            for (index in 0 until settings.length()) {
+                val preprocessing = Preprocessing.read(settings.getJSONObject(index))
+                val pixels = decoded.preprocessed(preprocessing)
+                assertEquals(preprocessing.crop, pixels.width)
+                assertEquals(preprocessing.channels, pixels.channels)
+                File(golden, "${image.name}.$index.pixels").writeBytes(pixels.values)
             }
         }
     }
 
     @Test
-    fun aPictureOfManyStripsIsTurnedAsExifSays() {
+    fun anImageOfManyStripsIsRotatedByItsExifOrientation() {
         val (width, height) = 300 to 199
         val bitmap = Bitmap.createBitmap(IntArray(width * height) { 0xff000000.toInt() or it * 37 }, width, height, Bitmap.Config.ARGB_8888)
-        // Where (x, y) of the upright picture is in the file's.
+        // For each orientation: the position in the file of pixel (x, y) of the upright image.
         val sources =
             listOf<(Int, Int) -> Pair<Int, Int>>(
                 { x, y -> x to y },
@@ -55,36 +55,36 @@ class PreprocessingTest {
                 { x, y -> width - 1 - y to x }
             )
         sources.forEachIndexed { i, source ->
-            val pixels = Pictures.pixels(bitmap, i + 1)
+            val pixels = Images.toPixels(bitmap, i + 1)
             assertEquals("orientation ${i + 1}", if (i < 4) width to height else height to width, pixels.width to pixels.height)
-            val wanted =
+            val expected =
                 ByteArray(3 * width * height) {
                     val (x, y) = source(it / 3 % pixels.width, it / 3 / pixels.width)
                     ((y * width + x) * 37 shr (16 - 8 * (it % 3))).toByte()
                 }
-            assertArrayEquals("orientation ${i + 1}", wanted, pixels.values)
+            assertArrayEquals("orientation ${i + 1}", expected, pixels.values)
         }
     }
 
     @Test
-    fun aCamerasPictureTakesThreeBytesAPixel() {
+    fun aCameraImageTakesThreeBytesPerPixel() {
         val bitmap = Bitmap.createBitmap(2000, 1500, Bitmap.Config.ARGB_8888)
-        Pictures.pixels(bitmap, 6)
-        val counts = ManagementFactory.getThreadMXBean() as com.sun.management.ThreadMXBean
-        val before = counts.getThreadAllocatedBytes(Thread.currentThread().id)
-        val pixels = Pictures.pixels(bitmap, 6)
-        val bytes = counts.getThreadAllocatedBytes(Thread.currentThread().id) - before
+        Images.toPixels(bitmap, 6)
+        val threads = ManagementFactory.getThreadMXBean() as com.sun.management.ThreadMXBean
+        val before = threads.getThreadAllocatedBytes(Thread.currentThread().id)
+        val pixels = Images.toPixels(bitmap, 6)
+        val bytes = threads.getThreadAllocatedBytes(Thread.currentThread().id) - before
         assertEquals(1500 to 2000, pixels.width to pixels.height)
         assertTrue("$bytes bytes", bytes < 3 * 2000 * 1500 + 200_000)
     }
 
     @Test
-    fun aPictureMoreThanAHundredTimesAsLongAsItIsWideIsRefused() {
+    fun anImageWithAnAspectRatioAbove100IsRejected() {
         val preprocessing = Preprocessing("RGB", 32, 32)
-        assertEquals(32, Pixels(1, 100, 3, ByteArray(300)).fitted(preprocessing).height)
+        assertEquals(32, Pixels(1, 100, 3, ByteArray(300)).preprocessed(preprocessing).height)
         for (pixels in listOf(Pixels(1, 101, 3, ByteArray(303)), Pixels(101, 1, 3, ByteArray(303)))) {
-            val error = assertThrows(InferenceException::class.java) { pixels.fitted(preprocessing) }
-            assertEquals("sides of ${pixels.width}×${pixels.height} pixels: one is more than 100 times the other", error.message)
+            val error = assertThrows(InferenceException::class.java) { pixels.preprocessed(preprocessing) }
+            assertTrue(error.message, "${pixels.width}×${pixels.height}" in error.message!! && "100" in error.message!!)
         }
     }
 }

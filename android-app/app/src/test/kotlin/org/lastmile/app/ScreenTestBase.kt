@@ -15,11 +15,11 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
-/** A test of what is on the screen, with real models and runtimes. */
+/** Base class for tests of the app's screens, with real models and runtimes. */
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [34], qualifiers = "w411dp-h891dp-xhdpi")
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
-abstract class OnScreen {
+abstract class ScreenTestBase {
     protected fun start(
         qualifiers: String = "",
         scale: Float = 1f,
@@ -28,20 +28,20 @@ abstract class OnScreen {
         RuntimeEnvironment.setQualifiers("+$qualifiers")
         RuntimeEnvironment.setFontScale(scale)
         val controller = Robolectric.buildActivity(MainActivity::class.java, intent).setup()
-        said = { texts(controller.get().window.decorView) }
+        screenText = { texts(controller.get().window.decorView) }
         return controller
     }
 
-    /** Lets what was posted to the screen's thread happen until [done] says so. */
-    private var said: () -> String = { "" }
+    private var screenText: () -> String = { "" }
 
+    /** Runs the tasks posted to the UI thread until [done] is true. */
     protected fun wait(done: () -> Boolean) {
         repeat(3000) {
             shadowOf(Looper.getMainLooper()).idle()
             if (done()) return
             Thread.sleep(10)
         }
-        throw AssertionError("it did not come to that: ${said()}")
+        throw AssertionError("timeout; the screen shows: ${screenText()}")
     }
 
     private fun texts(view: View): String =
@@ -53,11 +53,11 @@ abstract class OnScreen {
 
     protected fun MainActivity.text(id: Int) = findViewById<TextView>(id).text.toString()
 
-    /** Puts the evaluation split where adb would. Returns the folder. */
+    /** Copies the evaluation split to the folder to which adb pushes it. Returns that folder. */
     protected fun pushedSplit(): File {
-        val home = File(RuntimeEnvironment.getApplication().getExternalFilesDir(null), "evaluation")
-        val from = File(System.getProperty("lastmile.place")!!, "evaluation")
-        for (name in listOf("images.npy", "labels.npy")) File(from, name).copyTo(File(home, name), overwrite = true)
-        return home
+        val folder = File(RuntimeEnvironment.getApplication().getExternalFilesDir(null), "evaluation")
+        val source = File(System.getProperty("lastmile.folder")!!, "evaluation")
+        for (name in listOf("images.npy", "labels.npy")) File(source, name).copyTo(File(folder, name), overwrite = true)
+        return folder
     }
 }

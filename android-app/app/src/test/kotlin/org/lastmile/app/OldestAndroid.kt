@@ -17,40 +17,40 @@ import org.robolectric.RuntimeEnvironment
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
-/** The app on Android 8.0, in a process of its own: a native library belongs to one Android only. */
+/** The app on Android 8.0. It runs in a separate process, because a process can load Robolectric's native library for one Android version only. */
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [26])
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
-class OldestPhone {
+class OldestAndroid {
     @Test
-    @Suppress("DEPRECATION") // of these flags there is nothing newer on it
-    fun aRunIsShownOverTheLockAndItsScreenTurnedOn() {
+    @Suppress("DEPRECATION") // Android 8.0 has only these flags
+    fun aRunTurnsTheScreenOnAndIsShownOverTheLockScreen() {
         val id = "0000fac75"
         val activity = Robolectric.buildActivity(RunActivity::class.java, Intent().putExtra("run", id)).setup().get()
-        val wanted = WindowManager.LayoutParams.FLAG_SHOW_WHEN_LOCKED or WindowManager.LayoutParams.FLAG_TURN_SCREEN_ON
-        assertEquals(wanted, activity.window.attributes.flags and wanted)
+        val flags = WindowManager.LayoutParams.FLAG_SHOW_WHEN_LOCKED or WindowManager.LayoutParams.FLAG_TURN_SCREEN_ON
+        assertEquals(flags, activity.window.attributes.flags and flags)
         val content = activity.findViewById<ViewGroup>(android.R.id.content)
-        assertEquals(activity.getString(R.string.run_of, id), (content.getChildAt(0) as TextView).text.toString())
+        assertEquals(activity.getString(R.string.run_in_progress, id), (content.getChildAt(0) as TextView).text.toString())
     }
 
     @Test
-    fun aModelAnswers() {
+    fun everyRequestIsExecuted() {
         val context = RuntimeEnvironment.getApplication()
-        val place = System.getProperty("lastmile.place")!!
-        for (request in File("$place/runs").listFiles().orEmpty()) {
-            Run.named(context, request.name, place)!!.work()
-            File(context.getExternalFilesDir(null), "runs/${request.name}").copyRecursively(File(request, "answer"))
+        val folder = System.getProperty("lastmile.folder")!!
+        for (request in File("$folder/runs").listFiles().orEmpty()) {
+            Run.byId(context, request.name, folder)!!.execute()
+            File(context.getExternalFilesDir(null), "runs/${request.name}").copyRecursively(File(request, "results"))
         }
     }
 
     @Test
-    fun everyPageIsShownInTheDevicesOwnTheme() {
+    fun everyPageUsesTheSystemTheme() {
         for ((mode, light) in listOf("notnight" to true, "night" to false)) {
             RuntimeEnvironment.setQualifiers("+$mode")
             val activity = Robolectric.buildActivity(MainActivity::class.java).setup().get()
             val array = activity.obtainStyledAttributes(intArrayOf(android.R.attr.textColorPrimary))
-            assertTrue("it has a colour of the device's", array.hasValue(0))
-            assertEquals("dark words by day: $mode", light, Color.luminance(array.getColor(0, Color.GRAY)) < 0.5f)
+            assertTrue("the theme has a text color", array.hasValue(0))
+            assertEquals("the text is dark in the light theme only: $mode", light, Color.luminance(array.getColor(0, Color.GRAY)) < 0.5f)
             array.recycle()
             for (tab in listOf(R.id.tab_benchmark, R.id.tab_accuracy, R.id.tab_try)) activity.findViewById<View>(tab).performClick()
         }

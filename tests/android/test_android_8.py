@@ -1,4 +1,4 @@
-"""The app on Android 8.0: what it calls is there, or guarded, and it runs under Robolectric's own."""
+"""The app on Android 8.0, the oldest supported version: it guards calls to newer APIs and runs under Robolectric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import android
-from pipeline.android import code, parts
+from pipeline.android import code, dependencies
 from pipeline.core import Artifact
 from pipeline.system import proc, store
 from pipeline.system.store import Store
@@ -26,7 +26,7 @@ NEWER = {
     "PowerManager.getCurrentThermalStatus": 29,
     "PowerManager.getThermalHeadroom": 30,
 }
-"""What the app calls and Android 8.0 has not: since which API level it is there. Each is asked for behind SDK_INT."""
+"""APIs that the app uses and Android 8.0 lacks, with the API level that introduced them. Each use checks SDK_INT."""
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +35,33 @@ def models(matrix: Store) -> dict[str, Path]:
     return {target: matrix.cell(*MODEL, "fp32", target) for target in android.TARGETS}
 
 
-def test_what_android_8_has_not_is_called_behind_a_look_at_the_version(kept: Store, models: dict[str, Path]) -> None:
-    parts.fetch([part for section in ("app", "sdk", "compiler", "oldest") for part in parts.parts(section)])
+def test_calls_to_apis_that_android_8_lacks_check_the_api_level(kept: Store, models: dict[str, Path]) -> None:
+    dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "oldest"))
     steps = code.Steps(kept.root / "android" / "steps")
     with store.lock(kept, "the tests of the app"):
         linked = code.resources(steps, "0.0.0-test", False, [*models.values()])
         app = code.classfiles(steps, linked, android.ENGINES)
     libraries = (
-        parts.find("oldest", "android-all-instrumented").path,
+        dependencies.find("oldest", "android-all-instrumented").path,
         code.jdk(),
-        parts.find("app", "kotlin-stdlib").path,
+        dependencies.find("app", "kotlin-stdlib").path,
     )
-    words = [
+    argv = [
         *code.JAVA,
         "-cp",
-        parts.find("compiler", "r8").path,
+        dependencies.find("compiler", "r8").path,
         "com.android.tools.r8.tracereferences.TraceReferences",
     ]
-    words += ["--check", *(word for path in libraries for word in ("--lib", path)), "--source", app / "out.zip"]
-    said = proc.run(words, timeout=300).err
-    found = set(re.findall(r"Missing (?:\w+) .*?(\w+\.\w+)(?:\([^()]*\))? \(referenced from: .*?(\w+)\.\w+\(", said))
-    assert {member for member, _ in found} == set(NEWER), said
+    argv += ["--check", *(option for path in libraries for option in ("--lib", path)), "--source", app / "out.zip"]
+    err = proc.run(argv, timeout=300).err
+    found = set(re.findall(r"Missing (?:\w+) .*?(\w+\.\w+)(?:\([^()]*\))? \(referenced from: .*?(\w+)\.\w+\(", err))
+    assert {member for member, _ in found} == set(NEWER), err
     sources = {path.stem: path.read_text() for path in jvm.sources()}
     for member, caller in found:
         assert f"SDK_INT >= {NEWER[member]}" in sources[caller], f"{caller} calls {member}"
 
 
-def test_the_app_runs_and_answers_on_android_8(
+def test_the_app_runs_on_android_8_with_the_hosts_outputs(
     kept: Store, matrix: Store, models: dict[str, Path], tmp_path: Path
 ) -> None:
     requests = jvm.Requests(tmp_path)
@@ -69,15 +69,15 @@ def test_the_app_runs_and_answers_on_android_8(
     for target, folder in models.items():
         artifact = store.read(Artifact, folder / "artifact.json")
         assert artifact is not None
-        words = ["predict", requests.file(folder / artifact.file), "--inputs", inputs]
-        words += ["--layout", str(artifact.inputs[0].layout), "--out", "predictions.npz"]
-        requests.ask(jvm.run_name(target), words)
+        arguments = ["predict", requests.file(folder / artifact.file), "--inputs", inputs]
+        arguments += ["--layout", str(artifact.inputs[0].layout), "--out", "predictions.npz"]
+        requests.write(jvm.run_id(target), arguments)
     with store.lock(kept, "the tests of the app"):
-        done = jvm.junit(kept, [*models.values()], ["org.lastmile.app.OldestPhone"], tmp_path, {})
+        done = jvm.junit(kept, [*models.values()], ["org.lastmile.app.OldestAndroid"], tmp_path, {})
     assert done.code == 0, done.out[-4000:]
     ran = jvm.Ran(done, tmp_path)
     for target, folder in models.items():
-        ran.said(jvm.run_name(target))
+        ran.output(jvm.run_id(target))
         with np.load(folder / "local" / "predictions.npz") as file:
-            got = ran.arrays(jvm.run_name(target), "predictions.npz")["output_0"]
-            np.testing.assert_allclose(got, file["output_0"], atol=1e-4)
+            outputs = ran.arrays(jvm.run_id(target), "predictions.npz")["output_0"]
+            np.testing.assert_allclose(outputs, file["output_0"], atol=1e-4)
