@@ -1,7 +1,7 @@
 """The app's third-party dependencies and build tools, pinned by version and content.
 
 android-app/gradle/libs.versions.toml lists the versions, for Gradle and for this build. checksums.toml in the same
-folder lists the SHA-256 of each file. Maven and npm download them with the user's settings, so a company's mirror is used.
+folder lists the SHA-256 of each file. Maven and npm download them with the user's settings, for example from a mirror.
 
     ~/.cache/lastmile/parts/<sha256>/<file>      (or below XDG_CACHE_HOME)
 """
