@@ -8,9 +8,9 @@ import org.json.JSONArray
 import org.json.JSONObject
 import org.lastmile.inference.Engine
 import org.lastmile.inference.Engines
+import org.lastmile.inference.Images
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.Options
-import org.lastmile.inference.Images
 import org.lastmile.inference.Pixels
 import org.lastmile.inference.Preprocessing
 import org.lastmile.inference.Session

@@ -66,7 +66,7 @@ class Run private constructor(
             val file = File(path)
             if (!path.startsWith("$folder/files/") || file.canonicalPath != path) throw InferenceException("$path is outside $folder/files")
             if (!file.isFile) throw InferenceException("$path does not exist; push it again")
-            if (sha256(file) != files.getString(path)) throw InferenceException("$path differs from the file that the host sent (sha256 differs); push it again")
+            if (sha256(file) != files.getString(path)) throw InferenceException("$path is not the file that the host sent (sha256 differs); push it again")
         }
         return files.keys().asSequence().toSet()
     }

@@ -16,12 +16,12 @@ import android.widget.LinearLayout
 import android.widget.Spinner
 import android.widget.TextView
 import java.util.concurrent.Executors
-import org.lastmile.inference.Prediction
 import org.lastmile.inference.Artifact
 import org.lastmile.inference.Classifier
-import org.lastmile.inference.InferenceException
 import org.lastmile.inference.Images
+import org.lastmile.inference.InferenceException
 import org.lastmile.inference.Pixels
+import org.lastmile.inference.Prediction
 
 /** The user draws a digit or chooses an image; the page shows the predictions of two artifacts side by side. */
 class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) : Page {
