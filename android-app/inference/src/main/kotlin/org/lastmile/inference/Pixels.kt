@@ -27,13 +27,13 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
         if (maxOf(width, height).toLong() > MAX_ASPECT_RATIO * minOf(width, height)) { // scaled up, it would need gigabytes
             throw InferenceException("the image of $width×$height pixels is too narrow; the longer side may be at most $MAX_ASPECT_RATIO times the shorter")
         }
-        val converted = converted(preprocessing.color)
+        val recolored = convertedTo(preprocessing.color)
         val shorter = minOf(width, height)
         val scaled =
             if (shorter == preprocessing.resize) {
-                converted
+                recolored
             } else {
-                converted.resized(scaledSide(preprocessing.resize, width, shorter), scaledSide(preprocessing.resize, height, shorter))
+                recolored.resized(scaledSide(preprocessing.resize, width, shorter), scaledSide(preprocessing.resize, height, shorter))
             }
         return scaled.centerCropped(preprocessing.crop)
     }
