@@ -83,7 +83,7 @@ class Samples(private val file: File, private val toNchw: Boolean) {
         return String(ByteArray(length) { bytes.get(begin + it) }, Charsets.ISO_8859_1) to begin + length
     }
 
-    private fun invalid(reason: String): Nothing = throw InferenceException("cannot read $file as a .npy file ($reason)")
+    private fun invalid(reason: String): Nothing = throw InferenceException("$file is not a valid .npy file ($reason)")
 
     companion object {
         private val MAGIC = "\u0093NUMPY".toByteArray(Charsets.ISO_8859_1)
