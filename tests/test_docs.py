@@ -30,10 +30,12 @@ PAGES = sorted(
 """What people read."""
 
 CODE = (
+    "android-app",
     "benchmarks",
     "docs",
     "models",
     "pipeline/__init__.py",
+    "pipeline/android",
     "pipeline/core.py",
     "pipeline/datasets",
     "pipeline/emulate",
