@@ -1,8 +1,8 @@
-"""The system's adb client: which phones it sees, commands in their shell, and one shell that holds the phone for a job.
+"""The system's adb client: lists phones, runs commands in their shell, and locks a phone for the duration of a job.
 
-Nothing is asked of a phone but by argv lists; the words that its shell sees are quoted by `_quoted` and nowhere else. A
-job's shell holds a lock that the phone's kernel frees when that shell ends: when the job is done, when this process
-ends in whatever way, or when the cable is pulled; it then cleans up by itself.
+adb is always called with an argument list, and only `_quoted` quotes anything for the phone's shell. A job keeps one
+shell open that holds a lock. The phone's kernel frees the lock when that shell ends: when the job is done, when this
+process ends for any reason, or when the cable is pulled. The shell then cleans up by itself.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from pipeline.system import packages, proc
 from pipeline.system.proc import Done
 from pipeline.system.progress import say
 
-ASK_SECONDS, SEND_SECONDS, END_SECONDS = 60.0, 3600.0, 20.0
+COMMAND_SECONDS, TRANSFER_SECONDS, END_SECONDS = 60.0, 3600.0, 20.0
 READY = "device"
-"""What adb calls a phone that can be used."""
-MENDS = {
+"""adb's state of a phone that can be used."""
+FIXES = {
     "unauthorized": "it does not trust this computer yet: unlock it and allow USB debugging",
-    "offline": "adb calls it offline: unplug it and plug it in again (adb reconnect offline)",
+    "offline": "adb reports it as offline: unplug it and plug it in again (adb reconnect offline)",
     "no permissions": "this user may not open its USB device: apt-get install android-sdk-platform-tools-common",
-    "recovery": "it is in recovery: start its system",
-    "sideload": "it is in recovery: start its system",
-    "bootloader": "it is in its boot loader: start its system",
-    "authorizing": "it is still asking whether it trusts this computer: unlock it and allow USB debugging",
+    "recovery": "it is in recovery mode: start Android",
+    "sideload": "it is in recovery mode: start Android",
+    "bootloader": "it is in the bootloader: start Android",
+    "authorizing": "it is still asking whether to trust this computer: unlock it and allow USB debugging",
     "connecting": "adb is still connecting to it: try again in a moment",
 }
-"""What adb calls a phone → what that means, and what mends it."""
-NONE = "adb sees no phone: plug one in, and allow USB debugging on it (Settings, Developer options)"
+"""State that adb reports → what it means and how to fix it."""
+NONE = "adb finds no phone: plug one in and allow USB debugging on it (Settings, Developer options)"
 GONE = re.compile(
     r"^error: |^adb: .*(not found|no devices|offline|unauthorized|closed|protocol fault|reset|refused|no response|EOF)"
     r"|cannot connect to daemon|couldn't read from device", re.M,
 )  # fmt: skip
-"""What adb says on standard error where the phone went away, or adb's own server did."""
+"""What adb prints on standard error when the phone or adb's own server goes away."""
 ENDED = "lastmile ended with "
-LOST = "the connection was lost; run the same command again: what is finished is kept"
+LOST = "the connection was lost; run the same command again: finished work is kept"
 PROPERTIES = (
     "ro.product.manufacturer", "ro.product.model", "ro.soc.manufacturer", "ro.soc.model", "ro.product.cpu.abi",
     "ro.build.version.release",
@@ -51,28 +51,32 @@ PROPERTIES = (
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A phone that adb sees.
+class Listed:
+    """A phone that adb lists.
 
     Attributes:
-        state: "device" where it can be used; else why not, as adb says it.
+        state: "device" if it can be used, otherwise the reason in adb's words.
     """
 
     serial: str
     state: str
 
     @property
-    def trouble(self) -> str | None:
-        """Why it cannot be used, and what mends it."""
+    def problem(self) -> str | None:
+        """Why it cannot be used and how to fix that; None if it can be used."""
         if self.state == READY:
             return None
-        known = next((line for word, line in MENDS.items() if self.state.startswith(word)), None)
-        return known or f"adb calls it {self.state!r}"
+        known = next((line for state, line in FIXES.items() if self.state.startswith(state)), None)
+        return known or f"adb reports its state as {self.state!r}"
 
 
 @dataclass
 class Traffic:
-    """What went over the line. Attributes: trips: calls of adb that asked the phone something."""
+    """What went over the connection.
+
+    Attributes:
+        trips: calls of adb that sent the phone a request.
+    """
 
     trips: int = 0
     sent_bytes: int = 0
@@ -81,13 +85,15 @@ class Traffic:
 
 @dataclass
 class Phone:
-    """A phone that can be asked.
+    """A phone that takes commands.
 
     Attributes:
-        name: what devices.toml calls it.
-        env: variables for adb, where it is not the user's own server that is asked.
-        known: files that were found whole on it in this job.
-        app: sha256 of the installed app's APK; empty where there is none.
+        name: its name in devices.toml.
+        env: environment variables for adb; empty for the user's own adb server.
+        known: files that this job has found intact on the phone.
+        app: sha256 of the installed app's APK; empty if the app is not installed.
+        holder: the process whose shell holds the lock during a job.
+        depth: how many `exclusive` blocks are nested in the first.
     """
 
     name: str
@@ -99,28 +105,28 @@ class Phone:
     holder: subprocess.Popen[str] | None = None
     depth: int = 0
 
-    def adb(self, words: Sequence[str | Path], timeout: float | None = ASK_SECONDS) -> Done:
-        """Runs `adb -s SERIAL WORDS`.
+    def adb(self, args: Sequence[str | Path], timeout: float | None = COMMAND_SECONDS) -> Done:
+        """Runs `adb -s SERIAL ARGS`.
 
         Raises:
             Unreachable: the phone is gone.
         """
         self.traffic.trips += 1
-        done = proc.run(["adb", "-s", self.serial, *words], timeout=timeout, env=self.env)
+        done = proc.run(["adb", "-s", self.serial, *args], timeout=timeout, env=self.env)
         if done.code != 0 and GONE.search(done.err) and not done.timed_out:
             raise Unreachable(f"{self.name}: {LOST}")
         return done
 
-    def shell(self, script: str, *words: str, timeout: float | None = ASK_SECONDS) -> Done:
-        """Runs a script of ours in the phone's shell; it sees `words` as $1, $2, …
+    def shell(self, script: str, *args: str, timeout: float | None = COMMAND_SECONDS) -> Done:
+        """Runs a script in the phone's shell with `args` as $1, $2, …
 
-        Its last line says that it came to its end: where the line is lost, adb itself may say that all is well.
+        The last line of output marks that the script finished: adb may report success after a lost connection.
 
         Raises:
-            Unreachable: it did not come to its end, and not because its time was up.
+            Unreachable: the script did not finish, for another reason than the timeout.
         """
         ending = f"({script}\n)\ncode=$?; echo; echo {ENDED}$code; exit $code"
-        done = self.adb(["shell", _quoted(ending, words)], timeout)
+        done = self.adb(["shell", _quoted(ending, args)], timeout)
         out, ended, code = done.out.rpartition(f"\n{ENDED}")
         if done.timed_out:
             return done
@@ -129,16 +135,16 @@ class Phone:
         return replace(done, code=int(code), out=out)
 
     @contextlib.contextmanager
-    def exclusive(self, script: str, *words: str) -> Iterator[list[str]]:
-        """Holds the phone by a script that says "held" once it does and ends with its standard input.
+    def exclusive(self, script: str, *args: str) -> Iterator[list[str]]:
+        """Locks the phone with a script that prints "held" once it has the lock and ends with its standard input.
 
-        Lines that begin with "waits " say for whom it waits. Inside another such block this does nothing.
+        The script prints "waits NAME" while another job has the phone. Nested blocks do nothing.
 
-        Returns:
-            The words that followed "held".
+        Yields:
+            The words that follow "held".
 
         Raises:
-            Unreachable: the phone went away, or would not.
+            Unreachable: the phone went away, or the script failed.
         """
         if self.holder is not None:
             self.depth += 1
@@ -149,7 +155,7 @@ class Phone:
             return
         self.traffic.trips += 1
         process = subprocess.Popen(
-            ["adb", "-s", self.serial, "shell", _quoted(script, words)], env={**os.environ, **self.env},
+            ["adb", "-s", self.serial, "shell", _quoted(script, args)], env={**os.environ, **self.env},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
             start_new_session=True,
         )  # fmt: skip
@@ -168,11 +174,11 @@ class Phone:
                 say(f"{self.name} is in use by {rest or 'another job'}; waiting for it")
             elif word == "held":
                 return rest.split()
-        told = process.stderr.read().strip()
-        raise Unreachable(f"{self.name}: {told.splitlines()[-1] if told and not GONE.search(told) else LOST}")
+        err = process.stderr.read().strip()
+        raise Unreachable(f"{self.name}: {err.splitlines()[-1] if err and not GONE.search(err) else LOST}")
 
     def release(self) -> None:
-        """Ends the holding shell, which cleans up; where it does not end by itself, its line is cut."""
+        """Ends the shell that holds the lock. It cleans up first; if it does not end in time, it is killed."""
         process, self.holder = self.holder, None
         self.known.clear()
         if self in HELD:
@@ -187,74 +193,76 @@ class Phone:
 
 
 HELD: list[Phone] = []
+"""Phones that this process has locked."""
 
 
-def seen(env: Mapping[str, str]) -> list[Seen]:
-    """Every phone that adb sees.
+def listed(env: Mapping[str, str]) -> list[Listed]:
+    """Every phone that adb lists.
 
     Raises:
-        NeedsTool: there is no adb.
-        Unreachable: its server does not answer.
+        NeedsTool: adb is not installed.
+        Unreachable: adb's server does not respond.
     """
     packages.require("phones")
-    done = proc.run(["adb", "devices", "-l"], timeout=ASK_SECONDS, env=env)
+    done = proc.run(["adb", "devices", "-l"], timeout=COMMAND_SECONDS, env=env)
     if done.code != 0:
-        raise Unreachable(f"adb does not answer ({done.reason}); adb kill-server may mend it")
+        raise Unreachable(f"adb does not respond ({done.reason}); adb kill-server may fix it")
     found = []
     for line in done.out.splitlines():
         serial, _, rest = line.partition(" " if "\t" not in line else "\t")
         state = re.split(r"\s+(?:usb|product|model|device|transport_id):|;", rest.strip())[0].strip()
         if state and not line.startswith(("List of devices", "*")):
-            found.append(Seen(serial, state))
+            found.append(Listed(serial, state))
     return found
 
 
-def choose(name: str, phones: Sequence[Seen], serial: str | None) -> Seen:
-    """The phone that is meant: the one named, or the only one.
+def choose(name: str, phones: Sequence[Listed], serial: str | None) -> Listed:
+    """The phone with this serial, or the only one if `serial` is None.
 
     Raises:
-        Unreachable: there is none, there are several, or it cannot be used; in one line, with what mends it.
+        Unreachable: there is none, there are several, or it cannot be used. The message says how to fix it.
     """
+    serials = ", ".join(phone.serial for phone in phones)
     if serial is None and len(phones) > 1:
-        listed = ", ".join(phone.serial for phone in phones)
-        raise Unreachable(f'{name}: adb sees {len(phones)} phones ({listed}): say serial = "…" in devices.toml')
+        raise Unreachable(f'{name}: adb finds {len(phones)} phones ({serials}): set serial = "…" in devices.toml')
     found = next((phone for phone in phones if serial in (None, phone.serial)), None)
     if found is None:
-        others = f" (it sees {', '.join(phone.serial for phone in phones)})" if phones else ""
-        raise Unreachable(f"{name}: {NONE if serial is None else f'adb sees no phone {serial}{others}: plug it in'}")
-    if found.trouble:
-        raise Unreachable(f"{name}: {found.serial}: {found.trouble}")
+        others = f" (it finds {serials})" if phones else ""
+        raise Unreachable(f"{name}: {NONE if serial is None else f'adb finds no phone {serial}{others}: plug it in'}")
+    if found.problem:
+        raise Unreachable(f"{name}: {found.serial}: {found.problem}")
     return found
 
 
 def describe(phone: Phone) -> str:
-    """Maker and model, SoC, ABI and Android version, in a line."""
+    """Manufacturer and model, SoC, ABI and Android version, in one line."""
     done = phone.shell('for p; do getprop "$p"; done', *PROPERTIES)
     maker, model, chip_maker, chip, abi, release = [*done.out.splitlines(), *[""] * len(PROPERTIES)][: len(PROPERTIES)]
     return f"{maker} {model}, {' '.join(filter(None, (chip_maker, chip))) or 'SoC unknown'}, {abi}, Android {release}"
 
 
 def check(done: Done, name: str, doing: str) -> Done:
-    """
+    """Returns `done` if it succeeded.
+
     Raises:
-        Unreachable: it took too long.
-        StageFailed: it failed; the reason is the phone's.
+        Unreachable: it timed out.
+        StageFailed: it failed. The message has the phone's last line of output.
     """
     if done.timed_out:
-        raise Unreachable(f"{name}: no answer within {done.seconds:.0f} s ({doing})")
+        raise Unreachable(f"{name}: no response within {done.seconds:.0f} s ({doing})")
     if done.code != 0:
-        told = [line for line in (done.err + done.out).splitlines() if line.strip()]
-        raise StageFailed(f"{name}: {doing} failed: {told[-1].strip() if told else f'exit code {done.code}'}")
+        lines = [line for line in (done.err + done.out).splitlines() if line.strip()]
+        raise StageFailed(f"{name}: {doing} failed: {lines[-1].strip() if lines else f'exit code {done.code}'}")
     return done
 
 
-def _quoted(script: str, words: Iterable[str]) -> str:
-    """What the phone's shell is given: a script and its words, each of which arrives as it is."""
-    return shlex.join(["sh", "-c", script, "lastmile", *words])
+def _quoted(script: str, args: Iterable[str]) -> str:
+    """A command line for the phone's shell: a script and its arguments, passed on unchanged."""
+    return shlex.join(["sh", "-c", script, "lastmile", *args])
 
 
 @atexit.register
 def close_all() -> None:
-    """Lets go of every phone."""
+    """Releases every phone."""
     for phone in list(HELD):
         phone.release()

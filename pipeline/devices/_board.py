@@ -1,11 +1,13 @@
-"""The board's side of a session: sent when it begins and run by the board's own python3; none of it stays there.
+"""The board's side of a session. The host sends this source at the start; the board's own python3 runs it from memory.
 
-Standard input: the length of this source, compressed, on a line; that source; then requests, each a line of JSON and
-its bytes. Standard output: an answer to each, a line of JSON and the bytes of the files that go back. Blank lines say
-that the other side is there; from us they are how a connection that is dead gets noticed.
+Standard input: a line with the length of this source (compressed), the source, then requests: each a line of JSON and
+the request's bytes. Standard output: a response to each, a line of JSON and the bytes of the files that it sends back.
+Both sides also send blank lines: from the board as a heartbeat, by which a dead connection is noticed; from the host to
+stop a request.
 
-It needs Python 3.7 and its standard library. A session that holds the board holds a lock that the kernel frees when its
-holder ends, however that happens; standard input's end says that the connection is gone, and ends this process.
+It requires Python 3.7 and only the standard library. A session that holds the board holds a lock, which the kernel
+frees when the process ends for any reason. End of standard input means that the connection is gone and ends this
+process.
 """
 
 from __future__ import annotations
@@ -32,25 +34,25 @@ from typing import IO, TYPE_CHECKING, Any
 
 PIECE = 1 << 20
 TEMPORARY = ".tmp-"
-TOLD_BYTES = 1 << 16
-"""So much of a program's last words on standard error goes back."""
+ERR_BYTES = 1 << 16
+"""How much of the end of a program's standard error is sent back."""
 THERMAL = Path("/sys/class/thermal")
 COOL_SECONDS, COOL_POLL_SECONDS = 900, 5
 BEAT_SECONDS = 30
-"""So often a blank line goes out: a connection whose other end vanished without a word fails at the next one."""
+"""Interval of the heartbeat. Writing it fails if the other end of the connection has vanished."""
 DIES_WITH_PARENT = 1  # Source: linux/prctl.h, PR_SET_PDEATHSIG
 
-if TYPE_CHECKING:  # Python 3.7 knows neither dict[str, Any] nor X | None outside annotations
+if TYPE_CHECKING:  # Python 3.7 has neither dict[str, Any] nor X | None outside annotations
     from collections.abc import Callable, Iterable
 
     Request = dict[str, Any]
 
 
 class Refused(Exception):
-    """What could not be done.
+    """A request that could not be carried out.
 
     Args:
-        kind: the word by which the host knows it: full, gone, cut, corrupt, hot or system.
+        kind: one of full, gone, cut, corrupt, hot and system; the host adds advice by it.
     """
 
     def __init__(self, kind: str, why: str) -> None:
@@ -61,11 +63,11 @@ class Refused(Exception):
 # -- verbs -------------------------------------------------------------------------------------------------------------
 
 
-def ask(asked: Request) -> Request:
-    """What the board is, and which runtimes are there."""
-    folder = home(asked)
+def ask(request: Request) -> Request:
+    """Describes the board and lists its runtimes."""
+    folder = home(request)
     library = ""
-    with contextlib.suppress(ValueError, OSError):  # musl knows no such name
+    with contextlib.suppress(ValueError, OSError):  # musl does not have this name
         library = os.confstr("CS_GNU_LIBC_VERSION") or ""
     return {
         "machine": platform.machine(),
@@ -78,10 +80,10 @@ def ask(asked: Request) -> Request:
     }
 
 
-def hold(asked: Request) -> Request:
-    """Takes the board until this session ends, and says what `ask` says. Where another has it, its words about itself
-    are a first answer, and the other one comes when that job has ended."""
-    folder = home(asked)
+def hold(request: Request) -> Request:
+    """Locks the board until this session ends, and returns what `ask` returns. While another session has the board, a
+    first response names that session; the second follows when the lock is free."""
+    folder = home(request)
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / "lock").open("a+")
     try:
@@ -90,28 +92,28 @@ def hold(asked: Request) -> Request:
         file.seek(0)
         reply({"waits_for": file.read().strip() or "another job"})
 
-        def give_up(told: bool) -> None:
-            if not told:
+        def give_up(stopped: bool) -> None:
+            if not stopped:
                 os._exit(0)
 
         with Listening(give_up):
             fcntl.flock(file, fcntl.LOCK_EX)
     HELD.append(file)
-    with contextlib.suppress(OSError):  # a full disk must not keep anyone from cleaning it
+    with contextlib.suppress(OSError):  # a full disk must not prevent cleaning it
         file.truncate(0)
-        file.write(asked["who"])
+        file.write(request["who"])
         file.flush()
-    for place in (folder, folder / "files", folder / "runtimes"):
-        for path in place.glob(TEMPORARY + "*"):
+    for parent in (folder, folder / "files", folder / "runtimes"):
+        for path in parent.glob(TEMPORARY + "*"):
             discard(path)
-    return ask(asked)
+    return ask(request)
 
 
-def have(asked: Request) -> Request:
-    """Which of the named files are missing. Those that are there are read and hashed: a corrupt one is removed."""
-    folder = home(asked) / "files"
+def have(request: Request) -> Request:
+    """Lists which of the named files are missing. Existing files are hashed, and corrupt ones removed."""
+    folder = home(request) / "files"
     missing = []
-    for name, digest in asked["files"]:
+    for name, digest in request["files"]:
         path = folder / name
         if not path.is_file():
             missing.append(name)
@@ -123,21 +125,21 @@ def have(asked: Request) -> Request:
     return {"missing": missing, "folder": str(folder)}
 
 
-def room(asked: Request) -> Request:
-    """Makes room for what is about to be sent, so that nothing is sent in vain."""
-    make_room(asked, asked["needed"], asked["wanted"])
+def room(request: Request) -> Request:
+    """Frees space for the files of the next request, or refuses before they are sent."""
+    make_room(request, request["needed"], request["wanted"])
     return {}
 
 
-def put(asked: Request) -> Request:
-    """Takes files, each whole and as its hash says or not at all."""
-    folder = home(asked) / "files"
+def put(request: Request) -> Request:
+    """Receives files. A file is stored only if it is complete and its hash is right."""
+    folder = home(request) / "files"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, size, digest in asked["files"]:
+    for name, size, digest in request["files"]:
         temporary = folder / (TEMPORARY + name)
         try:
             with temporary.open("wb") as file:
-                arriving = Arriving(asked, size)
+                arriving = Arriving(request, size)
                 shutil.copyfileobj(arriving, file, PIECE)
                 file.flush()
                 os.fsync(file.fileno())
@@ -148,53 +150,53 @@ def put(asked: Request) -> Request:
     return {}
 
 
-def unpack(asked: Request) -> Request:
-    """Takes a runtime: a .tar.gz that becomes one folder, whole or not at all."""
-    folder = home(asked) / "runtimes"
+def unpack(request: Request) -> Request:
+    """Receives a runtime, a .tar.gz, and unpacks it into a folder of its own, completely or not at all."""
+    folder = home(request) / "runtimes"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (TEMPORARY + asked["name"])
-    arriving = Arriving(asked, asked["bytes"])
+    temporary = folder / (TEMPORARY + request["name"])
+    arriving = Arriving(request, request["bytes"])
     try:
         with tarfile.open(fileobj=arriving, mode="r|gz") as archive:  # type: ignore[call-overload]
             safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             archive.extractall(str(temporary), **safely)
         while arriving.read(PIECE):
             pass
-        arriving.check(asked["sha256"])
-        os.sync()  # else a power cut could leave the folder, and its files empty
-        temporary.rename(folder / asked["name"])
+        arriving.check(request["sha256"])
+        os.sync()  # otherwise a power cut could leave the folder with empty files
+        temporary.rename(folder / request["name"])
     except (tarfile.TarError, EOFError) as error:
-        raise Refused("cut", "the runtime arrived in part only") from error
+        raise Refused("cut", "the received runtime is incomplete") from error
     finally:
         discard(temporary)
     return {}
 
 
-def call(asked: Request) -> None:
-    """Runs a program and answers; the files it wrote follow the answer.
+def call(request: Request) -> None:
+    """Runs a program and responds; the files that it wrote follow the response.
 
-    Its strings hash alike each time: with a seed of chance a look-up in a dictionary takes more or fewer steps, which
-    moved a count of 200,000 instructions by 0.1 % from one process to the next.
+    The hash seed is fixed: with a random one, dictionary look-ups take more or fewer steps, which changed a count of
+    200,000 instructions by 0.1 % between two processes.
     """
-    folder = home(asked)
-    runtime = folder / "runtimes" / asked["runtime"]
+    folder = home(request)
+    runtime = folder / "runtimes" / request["runtime"]
     if not runtime.is_dir():
-        raise Refused("gone", "its runtime is not there any more")
+        raise Refused("gone", "the runtime was removed from the board")
     os.utime(str(runtime))
     scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(folder)))
     try:
         outputs: list[Path] = []
-        words = [word.format(python=sys.executable, runtime=runtime) for word in asked["program"]]
-        for word in asked["words"]:
-            if isinstance(word, str):
-                words.append(word)
-            elif "file" in word:
-                words.append(str(present(folder / "files" / word["file"])))
+        argv = [arg.format(python=sys.executable, runtime=runtime) for arg in request["program"]]
+        for arg in request["words"]:
+            if isinstance(arg, str):
+                argv.append(arg)
+            elif "file" in arg:
+                argv.append(str(present(folder / "files" / arg["file"])))
             else:
-                outputs.append(scratch / word["out"])
-                words.append(str(outputs[-1]))
+                outputs.append(scratch / arg["out"])
+                argv.append(str(outputs[-1]))
         environment = {**os.environ, "PYTHONPATH": str(runtime), "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
-        done = run(words, environment, scratch)
+        done = run(argv, environment, scratch)
         sent = [path for path in outputs if path.is_file()]
         done["files"] = [[path.name, path.stat().st_size, sha256(path)] for path in sent]
         done["folder"] = str(folder)
@@ -203,18 +205,18 @@ def call(asked: Request) -> None:
         discard(scratch)
 
 
-def cool(asked: Request) -> Request:
-    """Waits until the board is as cool as it shall be."""
-    cool_down(asked["cool_down_c"])
+def cool(request: Request) -> Request:
+    """Waits until the board has cooled down to cool_down_c."""
+    cool_down(request["cool_down_c"])
     return {}
 
 
-def clean(asked: Request) -> Request:
-    """Frees what all other verbs took."""
-    folder = home(asked)
-    taken = [path for path in (folder / "files", folder / "runtimes") if path.is_dir()]
-    freed = sum(map(weight, taken))
-    for path in taken:
+def clean(request: Request) -> Request:
+    """Removes all files and runtimes."""
+    folder = home(request)
+    found = [path for path in (folder / "files", folder / "runtimes") if path.is_dir()]
+    freed = sum(map(size_bytes, found))
+    for path in found:
         shutil.rmtree(str(path))
     return {"freed_bytes": freed}
 
@@ -230,21 +232,21 @@ VERBS: dict[str, Callable[[Request], Request]] = {
     "clean": clean,
 }
 HELD: list[IO[str]] = []
-"""The lock, while this session has the board: every verb but `ask` is asked then only."""
+"""The lock file, while this session has the board. The host sends every verb but `ask` only then."""
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def run(words: list[str], environment: dict[str, str], scratch: Path) -> Request:
-    """Runs a program to its end; it ends earlier, with all it started, when the other side says so or is gone.
+def run(argv: list[str], environment: dict[str, str], scratch: Path) -> Request:
+    """Runs a program to its end. When the host stops the request or is gone, it kills the program and its children.
 
-    It holds the lock too: should this process be killed, the board is free only when the program is gone.
+    The program inherits the lock: if this process is killed, the board is free only when the program is gone.
     """
     ended: list[bool] = []
     with (scratch / "out").open("w+b") as out, (scratch / "err").open("w+b") as err:
         process = subprocess.Popen(
-            words,
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -252,36 +254,36 @@ def run(words: list[str], environment: dict[str, str], scratch: Path) -> Request
             cwd=str(scratch),
             start_new_session=True,
             pass_fds=[file.fileno() for file in HELD],
-            preexec_fn=goes_first,  # noqa: PLW1509 (prctl takes no lock that a thread could hold)
+            preexec_fn=prepare_child,  # noqa: PLW1509 (prctl takes no lock that a thread could hold)
         )
 
-        def end(told: bool) -> None:
-            ended.append(told)
+        def end(stopped: bool) -> None:
+            ended.append(stopped)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
         with Listening(end):
             code = process.wait()
         if False in ended:
-            raise Refused("cut", "the connection is gone")
-        told = [tail(file) for file in (out, err)]
-    return {"code": code, "out": told[0], "err": told[1][-TOLD_BYTES:], "timed_out": True in ended}
+            raise Refused("cut", "the connection was lost")
+        printed = [text(file) for file in (out, err)]
+    return {"code": code, "out": printed[0], "err": printed[1][-ERR_BYTES:], "timed_out": True in ended}
 
 
 class Listening:
-    """Calls `each` once, in a thread, should the other side send something or be gone: True, or False.
+    """Calls `callback` once, in a thread, if the host stops the request (True) or is gone (False).
 
-    Nothing is sent while a request is under way but a blank line, which asks for its end.
+    While a request is in progress, the host sends nothing but a blank line, which stops it.
     """
 
-    def __init__(self, each: Callable[[bool], Any]) -> None:
-        self.each = each
+    def __init__(self, callback: Callable[[bool], Any]) -> None:
+        self.callback = callback
         self.ended, self.end = os.pipe()
         self.thread = threading.Thread(target=self.listen, daemon=True)
 
     def listen(self) -> None:
         if self.ended not in select.select([0, self.ended], [], [])[0]:
-            self.each(os.read(0, 1) != b"")
+            self.callback(os.read(0, 1) != b"")
 
     def __enter__(self) -> Listening:
         self.thread.start()
@@ -293,9 +295,9 @@ class Listening:
         os.close(self.ended)
 
 
-def goes_first() -> None:
-    """Runs in the child. Where memory runs out it is the one to go, not this process or what else the board does; and
-    the kernel ends it when this process ends (where there is no ctypes, it outlives a kill -9)."""
+def prepare_child() -> None:
+    """Runs in the child. If memory runs out, the kernel kills the child first, not this process or other work of the
+    board. It also kills the child when this process ends (without ctypes, the child outlives a kill -9)."""
     with contextlib.suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as file:
         file.write("1000")
     with contextlib.suppress(ImportError, OSError, AttributeError):
@@ -304,23 +306,23 @@ def goes_first() -> None:
         ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
 
 
-def tail(file: IO[bytes]) -> str:
+def text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode("utf-8", "replace")
 
 
 def cool_down(limit: float, thermal: Path = THERMAL) -> None:
-    """Waits until the hottest sensor is at or below the limit; a board without a sensor is not waited for."""
+    """Waits until the hottest sensor is at or below the limit. Returns at once if the board has no sensor."""
     waited = 0
     while True:
         zones = sorted(thermal.glob("thermal_zone*/temp"))
-        celsius = [int(text) / 1000 for text in map(sensor, zones) if text.lstrip("-").isdigit()]
+        celsius = [int(value) / 1000 for value in map(sensor, zones) if value.lstrip("-").isdigit()]
         if not celsius or max(celsius) <= limit:
             return
         if waited >= COOL_SECONDS:
             raise Refused("hot", f"still at {max(celsius):.0f} °C after {waited} s of cooling: above cool_down_c")
         if select.select([0], [], [], COOL_POLL_SECONDS)[0]:
-            raise Refused("cut", "nobody waits for it to cool down any more")
+            raise Refused("cut", "the host no longer waits for it to cool down")
         waited += COOL_POLL_SECONDS
 
 
@@ -333,50 +335,50 @@ def sensor(path: Path) -> str:
 # -- the folder --------------------------------------------------------------------------------------------------------
 
 
-def home(asked: Request) -> Path:
-    """The folder that everything is in."""
-    folder = Path(os.path.expanduser(asked["folder"]))  # noqa: PTH111 (`~x` stays a name where there is no user x)
+def home(request: Request) -> Path:
+    """The folder that contains everything that the host sends."""
+    folder = Path(os.path.expanduser(request["folder"]))  # noqa: PTH111 (`~x` stays a name if there is no user x)
     return Path(os.path.abspath(str(folder)))  # noqa: PTH100 (no link is resolved)
 
 
-def make_room(asked: Request, needed: int, wanted: list[str]) -> None:
-    """Keeps the folder within its bound: what was used longest ago goes first, files before runtimes."""
-    folder, bound = home(asked), asked.get("space_bytes")
-    if bound is not None:
+def make_room(request: Request, needed: int, wanted: list[str]) -> None:
+    """Keeps the folder within space_bytes: removes the least recently used entries, files before runtimes."""
+    folder, limit = home(request), request.get("space_bytes")
+    if limit is not None:
         old = [*entries(folder / "files"), *entries(folder / "runtimes")[:-1]]
-        taken = weight(folder)
+        used = size_bytes(folder)
         for path in old:
-            if taken + needed <= bound or path.name in wanted:
+            if used + needed <= limit or path.name in wanted:
                 continue
-            taken -= weight(path)
+            used -= size_bytes(path)
             discard(path)
-        if taken + needed > bound:
-            raise Refused("full", f"space_bytes = {bound} is less than the {taken + needed} bytes needed")
+        if used + needed > limit:
+            raise Refused("full", f"space_bytes = {limit} is less than the {used + needed} bytes needed")
     if free(folder) < needed:
-        raise Refused("full", f"{needed / 1e6:.1f} MB are needed there, {free(folder) / 1e6:.1f} MB are free")
+        raise Refused("full", f"{needed / 1e6:.1f} MB are needed on the board, {free(folder) / 1e6:.1f} MB are free")
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, the one used longest ago first."""
+    """The entries of a folder, least recently used first."""
     found = [path for path in folder.glob("*") if not path.name.startswith(TEMPORARY)]
     return sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
 
 
 def present(path: Path) -> Path:
     if not path.is_file():
-        raise Refused("gone", "a file that was sent is not there any more")
+        raise Refused("gone", "a file that was sent is no longer on the board")
     return path
 
 
-def weight(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+def size_bytes(path: Path) -> int:
+    """Size of a file, or of all files below a folder."""
     if path.is_dir():
         return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir())
     return path.lstat().st_size
 
 
 def free(folder: Path) -> int:
-    """Bytes that may still be written."""
+    """Free bytes on the disk of a folder."""
     while not folder.exists():
         folder = folder.parent
     space = os.statvfs(str(folder))
@@ -384,7 +386,7 @@ def free(folder: Path) -> int:
 
 
 def discard(path: Path) -> None:
-    """Removes what is there, if anything is."""
+    """Removes a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(str(path), ignore_errors=True)
     else:
@@ -404,32 +406,32 @@ def sha256(path: Path) -> str:
 
 
 class Arriving:
-    """The next `size` of a request's bytes as a file, hashed on the way."""
+    """The next `size` bytes of a request as a file, hashed while they are read."""
 
-    def __init__(self, asked: Request, size: int) -> None:
-        self.asked, self.left, self.digest = asked, size, hashlib.sha256()
+    def __init__(self, request: Request, size: int) -> None:
+        self.request, self.left, self.digest = request, size, hashlib.sha256()
 
     def read(self, size: int = PIECE) -> bytes:
         piece = sys.stdin.buffer.read(min(size, self.left))
         if not piece and self.left:
-            raise Refused("cut", "the connection ended before the file did")
-        self.asked["bytes"] -= len(piece)
+            raise Refused("cut", "the connection ended in the middle of a file")
+        self.request["bytes"] -= len(piece)
         self.left -= len(piece)
         self.digest.update(piece)
         return piece
 
     def check(self, expected: str) -> None:
         if self.left or self.digest.hexdigest() != expected:
-            raise Refused("corrupt", "what arrived is not what was sent")
+            raise Refused("corrupt", "the received data differs from the sent data")
 
 
-SPEAKING = threading.Lock()
+WRITING = threading.Lock()
 
 
-def reply(answer: Request, files: Iterable[Path] = ()) -> None:
+def reply(response: Request, files: Iterable[Path] = ()) -> None:
     out = sys.stdout.buffer
-    with SPEAKING:
-        out.write(json.dumps(answer).encode() + b"\n")
+    with WRITING:
+        out.write(json.dumps(response).encode() + b"\n")
         for path in files:
             with path.open("rb") as file:
                 shutil.copyfileobj(file, out, PIECE)
@@ -437,46 +439,46 @@ def reply(answer: Request, files: Iterable[Path] = ()) -> None:
 
 
 def beat() -> None:
-    """Sends blank lines. It wakes a measuring board up as seldom as makes no difference."""
+    """Sends the heartbeat, so rarely that it does not disturb a measurement."""
     with contextlib.suppress(OSError):
         while True:
             time.sleep(BEAT_SECONDS)
-            with SPEAKING:
+            with WRITING:
                 sys.stdout.buffer.write(b"\n")
                 sys.stdout.buffer.flush()
 
 
-def answer(asked: Request) -> None:
-    """Answers a request."""
+def handle(request: Request) -> None:
+    """Carries out a request and responds."""
     try:
-        if asked["verb"] == "call":
-            call(asked)
+        if request["verb"] == "call":
+            call(request)
         else:
-            reply(VERBS[asked["verb"]](asked))
+            reply(VERBS[request["verb"]](request))
     except Refused as error:
-        refuse(asked, error.kind, str(error))
+        refuse(request, error.kind, str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         kind = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
-        refuse(asked, kind, f"{error.filename or 'the disk'}: {error.strerror}")
+        refuse(request, kind, f"{error.filename or 'the disk'}: {error.strerror}")
 
 
-def refuse(asked: Request, kind: str, why: str) -> None:
-    """Says why, and reads past what is still on its way, so that this session keeps the board for what comes next."""
+def refuse(request: Request, kind: str, why: str) -> None:
+    """Responds with the reason, and skips the rest of the request's bytes, so that the session can go on."""
     reply({"refused": kind, "why": why})
-    rest = Arriving(asked, asked.setdefault("bytes", 0))
+    rest = Arriving(request, request.setdefault("bytes", 0))
     with contextlib.suppress(Refused):  # the connection is gone
         while rest.read():
             pass
 
 
 def main() -> None:
-    """Answers requests, one after another, until the other side has no more."""
+    """Handles requests, one after another, until the end of standard input."""
     threading.Thread(target=beat, daemon=True).start()
     for line in iter(sys.stdin.buffer.readline, b""):
         if line.strip():
-            answer(json.loads(line.decode()))
+            handle(json.loads(line.decode()))
 
 
 if __name__ == "__main__":

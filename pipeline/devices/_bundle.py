@@ -1,6 +1,6 @@
-"""A runtime for a board as one archive: edge-bench and the wheels that fit the board, put together on this side.
+"""A runtime for a board as one archive: edge-bench and the wheels for the board, assembled on this machine.
 
-The board needs no internet, no pip and no compiler. The archive's name there is its content's hash.
+The board needs no internet access, no pip and no compiler. On the board, the archive's name is its hash.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from pipeline.system.progress import working
 from pipeline.system.store import Store
 
 TOO_LARGE = {"executorch": "executorch_runner"}
-"""Runtimes whose packages are too large for a board, and what runs the same files there."""
+"""Runtimes whose packages are too large for a board → the runtime that boards use for the same files."""
 PROGRAM = ("{python}", "-s", "-m", "edge_bench")
-"""The words that start edge-bench there; {python} and {runtime} are the board's."""
+"""The command that starts edge-bench on a board, which fills in {python} and {runtime}."""
 MACHINES = ("aarch64", "x86_64")
 GLIBC = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
-"""The second numbers of the glibc versions that uv has a platform for. Source: uv pip install --help."""
+"""Minor versions of glibc 2 that uv has a platform for. Source: uv pip install --help."""
 OLDEST_PYTHON = (3, 9)
 INSTALL_SECONDS = 900
-LEFT_OUT = ("tests",)
-"""Folders of packages that no board needs: half of numpy's files, which a board takes longest to unpack."""
-WORKS = "Raspberry Pi OS 12 of 64 bits works"
+EXCLUDED = ("tests",)
+"""Folders of packages that no board needs. They are half of numpy's files, the slowest part to unpack on a board."""
+WORKS = "64-bit Raspberry Pi OS 12 works"
 
 
 @dataclass(frozen=True)
 class Board:
-    """What a board says of itself.
+    """A board's description of itself.
 
     Attributes:
-        machine: as uname says it.
+        machine: uname's name of the architecture.
         bits: of its Python.
-        libc: "glibc 2.36"; empty where it is another.
-        python: its version's first two numbers.
-        runtimes: names of the archives that are unpacked there.
+        libc: "glibc 2.36"; empty for another C library.
+        python: major and minor version.
+        runtimes: names of the archives that are unpacked on it.
     """
 
     machine: str
@@ -56,25 +56,25 @@ class Board:
     runtimes: tuple[str, ...]
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Board:
-        """What `_board.ask` answered."""
-        return cls(**{**answer, "python": tuple(answer["python"]), "runtimes": tuple(answer["runtimes"])})
+    def of(cls, response: Mapping[str, Any]) -> Board:
+        """The board that a response of `_board.ask` describes."""
+        return cls(**{**response, "python": tuple(response["python"]), "runtimes": tuple(response["runtimes"])})
 
-    def lacks(self) -> str | None:
-        """Why no runtime can be had for it, and what would do; None where wheels may exist."""
+    def unsupported(self) -> str | None:
+        """Why there is no runtime for it, and which system works; None if there may be wheels for it."""
         version = ".".join(map(str, self.python))
         if self.bits != 64 or self.machine in ("armv6l", "armv7l", "i386", "i686"):
-            return f"its system is of 32 bits ({self.machine}), and the runtimes exist for 64 bits only: {WORKS}"
+            return f"its system is 32-bit ({self.machine}), and the runtimes require 64 bits: {WORKS}"
         if self.machine not in MACHINES:
             return f"no runtime exists for its architecture {self.machine} (known: {', '.join(MACHINES)})"
         if not self.libc.startswith("glibc 2."):
-            return f"its C library is not glibc ({self.libc or 'musl?'}), which the runtimes need: {WORKS}"
+            return f"its C library is not glibc ({self.libc or 'musl?'}), which the runtimes require: {WORKS}"
         if self.python < OLDEST_PYTHON:
-            return f"its Python is {version}, and edge-bench needs 3.9 or later: {WORKS}"
+            return f"its Python is {version}, and edge-bench requires 3.9 or later: {WORKS}"
         return None
 
     def platform(self) -> str:
-        """What uv calls it: the newest known glibc that is not newer than the board's."""
+        """uv's name of its platform: with the newest known glibc that is not newer than the board's."""
         own = int(self.libc.removeprefix("glibc 2.").split(".")[0])
         fitting = [number for number in GLIBC if number <= own]
         return f"{self.machine}-manylinux_2_{max(fitting, default=min(GLIBC))}"
@@ -82,11 +82,11 @@ class Board:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An archive that is ready to be sent.
+    """Manifest of an archive that is ready to be sent.
 
     Attributes:
-        file: beside this manifest, .tar.gz.
-        unpacked_bytes: what it takes on the board.
+        file: name of the .tar.gz, in the manifest's folder.
+        unpacked_bytes: its size on the board.
     """
 
     runtime: str
@@ -99,22 +99,22 @@ class Bundle:
 
 
 def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
-    """The archive of a runtime for boards like this one, made when there is none yet.
+    """The archive of a runtime for boards like this one. It is built if there is none yet.
 
     Raises:
-        StageFailed: there is no such runtime for it; the reason, and what would do.
+        StageFailed: there is no such runtime for the board. The message says why, and what works.
     """
-    lack = board.lacks()
-    if lack:
-        raise StageFailed(lack)
+    reason = board.unsupported()
+    if reason:
+        raise StageFailed(reason)
     if runtime in TOO_LARGE:
-        raise StageFailed(f"{runtime}'s packages are too large for a board; {TOO_LARGE[runtime]} is for boards")
+        raise StageFailed(f"{runtime}'s packages are too large for a board; boards use {TOO_LARGE[runtime]}")
     wanted = _edge_bench.requirements(runtime)
     native = [_runner.build(build, board.machine)] if runtime in _edge_bench.NATIVE else []
     source = _edge_bench.HERE / "src"
     parts = [(str(path.relative_to(source)), store.sha256(path)) for path in _edge_bench.sources()]
     key = store.digest([
-        runtime, wanted, parts, board.platform(), board.python, [path.name for path in native], LEFT_OUT,
+        runtime, wanted, parts, board.platform(), board.python, [path.name for path in native], EXCLUDED,
     ])  # fmt: skip
     folder = build.root / "environments" / f"{runtime}-{board.machine}-{key[:16]}"
     made = store.read_or_warn(Bundle, folder / "bundle.json")
@@ -143,30 +143,31 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
 
 def _install(board: Board, wanted: list[str], folder: Path) -> None:
     version = ".".join(map(str, board.python))
-    words = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--only-binary", ":all:", "--target", str(folder)]
-    words += ["--link-mode", "copy", "--python-version", version, "--python-platform", board.platform()]
-    done = proc.run([*words, *wanted], timeout=INSTALL_SECONDS)
+    argv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--only-binary", ":all:", "--target", str(folder)]
+    argv += ["--link-mode", "copy", "--python-version", version, "--python-platform", board.platform()]
+    done = proc.run([*argv, *wanted], timeout=INSTALL_SECONDS)
     if done.code != 0:
-        told = " ".join(done.err.split())
+        err = " ".join(done.err.split())
         raise StageFailed(
-            f"no wheels of {', '.join(wanted)} could be had for Python {version} on {board.platform()}; {WORKS}, with "
-            f"Python 3.11. uv says: {told[-300:] if told else done.reason}"
+            f"cannot install wheels of {', '.join(wanted)} for Python {version} on {board.platform()}; {WORKS}, with "
+            f"Python 3.11. uv reports: {err[-300:] if err else done.reason}"
         )
-    for path in sorted(path for name in LEFT_OUT for path in folder.rglob(name)):
+    for path in sorted(path for name in EXCLUDED for path in folder.rglob(name)):
         if path.is_dir():
             shutil.rmtree(path)
 
 
 def _compile(board: Board, folder: Path) -> None:
-    """Bytecode, where this Python's is the board's too: else the first run there would compile, and look heavier."""
+    """Compiles to bytecode, if the board has this Python version. Otherwise the first run on the board compiles, and
+    its measured memory and time include that."""
     if board.python != sys.version_info[:2]:
         return
-    words = ["-m", "compileall", "-q", "-s", str(folder), "--invalidation-mode", "unchecked-hash", str(folder)]
-    proc.run([sys.executable, *words], timeout=INSTALL_SECONDS)  # what does not compile is not imported either
+    args = ["-m", "compileall", "-q", "-s", str(folder), "--invalidation-mode", "unchecked-hash", str(folder)]
+    proc.run([sys.executable, *args], timeout=INSTALL_SECONDS)  # files that do not compile are never imported
 
 
 def _pack(folder: Path, archive: Path) -> None:
-    """A .tar.gz whose bytes depend on names and contents only."""
+    """Writes a .tar.gz whose bytes depend only on names and contents."""
     with (
         archive.open("wb") as file,
         gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,

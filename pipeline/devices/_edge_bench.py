@@ -1,4 +1,4 @@
-"""edge-bench, as every device but a phone is given it: its source, and the packages that each runtime needs."""
+"""edge-bench for every kind of device but phones: its source files, and the packages that each runtime requires."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from pipeline.system import store
 
 HERE = Path(__file__).parent.parent.parent / "edge-bench"
 NATIVE = ("executorch_runner",)
-"""Runtimes that no package index has: pipeline/devices/_runner.py builds them, for this machine or for a board."""
+"""Runtimes that are not on a package index. pipeline/devices/_runner.py builds them, for this machine or a board."""
 
 
 def sources() -> list[Path]:
-    """Its files, below HERE / "src"."""
+    """edge-bench's files, below HERE / "src"."""
     return sorted(path for path in (HERE / "src").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
 def outside(runtime: str) -> registry.Outside | None:
-    """The installed package that offers a runtime; None of edge-bench's own."""
+    """The installed package that provides a runtime; None for edge-bench's own runtimes."""
     return registry.outside(registry.RUNTIMES).get(runtime)
 
 
 def requirements(runtime: str) -> list[str]:
-    """What its own project file asks for.
+    """A runtime's requirements, from edge-bench's pyproject.toml.
 
     Raises:
-        StageFailed: it has no such runtime.
+        StageFailed: edge-bench has no such runtime.
     """
     offer = outside(runtime)
     if offer:
-        raise StageFailed(f"{runtime} is a runtime of {offer}: only edge-bench's own can be brought to a board")
+        raise StageFailed(f"{runtime} is a runtime of {offer}: boards support only edge-bench's own runtimes")
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
     extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
     if runtime not in extras:
@@ -45,7 +45,7 @@ def requirements(runtime: str) -> list[str]:
 
 @cache
 def apart(runtime: str) -> bool:
-    """Whether a runtime needs an environment of its own: its extra changes the version of a package of edge-bench."""
+    """Whether a runtime needs a separate environment: its extra changes the version of a package of edge-bench."""
     if outside(runtime) or runtime in NATIVE:
         return False
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
@@ -54,7 +54,7 @@ def apart(runtime: str) -> bool:
 
 
 def packages(runtime: str) -> tuple[str, ...]:
-    """The distributions of a runtime, by name: of those that `requirements` asks for, whatever their versions."""
+    """The names of the distributions that a runtime requires, without versions."""
     offer = outside(runtime)
     if offer:
         return offer.requires
@@ -67,6 +67,6 @@ def _name(requirement: str) -> str:
 
 @cache
 def identity() -> str:
-    """Hash of edge-bench and of the versions that its runtimes are to have."""
+    """Hash of edge-bench and of its runtimes' required versions."""
     files = [*sources(), HERE / "pyproject.toml", _runner.SOURCE]
     return store.digest([[store.sha256(path) for path in files], registry.versions(("executorch",))])

@@ -1,7 +1,7 @@
-"""A session: a Python on a board that is asked line by line, through whatever connection its command line makes.
+"""A session: a Python process on a board that handles requests, over the connection that a command line opens.
 
-It is `_board.py`, fed through standard input; it ends with its standard input: when the job is done, when this process
-ends in whatever way, or when the connection does.
+The process runs `_board.py`, which it receives through standard input. It ends with its standard input: when the job is
+done, when this process ends for any reason, or when the connection is lost.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from pipeline.system.progress import say
 LOST = 255  # Source: ssh(1), EXIT STATUS
 NO_PYTHON, OLD_PYTHON = 127, 70
 STOP_SECONDS = 30.0
-"""So long after it was told to stop, a board has said that it did."""
+"""How long a board may take to respond after it was told to stop."""
 
 BOOT = (
     "import sys, zlib; sys.version_info < (3, 7) and sys.exit(70); i = sys.stdin.buffer; "
     "exec(compile(zlib.decompress(i.read(int(i.readline()))), 'board', 'exec'))"
 )
 STARTS = ("python3", "-c", BOOT)
-"""The words that start it there."""
+"""The command that starts it on the board."""
 SOURCE = Path(__file__).with_name("_board.py")
 
 
 class Refused(StageFailed):
-    """What the board would not do.
+    """A request that the board refused.
 
     Args:
         kind: as in _board.py: full, gone, cut, corrupt, hot or system.
@@ -50,7 +50,7 @@ class Refused(StageFailed):
 
 @dataclass
 class Traffic:
-    """What a connection carried."""
+    """What went over a connection. Attributes: trips: requests."""
 
     trips: int = 0
     sent_bytes: int = 0
@@ -58,17 +58,18 @@ class Traffic:
 
 
 class Session:
-    """A Python on the board that answers requests, one after another.
+    """A Python process on the board that handles requests, one after another.
 
     Args:
-        words: the command line that starts it; its last words say STARTS to the board's shell.
-        traffic: where what it carries is counted.
+        name: the device's name, for messages.
+        argv: the command that connects to the board and runs STARTS in its shell.
+        traffic: counts what is sent and received.
     """
 
-    def __init__(self, name: str, words: Sequence[str], traffic: Traffic) -> None:
+    def __init__(self, name: str, argv: Sequence[str], traffic: Traffic) -> None:
         self.name, self.traffic = name, traffic
         self.err = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
-        self.process = proc.started(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
+        self.process = proc.started(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
         source = zlib.compress(SOURCE.read_bytes())
         self._send([b"%d\n" % len(source), source])
 
@@ -79,21 +80,22 @@ class Session:
         timeout: float | None = None,
         outs: Sequence[Path] = (),
     ) -> dict[str, Any]:
-        """
+        """Sends a request and waits for the response.
+
         Args:
             verb: the request; see _board.py.
             sent: the bytes that follow it.
-            timeout: seconds after which the board is told to stop, and some after that left alone.
-            outs: where the files go that come back.
+            timeout: seconds after which the board is told to stop; STOP_SECONDS later the connection is closed.
+            outs: where to write the files that the board sends back.
 
         Returns:
-            The answer.
+            The response.
 
         Raises:
-            Refused: the board would not.
-            Unreachable: it does not answer, or the connection was lost.
-            StageFailed: Python is missing there, or died.
-            TimeoutError: time was up, and it did not say that it stopped.
+            Refused: the board refused the request.
+            Unreachable: the connection was lost.
+            StageFailed: python3 is missing on the board, or its process ended.
+            TimeoutError: the timeout passed, and the board did not confirm that it stopped.
         """
         expired = threading.Event()
 
@@ -110,11 +112,11 @@ class Session:
         try:
             self._send(itertools.chain([json.dumps(dict(verb)).encode() + b"\n"], sent))
             self.traffic.trips += 1
-            answer = self._answer()
-            if "waits_for" in answer:
-                say(f"{self.name} is in use by {answer['waits_for']}; waiting for it")
-                answer = self._answer()
-            for path, (_, size, _) in zip(outs, answer.get("files", ()), strict=False):
+            response = self._response()
+            if "waits_for" in response:
+                say(f"{self.name} is in use by {response['waits_for']}; waiting for it")
+                response = self._response()
+            for path, (_, size, _) in zip(outs, response.get("files", ()), strict=False):
                 self._receive(path, size)
         except (Unreachable, StageFailed) as error:
             if expired.is_set():
@@ -123,10 +125,10 @@ class Session:
         finally:
             for clock in clocks:
                 clock.cancel()
-        return answer
+        return response
 
     def end(self, at_once: bool) -> None:
-        """Closes its standard input, which ends it, and waits for that; or ends this side of it at once."""
+        """Closes the process's standard input, which ends it, and waits for its end; `at_once` does not wait."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -140,16 +142,16 @@ class Session:
 
     def _send(self, pieces: Iterable[bytes]) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has answered already, or is gone: `_answer` tells
+        with contextlib.suppress(BrokenPipeError):  # it has responded already, or is gone: `_response` handles both
             for piece in pieces:
                 self.process.stdin.write(piece)
                 self.process.stdin.flush()
                 self.traffic.sent_bytes += len(piece)
 
-    def _answer(self) -> dict[str, Any]:
+    def _response(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = b"\n"
-        while line == b"\n":  # says only that the board is there
+        while line == b"\n":  # the heartbeat
             line = self.process.stdout.readline()
             self.traffic.received_bytes += len(line)
         if not line.endswith(b"\n"):
@@ -157,17 +159,17 @@ class Session:
         try:
             value: dict[str, Any] = json.loads(line)
         except ValueError as error:
-            said = line[:80].decode("utf-8", "replace").strip()
+            text = line[:80].decode("utf-8", "replace").strip()
             raise StageFailed(
-                f"{self.name}: its shell says {said!r} before the answer: take what prints that out of ~/.bashrc "
-                "there, which is read for commands too"
+                f"{self.name}: its shell prints {text!r} before the response: remove what prints that from the board's "
+                "~/.bashrc, which is read for commands too"
             ) from error
         if "refused" in value:
             raise Refused(value["refused"], f"{self.name}: {value['why']}")
         return value
 
     def _receive(self, path: Path, size: int) -> None:
-        """The next `size` bytes, as a file."""
+        """Writes the next `size` bytes to a file."""
         assert self.process.stdout is not None
         with path.open("wb") as file:
             while size and (piece := self.process.stdout.read(min(size, 1 << 20))):
@@ -178,18 +180,18 @@ class Session:
             raise self._ended()
 
     def _ended(self) -> StageFailed:
-        """Why there is no answer."""
+        """Why there is no response."""
         code = self.process.wait()
         self.err.seek(0)
         done = proc.Done((), code, "", self.err.read().decode("utf-8", "replace"), 0.0)
         if code == LOST or code < 0:
             return Unreachable(
-                f"{self.name}: the connection was lost; run the same command again: what is finished is kept"
+                f"{self.name}: the connection was lost; run the same command again: finished work is kept"
             )
         if code == NO_PYTHON:
-            return StageFailed(f"{self.name}: there is no python3 on it: run there: sudo apt-get install python3")
+            return StageFailed(f"{self.name}: python3 is not installed: run on the board: sudo apt-get install python3")
         if code == OLD_PYTHON:
             return StageFailed(
                 f"{self.name}: its python3 is older than 3.7; Raspberry Pi OS 11 and later have a newer one"
             )
-        return StageFailed(f"{self.name}: its side of the work ended without an answer ({done.reason})")
+        return StageFailed(f"{self.name}: the process on the board ended without a response ({done.reason})")

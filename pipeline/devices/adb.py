@@ -1,9 +1,9 @@
-"""An Android phone over adb: the app does there what edge-bench does elsewhere; the rest comes from this side.
+"""An Android phone over adb. On the phone, the app does what edge-bench does on other devices.
 
-Keys of its table in devices.toml: serial (which phone, as `adb devices` calls it; needed where there are several),
-chunk_samples (evaluated in one go), cool_down_c (wait before measuring until the battery is no hotter),
-fixed_performance = true (Android's mode of fixed clocks while it measures), board = "phone" (the emulated one of
-`inv devices.emulate`, in place of a serial), summary, targets, runtimes.
+Keys of its table in devices.toml: serial (as `adb devices` lists it; required if there are several phones),
+chunk_samples (samples per call), cool_down_c (wait before measuring until the battery is no hotter than this),
+fixed_performance = true (Android's fixed-performance mode while measuring), board = "phone" (the emulated phone of
+`inv devices.emulate`, instead of a serial), summary, targets, runtimes.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ IN_THE_APP = {"litert": "LiteRT", "executorch": "ExecuTorch"}
 PACKAGE = "org.lastmile.app"
 ACTIVITY = f"{PACKAGE}/.RunActivity"
 FOLDER = "/data/local/tmp/lastmile"
-OWN = f"/sdcard/Android/data/{PACKAGE}/files/runs"
-"""Where the app writes, and the shell may read."""
+RESULTS = f"/sdcard/Android/data/{PACKAGE}/files/runs"
+"""A folder that the app may write and the adb shell may read."""
+TRANSFER_SECONDS = _adb.TRANSFER_SECONDS
 INSTALL_SECONDS, COOL_SECONDS, COOL_POLL_SECONDS = 600.0, 900.0, 5.0
 LOCKED, REFUSED, DIED = 91, 92, 93
-"""Exit codes of RUN."""
+"""Exit codes of RUN: the screen is locked, the app did not start, the app's process ended without a result."""
 
 HOLD = r"""
 clean() { am force-stop "$3"; rm -rf "$1"/runs/* "$1"/files/.tmp-* "$4"/*; }
@@ -70,9 +71,10 @@ for attempt in 1 2 3 4 5; do
 done
 exit 1
 """
-"""Words: our folder there, who we are, the app, the app's folder, whether clocks are fixed.
+"""Locks the phone. Arguments: FOLDER, who holds the lock, PACKAGE, RESULTS, whether to use fixed-performance mode.
 
-A job that leaves no file there takes the folder with it, lock and all; who waited for that lock takes a new one."""
+A job that leaves no file on the phone removes the whole folder, lock included. A job that waited for that lock then
+creates a new one."""
 
 HAVE = r"""
 cd "$1" || exit 1; shift
@@ -84,16 +86,16 @@ for f; do
   echo "$f"
 done
 """
-"""Says which of these files are missing; a corrupt one is removed."""
+"""Prints which of these files are missing, and removes corrupt ones. Arguments: the folder, then file names."""
 
 TAKE = r"""
 cd "$1" || exit 1; shift
 for f; do
-  case $(sha256sum ".tmp-${f%%/*}") in "${f%%/*} "*) ;; *) echo "$f arrived in part only" >&2; exit 1;; esac
+  case $(sha256sum ".tmp-${f%%/*}") in "${f%%/*} "*) ;; *) echo "$f is incomplete" >&2; exit 1;; esac
   mkdir -p "${f%%/*}" && chmod 755 "${f%%/*}" && chmod 644 ".tmp-${f%%/*}" && mv ".tmp-${f%%/*}" "$f" || exit 1
 done
 """
-"""Gives files that arrived whole their names."""
+"""Checks the files that were sent and gives them their final names. Arguments: the folder, then file names."""
 
 RUN = r"""
 d=$1/runs/$2 o=$4/$2 app=$5
@@ -125,8 +127,8 @@ while [ ! -f "$o/result.json" ]; do
 done
 cat "$o/result.json"
 """
-"""Starts a run of the app and waits for its result. Words: our folder, the run, its request, the app's folder, the app,
-its activity, whether in a process of its own."""
+"""Starts a run of the app and waits for its result. Arguments: FOLDER, the run's name, its request, RESULTS, PACKAGE,
+ACTIVITY, and "fresh" for a new process of the app."""
 
 CLEAN = r"""
 n=0
@@ -136,9 +138,10 @@ p=$(pm path "$2"); p=${p#package:}
 rm -rf "$1/files" "$1/runs"; mkdir -p "$1/files" "$1/runs"
 echo $n
 """
+"""Removes the files and the app, and prints how many bytes that freed. Arguments: FOLDER, PACKAGE."""
 
 PHONES: dict[tuple[str, ...], Phone] = {}
-"""Phones in use by this process, by name and serial."""
+"""Phones that this process uses, by name and serial."""
 
 
 def unsupported(runtime: str) -> str | None:
@@ -148,7 +151,7 @@ def unsupported(runtime: str) -> str | None:
 
 def describe(device: Device) -> str:
     """See `DeviceKind.describe`."""
-    place = device.options.get("serial", "the one that adb sees")
+    place = device.options.get("serial", "the one that adb finds")
     place = "board phone" if "board" in device.options else place
     return f"{device.options.get('summary', 'an Android phone')}, {place}"
 
@@ -163,24 +166,24 @@ def unavailable(build: Store, device: Device) -> str | None:
 
 
 def discover(build: Store, known: Sequence[Device]) -> Iterator[str]:
-    """See `DeviceKind.discover`: each with maker and model, SoC, ABI and Android version, or why it cannot be used."""
+    """See `DeviceKind.discover`: every phone with its description (see `_adb.describe`), or why it cannot be used."""
     try:
-        phones = _adb.seen({})
+        phones = _adb.listed({})
     except PipelineError as error:
         yield str(error)
         return
     for each in phones:
         try:
-            told = each.trouble or _adb.describe(Phone(each.serial, each.serial, {}))
+            line = each.problem or _adb.describe(Phone(each.serial, each.serial, {}))
         except PipelineError as error:
-            told = str(error)
-        yield f"{each.serial}: {told}"
+            line = str(error)
+        yield f"{each.serial}: {line}"
 
 
 @contextlib.contextmanager
 def exclusive(build: Store, device: Device) -> Iterator[None]:
-    """See `DeviceKind.exclusive`: a shell on the phone holds a lock. When the job ends it stops the
-    app and removes what it left.
+    """See `DeviceKind.exclusive`: a shell on the phone holds a lock. When the job ends, it stops the app and removes
+    the app's results.
 
     Raises:
         Unreachable: there is no such phone, or it cannot be used.
@@ -189,17 +192,17 @@ def exclusive(build: Store, device: Device) -> Iterator[None]:
     who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
     fixed = "true" if device.options.get("fixed_performance") else "false"
     first = phone.holder is None
-    with phone.exclusive(HOLD, FOLDER, who, PACKAGE, OWN, fixed) as told:
+    with phone.exclusive(HOLD, FOLDER, who, PACKAGE, RESULTS, fixed) as held:
         if first:
-            phone.app = told[0] if told else ""
+            phone.app = held[0] if held else ""
         yield
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:
-    """See `DeviceKind.setup`: installs the app, or the one that is here in place of the one that is there.
+    """See `DeviceKind.setup`: installs the app, unless exactly this build of it is installed.
 
     Raises:
-        StageFailed: the app has no such runtime, or the phone would not take it.
+        StageFailed: the app has no such runtime, or the phone refuses to install it.
     """
     reason = unsupported(runtime)
     if reason:
@@ -212,41 +215,42 @@ def setup(build: Store, device: Device, runtime: str) -> None:
             return
         say(f"installing the app on {device.name} ({store.size(apk) / 1e6:.1f} MB)")
         done = phone.adb(["install", "--no-streaming", "-r", apk.resolve()], INSTALL_SECONDS)
-        told = done.out + done.err
-        if done.code != 0 or "Success" not in told:
-            raise StageFailed(f"{device.name}: {_refusal(told, done)}")
+        output = done.out + done.err
+        if done.code != 0 or "Success" not in output:
+            raise StageFailed(f"{device.name}: {_install_error(output, done)}")
         phone.traffic.sent_bytes += store.size(apk)
         phone.app = digest
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:
-    """See `DeviceKind.identity`: the app's own files, which name its runtimes' versions too."""
+    """See `DeviceKind.identity`: the app's sources, which include the versions of its runtimes."""
     return android.identity()
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
-    """See `DeviceKind.push`: one call asks what is missing, one a file brings that, and one checks it.
+    """See `DeviceKind.push`: one call lists the missing files, one call per file sends it, and one checks them all.
 
     Raises:
-        StageFailed: there is no room for it.
-        Unreachable: the cable was pulled; nothing half-sent is ever used.
+        StageFailed: the phone has no space left.
+        Unreachable: the cable was pulled. An incomplete file is never used.
     """
     with exclusive(build, device):
         phone = _phone(build, device)
         names = {path: _name(path) for path in files}
         wanted = {name: path for path, name in names.items() if name not in phone.known}
         if wanted:
-            done = phone.shell(HAVE, f"{FOLDER}/files", *wanted, timeout=SEND_SECONDS)
-            missing = [(name, wanted[name]) for name in _adb.check(done, device.name, "looking").out.splitlines()]
+            done = phone.shell(HAVE, f"{FOLDER}/files", *wanted, timeout=TRANSFER_SECONDS)
+            _adb.check(done, device.name, "listing its files")
+            missing = [(name, wanted[name]) for name in done.out.splitlines()]
         else:
             missing = []
         for name, path in missing:
-            sent = phone.adb(["push", path.resolve(), f"{FOLDER}/files/.tmp-{Path(name).parent}"], SEND_SECONDS)
+            sent = phone.adb(["push", path.resolve(), f"{FOLDER}/files/.tmp-{Path(name).parent}"], TRANSFER_SECONDS)
             if sent.code != 0:
-                raise _not_sent(device, sent)
+                raise _push_error(device, sent)
         if missing:
-            done = phone.shell(TAKE, f"{FOLDER}/files", *(name for name, _ in missing), timeout=SEND_SECONDS)
-            _adb.check(done, device.name, "keeping what was sent")
+            done = phone.shell(TAKE, f"{FOLDER}/files", *(name for name, _ in missing), timeout=TRANSFER_SECONDS)
+            _adb.check(done, device.name, "checking the sent files")
         phone.known.update(wanted)
         sent_bytes = sum(store.size(path) for _, path in missing)
         phone.traffic.sent_bytes += sent_bytes
@@ -257,7 +261,7 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
     """See `DeviceKind.call`: a run of the app.
 
     Raises:
-        StageFailed: the app is not there, and cannot be had.
+        StageFailed: the app is not installed, and cannot be.
         Unreachable: the connection was lost, or the screen is locked.
     """
     with exclusive(build, device):
@@ -266,7 +270,7 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
 
 
 def clean(build: Store, device: Device) -> int:
-    """See `DeviceKind.clean`: removes the app too."""
+    """See `DeviceKind.clean`: also uninstalls the app."""
     with exclusive(build, device):
         phone = _phone(build, device)
         done = _adb.check(phone.shell(CLEAN, FOLDER, PACKAGE, timeout=INSTALL_SECONDS), device.name, "cleaning")
@@ -275,104 +279,102 @@ def clean(build: Store, device: Device) -> int:
         return int(done.out.strip() or 0)
 
 
-SEND_SECONDS = _adb.SEND_SECONDS
-
-
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
 def _call(phone: Phone, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
-    there, files, outs = _translated(words)
+    args, files, outs = _app_args(words)
     run = secrets.token_hex(8)
-    request = {"schema": 1, "run": run, "runtime": runtime, "words": there, "files": files}
+    request = {"schema": 1, "run": run, "runtime": runtime, "words": args, "files": files}
     measures = words[:1] == ["run"]
     if measures:
         _cool_down(phone, device)
     argv, started = ("edge-bench", *map(str, words)), time.perf_counter()
-    process = "fresh" if measures else "any"  # a measurement's memory is that of a process that did nothing before
+    process = "fresh" if measures else "any"  # so that the measured memory is not that of earlier runs
     sent = json.dumps(request)
-    done = phone.shell(RUN, FOLDER, run, sent, OWN, PACKAGE, ACTIVITY, process, timeout=timeout)
+    done = phone.shell(RUN, FOLDER, run, sent, RESULTS, PACKAGE, ACTIVITY, process, timeout=timeout)
     phone.traffic.sent_bytes += len(sent)
     phone.traffic.received_bytes += len(done.out)
     if done.timed_out:
         phone.shell('am force-stop "$1"', PACKAGE)
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
-    _explain(device, done)
+    _check_started(device, done)
     names = {
         f"{FOLDER}/files/{_name(word)}": word for word in words if isinstance(word, Path) and word not in outs.values()
     }
     if done.code == DIED:
         phone.known.clear()
-        return Done(argv, 1, "", f"edge-bench: the app {_death(done.err)}\n", time.perf_counter() - started)
+        return Done(argv, 1, "", f"edge-bench: the app {_end_reason(done.err)}\n", time.perf_counter() - started)
     try:
         result = json.loads(done.out)
         code, out, err = int(result["code"]), str(result["out"]), str(result["err"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StageFailed(f"{device.name}: the app's result is not what it should be ({error})") from error
+        raise StageFailed(f"{device.name}: cannot read the app's result ({error})") from error
     if code == 0:
         for name, path in outs.items():
-            _pull(phone, device, f"{OWN}/{run}/{name}", path)
+            _pull(phone, device, f"{RESULTS}/{run}/{name}", path)
     else:
-        phone.known.clear()  # should a file there be what is wrong, it is looked at anew
+        phone.known.clear()  # a corrupt file may be the reason: the next push checks them all again
     for place, path in names.items():
         err = err.replace(place, str(path))
     return Done(argv, code, out, err, time.perf_counter() - started)
 
 
-def _translated(words: Sequence[str | Path]) -> tuple[list[str], dict[str, str], dict[str, Path]]:
-    """Words as the app gets them; the files that it reads, with their hashes; and what it writes, by name."""
-    there: list[str] = []
+def _app_args(words: Sequence[str | Path]) -> tuple[list[str], dict[str, str], dict[str, Path]]:
+    """The app's arguments; the files that it reads, with their hashes; and the files that it writes, by name."""
+    args: list[str] = []
     files: dict[str, str] = {}
     outs: dict[str, Path] = {}
     for before, word in zip(["", *words], words, strict=False):
         if isinstance(word, str):
-            there.append(word)
+            args.append(word)
         elif before == "--out":
             name = f"{len(outs)}{_suffix(word)}"
             outs[name] = word
-            there.append(name)
+            args.append(name)
         else:
             name = _name(word)
-            there.append(f"{FOLDER}/files/{name}")
-            files[there[-1]] = name.partition("/")[0]
-    return there, files, outs
+            args.append(f"{FOLDER}/files/{name}")
+            files[args[-1]] = name.partition("/")[0]
+    return args, files, outs
 
 
-def _pull(phone: Phone, device: Device, there: str, here: Path) -> None:
-    done = phone.adb(["pull", there, here.resolve()], SEND_SECONDS)
+def _pull(phone: Phone, device: Device, remote: str, local: Path) -> None:
+    done = phone.adb(["pull", remote, local.resolve()], TRANSFER_SECONDS)
     if done.code != 0:
         raise StageFailed(f"{device.name}: the app's output could not be fetched: {done.reason}")
-    phone.traffic.received_bytes += store.size(here)
+    phone.traffic.received_bytes += store.size(local)
 
 
-def _explain(device: Device, done: Done) -> None:
+def _check_started(device: Device, done: Done) -> None:
     """
     Raises:
-        Unreachable, StageFailed: what kept a run from beginning.
+        Unreachable, StageFailed: the run did not start. The message has the reason.
     """
     if done.code == LOCKED:
         raise Unreachable(
-            f"{device.name}: its screen is locked: unlock it (the system slows down what is behind the lock), "
-            "and run the same command again: what is finished is kept"
+            f"{device.name}: its screen is locked: unlock it (Android slows down apps behind the lock screen) "
+            "and run the same command again: finished work is kept"
         )
+    lines = done.err.strip().splitlines()
     if done.code == REFUSED:
-        told = [line for line in done.err.splitlines() if "rror" in line or "xception" in line or "Denial" in line]
-        raise StageFailed(f"{device.name}: the app could not be started: {told[-1].strip() if told else done.reason}")
+        errors = [line for line in lines if "rror" in line or "xception" in line or "Denial" in line]
+        reason = errors[-1].strip() if errors else done.reason
+        raise StageFailed(f"{device.name}: the app could not be started: {reason}")
     if done.code not in (0, DIED):
-        told = done.err.strip().splitlines()
-        if any("No space" in line for line in told):
-            raise StageFailed(f"{device.name}: no space left there; {_FREES.format(device.name)}")
-        raise Unreachable(f"{device.name}: {told[-1] if told else _adb.LOST}")
+        if any("No space" in line for line in lines):
+            raise StageFailed(f"{device.name}: no space left on it; {_FREES.format(device.name)}")
+        raise Unreachable(f"{device.name}: {lines[-1] if lines else _adb.LOST}")
 
 
-def _death(log: str) -> str:
-    """How the app's process ended, from the last lines of the phone's log."""
+def _end_reason(log: str) -> str:
+    """How the app's process ended, from the phone's log: the crash buffer, "==log==", and the last lines."""
     crash, _, rest = log.partition("==log==\n")
     texts = [line.partition(": ")[2].strip() for line in crash.splitlines() if ": " in line]
     starts = [
         index for index, text in enumerate(texts) if re.match(r"FATAL EXCEPTION|\*\*\* \*\*\*|Fatal signal", text)
     ]
-    texts = texts[starts[-1] if starts else 0 :]  # the clock of `since` has whole seconds
+    texts = texts[starts[-1] if starts else 0 :]  # the last crash only: `since` in RUN has whole seconds
     signal = next((text for text in texts if re.match(r"(Fatal )?signal \d+", text)), None)
     abort = next((text for text in texts if text.startswith("Abort message")), None)
     frames = [text for text in texts if re.match(r"#\d\d pc ", text)][:3]
@@ -380,17 +382,17 @@ def _death(log: str) -> str:
         return "crashed in native code: " + "; ".join(filter(None, [signal, abort, *frames]))
     fatal = next((index for index, text in enumerate(texts) if text.startswith("FATAL EXCEPTION")), None)
     if fatal is not None:
-        said = [text for text in texts[fatal + 1 :] if not text.startswith(("at ", "Process:", "... "))]
-        return f"crashed: {said[-1] if said else texts[fatal]}"
+        causes = [text for text in texts[fatal + 1 :] if not text.startswith(("at ", "Process:", "... "))]
+        return f"crashed: {causes[-1] if causes else texts[fatal]}"
     last = [line.partition(": ")[2].strip() for line in rest.splitlines()][-2:]
-    return f"was ended by the system or by a person; its log's last lines: {' | '.join(last) or 'none'}"
+    return f"was ended by Android or by the user; the last lines of its log: {' | '.join(last) or 'none'}"
 
 
 def _cool_down(phone: Phone, device: Device) -> None:
-    """Waits until the battery is as cool as it shall be.
+    """Waits until the battery is at or below cool_down_c.
 
     Raises:
-        StageFailed: it does not become so.
+        StageFailed: it stays hotter.
     """
     limit = device.options.get("cool_down_c")
     end = time.monotonic() + COOL_SECONDS
@@ -403,38 +405,38 @@ def _cool_down(phone: Phone, device: Device) -> None:
         time.sleep(COOL_POLL_SECONDS)
 
 
-# -- what is wrong -----------------------------------------------------------------------------------------------------
+# -- error messages ----------------------------------------------------------------------------------------------------
 
-_FREES = "inv devices.clean --device {} frees what is ours there; nothing was lost"
-REFUSALS = {
+_FREES = "inv devices.clean --device {} removes Lastmile's files from it; nothing was lost"
+INSTALL_ERRORS = {
     "INSTALL_FAILED_UPDATE_INCOMPATIBLE": (
-        f"an app {PACKAGE} that was signed with another key is there: adb uninstall {PACKAGE} removes it with its data"
+        f"{PACKAGE} is installed but signed with another key: adb uninstall {PACKAGE} removes it and its data"
     ),
     "INSTALL_FAILED_VERSION_DOWNGRADE": (
-        f"a newer version of the app is there: adb uninstall {PACKAGE} removes it, or update this checkout"
+        f"a newer version of the app is installed: adb uninstall {PACKAGE} removes it, or update this checkout"
     ),
     "INSTALL_FAILED_INSUFFICIENT_STORAGE": "no space for the app: free some on the phone",
     "No space left": "no space for the app: free some on the phone",
     "not enough space": "no space for the app: free some on the phone",
-    "INSTALL_FAILED_NO_MATCHING_ABIS": "the app was built for other processors: inv android.build --abi names its own",
-    "INSTALL_FAILED_OLDER_SDK": "its Android is older than the app needs (8.0)",
-    "INSTALL_FAILED_USER_RESTRICTED": "it lets nothing be installed over USB: allow that in its developer options",
-    "INSTALL_FAILED_VERIFICATION": "its owner or Play Protect refused the app: allow it on the screen",
+    "INSTALL_FAILED_NO_MATCHING_ABIS": "the app was built for other processors: build it with inv android.build --abi",
+    "INSTALL_FAILED_OLDER_SDK": "the app requires Android 8.0 or later",
+    "INSTALL_FAILED_USER_RESTRICTED": "it does not allow installation over USB: allow it in the developer options",
+    "INSTALL_FAILED_VERIFICATION": "the user or Play Protect rejected the app: allow it on the screen",
 }
-"""What the phone's package manager says → what that means, and what mends it."""
+"""Error of the phone's package manager → what it means and how to fix it."""
 
 
-def _refusal(told: str, done: Done) -> str:
-    for word, line in REFUSALS.items():
-        if word in told:
+def _install_error(output: str, done: Done) -> str:
+    for code, line in INSTALL_ERRORS.items():
+        if code in output:
             return line
-    found = re.search(r"Failure \[(.*)]", told)
+    found = re.search(r"Failure \[(.*)]", output)
     return f"the app could not be installed: {found[1] if found else done.reason}"
 
 
-def _not_sent(device: Device, done: Done) -> PipelineError:
+def _push_error(device: Device, done: Done) -> PipelineError:
     if "No space" in done.err + done.out:
-        return StageFailed(f"{device.name}: no space left there; {_FREES.format(device.name)}")
+        return StageFailed(f"{device.name}: no space left on it; {_FREES.format(device.name)}")
     return Unreachable(f"{device.name}: {_adb.LOST}")
 
 
@@ -442,24 +444,24 @@ def _not_sent(device: Device, done: Done) -> PipelineError:
 
 
 def _phone(build: Store, device: Device) -> Phone:
-    """The phone that a table means.
+    """The phone that a table of devices.toml describes.
 
     Raises:
-        BadOption: a key of its table is unknown, or of another kind.
-        NeedsTool, Unreachable: there is no adb, or no such phone.
+        BadOption: a key of the table is unknown, or its value is invalid.
+        NeedsTool, Unreachable: adb is not installed, or there is no such phone.
     """
     _check(device)
     serial, env = device.options.get("serial"), {}
     if "board" in device.options:
-        there = emulated.endpoint(build)
-        if isinstance(there, str):
-            raise Unreachable(f"{device.name}: {there}")
-        serial, env = there["ANDROID_SERIAL"], there
+        endpoint = emulated.endpoint(build)
+        if isinstance(endpoint, str):
+            raise Unreachable(f"{device.name}: {endpoint}")
+        serial, env = endpoint["ANDROID_SERIAL"], endpoint
     held = next((phone for phone in _adb.HELD if phone.name == device.name and phone.env == env), None)
     if held:
         return held
     serial = serial or os.environ.get("ANDROID_SERIAL")
-    chosen = _adb.choose(device.name, _adb.seen(env), serial)
+    chosen = _adb.choose(device.name, _adb.listed(env), serial)
     return PHONES.setdefault(
         (device.name, chosen.serial, *sorted(env.values())), Phone(device.name, chosen.serial, env)
     )
@@ -468,40 +470,40 @@ def _phone(build: Store, device: Device) -> Phone:
 def _check(device: Device) -> None:
     """
     Raises:
-        BadOption: a key of its table is unknown, or of another kind.
+        BadOption: a key of the table is unknown, or its value is invalid.
     """
     where = f"[{device.name}] of devices.toml"
     for key, value in device.options.items():
         if key not in KEYS:
             raise BadOption(f"{where}: unknown key {key!r} (known: {', '.join(sorted(KEYS))})")
         if key in ("serial", "summary") and not (isinstance(value, str) and value):
-            raise BadOption(f"{where}: {key} = {value!r} is not a text")
+            raise BadOption(f"{where}: {key} = {value!r} is not a string")
     size = device.options.get("chunk_samples", 1)
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise BadOption(f"{where}: chunk_samples = {size!r} is not a whole number above 0")
+        raise BadOption(f"{where}: chunk_samples = {size!r} is not a positive integer")
     limit = device.options.get("cool_down_c", 0)
     if not isinstance(limit, int | float) or isinstance(limit, bool):
         raise BadOption(f"{where}: cool_down_c = {limit!r} is not a number of °C")
     if not isinstance(device.options.get("fixed_performance", False), bool):
-        raise BadOption(f"{where}: fixed_performance is true or false")
+        raise BadOption(f"{where}: fixed_performance must be true or false")
     if device.options.get("board", emulated.BOARD) != emulated.BOARD:
         raise BadOption(f'{where}: board = {device.options["board"]!r} is unknown (known: "{emulated.BOARD}")')
 
 
 def _apk(build: Store) -> Path:
-    """The app.
+    """The app's APK.
 
     Raises:
-        NeedsTool: it was not built yet.
+        NeedsTool: it has not been built yet.
     """
     apk = android.path(build)
     if not apk.is_file():
-        raise NeedsTool(f"there is no app in {apk}: inv android.build makes it")
+        raise NeedsTool(f"the app {apk} does not exist: build it with inv android.build")
     return apk
 
 
 def _name(path: Path) -> str:
-    """What a file is called there: its content, and a name of its kind."""
+    """A file's name on the phone: the hash of its content as a folder, and "file" with its suffix."""
     return f"{store.sha256(path)}/file{_suffix(path)}"
 
 

@@ -1,4 +1,4 @@
-"""This machine: edge-bench as a subprocess, in this environment or, for a runtime that does not fit in, in its own."""
+"""This machine: edge-bench as a subprocess, in this environment or, for some runtimes, in a separate one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNTIMES: Mapping[str, str] = {}
 DECODES = False
 ROUTE: tuple[str, ...] = ()
 PYTHON_APART = sys.executable if sys.version_info < (3, 12) else "3.11"
-"""The Python of environments that a runtime has to itself: a path, or a version that uv finds or brings."""
+"""The Python of runtimes' separate environments: a path, or a version that uv finds or installs."""
 UV = (sys.executable, "-m", "uv")
 
 
@@ -57,15 +57,15 @@ def unavailable(build: Store, device: Device) -> str | None:
 
 
 def exclusive(build: Store, device: Device) -> AbstractContextManager[None]:
-    """See `DeviceKind.exclusive`: one job at a time has the build folder, and with it this machine."""
+    """See `DeviceKind.exclusive`: the lock on the build folder already admits one job at a time to this machine."""
     return nullcontext()
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:
-    """See `DeviceKind.setup`: makes the environment of a runtime that has one of its own, or builds it.
+    """See `DeviceKind.setup`: builds the runtime, or makes its separate environment.
 
     Raises:
-        StageFailed: it could not be installed; the reason is the installer's.
+        StageFailed: it could not be installed. The message has the installer's reason.
     """
     if runtime in _edge_bench.NATIVE:
         if platform.system() != "Linux":
@@ -73,7 +73,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         _runner.build(build, platform.machine())
         return
     python = _python(build, runtime)
-    if not _edge_bench.apart(runtime) or _is_made(python):
+    if not _edge_bench.apart(runtime) or _works(python):
         return
     package = f"{_edge_bench.HERE}[{runtime}]"
     what = f"installing edge-bench with {runtime} into {python.parent.parent}"
@@ -83,7 +83,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:
-    """See `DeviceKind.identity`: in this environment the packages are whatever is installed."""
+    """See `DeviceKind.identity`: for this environment, that includes the versions that are installed."""
     installed = () if _edge_bench.apart(runtime) else _edge_bench.packages(runtime)
     offer = _edge_bench.outside(runtime)
     code = registry.outside_hash(offer) if offer else None
@@ -91,38 +91,38 @@ def identity(build: Store, device: Device, runtime: str) -> str:
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
-    """See `DeviceKind.push`: they are here."""
+    """See `DeviceKind.push`: nothing to send."""
     return {path: str(path) for path in files}, 0
 
 
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     """See `DeviceKind.call`."""
-    env = {"PYTHONHASHSEED": "0"}  # as on a board: the steps of a look-up are then the same each time
+    env = {"PYTHONHASHSEED": "0"}  # as on a board: dictionary look-ups then take the same steps in every process
     if runtime in _edge_bench.NATIVE:
         env |= _with_path(_runner.build(build, platform.machine()))
     return proc.run([_python(build, runtime), "-m", "edge_bench", *words], timeout=timeout, env=env)
 
 
 def clean(build: Store, device: Device) -> int:
-    """See `DeviceKind.clean`: nothing was brought."""
+    """See `DeviceKind.clean`: nothing was sent."""
     return 0
 
 
 def _python(build: Store, runtime: str) -> Path:
-    """The interpreter that has the runtime."""
+    """The interpreter of the environment that contains the runtime."""
     if not _edge_bench.apart(runtime):
         return Path(sys.executable)
-    made = f"{runtime}-{_edge_bench.identity()[:16]}"  # another edge-bench measures otherwise, and has another one
-    return build.root / "environments" / made / "bin" / "python"
+    name = f"{runtime}-{_edge_bench.identity()[:16]}"  # each version of edge-bench gets its own environment
+    return build.root / "environments" / name / "bin" / "python"
 
 
 def _with_path(folder: Path) -> dict[str, str]:
-    """What makes Python import from one more folder."""
+    """Environment variables with which Python also imports from a folder."""
     own = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": f"{folder}{os.pathsep}{own}" if own else str(folder)}
 
 
-def _is_made(python: Path) -> bool:
+def _works(python: Path) -> bool:
     return python.is_file() and subprocess.run(
         [python, "-c", "import edge_bench"], check=False, capture_output=True
     ).returncode == 0  # fmt: skip

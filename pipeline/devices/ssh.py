@@ -1,10 +1,10 @@
-"""Any Linux board over SSH: it needs sshd and python3, nothing else; everything it is given comes from this side.
+"""Any Linux board over SSH. It requires only sshd and python3; this machine sends everything else.
 
 Keys of its table in devices.toml: address (host, user@host or a Host of ~/.ssh/config), port, identity, known_hosts,
-config (another ssh_config file), folder (where everything goes there; default ~/.lastmile), space_bytes (the most that
-it may take), cool_down_c (wait before measuring until no sensor is hotter), chunk_samples (evaluated in one go),
-clock = "instructions" (on an emulated board whose clock counts those), board = "pi4" or "pi5" (an emulated board of
-`inv devices.emulate`, in place of an address), summary, targets, runtimes.
+config (another ssh_config file), folder (for everything that is sent; default ~/.lastmile), space_bytes (maximum size
+of that folder), cool_down_c (wait before measuring until no sensor is hotter than this), chunk_samples (samples per
+call), clock = "instructions" (for an emulated board whose clock counts instructions), board = "pi4" or "pi5" (an
+emulated board of `inv devices.emulate`, instead of an address), summary, targets, runtimes.
 """
 
 from __future__ import annotations
@@ -61,40 +61,40 @@ def discover(build: Store, known: Sequence[Device]) -> Sequence[str]:
 def unavailable(build: Store, device: Device) -> str | None:
     """See `DeviceKind.unavailable`."""
     try:
-        device = _there(build, device)
-        return _bundle.Board.of(_request(device, {"verb": "ask"}, ASK_SECONDS)).lacks()
+        device = _resolved(build, device)
+        return _bundle.Board.of(_request(device, {"verb": "ask"}, ASK_SECONDS)).unsupported()
     except TimeoutError:
-        return f"it did not answer within {ASK_SECONDS:.0f} s"
+        return f"no response within {ASK_SECONDS:.0f} s"
     except PipelineError as error:
         return str(error).removeprefix(f"{device.name}: ")
 
 
 @contextlib.contextmanager
 def exclusive(build: Store, device: Device) -> Iterator[None]:
-    """See `DeviceKind.exclusive`: a session there holds a lock, and answers all that is asked inside.
+    """See `DeviceKind.exclusive`: a session on the board holds a lock and handles all requests of the block.
 
     Raises:
-        Unreachable, StageFailed: there is no way there, or no Python.
+        Unreachable, StageFailed: there is no connection, or no Python on the board.
     """
-    device = _there(build, device)
+    device = _resolved(build, device)
     who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
     with _ssh.link(device).exclusive({**_common(device), "verb": "hold", "who": who}):
         yield
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:
-    """See `DeviceKind.setup`: sends edge-bench with the runtime as one archive, unless that very archive is there.
+    """See `DeviceKind.setup`: sends edge-bench with the runtime as one archive, unless the board has this archive.
 
     Raises:
-        StageFailed: there is no such runtime for the board, or it cannot take it.
+        StageFailed: there is no such runtime for the board, or the board refuses it.
     """
     with exclusive(build, device):
-        device = _there(build, device)
+        device = _resolved(build, device)
         link = _ssh.link(device)
         link.begin()
         if runtime in link.runtimes:
             return
-        board = _bundle.Board.of(link.said)
+        board = _bundle.Board.of(link.description)
         try:
             bundle, path = _bundle.make(build, board, runtime)
         except StageFailed as error:
@@ -112,61 +112,60 @@ def identity(build: Store, device: Device, runtime: str) -> str:
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
-    """See `DeviceKind.push`: one round trip asks what is missing, and two bring that."""
+    """See `DeviceKind.push`: one round trip lists the missing files, two more send them."""
     with exclusive(build, device):
-        device = _there(build, device)
+        device = _resolved(build, device)
         names = {path: _name(path) for path in files}
         wanted = {name: path for path, name in names.items()}
-        asked = {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]}
-        told = _request(device, asked)
-        missing = [(name, wanted[name], store.size(wanted[name])) for name in told["missing"]]
+        found = _request(device, {"verb": "have", "files": [(name, Path(name).stem) for name in wanted]})
+        missing = [(name, wanted[name], store.size(wanted[name])) for name in found["missing"]]
         sent = sum(size for _, _, size in missing)
         if missing:
             verb = {"verb": "put", "files": [(name, size, Path(name).stem) for name, _, size in missing]}
             _send(device, verb, [(path, size) for _, path, size in missing], sent, [name for name, _, _ in missing])
-    return {path: f"{told['folder']}/{name}" for path, name in names.items()}, sent
+    return {path: f"{found['folder']}/{name}" for path, name in names.items()}, sent
 
 
 def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     """See `DeviceKind.call`.
 
     Raises:
-        StageFailed: the board would not, or the runtime was never set up there.
+        StageFailed: the board refuses the call, or the runtime cannot be set up on it.
         Unreachable: the connection was lost.
-        Broken: a file that came back is not what the board sent.
+        Broken: a received file differs from the one that the board sent.
     """
     with exclusive(build, device):
         setup(build, device, runtime)
-        return _call(_there(build, device), runtime, words, timeout)
+        return _call(_resolved(build, device), runtime, words, timeout)
 
 
 def clean(build: Store, device: Device) -> int:
     """See `DeviceKind.clean`."""
     with exclusive(build, device):
-        device = _there(build, device)
+        device = _resolved(build, device)
         freed = int(_request(device, {"verb": "clean"})["freed_bytes"])
-        _look_again(device)
+        _refresh(device)
     return freed
 
 
 def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
-    places: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     outs: list[Path] = []
-    there: list[Any] = []
+    args: list[Any] = []
     for before, word in zip(["", *words], words, strict=False):
         if isinstance(word, str):
-            there.append(word)
+            args.append(word)
         elif before == "--out":
-            there.append({"out": f"{len(outs)}{word.suffix}"})
+            args.append({"out": f"{len(outs)}{word.suffix}"})
             outs.append(word)
         else:
-            there.append({"file": _name(word)})
-            places[_name(word)] = word
+            args.append({"file": _name(word)})
+            files[_name(word)] = word
     verb = {
-        "verb": "call", "runtime": _ssh.link(device).runtimes[runtime], "program": _bundle.PROGRAM, "words": there,
+        "verb": "call", "runtime": _ssh.link(device).runtimes[runtime], "program": _bundle.PROGRAM, "words": args,
     }  # fmt: skip
     limit = device.options.get("cool_down_c")
-    if limit is not None and words[:1] == ["run"]:  # a request of its own: the time limit is not for waiting
+    if limit is not None and words[:1] == ["run"]:  # a separate request, because the timeout is for the run only
         _request(device, {"verb": "cool", "cool_down_c": limit})
     started = time.perf_counter()
     argv = ("edge-bench", *map(str, words))
@@ -176,86 +175,86 @@ def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: fl
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
     except _session.Refused as error:
         if error.kind == "gone":
-            _look_again(device)
+            _refresh(device)
         raise
     if value["timed_out"]:
         return Done(argv, -9, "", "", timeout or 0.0, timed_out=True)
     for out, (_, _, digest) in zip(outs, value["files"], strict=False):
         if store.sha256(out) != digest:
-            raise Broken(f"{out} is not what {device.name} sent; run the same command again")
-    return Done(argv, value["code"], value["out"], _told(value, places), time.perf_counter() - started)
+            raise Broken(f"{out} differs from the file that {device.name} sent; run the same command again")
+    return Done(argv, value["code"], value["out"], _err(value, files), time.perf_counter() - started)
 
 
-def _there(build: Store, device: Device) -> Device:
-    """A device with the way there; that to an emulated board is known while it runs.
+def _resolved(build: Store, device: Device) -> Device:
+    """The device with its address; that of an emulated board is known only while the board runs.
 
     Raises:
-        BadOption: a key of its table is unknown, or of another kind.
-        Unreachable: the emulated board does not run.
+        BadOption: a key of the table is unknown, or its value is invalid.
+        Unreachable: the emulated board is not running.
     """
     _check(device)
     if "board" not in device.options:
         return device
-    way = pi.endpoint(build, str(device.options["board"]))
-    if isinstance(way, str):
-        raise Unreachable(f"{device.name}: {way}")
-    address = f"{way['user']}@{way['address']}"
-    found = {key: way[key] for key in ("port", "identity", "known_hosts")}
+    endpoint = pi.endpoint(build, str(device.options["board"]))
+    if isinstance(endpoint, str):
+        raise Unreachable(f"{device.name}: {endpoint}")
+    address = f"{endpoint['user']}@{endpoint['address']}"
+    found = {key: endpoint[key] for key in ("port", "identity", "known_hosts")}
     options = {key: value for key, value in device.options.items() if key != "board"}
     return replace(device, options={**options, **found, "address": address})
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------------------------
 
 
 def _request(
     device: Device, verb: Mapping[str, Any], timeout: float | None = None, outs: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    with _mending(device):
+    with _advice(device):
         return _ssh.link(device).request({**_common(device), **verb}, (), timeout, outs)
 
 
-def _look_again(device: Device) -> None:
-    """Asks anew which runtimes are there."""
+def _refresh(device: Device) -> None:
+    """Asks the board again which runtimes it has."""
     link = _ssh.link(device)
     link.runtimes.clear()
-    link.said = _request(device, {"verb": "ask"}, ASK_SECONDS)
+    link.description = _request(device, {"verb": "ask"}, ASK_SECONDS)
 
 
 def _send(
     device: Device, verb: Mapping[str, Any], files: Sequence[tuple[Path, int]], needed: int, wanted: Sequence[str]
 ) -> None:
-    """A request with files.
+    """Sends a request with files.
 
     Args:
-        files: with their sizes.
-        needed: bytes that they will take there.
-        wanted: names of what must not go to make room for them.
+        files: paths and sizes.
+        needed: bytes that they need on the board.
+        wanted: names of files that must not be removed to make room for them.
     """
     _request(device, {"verb": "room", "needed": needed, "wanted": wanted})
-    with _mending(device):
+    with _advice(device):
         size = sum(size for _, size in files)
         _ssh.link(device).request({**_common(device), **verb, "bytes": size}, _bytes(device, files))
 
 
 @contextlib.contextmanager
-def _mending(device: Device) -> Iterator[None]:
-    """Adds to what the board refuses what mends it."""
-    mends = {
-        "full": f"inv devices.clean --device {device.name} frees what is ours there; nothing was lost",
+def _advice(device: Device) -> Iterator[None]:
+    """Adds to the board's refusals how to fix them."""
+    fixes = {
+        "full": f"inv devices.clean --device {device.name} removes Lastmile's files from it; nothing was lost",
         "corrupt": "run the same command again",
-        "gone": "run the same command again: it is sent anew",
+        "gone": "run the same command again: it will be sent again",
     }
     try:
         yield
     except _session.Refused as error:
-        if error.kind not in mends:
+        if error.kind not in fixes:
             raise
-        raise _session.Refused(error.kind, f"{error}; {mends[error.kind]}") from error
+        raise _session.Refused(error.kind, f"{error}; {fixes[error.kind]}") from error
 
 
 def _common(device: Device) -> dict[str, Any]:
-    """What every request says."""
+    """The part that every request contains."""
     return {
         "folder": device.options.get("folder", "~/.lastmile"),
         "space_bytes": device.options.get("space_bytes"),
@@ -265,14 +264,14 @@ def _common(device: Device) -> dict[str, Any]:
 def _check(device: Device) -> None:
     """
     Raises:
-        BadOption: a key of its table is unknown, or of another kind.
+        BadOption: a key of the table is unknown, or its value is invalid.
     """
     for key, value in device.options.items():
         if key not in KEYS:
             raise BadOption(f"[{device.name}] of devices.toml: unknown key {key!r} (known: {', '.join(sorted(KEYS))})")
-        whole = key in ("port", "space_bytes", "chunk_samples")
-        if whole and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise BadOption(f"[{device.name}] of devices.toml: {key} = {value!r} is not a whole number above 0")
+        count = key in ("port", "space_bytes", "chunk_samples")
+        if count and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise BadOption(f"[{device.name}] of devices.toml: {key} = {value!r} is not a positive integer")
     limit = device.options.get("cool_down_c", 0)
     if not isinstance(limit, int | float) or isinstance(limit, bool):
         raise BadOption(f"[{device.name}] of devices.toml: cool_down_c = {limit!r} is not a number of °C")
@@ -298,17 +297,17 @@ def _pieces(files: Sequence[tuple[Path, int]]) -> Iterator[bytes]:
 
 
 def _name(path: Path) -> str:
-    """What a file is called there: its content and its kind."""
+    """A file's name on the board: the hash of its content, and its suffix."""
     return store.sha256(path) + path.suffix
 
 
-def _told(value: Mapping[str, Any], places: Mapping[str, Path]) -> str:
-    """What edge-bench said on standard error, with our names of the files in it."""
+def _err(value: Mapping[str, Any], files: Mapping[str, Path]) -> str:
+    """edge-bench's standard error, with the paths of this machine instead of the board's."""
     text = str(value["err"])
-    for name, path in places.items():
+    for name, path in files.items():
         text = text.replace(f"{value['folder']}/files/{name}", str(path))
     if value["code"] == -9 and not value["timed_out"]:
-        text += "\nkilled on the board, as the system does when memory runs out: free some there and run again\n"
+        text += "\nkilled on the board, probably because memory ran out: free memory on it and run again\n"
     return text
 
 
