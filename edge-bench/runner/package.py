@@ -1,4 +1,4 @@
-"""edge-bench's C++ runner with ExecuTorch's libraries: what `edge_bench.runtimes.executorch_runner` loads."""
+"""edge-bench's C++ runner with ExecuTorch's libraries. `edge_bench.runtimes.executorch_runner` loads it."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-// ExecuTorch as a small library with a C interface, for edge_bench/runtimes/executorch_runner.py: it loads a program,
-// and gives and takes tensors as plain memory. Everything else (samples, timing, JSON) is edge-bench's own Python, the
-// same as for every other runtime. Unlike ExecuTorch's Python bindings it needs no torch.
+// ExecuTorch as a small library with a C interface, for edge_bench/runtimes/executorch_runner.py. It loads and runs a
+// program and passes tensors as plain memory. Everything else (samples, timing, JSON) is edge-bench's Python code, the
+// same as for every other runtime. Unlike ExecuTorch's Python bindings, it does not need torch.
 //
-// A function that can fail returns an ExecuTorch error number, 0 for none; runner_error_text says what it means.
+// A function that can fail returns an ExecuTorch error code, or 0; runner_error_text returns its description.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,7 @@
 #include <executorch/runtime/executor/program.h>
 #include <executorch/runtime/platform/runtime.h>
 
-// The wheel ships the thread pool's library without this header. Source: extension/threadpool/threadpool.h.
+// The wheel contains the thread pool's library but not this header. Source: extension/threadpool/threadpool.h.
 namespace executorch::extension::threadpool {
 class ThreadPool final {
  public:
@@ -50,14 +50,14 @@ using executorch::runtime::TensorInfo;
 
 constexpr const char* kMethod = "forward";
 
-// An input's shape and where its values are. Not the SDK's TensorPtr: its shared_ptr wants a newer glibc than many boards
+// An input's shape and tensor. The SDK's TensorPtr would do, but its shared_ptr requires a newer glibc than many boards
 // have.
 struct Input {
   std::vector<SizesType> sizes;
   std::optional<TensorImpl> tensor;
 };
 
-// In the order in which they depend on each other, so that they are destroyed from the last to the first.
+// Each member depends only on earlier ones, because C++ destroys members from the last to the first.
 struct Runner {
   explicit Runner(MmapDataLoader&& file) : loader(std::move(file)) {}
 
@@ -112,7 +112,7 @@ int32_t number(Error error) {
 
 extern "C" {
 
-// A tensor in the runner's memory, or how one will look (data is then null).
+// A tensor in the runner's memory, or its description only (data is then null).
 struct RunnerTensor {
   void* data;
   size_t bytes;
@@ -125,8 +125,8 @@ EXPORTED const char* runner_error_text(int32_t error) {
   return executorch::runtime::to_string(static_cast<Error>(error));
 }
 
-// The pool starts with a thread a core, and XNNPACK takes it when a method is loaded: so this comes before runner_load.
-// Returns how many threads there are then.
+// Sets the size of the thread pool and returns the new one. Call it before runner_load: the pool starts with one thread
+// per core, and XNNPACK takes the pool when a method is loaded.
 EXPORTED size_t runner_set_threads(uint32_t threads) {
   auto* pool = executorch::extension::threadpool::get_threadpool();
   if (pool == nullptr) {
@@ -136,7 +136,7 @@ EXPORTED size_t runner_set_threads(uint32_t threads) {
   return pool->get_thread_count();
 }
 
-// On success *out is a runner to be given to runner_free.
+// On success, *out is a runner that the caller frees with runner_free.
 EXPORTED int32_t runner_load(const char* path, Runner** out) {
   executorch::runtime::runtime_init();
   Result<MmapDataLoader> loader = MmapDataLoader::from(path, MmapDataLoader::MlockConfig::NoMlock);
@@ -163,12 +163,12 @@ EXPORTED size_t runner_outputs(const Runner* runner) {
   return runner->method->outputs_size();
 }
 
-// Whether the program gives work to a backend of that name.
+// Whether the program delegates to a backend of that name.
 EXPORTED bool runner_uses(const Runner* runner, const char* backend) {
   return runner->method->method_meta().uses_backend(backend);
 }
 
-// How input or output `index` looks. InvalidType where it is no tensor.
+// Describes input or output `index`. InvalidType if it is not a tensor.
 EXPORTED int32_t runner_describe(const Runner* runner, bool output, size_t index, RunnerTensor* out) {
   const MethodMeta meta = runner->method->method_meta();
   const Result<Tag> tag = output ? meta.output_tag(index) : meta.input_tag(index);
@@ -196,8 +196,8 @@ EXPORTED int32_t runner_describe(const Runner* runner, bool output, size_t index
   return number(Error::Ok);
 }
 
-// Gives input `index` its values, of the dtype and sizes in `tensor`. They are copied where the program has planned
-// memory for the input; elsewhere it reads them where they are, so they must stay there until the last run.
+// Sets input `index` to `tensor`. If the program has planned memory for the input, the values are copied. Otherwise it
+// reads them from tensor->data, which must then stay valid until the last run.
 EXPORTED int32_t runner_set(Runner* runner, size_t index, const RunnerTensor* tensor) {
   if (index >= runner->inputs.size()) {
     return number(Error::InvalidArgument);
@@ -212,7 +212,7 @@ EXPORTED int32_t runner_execute(Runner* runner) {
   return number(runner->method->execute());
 }
 
-// Where output `index` of the last run lies, until the next.
+// Describes output `index` of the last run. Its data is valid until the next run.
 EXPORTED int32_t runner_get(const Runner* runner, size_t index, RunnerTensor* out) {
   if (index >= runner->method->outputs_size()) {
     return number(Error::InvalidArgument);

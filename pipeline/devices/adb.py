@@ -109,10 +109,10 @@ while dumpsys window | grep -qE 'isKeyguardShowing=true|mDreamingLockscreen=true
   sleep 0.25
 done
 since=$(date '+%m-%d %H:%M:%S.000')
-said=$(am start -W -n "$6" --es run "$2" 2>&1)
+out=$(am start -W -n "$6" --es run "$2" 2>&1)
 pid=$(pidof "$app")
-case $said in *Error*|*xception*) [ -n "$pid" ] && { print -r -- "$said" >&2; exit 92; };; esac
-case $said in *"does not exist"*|*Denial*|*"Error:"*"inv "*) print -r -- "$said" >&2; exit 92;; esac
+case $out in *Error*|*xception*) [ -n "$pid" ] && { print -r -- "$out" >&2; exit 92; };; esac
+case $out in *"does not exist"*|*Denial*|*"Error:"*"inv "*) print -r -- "$out" >&2; exit 92;; esac
 n=0
 while [ ! -f "$o/result.json" ]; do
   if [ -z "$pid" ] || [ ! -d "/proc/$pid" ]; then

@@ -1,6 +1,6 @@
-"""Emulated boards and phones, by the names that `inv devices.emulate --board` takes.
+"""Emulated boards and phones, by the names that `inv devices.emulate --board` accepts.
 
-pi/ are whole aarch64 machines in QEMU over SSH, phone/ is a phone's end of adb with the app in a JVM.
+pi/ emulates whole aarch64 machines in QEMU, reached over SSH. phone/ runs a phone's adbd, with the app in a JVM.
 """
 
 from __future__ import annotations
@@ -10,33 +10,34 @@ from pipeline.errors import UnknownName
 from pipeline.system.store import Store
 
 PHONE = phone.BOARD
-"""The one that the app runs on: it has to be built first."""
+"""The emulated phone. It requires the app, which has to be built first."""
 BOARDS = (*pi.BOARDS, PHONE)
 
 
 def boot(build: Store, board: str) -> str:
-    """Starts one, unless it runs, and says in a line where it is reached.
+    """Starts a board, unless it is running. Returns its address, as one line of text.
 
     Raises:
-        UnknownName, NeedsTool: there is no such board; something that it needs is missing.
-        StageFailed: it did not come up.
+        UnknownName: there is no such board.
+        NeedsTool: a program that it requires is missing.
+        StageFailed: it did not boot.
     """
     if board == phone.BOARD:
-        there = phone.boot(build)
-        return f"adb over {there['socket']}"
-    _known(board)
-    there = pi.boot(build, board)
-    return f"{there['user']}@{there['address']} port {there['port']}"
+        state = phone.boot(build)
+        return f"adb over {state['socket']}"
+    _check(board)
+    endpoint = pi.boot(build, board)
+    return f"{endpoint['user']}@{endpoint['address']} port {endpoint['port']}"
 
 
 def stop(build: Store, board: str) -> bool:
-    """Ends one. Returns whether it ran."""
+    """Stops a board. Returns whether it was running."""
     if board == phone.BOARD:
         return phone.stop(build)
-    _known(board)
+    _check(board)
     return pi.stop(build, board)
 
 
-def _known(board: str) -> None:
+def _check(board: str) -> None:
     if board not in BOARDS:
         raise UnknownName("board", board, BOARDS)

@@ -1,4 +1,4 @@
-"""Debian's packages as files: fetched by the host's own apt from its own sources, unpacked, never installed or run."""
+"""Debian packages as files: downloaded with the host's apt from its sources and unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from pipeline.system import packages, proc
 
 
 def apt(work: Path, settings: Mapping[str, str | Path]) -> dict[str, str]:
-    """Folders of apt's own below `work`, and the environment in which it uses them.
+    """Makes separate folders for apt below `work`.
 
     Args:
-        settings: of apt.conf(5), beside those; they come first.
+        settings: further settings of apt.conf(5); those for the folders override them.
+
+    Returns:
+        The environment variables with which apt uses these folders.
     """
-    work = work.resolve()  # apt takes other paths as below its root
+    work = work.resolve()  # apt takes relative paths as below its root
     archives, state = work / "cache" / "archives", work / "state"
     for folder in (archives / "partial", state / "lists" / "partial"):
         folder.mkdir(parents=True)
     (work / "status").touch()
     own = {
         "APT::Install-Recommends": "false",
-        "APT::Sandbox::User": "",  # else root's apt fetches as a user who may not write here
+        "APT::Sandbox::User": "",  # otherwise root's apt downloads as a user who may not write here
         "Dir::State": state,
         "Dir::State::status": work / "status",
         "Dir::Cache": work / "cache",
@@ -34,10 +37,10 @@ def apt(work: Path, settings: Mapping[str, str | Path]) -> dict[str, str]:
 
 
 def fetch(work: Path, env: Mapping[str, str], wanted: Sequence[str]) -> list[Path]:
-    """The files of packages and of all that they depend on, each checked by apt against the archive's signature.
+    """Downloads packages and their dependencies; apt checks each against the archive's signature.
 
     Raises:
-        StageFailed: apt cannot have one of them; the reason is its own.
+        StageFailed: apt cannot download one of them. The message has apt's reason.
     """
     run(["apt-get", "--quiet", "update"], env=env)
     run(["apt-get", "--quiet", "--yes", "--download-only", "install", *wanted], env=env)
@@ -45,27 +48,27 @@ def fetch(work: Path, env: Mapping[str, str], wanted: Sequence[str]) -> list[Pat
 
 
 def extract(package: Path, into: Path, options: Sequence[str]) -> None:
-    """dpkg-deb's archive through tar, which keeps /bin and the like the links they are."""
+    """Unpacks a package with tar, which can keep links such as /bin."""
     into.mkdir(parents=True, exist_ok=True)
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as archive:
-        words = ["tar", "--extract", "--file=-", f"--directory={into}", "--preserve-permissions", *options]
-        done = subprocess.run(words, stdin=archive.stdout, capture_output=True, text=True, check=False)
+        argv = ["tar", "--extract", "--file=-", f"--directory={into}", "--preserve-permissions", *options]
+        done = subprocess.run(argv, stdin=archive.stdout, capture_output=True, text=True, check=False)
     if done.returncode != 0 or archive.returncode != 0:
         raise StageFailed(f"{package.name} cannot be unpacked: {done.stderr.strip() or 'dpkg-deb failed'}")
 
 
-def merged(root: Path, names: Sequence[str]) -> None:
-    """/bin and the like as links into /usr, before anything is unpacked."""
+def merge_usr(root: Path, names: Sequence[str]) -> None:
+    """Makes folders such as /bin links into /usr. Call it before anything is unpacked."""
     for name in names:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
 
 
 def sources(suite: str, folder: Path = Path("/etc/apt")) -> str:
-    """The host's own entries of Debian's main archive, for another suite, as a sources.list.d/*.sources file.
+    """The host's apt source of Debian's main archive, changed to another suite, as a sources.list.d/*.sources file.
 
     Raises:
-        StageFailed: its sources name no such archive.
+        StageFailed: the host has no such source.
     """
     files = [*sorted((folder / "sources.list.d").glob("*.sources")), folder / "sources.list"]
     files += sorted((folder / "sources.list.d").glob("*.list"))
@@ -76,19 +79,19 @@ def sources(suite: str, folder: Path = Path("/etc/apt")) -> str:
             fields = {**found, "Suites": suite, "Components": "main", "Types": "deb"}
             return "".join(f"{name}: {value}\n" for name, value in fields.items())
     raise StageFailed(
-        f"apt's sources in {folder} name no Debian archive, from whose {suite} the emulated phone is made"
+        f"apt's sources in {folder} contain no Debian archive; the emulated phone is built from Debian {suite}"
     )
 
 
 def _stanza(text: str) -> dict[str, str] | None:
-    """The first stanza of deb822 form whose archive is Debian's own. Source: sources.list(5)."""
+    """The first stanza in deb822 format whose archive is Debian's own. Source: sources.list(5)."""
     for stanza in re.split(r"\n\s*\n", text):
         lines = [line for line in stanza.splitlines() if not line.startswith("#")]
         fields: dict[str, str] = {}
         for line in lines:
             name, _, value = line.partition(":")
             if line[:1].isspace() and fields:
-                fields[list(fields)[-1]] += "\n" + line  # a value of several lines: a key
+                fields[list(fields)[-1]] += "\n" + line  # a value of several lines, such as a key
             elif value:
                 fields[name.strip()] = value.strip()
         if (
@@ -100,7 +103,7 @@ def _stanza(text: str) -> dict[str, str] | None:
 
 
 def _line(text: str) -> dict[str, str] | None:
-    """The same of one-line form: deb [options] URI suite components…"""
+    """The first line in one-line format whose archive is Debian's own: deb [options] URI suite components…"""
     for line in text.splitlines():
         found = re.match(r"deb\s+(?:\[([^]]*)]\s+)?(\S+)\s+\S+\s+(.*)", line)
         if found and _is_main([found[2]], found[3]):
@@ -114,9 +117,10 @@ def _is_main(uris: Sequence[str], components: str) -> bool:
 
 
 def run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> proc.Done:
-    """
+    """Runs a program, searching /sbin too.
+
     Raises:
-        StageFailed: it failed; the reason is its own.
+        StageFailed: it failed. The message has its last line of output.
     """
     program = packages.find(str(argv[0])) or argv[0]
     done = proc.run([program, *argv[1:]], timeout=900, env=env, cwd=cwd)

@@ -1,4 +1,4 @@
-"""Processes that outlive the command that started them, told apart from later ones that get the same number."""
+"""Processes that outlive the command that started them. The start time tells them from later ones with the same PID."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pipeline.system import proc
 
 
 def runs(pid: int, began: int | None) -> bool:
-    """Whether that very process lives."""
+    """Whether the process that began at this time is still running."""
     return began is not None and proc.began(pid) == began
 
 
 def wait_for_end(pid: int, began: int | None, seconds: float) -> None:
-    """Returns when the process has ended, or the time is up."""
+    """Returns when the process has ended, or after so many seconds."""
     end = time.monotonic() + seconds
     while runs(pid, began) and time.monotonic() < end:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A call of edge-bench, as a user makes it: a process."""
+"""Calls of edge-bench as a process, as a user makes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Done:
-    """A finished call."""
+    """A finished process."""
 
     code: int
     out: str
@@ -24,8 +24,8 @@ class Done:
         return json.loads(self.out)
 
     @property
-    def complaint(self) -> str:
-        """The one line of a refused call."""
+    def error(self) -> str:
+        """The error message of a failed call. It has one line, and the exit code is 2."""
         assert self.code == 2, (self.code, self.out, self.err)
         assert self.out == ""
         lines = self.err.splitlines()
@@ -39,10 +39,10 @@ class Subject:
     """A runtime under test.
 
     Attributes:
-        python: the Python that it is installed in.
-        artifact: the net in the runtime's format.
-        arguments: what runs the net on samples.npy with it.
-        path: a folder that Python imports from too; None where the runtime is installed.
+        python: the Python in which it is installed.
+        artifact: the network in the runtime's format.
+        arguments: the arguments that run the network on samples.npy.
+        path: a further folder for the Python path; None if the runtime is installed.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Subject:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that a process with the runtime gets."""
+        """Environment variables of a process with the runtime."""
         return environment(self.path)
 
 
 def environment(path: Path | None) -> dict[str, str]:
-    """This process's environment, with one more folder that Python imports from."""
+    """This process's environment variables, with a further folder on the Python path."""
     own = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(path or ""), own]))}
 

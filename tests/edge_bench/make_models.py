@@ -1,4 +1,4 @@
-"""Makes the small real models that edge-bench is tested on, with the real converters, in a process of its own.
+"""Makes the small real models for the tests of edge-bench, with the real converters. Run as a script.
 
 Usage: make_models.py [--only-executorch] FOLDER
 """
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 class Overwrites(nn.Module):
-    """Operations one after the other outside any backend, so that the planner uses the input's memory again."""
+    """A chain of operators outside any backend, so that the planner reuses the input's memory."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cumsum(torch.cumsum(torch.cumsum(x, 1), 2), 3)
@@ -47,7 +47,7 @@ class Quantizes(nn.Module):
 
 
 class Looks(nn.Module):
-    """Takes indices, (1, 4) int64."""
+    """An embedding: takes indices, (1, 4) int64."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def to_tflite(module: nn.Module, x: torch.Tensor, path: Path) -> None:
 
 
 def to_int8(path: Path, samples: np.ndarray, out: Path) -> None:
-    """int8 in and out, calibrated on the samples; the quantizer averages their ranges, so give it the widest."""
+    """Quantizes to int8 inputs and outputs. The quantizer averages the samples' ranges, so give it the widest."""
     from ai_edge_quantizer import quantizer, recipe
 
     maker = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
@@ -104,8 +104,8 @@ def main(folder: Path, only_executorch: bool) -> None:
     torch.manual_seed(0)
     net = Net().eval()
     for parameter in net.parameters():
-        parameter.data *= 3  # fresh weights give outputs near zero, which agree with anything
-    # Noise, each sample brighter than the one before it, so that the outputs differ.
+        parameter.data *= 3  # initial weights give outputs near zero, which would hide differences
+    # Noise, each sample brighter than the previous one, so that the outputs differ.
     noise = np.random.default_rng(0).random((SAMPLES, SIDE, SIDE, 3))
     pixels = np.floor(noise * np.linspace(20, 256, SAMPLES)[:, None, None, None]).astype(np.float32)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

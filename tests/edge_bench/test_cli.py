@@ -1,4 +1,4 @@
-"""The command line: JSON on standard output, and one line for whatever is wrong."""
+"""The command line: JSON on standard output, and errors of one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_bench import measure, runtimes
 from .calls import Call
 
 
-def test_facts_tell_the_machine(edge_bench: Call) -> None:
+def test_facts_describe_this_machine(edge_bench: Call) -> None:
     facts = edge_bench("facts").json
     assert facts["device"]["arch"] == platform.machine()
     assert facts["device"]["cores"] == os.cpu_count()
@@ -27,7 +27,7 @@ def test_facts_tell_the_machine(edge_bench: Call) -> None:
     assert facts["tools"]["edge-bench"] == package.__version__
 
 
-def test_runtimes_lists_every_file_of_the_folder(edge_bench: Call) -> None:
+def test_runtimes_lists_all_runtimes_and_how_to_install_missing_ones(edge_bench: Call) -> None:
     listed = edge_bench("runtimes").json["runtimes"]
     assert [entry["name"] for entry in listed] == runtimes.names()
     missing = {entry["name"]: entry for entry in listed}["tflite_runtime"]
@@ -36,7 +36,7 @@ def test_runtimes_lists_every_file_of_the_folder(edge_bench: Call) -> None:
     assert missing["install"] == "pip install 'edge-bench[tflite_runtime]'"
 
 
-def test_an_environment_with_one_runtime_needs_nothing_else(edge_bench: Call, tflite_runtime_python: str) -> None:
+def test_a_runtime_needs_no_other_packages(edge_bench: Call, tflite_runtime_python: str) -> None:
     listed = edge_bench("runtimes", python=tflite_runtime_python).json["runtimes"]
     assert [entry["name"] for entry in listed if entry["available"]] == ["tflite_runtime"]
     heavy = "import importlib.util as u; print([m for m in ('torch', 'tensorflow', 'invoke') if u.find_spec(m)])"
@@ -45,12 +45,11 @@ def test_an_environment_with_one_runtime_needs_nothing_else(edge_bench: Call, tf
 
 
 def test_a_missing_runtime_is_never_replaced_by_another(edge_bench: Call, tflite_runtime_python: str) -> None:
-    assert edge_bench("run", "net.tflite", python=tflite_runtime_python).complaint == (
-        "litert: ai-edge-litert is not installed; pip install 'edge-bench[litert]'"
-    )
+    error = edge_bench("run", "net.tflite", python=tflite_runtime_python).error
+    assert error.startswith("litert: ") and error.endswith("pip install 'edge-bench[litert]'")
 
 
-def test_help_and_listing_import_nothing_heavy() -> None:
+def test_help_and_the_list_of_runtimes_import_no_heavy_package() -> None:
     script = (
         "import sys, edge_bench.cli, edge_bench.runtimes as r; [r.load(n) for n in ('litert', 'tflite_runtime')]\n"
         "print([m for m in ('torch', 'ai_edge_litert', 'onnxruntime', 'numpy', 'pipeline') if m in sys.modules])"
@@ -62,8 +61,8 @@ def test_help_and_listing_import_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run", "nosuch.tflite"], "nosuch.tflite: no such file; give the path of a model file"),
-        (["run", "."], ". is not a file; give the path of a model file"),
+        (["run", "nosuch.tflite"], "nosuch.tflite: no such file"),
+        (["run", "."], ". is not a file"),
         (
             ["run", "samples.npy"],
             "unknown suffix '.npy'; known: .pte (executorch), .pte (executorch_runner), .tflite (litert), "
@@ -77,12 +76,9 @@ def test_help_and_listing_import_nothing_heavy() -> None:
         (["run", "net.tflite", "--runtime", "tflite_runtime"], "pip install 'edge-bench[tflite_runtime]'"),
         (["run", "net.tflite", "--threads", "0"], "argument --threads: '0' is not a whole number of 1 or more"),
         (["run", "net.tflite", "--min-seconds", "nan"], "argument --min-seconds: 'nan' is not a number of seconds"),
-        (["run", "net.tflite", "--layout", "NCHW"], "--layout says how to turn samples; give them with --inputs"),
-        (["run", "net.tflite", "--out", "no/m.json"], "cannot write no/m.json: there is no folder no; make it first"),
-        (
-            ["run", "net.tflite", "--inputs", "wrong.npy"],
-            "has samples of shape (5, 5, 3), input serving_default_args_0",
-        ),
+        (["run", "net.tflite", "--layout", "NCHW"], "--layout requires --inputs"),
+        (["run", "net.tflite", "--out", "no/m.json"], "cannot write no/m.json: the folder no does not exist"),
+        (["run", "net.tflite", "--inputs", "wrong.npy"], "(5, 5, 3), input serving_default_args_0"),
         (["predict", "net.tflite", "--out", "p.npz"], "the following arguments are required: --inputs"),
         (
             ["predict", "net.tflite", "--inputs", "nosuch.npy", "--out", "p.npz"],
@@ -91,26 +87,26 @@ def test_help_and_listing_import_nothing_heavy() -> None:
         (["predict", "net.tflite", "--inputs", "pickle.npy", "--out", "p.npz"], "cannot be read as a .npy file"),
         (["predict", "net.tflite", "--inputs", "junk.npy", "--out", "p.npz"], "junk.npy is not a .npy file"),
         (["predict", "net.tflite", "--inputs", "cut.npy", "--out", "p.npz"], "cut.npy cannot be read as a .npy file"),
-        (["predict", "net.tflite", "--inputs", "text.npy", "--out", "p.npz"], "text.npy holds <U1; samples are real"),
-        (["predict", "net.tflite", "--inputs", "none.npy", "--out", "p.npz"], "it holds no sample"),
-        (["predict", "net.onnx", "--inputs", "samples.npy", "--out", "p.npz"], "channels first: add --layout NCHW"),
+        (["predict", "net.tflite", "--inputs", "text.npy", "--out", "p.npz"], "text.npy contains <U1"),
+        (["predict", "net.tflite", "--inputs", "none.npy", "--out", "p.npz"], "none.npy has shape (0, 8, 8, 3)"),
+        (["predict", "net.onnx", "--inputs", "samples.npy", "--out", "p.npz"], "add --layout NCHW"),
         (
             ["predict", "net.tflite", "--inputs", "samples.npy", "--layout", "NCHW", "--out", "p.npz"],
-            "the model takes the samples as they are: leave --layout NCHW out",
+            "omit --layout NCHW",
         ),
         (
             ["predict", "net.tflite", "--inputs", "samples.npy", "--out", "p.npz", "--start", "15", "--count", "9"],
-            "holds 20 samples; --start and --count ask for 15 to 24",
+            "20 samples; --start and --count ask for 15 to 24",
         ),
         (["prdict"], "invalid choice: 'prdict'"),
         ([], "the following arguments are required: COMMAND"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_words_get_one_line_and_exit_2(
+def test_wrong_arguments_and_files_are_errors_of_one_line_with_exit_code_2(
     arguments: list[str], expected: str, edge_bench: Call, bad_samples: Path
 ) -> None:
-    assert expected in edge_bench(*arguments).complaint
+    assert expected in edge_bench(*arguments).error
     assert not (bad_samples / "p.npz").exists()
 
 
@@ -126,7 +122,7 @@ def bad_samples(tmp_path: Path, samples: np.ndarray) -> Path:
     return tmp_path
 
 
-def test_runtimes_print_on_standard_error_only_when_asked(edge_bench: Call) -> None:
+def test_output_of_runtimes_is_shown_only_with_verbose(edge_bench: Call) -> None:
     short = ("--min-runs", "1", "--min-seconds", "0", "--warmup-seconds", "0")
     quiet, verbose = edge_bench("run", "net.tflite", *short), edge_bench("run", "net.tflite", *short, "--verbose")
     assert quiet.json["schema"] == verbose.json["schema"] == 1
@@ -134,13 +130,13 @@ def test_runtimes_print_on_standard_error_only_when_asked(edge_bench: Call) -> N
     assert "XNNPACK" in verbose.err
 
 
-def test_an_entry_of_a_short_run_is_many_loops_and_of_a_long_one_is_one() -> None:
+def test_short_runs_are_looped_and_long_runs_are_not() -> None:
     assert measure.loops_for([(1, 9_000), (2, 8_000)]) == 250
     assert measure.loops_for([(1, 1_000_000)]) == 1
     assert measure.loops_for([(1, 6_000_000_000)]) == 1
 
 
-def test_measuring_ends_when_both_the_runs_and_the_seconds_are_reached() -> None:
+def test_a_measurement_ends_after_both_the_minimum_runs_and_the_minimum_seconds() -> None:
     calls: list[int] = []
     entries = measure.measure(lambda: calls.append(1), 3, measure.Effort(min_runs=5, min_seconds=0))
     assert [loops for loops, _ in entries] == [3] * 5

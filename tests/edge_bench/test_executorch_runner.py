@@ -1,6 +1,6 @@
-"""The C++ runner, built for real: the outputs of ExecuTorch's Python bindings, bit for bit, without torch.
+"""The C++ runner, really built: the same outputs as ExecuTorch's Python bindings, bit for bit, without torch.
 
-The contract that it shares with every runtime is in test_runtimes.py.
+test_runtimes.py tests the contract of all runtimes on it too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ SHORT = ("--min-runs", "3", "--min-seconds", "0", "--warmup-seconds", "0")
 
 
 @pytest.mark.parametrize("program", ["net.pte", "overwrites.pte", "quantizes.pte"])
-def test_its_outputs_are_the_python_bindings_bit_for_bit(edge_bench: Call, runner: Path, program: str) -> None:
+def test_its_outputs_equal_those_of_the_python_bindings_bit_for_bit(
+    edge_bench: Call, runner: Path, program: str
+) -> None:
     call = ("predict", program, *LAYOUT, "--out")
     bindings = edge_bench(*call, "b.npz").json
     ours = edge_bench(*call, "r.npz", "--runtime", "executorch_runner", path=runner).json
@@ -34,7 +36,7 @@ def test_its_outputs_are_the_python_bindings_bit_for_bit(edge_bench: Call, runne
     assert ours["runtime"] == {**bindings["runtime"], "name": "executorch_runner"}
 
 
-def test_it_refills_an_input_that_a_run_overwrites_as_the_bindings_do(edge_bench: Call, runner: Path) -> None:
+def test_it_detects_overwritten_inputs_as_the_bindings_do(edge_bench: Call, runner: Path) -> None:
     refills = {}
     for program in ("overwrites.pte", "net.pte", "quantizes.pte"):
         ours = edge_bench("run", program, "--runtime", "executorch_runner", *SHORT, path=runner).json["refills_input"]
@@ -43,7 +45,7 @@ def test_it_refills_an_input_that_a_run_overwrites_as_the_bindings_do(edge_bench
     assert refills["overwrites.pte"] is True
 
 
-def test_it_needs_no_torch_and_a_fraction_of_the_memory(edge_bench: Call, runner: Path, models: Path) -> None:
+def test_it_loads_no_torch_and_uses_a_fraction_of_the_memory(edge_bench: Call, runner: Path, models: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from edge_bench import runtimes, samples\n"
         "session = runtimes.imported('executorch_runner').load(Path(sys.argv[1]), 1)\n"
@@ -58,24 +60,24 @@ def test_it_needs_no_torch_and_a_fraction_of_the_memory(edge_bench: Call, runner
     assert ours < bindings / 4
 
 
-def test_a_cut_program_is_refused_in_one_line(edge_bench: Call, runner: Path, models: Path, tmp_path: Path) -> None:
+def test_a_truncated_program_is_an_error_of_one_line(
+    edge_bench: Call, runner: Path, models: Path, tmp_path: Path
+) -> None:
     whole = (models / "net.pte").read_bytes()
     for length in (0, 8, 100, len(whole) // 2, len(whole) - 100):
         (tmp_path / "cut.pte").write_bytes(whole[:length])
-        complaint = edge_bench("run", "cut.pte", "--runtime", "executorch_runner", *SHORT, path=runner).complaint
-        assert complaint.startswith("cut.pte: executorch_runner refuses to load it (ExecuTorch error 0x"), length
+        error = edge_bench("run", "cut.pte", "--runtime", "executorch_runner", *SHORT, path=runner).error
+        assert error.startswith("cut.pte: executorch_runner refuses to load it (ExecuTorch error 0x"), length
 
 
-def test_without_the_runner_the_complaint_says_who_brings_it(edge_bench: Call) -> None:
-    complaint = edge_bench("run", "net.pte", "--runtime", "executorch_runner").complaint
-    assert complaint == (
-        "executorch_runner: executorch-runner is not installed; "
-        "Lastmile builds it: inv devices.setup brings it to a board, and inv bench to this machine"
-    )
+def test_without_the_runner_the_error_names_the_commands_that_install_it(edge_bench: Call) -> None:
+    error = edge_bench("run", "net.pte", "--runtime", "executorch_runner").error
+    assert error.startswith("executorch_runner: ")
+    assert "inv devices.setup" in error and "inv bench" in error
 
 
-def test_samples_may_be_changed_after_they_were_set(runner: Path, models: Path) -> None:
-    # The runtime may read an input where it lies: two sets and one run must see the second.
+def test_a_later_input_replaces_an_earlier_one(runner: Path, models: Path) -> None:
+    # The runtime may read an input from the caller's memory.
     script = (
         "import sys, numpy as np; from pathlib import Path; from edge_bench import runtimes\n"
         "session = runtimes.imported('executorch_runner').load(Path(sys.argv[1]), 1)\n"
@@ -89,21 +91,21 @@ def test_samples_may_be_changed_after_they_were_set(runner: Path, models: Path) 
     assert done.stdout == "True False\n"
 
 
-def test_a_second_build_is_the_first(runner: Path) -> None:
+def test_a_second_build_reuses_the_first(runner: Path) -> None:
     assert build_runner.build(Store(runner.parent.parent), platform.machine()) == runner
 
 
-def test_an_architecture_without_a_runner_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match=r"no ExecuTorch runner for armv7l \(there is one for aarch64, x86_64\)"):
+def test_an_unknown_architecture_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"armv7l .*aarch64, x86_64"):
         build_runner.build(Store(tmp_path), "armv7l")
 
 
-def test_the_cross_built_runner_is_aarch64_and_wants_no_newer_glibc_than_its_libraries() -> None:
+def test_the_cross_compiled_runner_is_for_aarch64_and_requires_no_newer_glibc_than_its_libraries() -> None:
     folder = build_runner.build(Store(Path(__file__).parents[2] / "build"), "aarch64") / build_runner.PACKAGE
 
     def glibc(path: Path) -> tuple[int, ...]:
-        words = path.read_bytes().split(b"GLIBC_")[1:]
-        versions = [word.split(b"\0")[0].decode() for word in words]
+        symbols = path.read_bytes().split(b"GLIBC_")[1:]
+        versions = [symbol.split(b"\0")[0].decode() for symbol in symbols]
         return max(tuple(map(int, version.split("."))) for version in versions if version.replace(".", "").isdigit())
 
     header = (folder / "librunner.so").read_bytes()[:20]

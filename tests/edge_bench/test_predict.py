@@ -1,4 +1,4 @@
-"""From samples to outputs: quantization, layout, slices, and writes that are whole or not there."""
+"""From samples to outputs: quantization, layout, slices, and atomic writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_quantization_rounds_half_to_even_and_clips() -> None:
     assert to_model(sample, info("uint8", 0.5, 10)).tolist() == [11, 13, 15, 9, 255, 0]
 
 
-def test_pixels_pass_unchanged_through_a_scale_of_one() -> None:
+def test_a_scale_of_one_keeps_pixels_exactly() -> None:
     pixels = np.array([0, 128, 255], np.uint8)
     assert to_model(pixels, info("int8", 1.0, -128)).tolist() == [-128, 0, 127]
 
@@ -37,20 +37,20 @@ def test_a_dequantized_output_is_exact() -> None:
     assert real.tolist() == [0.0, 32.0, 63.75]
 
 
-def test_an_integer_input_without_a_scale_takes_whole_numbers_only() -> None:
+def test_an_integer_input_without_a_scale_accepts_only_integers_in_its_range() -> None:
     assert to_model(np.array([1.0, 2.0]), info("int64")).tolist() == [1, 2]
-    with pytest.raises(BadSamples, match="holds values that int8 cannot"):
+    with pytest.raises(BadSamples, match="int8"):
         to_model(np.array([200.0]), info("int8"))
-    with pytest.raises(BadSamples, match="holds values that int64 cannot"):
+    with pytest.raises(BadSamples, match="int64"):
         to_model(np.array([0.5]), info("int64"))
 
 
-def test_an_input_of_a_type_that_numpy_lacks_is_refused() -> None:
+def test_an_input_type_that_numpy_does_not_have_is_an_error() -> None:
     with pytest.raises(BadSamples, match="input x takes bfloat16"):
         pseudo_random(info("bfloat16"))
 
 
-def test_the_pseudo_random_input_is_the_same_each_time_and_valid() -> None:
+def test_the_pseudo_random_input_is_reproducible_and_valid() -> None:
     assert np.array_equal(pseudo_random(info("float32")), pseudo_random(info("float32")))
     assert pseudo_random(info("float32")).dtype == np.float32
     assert set(pseudo_random(info("int64")).flatten()) <= {0, 1}
@@ -58,12 +58,12 @@ def test_the_pseudo_random_input_is_the_same_each_time_and_valid() -> None:
     assert pseudo_random(TensorInfo("x", (1, 4000), "int8")).max() == 127
 
 
-def test_values_that_are_no_numbers_are_not_quantized() -> None:
-    with pytest.raises(BadSamples, match="no numbers"):
+def test_nan_cannot_be_quantized() -> None:
+    with pytest.raises(BadSamples, match="NaN"):
         to_model(np.array([np.nan], np.float32), info("int8", 1.0, 0))
 
 
-def test_an_int8_model_gives_what_its_interpreter_gives_by_hand(
+def test_the_outputs_of_an_int8_model_equal_those_of_its_interpreter(
     edge_bench: Call, models: Path, samples: np.ndarray, tmp_path: Path
 ) -> None:
     from ai_edge_litert.interpreter import Interpreter
@@ -89,14 +89,16 @@ def test_an_int8_model_gives_what_its_interpreter_gives_by_hand(
     assert np.abs(predicted["output_0"] - expected).mean() < 0.05 * np.abs(expected).max()
 
 
-def test_samples_of_any_dtype_give_the_same_predictions(edge_bench: Call, samples: np.ndarray, tmp_path: Path) -> None:
+def test_predictions_do_not_depend_on_the_dtype_of_the_samples(
+    edge_bench: Call, samples: np.ndarray, tmp_path: Path
+) -> None:
     np.save(tmp_path / "u8.npy", samples.astype(np.uint8))
     floats = edge_bench("predict", "net.tflite", "--inputs", "samples.npy", "--out", "f.npz").json
     bytes_ = edge_bench("predict", "net.tflite", "--inputs", "u8.npy", "--out", "b.npz").json
     assert floats["predictions_sha256"] == bytes_["predictions_sha256"]
 
 
-def test_slices_of_the_samples_make_up_the_whole(edge_bench: Call, tmp_path: Path) -> None:
+def test_predictions_of_slices_add_up_to_those_of_all_samples(edge_bench: Call, tmp_path: Path) -> None:
     call = ("predict", "net.tflite", "--inputs", "samples.npy", "--layout", "NHWC", "--out")
     assert edge_bench(*call, "whole.npz").json["samples"] == 20
     assert edge_bench(*call, "head.npz", "--count", "8").json["samples"] == 8
@@ -106,41 +108,40 @@ def test_slices_of_the_samples_make_up_the_whole(edge_bench: Call, tmp_path: Pat
     assert np.array_equal(whole, np.concatenate([head, tail]))
 
 
-def test_an_integer_model_takes_whole_samples_and_refuses_others(edge_bench: Call, tmp_path: Path) -> None:
+def test_an_integer_model_accepts_integers_and_refuses_fractions(edge_bench: Call, tmp_path: Path) -> None:
     np.save(tmp_path / "whole.npy", np.array([[1.0, 2.0, 3.0, 3.0]]))
     np.save(tmp_path / "half.npy", np.array([[1.0, 2.0, 3.0, 3.0], [0.5, 0.0, 0.0, 0.0]]))
     edge_bench("predict", "looks.onnx", "--inputs", "whole.npy", "--out", "p.npz").json  # noqa: B018
     rows = np.load(tmp_path / "p.npz")["output_0"]
     assert rows.shape == (1, 4, 3)
     assert np.array_equal(rows[0, 2], rows[0, 3])
-    complaint = edge_bench("predict", "looks.onnx", "--inputs", "half.npy", "--out", "q.npz").complaint
-    assert complaint.startswith("half.npy: sample 1 holds values that int64 cannot")
+    error = edge_bench("predict", "looks.onnx", "--inputs", "half.npy", "--out", "q.npz").error
+    assert error.startswith("half.npy: sample 1 ") and "int64" in error
     assert not (tmp_path / "q.npz").exists()
 
 
-def test_a_model_with_two_inputs_is_measured_but_takes_no_samples(edge_bench: Call, tmp_path: Path) -> None:
+def test_a_model_with_two_inputs_can_be_measured_but_takes_no_samples(edge_bench: Call, tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.zeros((4, 2), np.float32))
     short = ("--min-runs", "1", "--min-seconds", "0", "--warmup-seconds", "0")
     assert len(edge_bench("run", "adds.onnx", *short).json["runs"]) == 1
-    complaint = edge_bench("predict", "adds.onnx", "--inputs", "s.npy", "--out", "p.npz").complaint
-    assert complaint == "the model has 2 inputs (x, y); samples can be given for one only"
+    assert "2 inputs (x, y)" in edge_bench("predict", "adds.onnx", "--inputs", "s.npy", "--out", "p.npz").error
 
 
-def test_a_write_that_fails_leaves_what_was_there(models: Path, tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(models: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "many.npy", np.zeros((500, 8, 8, 3), np.uint8))
     (tmp_path / "p.npz").write_text("earlier")
-    # A limit on the size of files refuses a write as a full disk does.
+    # A limit on the file size makes the write fail, as a full disk does.
     script = 'ulimit -f 4; exec "$0" -m edge_bench predict "$1" --inputs many.npy --out p.npz'
     command = ["bash", "-c", script, sys.executable, str(models / "net.tflite")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "edge-bench: cannot write p.npz: File too large; nothing was written\n"
+    assert done.stderr.startswith("edge-bench: cannot write p.npz: File too large") and done.stderr.count("\n") == 1
     assert (tmp_path / "p.npz").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many.npy", "p.npz"]
 
 
-def test_ctrl_c_ends_it_without_a_traceback_and_without_a_file(models: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_traceback_and_no_file(models: Path, tmp_path: Path) -> None:
     np.lib.format.open_memmap(tmp_path / "many.npy", "w+", np.uint8, (400_000, 8, 8, 3)).flush()
     command = [sys.executable, "-m", "edge_bench", "predict", str(models / "net.tflite"), "--progress"]
     command += ["--inputs", "many.npy", "--out", "p.npz"]
@@ -155,7 +156,7 @@ def test_ctrl_c_ends_it_without_a_traceback_and_without_a_file(models: Path, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["many.npy"]
 
 
-def test_the_inputs_are_kept_where_that_is_asked_for(edge_bench: Call, samples: np.ndarray, tmp_path: Path) -> None:
+def test_keep_input_writes_the_inputs_too(edge_bench: Call, samples: np.ndarray, tmp_path: Path) -> None:
     call = ("predict", "net.tflite", "--inputs", "samples.npy", "--count", "3", "--out")
     edge_bench(*call, "with.npz", "--keep-input").json  # noqa: B018
     edge_bench(*call, "without.npz").json  # noqa: B018

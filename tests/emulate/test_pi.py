@@ -126,7 +126,7 @@ def test_a_machine_that_does_not_come_up_shows_its_last_words(board: Board, tmp_
     build = Store(tmp_path)
     (tmp_path / "boards").mkdir()
     shutil.copytree(board.build.root / "boards" / "keys", tmp_path / "boards" / "keys")
-    good = image.there(board.build)
+    good = image.find(board.build)
     assert good is not None
     bad = tmp_path / "boards" / good.folder.name
     bad.mkdir()

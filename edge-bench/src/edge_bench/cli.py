@@ -1,7 +1,7 @@
-"""The command line: parse, call one function, print one JSON object.
+"""The command line: parses the arguments, calls one function and prints one JSON object.
 
-Standard output carries that object only; everything else goes to standard error. Exit code 0, or 2 with one line that
-says what is wrong, or 130 after Ctrl-C. Nothing heavy is imported before the arguments are known to be good.
+Standard output contains only that object; everything else goes to standard error. The exit code is 0, or 2 with an
+error message of one line, or 130 after Ctrl-C. Slow imports come after the arguments have been checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
+    """argparse with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"edge-bench: {message}; see {self.prog} --help\n")
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def entry() -> NoReturn:
-    """What the installed command calls."""
+    """Entry point of the installed command."""
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
@@ -49,14 +49,12 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command. Returns the exit code."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    # numpy's linear algebra is never called, and its threads would idle beside those that are measured.
+    # numpy's linear algebra is never used, and its idle threads would run beside the measured ones.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from . import streams
 
     stdout = streams.claim_stdout()
-    faulthandler.enable(
-        os.dup(streams.STDERR)
-    )  # a runtime that crashes while its words are held back still shows where
+    faulthandler.enable(os.dup(streams.STDERR))  # shows a crash of a runtime even while its output is captured
     try:
         result = options.command(options)
         with stdout:
@@ -72,39 +70,41 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser("edge-bench", description="Measure one model file on the machine it runs on.")
+    top = _Parser("edge-bench", description="Measure a model file on the device it runs on.")
     top.add_argument("--version", action="version", version=f"edge-bench {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    run = commands.add_parser("run", help="latency and memory of a model file")
+    run = commands.add_parser("run", help="measure latency and memory")
     _add_model(run)
-    run.add_argument("--min-runs", type=_positive, default=64, metavar="N", help="raw samples at least (default 64)")
-    run.add_argument("--min-seconds", type=_seconds, default=1.0, metavar="S", help="measure for (default 1.0)")
-    run.add_argument("--warmup-seconds", type=_seconds, default=0.25, metavar="S", help="warm up for (default 0.25)")
-    run.add_argument("--inputs", type=Path, metavar="NPY", help="run on its first sample, not on a pseudo-random one")
-    run.add_argument("--out", type=Path, metavar="JSON", help="write the measurement here too")
+    run.add_argument(
+        "--min-runs", type=_positive, default=64, metavar="N", help="minimum number of raw samples (default 64)"
+    )
+    run.add_argument("--min-seconds", type=_seconds, default=1.0, metavar="S", help="minimum time (default 1.0)")
+    run.add_argument("--warmup-seconds", type=_seconds, default=0.25, metavar="S", help="warm-up time (default 0.25)")
+    run.add_argument("--inputs", type=Path, metavar="NPY", help="run on its first sample instead of pseudo-random data")
+    run.add_argument("--out", type=Path, metavar="JSON", help="also write the measurement to this file")
     run.set_defaults(command=_run)
 
-    predict = commands.add_parser("predict", help="every output for every sample")
+    predict = commands.add_parser("predict", help="write all outputs for all samples")
     _add_model(predict)
     predict.add_argument("--inputs", type=Path, metavar="NPY", required=True, help="samples, (N, H, W, C) or (N, …)")
-    predict.add_argument("--out", type=Path, metavar="NPZ", required=True, help="where the outputs go")
-    predict.add_argument("--start", type=_natural, default=0, metavar="I", help="the first sample (default 0)")
-    predict.add_argument("--count", type=_positive, metavar="N", help="how many samples (default: all that follow)")
-    predict.add_argument("--progress", action="store_true", help="say on standard error how far it is")
-    predict.add_argument("--keep-input", action="store_true", help="write the inputs too, as the runtime is given them")
+    predict.add_argument("--out", type=Path, metavar="NPZ", required=True, help="file for the outputs")
+    predict.add_argument("--start", type=_natural, default=0, metavar="I", help="first sample (default 0)")
+    predict.add_argument("--count", type=_positive, metavar="N", help="number of samples (default: all from --start)")
+    predict.add_argument("--progress", action="store_true", help="print progress on standard error")
+    predict.add_argument("--keep-input", action="store_true", help="also write the inputs as the runtime gets them")
     predict.set_defaults(command=_predict)
 
-    commands.add_parser("facts", help="what machine this is").set_defaults(command=_facts)
-    commands.add_parser("runtimes", help="which runtimes are there").set_defaults(command=_runtimes)
+    commands.add_parser("facts", help="describe this device").set_defaults(command=_facts)
+    commands.add_parser("runtimes", help="list the runtimes").set_defaults(command=_runtimes)
     return top
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("artifact", type=Path, help="a model file; its suffix chooses the runtime")
-    command.add_argument("--runtime", metavar="NAME", help="another runtime than the suffix's own")
+    command.add_argument("artifact", type=Path, help="a model file; its suffix determines the runtime")
+    command.add_argument("--runtime", metavar="NAME", help="another runtime than the default of the suffix")
     command.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of the runtime (default 1)")
-    command.add_argument("--layout", choices=["NHWC", "NCHW"], help="NCHW: turn (H, W, C) samples to channels first")
+    command.add_argument("--layout", choices=["NHWC", "NCHW"], help="NCHW: convert (H, W, C) samples to channels first")
     command.add_argument("--verbose", action="store_true", help="show what the runtime prints while it loads")
 
 
@@ -141,7 +141,7 @@ def _samples(options: argparse.Namespace) -> Samples | None:
     from .samples import Samples
 
     if options.layout is not None and options.inputs is None:
-        raise BadSamples("--layout says how to turn samples; give them with --inputs")
+        raise BadSamples("--layout requires --inputs")
     return None if options.inputs is None else Samples(options.inputs, options.layout)
 
 

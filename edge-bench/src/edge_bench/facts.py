@@ -1,6 +1,6 @@
-"""Which machine this is and in what state it is. A value is None where the machine does not report it.
+"""The hardware and the state of this machine, as the system reports them. None for what it does not report.
 
-Linux has files for it, macOS the program sysctl.
+Linux has files for them, macOS the program sysctl.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from . import __version__
 CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 THERMAL_FOLDER = Path("/sys/class/thermal")
 BOARD_FILES = (
-    Path("/proc/device-tree/model"),  # a Raspberry Pi and its like
+    Path("/proc/device-tree/model"),  # a Raspberry Pi and similar boards
     Path("/sys/class/dmi/id/product_name"),  # a PC
     Path("/sys/class/dmi/id/board_name"),
 )
-# Source: the kernel's arch/arm64/include/asm/cputype.h; /proc/cpuinfo on ARM gives numbers only.
+# Source: the kernel's arch/arm64/include/asm/cputype.h; on ARM, /proc/cpuinfo contains only numbers.
 ARM_PARTS = {
     "0xd03": "Cortex-A53",
     "0xd04": "Cortex-A35",
@@ -43,7 +43,7 @@ ARM_PARTS = {
 
 
 def device() -> dict[str, Any]:
-    """What does not change while a model runs: board, cpu, cores, memory_bytes, os, kernel, arch, governor, …"""
+    """Facts that stay the same during a run: board, cpu, cores, memory_bytes, os, kernel, arch, governor, …"""
     return {
         "board": board(),
         "cpu": cpu(),
@@ -58,7 +58,7 @@ def device() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What does change: temperature_c, frequency_hz, load_average (runnable tasks over one minute), throttled."""
+    """Facts that change: temperature_c, frequency_hz, load_average (runnable tasks over one minute), throttled."""
     return {
         "temperature_c": temperature_c(),
         "frequency_hz": _hertz("scaling_cur_freq"),
@@ -68,7 +68,7 @@ def state() -> dict[str, Any]:
 
 
 def tools(distributions: Iterable[str] = ()) -> dict[str, str | None]:
-    """The versions of Python, edge-bench, numpy and of each distribution named."""
+    """The versions of Python, edge-bench, numpy, the given distributions, and torch if it is loaded."""
     versions: dict[str, str | None] = {"python": platform.python_version(), "edge-bench": __version__}
     loaded = ["torch"] if "torch" in sys.modules else []
     for name in ["numpy", *loaded, *distributions]:
@@ -85,7 +85,7 @@ def board() -> str | None:
 
 
 def cpu() -> str | None:
-    """The processor's name; on ARM that of its first core's design."""
+    """The processor's name; on ARM, that of its first core."""
     fields: dict[str, str] = {}
     for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
         key, _, value = line.partition(":")
@@ -99,7 +99,7 @@ def cpu() -> str | None:
 
 
 def memory_bytes() -> int | None:
-    """The memory that the system sees, in bytes."""
+    """The system's total memory, in bytes."""
     for line in (_read(Path("/proc/meminfo")) or "").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
@@ -108,7 +108,7 @@ def memory_bytes() -> int | None:
 
 
 def operating_system() -> str:
-    """The full name of the distribution or of macOS, else the kernel's."""
+    """The full name of the distribution or of macOS, or the kernel's name and release."""
     for line in (_read(Path("/etc/os-release")) or "").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip("\"'")
@@ -141,7 +141,7 @@ def _hertz(name: str) -> int | None:
 
 
 def _read(path: Path) -> str | None:
-    """A small file of the kernel's; None where it is missing, empty or refuses (some sensors do)."""
+    """The content of a small file of the kernel; None if it is missing, empty or unreadable (as some sensors are)."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
     except OSError:

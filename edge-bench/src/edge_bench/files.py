@@ -1,4 +1,4 @@
-"""Content hashes, and writes that are whole or not there at all."""
+"""File hashes, and atomic writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sha256(path: Path) -> str:
 
 
 def contains(path: Path, pattern: bytes) -> bool:
-    """Whether these bytes stand anywhere in the file, which is mapped and not read into memory."""
+    """Whether the file contains these bytes. It is mapped, not read into memory."""
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -33,7 +33,7 @@ def contains(path: Path, pattern: bytes) -> bool:
 
 
 def check_artifact(path: Path) -> None:
-    """Raises BadArtifact unless `path` is a file that can be read."""
+    """Raises BadArtifact unless `path` is a readable file."""
     if not path.exists():
         raise BadArtifact(f"{path}: no such file; give the path of a model file")
     if not path.is_file():
@@ -43,19 +43,19 @@ def check_artifact(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises CannotWrite when it is plain before a long run that `path` cannot be written after it."""
+    """Raises CannotWrite if `path` cannot be written. Call it before a long run, so that the run is not wasted."""
     folder = path.parent
     if not folder.is_dir():
-        raise CannotWrite(f"cannot write {path}: there is no folder {folder}; make it first")
+        raise CannotWrite(f"cannot write {path}: the folder {folder} does not exist; create it first")
     if path.is_dir():
-        raise CannotWrite(f"cannot write {path}: it is a folder; name a file")
+        raise CannotWrite(f"cannot write {path}: it is a folder; give a file name")
     if not os.access(folder, os.W_OK):
         raise CannotWrite(f"cannot write {path}: no permission to write in {folder}")
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns the system's refusal of a write that leads to `path` into CannotWrite."""
+    """Turns an OSError of the block into CannotWrite for `path`."""
     try:
         yield
     except OSError as error:
@@ -64,12 +64,12 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends well, and vanishes when it does not.
+    """A temporary file that is renamed to `path` at the end of the block, or deleted if the block raises.
 
-    It lies in the same folder, since a rename is atomic only within one file system.
+    It is in the same folder, because a rename is atomic only within one file system.
 
     Raises:
-        CannotWrite: the disk is full, or the folder refuses.
+        CannotWrite: the disk is full, or the folder is not writable.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):

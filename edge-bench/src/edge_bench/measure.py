@@ -1,4 +1,4 @@
-"""How long one run of a model takes here, with every raw sample kept."""
+"""Measures how long a run of a model takes, and keeps every raw sample."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from .runtimes import Array
 
 Entry = tuple[int, int]
-"""(loops, ns): so many runs one after the other took so long together."""
+"""(loops, ns): so many consecutive runs took so long in total."""
 
 ENTRY_NS = 1_000_000
-"""An entry lasts about this long at least, so that reading the clock costs nothing beside it."""
+"""Minimum length of an entry, approximately. The cost of reading the clock is then negligible."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: until there are `min_runs` entries and `min_seconds` have passed."""
+    """How long to measure: until there are `min_runs` entries and `min_seconds` have passed, after the warm-up."""
 
     min_runs: int = 64
     min_seconds: float = 1.0
@@ -42,13 +42,13 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
     """Measures a model file.
 
     Args:
-        samples: the runs use the first of them; None for a fixed pseudo-random input.
+        samples: the runs use the first one; None for a fixed pseudo-random input.
 
     Returns:
         A measurement (schema 1), ready for JSON.
 
     Raises:
-        EdgeBenchError: in one line what is wrong.
+        EdgeBenchError: the model could not be loaded or run.
     """
     started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     before = facts.state()
@@ -105,7 +105,7 @@ def _timing(session: Session, inputs: Sequence[Array], effort: Effort) -> dict[s
 
 
 def entry(call: Callable[[], object], loops: int) -> Entry:
-    """Runs `call` so many times and reads the clock once before and once after."""
+    """Times `loops` calls of `call`. Reads the clock only before the first and after the last."""
     clock, rounds = time.perf_counter_ns, itertools.repeat(None, loops)
     begin = clock()
     for _ in rounds:
@@ -114,7 +114,7 @@ def entry(call: Callable[[], object], loops: int) -> Entry:
 
 
 def warm_up(call: Callable[[], object], seconds: float) -> list[Entry]:
-    """Entries for about so long, at least one: single runs, then twice as many a time until an entry is long enough."""
+    """Entries for about so many seconds, at least one. The loops double until an entry takes ENTRY_NS."""
     entries: list[Entry] = []
     loops, end = 1, time.perf_counter_ns() + int(seconds * 1e9)
     while not entries or time.perf_counter_ns() < end:
@@ -125,16 +125,16 @@ def warm_up(call: Callable[[], object], seconds: float) -> list[Entry]:
 
 
 def loops_for(warmup: Sequence[Entry]) -> int:
-    """How many runs make an entry of about a millisecond; 1 when a run takes that long by itself.
+    """How many runs take about ENTRY_NS; 1 if a single run takes longer.
 
-    From the fastest entry: the first ones are slower than the runs to come.
+    It uses the fastest entry, because the first ones are slower than the runs that will be measured.
     """
     fastest_ns = min(ns / loops for loops, ns in warmup)
     return max(1, round(ENTRY_NS / max(fastest_ns, 1.0)))
 
 
 def measure(call: Callable[[], object], loops: int, effort: Effort) -> list[Entry]:
-    """Entries until there are enough of them and enough time has passed."""
+    """Measures entries until there are `min_runs` and `min_seconds` have passed."""
     entries: list[Entry] = []
     end = time.perf_counter_ns() + int(effort.min_seconds * 1e9)
     while len(entries) < effort.min_runs or time.perf_counter_ns() < end:
@@ -143,11 +143,11 @@ def measure(call: Callable[[], object], loops: int, effort: Effort) -> list[Entr
 
 
 def _keeps_input(session: Session) -> bool:
-    """Whether a second run sees the same input as the first.
+    """Whether a run leaves its input intact, so that a second run gives the same outputs.
 
-    ExecuTorch may plan an input's memory to be used again once the input has been read: a second run would then work
-    on leftovers, and time something else. Where the outputs change, every run is given its input anew. (The run made
-    here stands in no list: it is neither the first nor, if the input is gone, like the others.)
+    ExecuTorch may reuse an input's memory after the input has been read. A second run would then compute with garbage,
+    and the measured time would mean nothing. If the outputs change, the input is set again before every run. (This
+    function's own run is not recorded: it is not the first and, if the input is gone, not like the others.)
     """
     first = session.get()
     session.invoke()
@@ -155,7 +155,7 @@ def _keeps_input(session: Session) -> bool:
 
 
 def _alike(one: Array, other: Array) -> bool:
-    """Equal but for the order of summation, which threads may change."""
+    """Equal up to rounding: threads may change the order of summation."""
     if one.shape != other.shape:
         return False
     a, b = one.astype(np.float64), other.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The memory of this process, as its operating system counts it."""
+"""This process's memory, as the system reports it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_rss_bytes() -> int:
-    """The most resident memory that this process ever had, in bytes.
+    """The peak resident memory of this process, in bytes.
 
-    On Linux VmHWM, not getrusage's ru_maxrss: ru_maxrss survives fork and exec, so the child of a large parent reports
-    the parent's peak, while VmHWM starts from zero at exec. Elsewhere ru_maxrss. Source: getrusage(2); macOS counts it
-    in bytes, Linux in KiB.
+    On Linux, it is VmHWM and not getrusage's ru_maxrss, which survives fork and exec: a child of a large process would
+    report its parent's peak. VmHWM is reset by exec. On other systems, it is ru_maxrss. Source: getrusage(2); macOS
+    counts it in bytes, Linux in KiB.
     """
     peak = _status_bytes("VmHWM")
     if peak is not None:
@@ -26,12 +26,12 @@ def peak_rss_bytes() -> int:
 
 
 def rss_bytes() -> int:
-    """The resident memory of this process now, in bytes; where the system reports only the peak, the peak so far."""
+    """The current resident memory of this process, in bytes; the peak so far if the system reports only that."""
     return _status_bytes("VmRSS") or _ps_bytes() or peak_rss_bytes()
 
 
 def _status_bytes(key: str) -> int | None:
-    """One entry of /proc/self/status in bytes; None where there is no /proc."""
+    """An entry of /proc/self/status, in bytes; None on systems without /proc."""
     try:
         lines = STATUS.read_text().splitlines()
     except FileNotFoundError:
@@ -44,9 +44,9 @@ def _status_bytes(key: str) -> int | None:
 
 def _ps_bytes() -> int | None:
     """The resident memory as ps reports it. Source: ps(1) of macOS: rss is in units of 1024 bytes."""
-    words = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+    argv = ["ps", "-o", "rss=", "-p", str(os.getpid())]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return int(done.stdout) * 1024 if done.returncode == 0 and done.stdout.strip().isdigit() else None

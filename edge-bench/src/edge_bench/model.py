@@ -1,4 +1,4 @@
-"""A model file, loaded by one runtime, with what was seen while loading it."""
+"""Loads a model file with a runtime, and measures the loading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Job:
 
     Attributes:
         path: the model file.
-        runtime: its runtime's name; None for the default of the file's suffix.
+        runtime: name of the runtime; None for the default of the file's suffix.
         verbose: show what the runtime prints while it loads.
     """
 
@@ -34,9 +34,10 @@ class Model:
     Attributes:
         artifact: its sha256 and size_bytes.
         runtime: name, version, threads, delegate.
-        load_ns: building the session and allocating its memory, the file in the system's cache; the runtime's import
-            is not in it.
-        rss_before_load_bytes: resident memory with the runtime imported and the model not yet loaded.
+        tools: versions; see `facts.tools`.
+        load_ns: time to build the session and allocate its memory, with the file in the system's cache. It does not
+            include the import of the runtime.
+        rss_before_load_bytes: resident memory with the runtime imported, before the model is loaded.
     """
 
     session: runtimes.Session
@@ -57,9 +58,9 @@ def load(job: Job) -> Model:
     path = job.path
     files.check_artifact(path)
     name = runtimes.choose(path, job.runtime)
-    # Before loading: the file then is in the system's cache, for every runtime alike.
+    # Hashing before loading puts the file into the system's cache, for all runtimes alike.
     artifact = {"artifact_sha256": files.sha256(path), "size_bytes": path.stat().st_size}
-    with streams.held_back(job.verbose) as chatter:
+    with streams.captured(job.verbose) as output:
         runtime = runtimes.imported(name)
         try:
             runtime.check(path)
@@ -67,9 +68,9 @@ def load(job: Job) -> Model:
             begin = time.perf_counter_ns()
             session = runtime.load(path, job.threads)
             load_ns = time.perf_counter_ns() - begin
-        except Exception as error:  # each runtime has errors of its own; all of them mean that it refuses the file
-            said = "; ".join(filter(None, [first_line(error), chatter.last_complaint()]))
-            raise BadArtifact(f"{path}: {name} refuses to load it ({said})") from error
+        except Exception as error:  # runtimes have different exceptions, which all mean that they refuse the file
+            reason = "; ".join(filter(None, [first_line(error), output.last_error()]))
+            raise BadArtifact(f"{path}: {name} refuses to load it ({reason})") from error
     return Model(
         session=session,
         artifact=artifact,

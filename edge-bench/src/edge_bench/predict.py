@@ -1,4 +1,4 @@
-"""Every output of a model for every sample of a file."""
+"""Runs a model on the samples of a file and writes all its outputs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ from .errors import BadSamples, EdgeBenchError, first_line
 from .runtimes import Session, TensorInfo
 from .samples import Samples, to_real
 
-FORGET_EVERY = 32
-"""Samples between two hints that the pages read so far are not needed any more."""
+RELEASE_EVERY = 32
+"""How many samples to read before giving their pages back to the system."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Which samples, whether to say on stderr how far it is, and whether the inputs are written too."""
+    """Options of `predict`.
+
+    Attributes:
+        start: the first sample.
+        count: how many samples; None for all that follow.
+        progress: print progress on stderr.
+        keep_input: write the inputs too.
+    """
 
     start: int = 0
     count: int | None = None
@@ -33,25 +40,25 @@ class Span:
     keep_input: bool = False
 
     def indices(self, samples: Samples) -> range:
-        """Raises BadSamples when the file does not hold them all."""
+        """The indices of the samples. Raises BadSamples if the file does not contain them all."""
         total = len(samples)
         stop = total if self.count is None else self.start + self.count
         if self.start >= total or stop > total:
             raise BadSamples(
-                f"{samples.path} holds {total} samples; --start and --count ask for {self.start} to {stop}"
+                f"{samples.path} contains {total} samples; --start and --count ask for {self.start} to {stop}"
             )
         return range(self.start, stop)
 
 
 def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str, Any]:
-    """Runs a model over samples, one by one, and writes output_0, output_1, … of shape (N, …) in float32 to `out`; with
-    `keep_input` also input_0: what the runtime was given, in the model's layout, as real numbers.
+    """Runs a model on samples, one by one, and writes output_0, output_1, … of shape (N, …) in float32 to `out`. With
+    `keep_input`, it also writes input_0: the runtime's input in the model's layout, as real numbers.
 
     Returns:
-        What was done, ready for JSON.
+        A report (schema 1), ready for JSON.
 
     Raises:
-        EdgeBenchError: in one line what is wrong; `out` then is as it was before.
+        EdgeBenchError: the model could not be run, or the result not written; `out` is then unchanged.
     """
     files.check_writable(out)
     indices = span.indices(samples)
@@ -60,19 +67,19 @@ def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
         rows = [stack.enter_context(_Rows(output, out)) for output in loaded.session.outputs]
-        given = [stack.enter_context(_Rows(info, out))] if span.keep_input else []
+        kept = [stack.enter_context(_Rows(info, out))] if span.keep_input else []
         for done, index in enumerate(indices, 1):
             sample = samples.get(index, info)
-            for row in given:
+            for row in kept:
                 row.append(sample)
             loaded.session.set([sample])
             _append(rows, loaded.session, f"{job.path}: {loaded.runtime['name']} failed at sample {index}")
-            if done % FORGET_EVERY == 0:
-                samples.forget()
+            if done % RELEASE_EVERY == 0:
+                samples.release()
             if span.progress:
                 _show(done, len(indices))
         seconds = time.perf_counter() - begin
-        named = [*((f"output_{i}", row) for i, row in enumerate(rows)), *(("input_0", row) for row in given)]
+        named = [*((f"output_{i}", row) for i, row in enumerate(rows)), *(("input_0", row) for row in kept)]
         _write(out, named, len(indices))
     return {
         "schema": 1,
@@ -90,7 +97,7 @@ def predict(job: model.Job, samples: Samples, span: Span, out: Path) -> dict[str
 
 
 class _Rows:
-    """One output's rows, collected in a nameless file: memory stays small, and nothing is left behind."""
+    """The rows of one output, in an anonymous temporary file: it saves memory, and nothing is left behind."""
 
     def __init__(self, info: TensorInfo, out: Path) -> None:
         self._info, self._out = info, out
@@ -102,7 +109,7 @@ class _Rows:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A full disk fails once more when the file's last bytes are flushed; the first failure has been told.
+        # On a full disk, flushing the file's last bytes fails again; the first failure has been reported.
         with contextlib.suppress(OSError):
             self.file.close()
 
@@ -128,7 +135,7 @@ def _append(rows: Sequence[_Rows], session: Session, failure: str) -> None:
 
 
 def _write(out: Path, rows: Sequence[tuple[str, _Rows]], count: int) -> None:
-    """An .npz archive, written in pieces; its dates are fixed, so the same outputs give the same bytes."""
+    """Writes an .npz archive in chunks. Its dates are fixed, so that the same outputs give the same bytes."""
     with files.writing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, row in rows:
             entry = zipfile.ZipInfo(f"{name}.npy")
@@ -141,7 +148,7 @@ def _write(out: Path, rows: Sequence[tuple[str, _Rows]], count: int) -> None:
 
 
 def _show(done: int, total: int) -> None:
-    """About a hundred lines in all, however many samples there are."""
+    """Prints progress: about a hundred lines in total, for any number of samples."""
     if done == total or done % max(1, total // 100) == 0:
         sys.stderr.write(f"edge-bench: {done} of {total} samples\n")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""From a file of samples to what a model takes, and from what it gives to real numbers."""
+"""Converts samples of a file to a model's inputs, and a model's outputs to real numbers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ REAL = "fiub"
 
 
 class Samples:
-    """A file of samples fed one by one to a model's only input.
+    """A file of samples for a model with one input.
 
     Attributes:
         array: (N, …), any numeric dtype, mapped from the file and not read into memory.
     """
 
     def __init__(self, path: Path, layout: str | None) -> None:
-        """Args: layout: "NCHW" when the model wants channels first; the samples themselves are (N, H, W, C)."""
+        """Args: layout: "NCHW" if the model takes channels first; the samples themselves are (N, H, W, C)."""
         self.path = path
         self.array = _open(path)
         self._to_nchw = layout == "NCHW"
@@ -39,24 +39,24 @@ class Samples:
         return int(self.array.shape[0])
 
     def check(self, inputs: tuple[TensorInfo, ...]) -> TensorInfo:
-        """The model's only input, when the samples fit it.
+        """Checks that the samples fit the model. Returns the model's only input.
 
         Raises:
-            BadSamples: the model has more inputs, a batch of more than one, or another shape.
+            BadSamples: the model has several inputs, another batch size than 1, or an input of another shape.
         """
         if len(inputs) != 1:
             names = ", ".join(info.name for info in inputs)
-            raise BadSamples(f"the model has {len(inputs)} inputs ({names}); samples can be given for one only")
+            raise BadSamples(f"the model has {len(inputs)} inputs ({names}); only models with one input take samples")
         info = inputs[0]
         if info.shape[:1] != (1,):
             raise BadSamples(f"input {info.name} has shape {info.shape}; export the model for a batch of 1")
         sample = self._shape()
         if sample != info.shape[1:]:
-            raise BadSamples(self._misfit(sample, info))
+            raise BadSamples(self._mismatch(sample, info))
         return info
 
     def get(self, index: int, info: TensorInfo) -> Array:
-        """Sample `index` as the model takes it: in its layout, shape and dtype, quantized where it has a scale."""
+        """Sample `index` in the layout, shape and dtype of the input, quantized if the input has a scale."""
         sample: Array = self.array[index]
         if self._to_nchw:
             sample = sample.transpose(2, 0, 1)
@@ -65,8 +65,8 @@ class Samples:
         except BadSamples as error:
             raise BadSamples(f"{self.path}: sample {index} {error}") from error
 
-    def forget(self) -> None:
-        """Gives the mapped pages back to the system, so that they do not count as this process's memory."""
+    def release(self) -> None:
+        """Returns the mapped pages to the system, so that they do not count as this process's memory."""
         mapping = self.array.base
         if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapping.madvise(mmap.MADV_DONTNEED)
@@ -75,39 +75,41 @@ class Samples:
         shape = self.array.shape[1:]
         return (shape[2], shape[0], shape[1]) if self._to_nchw else shape
 
-    def _misfit(self, sample: tuple[int, ...], info: TensorInfo) -> str:
+    def _mismatch(self, sample: tuple[int, ...], info: TensorInfo) -> str:
         hint = ""
         if len(sample) == 3 and not self._to_nchw and (sample[2], sample[0], sample[1]) == info.shape[1:]:
-            hint = "; the model wants channels first: add --layout NCHW"
+            hint = "; the model takes channels first: add --layout NCHW"
         elif self._to_nchw and self.array.shape[1:] == info.shape[1:]:
-            hint = "; the model takes the samples as they are: leave --layout NCHW out"
-        return f"{self.path} has samples of shape {sample}, input {info.name} wants {info.shape[1:]}{hint}"
+            hint = "; the samples already have the model's layout: omit --layout NCHW"
+        return f"{self.path} has samples of shape {sample}, input {info.name} requires {info.shape[1:]}{hint}"
 
 
 def to_model(sample: Array, info: TensorInfo) -> Array:
-    """A sample in the input's dtype: quantized as round(x / scale) + zero_point (half to even) and clipped where the
-    input has a scale, else cast.
+    """Converts a sample to the input's dtype. If the input has a scale, the sample is quantized, as
+    round(x / scale) + zero_point (half to even), and clipped; otherwise it is cast.
 
     Raises:
-        BadSamples: an integer input without a scale cannot hold the values.
+        BadSamples: the sample contains NaN, or values that an integer input without a scale cannot represent.
     """
     dtype = _dtype(info)
     if dtype.kind in "iu" and info.scale is not None and info.zero_point is not None:
         limits = np.iinfo(dtype)
         steps = np.rint(sample.astype(np.float32) / np.float32(info.scale)) + np.float32(info.zero_point)
         if np.isnan(steps).any():
-            raise BadSamples(f"holds values that are no numbers, which {dtype.name} cannot hold")
+            raise BadSamples(f"contains NaN, which {dtype.name} cannot represent")
         quantized: Array = np.clip(steps, limits.min, limits.max).astype(dtype)
         return quantized
     with np.errstate(invalid="ignore"):  # what does not fit is reported below
         cast: Array = np.ascontiguousarray(sample, dtype)
     if dtype.kind in "iub" and not np.array_equal(cast, sample):
-        raise BadSamples(f"holds values that {dtype.name} cannot, and input {info.name} has no scale to quantize with")
+        raise BadSamples(
+            f"contains values that {dtype.name} cannot represent, and input {info.name} has no scale for quantization"
+        )
     return cast
 
 
 def to_real(output: Array, info: TensorInfo) -> NDArray[np.float32]:
-    """An output as float32: float32(q - zero_point) * float32(scale) where it has a scale, else cast."""
+    """Converts an output to float32: float32(q - zero_point) * float32(scale) if it has a scale, otherwise cast."""
     if output.dtype.kind in "iu" and info.scale is not None and info.zero_point is not None:
         steps = (output.astype(np.int64) - info.zero_point).astype(np.float32)
         return np.asarray(steps * np.float32(info.scale), np.float32)
@@ -115,8 +117,8 @@ def to_real(output: Array, info: TensorInfo) -> NDArray[np.float32]:
 
 
 def pseudo_random(info: TensorInfo) -> Array:
-    """A fixed input for timing: floats in [0, 1), 8-bit integers over their whole range, other integers 0 or 1 (so that
-    they are valid indices)."""
+    """A fixed input for timing: floats in [0, 1), 8-bit integers over their full range, other integers 0 or 1 (valid as
+    indices)."""
     generator, dtype = np.random.default_rng(RANDOM_SEED), _dtype(info)
     if dtype.kind == "f":
         return generator.random(info.shape, dtype=np.float32).astype(dtype)
@@ -132,14 +134,14 @@ def _dtype(info: TensorInfo) -> np.dtype[Any]:
     except TypeError:
         dtype = np.dtype(object)
     if dtype.kind not in REAL:
-        raise BadSamples(f"input {info.name} takes {info.dtype}; edge-bench feeds real numbers that numpy has")
+        raise BadSamples(f"input {info.name} takes {info.dtype}; edge-bench supports numpy's real number types only")
     return dtype
 
 
 def _open(path: Path) -> Array:
     try:
         with path.open("rb") as file:
-            if file.read(len(NPY_MAGIC)) != NPY_MAGIC:  # numpy would take it for a pickle, and say how to load that
+            if file.read(len(NPY_MAGIC)) != NPY_MAGIC:  # numpy would take it for a pickle and explain how to load one
                 raise BadSamples(f"{path} is not a .npy file; write the samples with numpy.save")
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -147,7 +149,7 @@ def _open(path: Path) -> Array:
     except (ValueError, EOFError) as error:
         raise BadSamples(f"{path} cannot be read as a .npy file ({first_line(error)})") from error
     if array.dtype.kind not in REAL:
-        raise BadSamples(f"{path} holds {array.dtype}; samples are real numbers")
+        raise BadSamples(f"{path} contains {array.dtype}; samples must be real numbers")
     if array.ndim == 0 or array.shape[0] == 0:
-        raise BadSamples(f"{path} has shape {array.shape}; it holds no sample")
+        raise BadSamples(f"{path} has shape {array.shape}; it contains no samples")
     return array

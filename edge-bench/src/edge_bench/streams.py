@@ -1,6 +1,7 @@
-"""Standard output carries one JSON object; what native code prints goes elsewhere.
+"""Keeps the output of native code away from standard output, which contains only one JSON object.
 
-Runtimes are C++ and print to file descriptors 1 and 2, so replacing sys.stdout would not hold them back.
+Runtimes are written in C++ and print to file descriptors 1 and 2, so replacing sys.stdout would not capture their
+output.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ STDOUT, STDERR = 1, 2
 
 
 def claim_stdout() -> TextIO:
-    """The real standard output, for the result; from here on descriptor 1 is standard error.
+    """The real standard output, for the result. From now on, descriptor 1 is standard error.
 
-    It is never given back: native destructors may still print while the process ends.
+    It is never restored, because native destructors may print while the process exits.
     """
     sys.stdout.flush()
     real = os.dup(STDOUT)
@@ -27,41 +28,40 @@ def claim_stdout() -> TextIO:
     return os.fdopen(real, "w", encoding="utf-8")
 
 
-class HeldBack:
-    """What was printed while a block ran."""
+class Captured:
+    """The output of a block."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def text(self) -> str:
-        """Everything printed so far."""
+        """The output so far."""
         sys.stderr.flush()
         self._file.seek(0)
         return self._file.read().decode("utf-8", "replace")
 
-    def last_complaint(self) -> str:
-        """The last line that is more than information, or nothing: native code says there why it refuses a file."""
+    def last_error(self) -> str:
+        """The last line, in which native code gives the reason for an error; empty if it is only information."""
         lines = [line.strip() for line in self.text().splitlines() if line.strip()]
         return lines[-1] if lines and not lines[-1].startswith(("INFO", "I0000")) else ""
 
 
 @contextlib.contextmanager
-def held_back(verbose: bool) -> Iterator[HeldBack]:
-    """Keeps what is printed in the block off stderr, so that an error is the one line that the user sees.
+def captured(verbose: bool) -> Iterator[Captured]:
+    """Captures the output of the block, so that the user sees errors as one line.
 
-    That line may quote HeldBack.last_complaint(). With `verbose` nothing is held back.
+    That line may quote Captured.last_error(). With `verbose`, nothing is captured.
     """
     if verbose:
-        yield HeldBack(io.BytesIO())
+        yield Captured(io.BytesIO())
         return
     sys.stderr.flush()
     saved = os.dup(STDOUT), os.dup(STDERR)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), STDOUT)
         os.dup2(file.fileno(), STDERR)
-        chatter = HeldBack(file)
         try:
-            yield chatter
+            yield Captured(file)
         finally:
             sys.stderr.flush()
             for target, descriptor in zip((STDOUT, STDERR), saved):

@@ -48,38 +48,38 @@ import org.robolectric.shadows.ShadowSystemProperties;
 import org.robolectric.util.ReflectionHelpers;
 
 /**
- * An app's process on the emulated phone. Each line of standard input is a JSON object: {"start": activity, "extras":
- * {...}} or {"thermal": status}. Each gets a line with a leading 0x01 back: empty, or what went wrong. All else that is
- * printed is the log's. It has no test's end: it lives until it is killed, or until the app's code throws.
+ * The app's process on the emulated phone. Each line of standard input is a JSON object: {"start": activity, "extras":
+ * {...}} or {"thermal": status}. The reply is a line that begins with 0x01: empty, or an error. All other output goes to
+ * the log. Unlike a test, it runs until it is killed or the app's code throws.
  */
 @RunWith(Phone.Runner.class)
 @Config(sdk = 34, qualifiers = "w411dp-h891dp-xxhdpi", shadows = Phone.Storage.class)
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
 @LooperMode(LooperMode.Mode.PAUSED)
 public class Phone {
-    private static final String END = "";
+    private static final String END_OF_INPUT = "";
     private static final int FRAME_MS = 4;
 
     @Test
     public void lives() throws Exception {
-        PrintStream answers = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
+        PrintStream replies = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
         ShadowLog.stream = System.out;
         Thread.setDefaultUncaughtExceptionHandler((thread, error) -> dies(thread.getName(), error));
         prepare(new JSONObject(System.getenv("PHONE_PROPERTIES")));
-        BlockingQueue<String> asked = new LinkedBlockingQueue<>();
-        Thread listener = new Thread(() -> listen(asked), "listener");
+        BlockingQueue<String> requests = new LinkedBlockingQueue<>();
+        Thread listener = new Thread(() -> listen(requests), "listener");
         listener.setDaemon(true);
         listener.start();
         long last = System.nanoTime();
         while (true) {
-            String line = asked.poll(FRAME_MS, TimeUnit.MILLISECONDS);
-            if (END.equals(line)) return;
+            String line = requests.poll(FRAME_MS, TimeUnit.MILLISECONDS);
+            if (END_OF_INPUT.equals(line)) return;
             try {
                 if (line != null) {
-                    answer(new JSONObject(line));
-                    answers.println("\u0001");
+                    handle(new JSONObject(line));
+                    replies.println("\u0001");
                 }
-                long now = System.nanoTime(); // Robolectric's clock stands still by itself
+                long now = System.nanoTime(); // Robolectric's clock only advances on request
                 ShadowSystemClock.advanceBy(Duration.ofNanos(now - last));
                 last = now;
                 Shadows.shadowOf(Looper.getMainLooper()).idle();
@@ -107,25 +107,25 @@ public class Phone {
         ShadowEnvironment.setExternalStorageState("mounted");
     }
 
-    private static void listen(BlockingQueue<String> asked) {
+    private static void listen(BlockingQueue<String> requests) {
         try (BufferedReader reader = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8))) {
-            for (String line = reader.readLine(); line != null; line = reader.readLine()) asked.add(line);
+            for (String line = reader.readLine(); line != null; line = reader.readLine()) requests.add(line);
         } catch (java.io.IOException error) {
             Log.e("Phone", "standard input", error);
         }
-        asked.add(END);
+        requests.add(END_OF_INPUT);
     }
 
-    private static void answer(JSONObject asked) throws Exception {
-        if (asked.has("thermal")) {
+    private static void handle(JSONObject request) throws Exception {
+        if (request.has("thermal")) {
             PowerManager power = (PowerManager) RuntimeEnvironment.getApplication().getSystemService(Context.POWER_SERVICE);
-            Shadows.shadowOf(power).setCurrentThermalStatus(asked.getInt("thermal"));
+            Shadows.shadowOf(power).setCurrentThermalStatus(request.getInt("thermal"));
             return;
         }
-        String name = asked.getString("start");
+        String name = request.getString("start");
         Context context = RuntimeEnvironment.getApplication();
         Intent intent = new Intent().setComponent(new ComponentName(context.getPackageName(), name));
-        JSONObject extras = asked.getJSONObject("extras");
+        JSONObject extras = request.getJSONObject("extras");
         for (Iterator<String> keys = extras.keys(); keys.hasNext(); ) {
             String key = keys.next();
             intent.putExtra(key, extras.getString(key));
@@ -133,7 +133,7 @@ public class Phone {
         Robolectric.buildActivity(Class.forName(name).asSubclass(Activity.class), intent).setup();
     }
 
-    /** The app's Kotlin library is R8's work as the app is, and belongs into the sandbox with it: it knows its classes. */
+    /** Loads Kotlin's library in Robolectric's sandbox too: R8 has processed it with the app, so each needs the other. */
     public static class Runner extends RobolectricTestRunner {
         public Runner(Class<?> test) throws InitializationError {
             super(test);
@@ -149,7 +149,7 @@ public class Phone {
         }
     }
 
-    /** The app's own folder on the phone's storage; Robolectric's is a temporary one of another name. */
+    /** The app's folder on the phone's storage, instead of Robolectric's temporary folder. */
     @Implements(className = ShadowContextImpl.CLASS_NAME)
     public static class Storage extends ShadowContextImpl {
         @Implementation
@@ -161,7 +161,7 @@ public class Phone {
         }
     }
 
-    /** What Android does with what an app does not catch, on whatever thread. */
+    /** Handles an exception that the app does not catch, on any thread, as Android does. */
     private static void dies(String thread, Throwable error) {
         StringWriter trace = new StringWriter();
         error.printStackTrace(new PrintWriter(trace));

@@ -1,4 +1,4 @@
-"""The app's process: R8's class-file output of it, in a JVM under Robolectric, with Android's own native libraries."""
+"""The app's process: R8's class-file output in a JVM under Robolectric, with Android's own native libraries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.system import proc, store
 
 HOST = Path(__file__).parent / "Phone.java"
 START_SECONDS = 120.0
-STAYS = 5000
-"""So many lines the log keeps."""
+LOG_LINES = 5000
+"""How many lines the log keeps."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One of the log's. Attributes: priority: V, D, I, W, E or F."""
+    """A line of the log. Attributes: priority: V, D, I, W, E or F."""
 
     when: datetime
     pid: int
@@ -42,10 +42,10 @@ class Line:
 
 @dataclass
 class Log:
-    """What logcat shows. Attributes: ahead: of this machine's clock, the phone's."""
+    """What logcat shows. Attributes: ahead: how far the phone's clock is ahead of this machine's."""
 
     ahead: timedelta = timedelta()
-    lines: collections.deque[Line] = field(default_factory=lambda: collections.deque(maxlen=STAYS))
+    lines: collections.deque[Line] = field(default_factory=lambda: collections.deque(maxlen=LOG_LINES))
 
     def add(self, pid: int, priority: str, tag: str, text: str) -> None:
         for each in text.splitlines() or [""]:
@@ -56,13 +56,14 @@ class Log:
 
 
 class App:
-    """The app on the phone, and its process while it has one.
+    """The app on the phone, and its process while it is running.
 
     Args:
-        folder: what `inv android.build` leaves of it for a JVM: app.jar, classpath.txt, resources.apk, …
-        work: a folder for what hosts it, compiled once, and for its process's temporary files.
-        view: the root that its process sees.
-        clock: variables of its environment that set its clock.
+        folder: the app's JVM build by `inv android.build`: app.jar, classpath.txt, resources.apk, …
+        work: a folder for Phone.java's classes, compiled once, and for the process's temporary files.
+        view: the root directory that its process sees.
+        properties: the phone's system properties.
+        clock: environment variables that set its clock.
     """
 
     def __init__(
@@ -73,31 +74,31 @@ class App:
         self.process: subprocess.Popen[str] | None = None
         self.package = ""
         self.last_exit = ""
-        self._answers: collections.deque[str] = collections.deque()
-        self._told = threading.Condition()
+        self._replies: collections.deque[str] = collections.deque()
+        self._replied = threading.Condition()
         self._lock = threading.Lock()
 
-    # -- its life ------------------------------------------------------------------------------------------------------
+    # -- start and end -------------------------------------------------------------------------------------------------
 
     def runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def start(self, package: str, activity: str, extras: Mapping[str, str]) -> str:
-        """Starts an activity, and with it the process where there is none. Returns what went wrong, or nothing."""
+        """Starts an activity, and the process if it is not running. Returns an error, or an empty string."""
         with self._lock:
             if not self.runs():
-                trouble = self._launch(package)
-                if trouble:
-                    return trouble
-            return self._ask({"start": activity, "extras": dict(extras)})
+                error = self._launch(package)
+                if error:
+                    return error
+            return self._request({"start": activity, "extras": dict(extras)})
 
-    def tell(self, what: Mapping[str, object]) -> None:
-        """Something of the phone that changed; a process that starts later hears nothing of it."""
+    def notify(self, change: Mapping[str, object]) -> None:
+        """Notifies the process of a change of the phone's state. A process that starts later does not learn of it."""
         if self.runs():
-            self._ask(what)
+            self._request(change)
 
     def end(self) -> None:
-        """As force-stop does."""
+        """Kills the process, as force-stop does."""
         with self._lock:
             if self.process is not None and self.runs():
                 self.process.send_signal(signal.SIGKILL)
@@ -106,13 +107,13 @@ class App:
     def _launch(self, package: str) -> str:
         lines = (self.folder / "classpath.txt").read_text().splitlines()
         jars = [Path(line) for line in lines if line.strip()]
-        gone = [path for path in (self.folder / "app.jar", *jars) if not path.is_file()]
-        if gone:
-            return f"{gone[0]} is not there; inv android.build makes it"
+        missing = [path for path in (self.folder / "app.jar", *jars) if not path.is_file()]
+        if missing:
+            return f"{missing[0]} does not exist; build it with inv android.build"
         classes = self._compiled(jars, package)
-        store.remove(self.work)  # what Robolectric unpacks is no part of the phone's storage
+        store.remove(self.work)  # what Robolectric unpacks is not part of the phone's storage
         self.work.mkdir()
-        words = [
+        argv = [
             package, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-CreateCoredumpOnCrash",
             "-XX:ErrorFile=/data/tombstones/hs_err.log", f"-Djava.io.tmpdir={self.work}",
             f"-Djava.library.path={self.folder / 'native'}", "-Drobolectric.offline=true",
@@ -121,7 +122,7 @@ class App:
             "org.lastmile.phone.Phone",
         ]  # fmt: skip
         java = shutil.which("java")
-        assert java is not None  # the phone's boot asked for it
+        assert java is not None  # the phone's boot requires it
 
         def into_view() -> None:
             os.chroot(self.view)
@@ -130,12 +131,12 @@ class App:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.work), "LC_ALL": "C.UTF-8",
             "LD_LIBRARY_PATH": str(self.folder / "native"), "PHONE_PROPERTIES": json.dumps(dict(self.properties)),
-            **self.clock, **self.properties,  # as variables: what Android's libraries ask for, see bionic.c
+            **self.clock, **self.properties,  # Android's native libraries read properties from these: see bionic.c
         }  # fmt: skip
         self.package, self.last_exit = package, ""
-        self._answers.clear()
+        self._replies.clear()
         self.process = subprocess.Popen(
-            words, executable=str(Path(java).resolve()), env=environment, stdin=subprocess.PIPE,
+            argv, executable=str(Path(java).resolve()), env=environment, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=into_view,  # noqa: PLW1509 (two system calls)
             start_new_session=True,
         )  # fmt: skip
@@ -143,7 +144,7 @@ class App:
         return ""
 
     def _compiled(self, jars: list[Path], package: str) -> Path:
-        """What hosts the app, compiled once for these jars, with the file that tells Robolectric where the app is."""
+        """Phone.java, compiled once for these jars, with the file that tells Robolectric where the app is."""
         key = store.digest([store.sha256(HOST), [str(path) for path in jars], str(self.folder), package])[:16]
         folder = self.classes / key
         if not folder.is_dir():
@@ -155,34 +156,35 @@ class App:
                     f"android_merged_manifest={self.folder / 'AndroidManifest.xml'}\n"
                     f"android_merged_assets={self.folder / 'assets'}\nandroid_custom_package={package}\n"
                 )
-                words: list[str | Path] = ["javac", "-nowarn", "-d", new, "-cp", ":".join(map(str, jars)), HOST]
-                done = proc.run(words, timeout=300)
+                argv: list[str | Path] = ["javac", "-nowarn", "-d", new, "-cp", ":".join(map(str, jars)), HOST]
+                done = proc.run(argv, timeout=300)
                 if done.code != 0:
                     raise RuntimeError(f"javac: {done.err[-2000:]}")
         return folder
 
-    # -- talking with it -----------------------------------------------------------------------------------------------
+    # -- requests and output -------------------------------------------------------------------------------------------
 
-    def _ask(self, what: Mapping[str, object]) -> str:
+    def _request(self, message: Mapping[str, object]) -> str:
+        """Sends a message to the process and waits for its reply: an error, or an empty string."""
         assert self.process is not None and self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(what) + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
-        with self._told:
-            if not self._told.wait_for(lambda: self._answers or not self.runs(), START_SECONDS):
-                return f"no answer within {START_SECONDS:.0f} s"
-            return self._answers.popleft() if self._answers else "its process ended"
+        with self._replied:
+            if not self._replied.wait_for(lambda: self._replies or not self.runs(), START_SECONDS):
+                return f"no response within {START_SECONDS:.0f} s"
+            return self._replies.popleft() if self._replies else "its process ended"
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
-        """What the process says: answers to us, and lines for the log."""
+        """Reads the process's output: replies, and lines for the log."""
         assert process.stdout is not None
         priority, tag = "I", "System.out"
         for line in process.stdout:
             text = line.rstrip("\n")
             if text.startswith("\x01"):
-                with self._told:
-                    self._answers.append(text[1:])
-                    self._told.notify_all()
+                with self._replied:
+                    self._replies.append(text[1:])
+                    self._replied.notify_all()
                 continue
             found = re.match(r"([VDIWEF])/([^:]*): (.*)", text)
             if found:
@@ -190,12 +192,12 @@ class App:
             self.log.add(process.pid, priority, tag, text)
             priority, tag = (priority, tag) if tag == "AndroidRuntime" else ("I", "System.out")
         code = process.wait()
-        self._bury(process.pid, code)
-        with self._told:
-            self._told.notify_all()
+        self._log_end(process.pid, code)
+        with self._replied:
+            self._replied.notify_all()
 
-    def _bury(self, pid: int, code: int) -> None:
-        """What Android's log says of a process that ended."""
+    def _log_end(self, pid: int, code: int) -> None:
+        """Logs the end of the process as Android does."""
         report = self.view / "data" / "tombstones" / "hs_err.log"
         if report.is_file():
             text = report.read_text(errors="replace")
@@ -211,7 +213,7 @@ class App:
 
 
 def _tombstone(report: str, pid: int, package: str) -> list[str]:
-    """The JVM's report of a crash in native code, as Android's crash_dump words it."""
+    """The JVM's report of a crash in native code, in the format of Android's crash_dump."""
     found = re.search(r"#\s+(SIG\w+) \((0x[0-9a-f]+)\)", report)
     name, number = (found[1], int(found[2], 16)) if found else ("SIGABRT", 6)
     lines = [
@@ -223,7 +225,7 @@ def _tombstone(report: str, pid: int, package: str) -> list[str]:
     native = report.partition("Native frames:")[2].partition("\n\n")[0]
     frames = re.findall(r"^[CV]\s+\[(\S+?)\+(0x[0-9a-f]+)\]\s*(.*)$", native, re.M)
     lines += [
-        f"      #{index:02d} pc {int(offset, 16):016x}  {library}{f' ({what.strip()})' if what.strip() else ''}"
-        for index, (library, offset, what) in enumerate(frames)
+        f"      #{index:02d} pc {int(offset, 16):016x}  {library}{f' ({symbol.strip()})' if symbol.strip() else ''}"
+        for index, (library, offset, symbol) in enumerate(frames)
     ]
     return lines

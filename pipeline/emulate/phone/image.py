@@ -1,7 +1,7 @@
-"""The emulated phone's system: Debian trixie's adbd, mksh and toybox, unpacked; they run in a namespace only.
+"""The emulated phone's system: Debian trixie's adbd, mksh and toybox, unpacked. They run only in a namespace.
 
-The three are pinned by version and content; what they link against is what the archive has, which apt checks by its
-signature.
+The three are pinned by version and hash. The libraries that they need come from the archive in its current version;
+apt checks its signature.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pipeline.system.store import Store
 
 FILES = Path(__file__).parent / "files"
 SUITE = "trixie"
-LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian")
+EXCLUDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian")
 FOLDERS = ("proc", "dev", "tmp", "data", "sdcard", "system/bin", "etc")
-ASKED = (
+SYSTEM_COMMANDS = (
     "am", "cmd", "dumpsys", "getprop", "input", "locksettings", "logcat", "pm", "run-as", "service", "settings", "wm",
 )  # fmt: skip
-"""Programs of Android's shell that ask its system process, which system.py is here."""
+"""Commands that Android's system process carries out; here, system.py does."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A phone's root file system as a folder; it is copied at every start.
+    """A phone's root file system as a folder. It is copied at every boot.
 
     Attributes:
         folder: build/boards/<hash of what went in>/.
@@ -42,22 +42,22 @@ class Image:
         return self.folder / "root"
 
 
-def there(build: Store) -> Image | None:
-    """The image, if this content of it is there."""
+def find(build: Store) -> Image | None:
+    """The image, if it exists with this content."""
     image = Image(build.root / "boards" / _key())
     return image if image.folder.is_dir() else None
 
 
 def make(build: Store) -> Image:
-    """The image, made when it is not there. The caller holds the build folder's lock.
+    """The image, which is built if it does not exist. The caller holds the build folder's lock.
 
     Raises:
-        StageFailed: a package cannot be had, or is not the one that is pinned.
+        StageFailed: a package cannot be downloaded, or differs from the pinned one.
     """
-    made = there(build)
+    made = find(build)
     if made is not None:
         return made
-    say("making the system of the emulated phone: about 20 MB to fetch")
+    say("building the system of the emulated phone: downloads about 20 MB")
     image = Image(build.root / "boards" / _key())
     with store.atomic(image.folder) as new:
         new.mkdir()
@@ -80,7 +80,7 @@ def _key() -> str:
 
 
 def _fetch(work: Path) -> list[Path]:
-    """The packages' files, of which those that are pinned are what they shall be."""
+    """Downloads the packages and checks the hashes of the pinned ones."""
     work.mkdir()
     (work / "lastmile.sources").write_text(debian.sources(SUITE))
     settings: dict[str, str | Path] = {
@@ -96,14 +96,14 @@ def _fetch(work: Path) -> list[Path]:
     for name, version, sha256 in pinned():
         package = next((path for path in found if path.name.startswith(f"{name}_")), None)
         if package is None or store.sha256(package) != sha256:
-            raise StageFailed(f"{SUITE}'s {name} {version} is not the one that {FILES / 'packages'} lists")
+            raise StageFailed(f"Debian {SUITE}'s {name} {version} differs from the one in {FILES / 'packages'}")
     return found
 
 
 def _unpack(packages: list[Path], root: Path) -> None:
-    """The packages' files as a phone has them: the shell and its programs in /system/bin."""
-    debian.merged(root, ("bin", "sbin", "lib", "lib64"))
-    excluded = [f"--exclude=./{folder}/*" for folder in LEFT_OUT]
+    """Unpacks the packages into a phone's layout: the shell and its programs in /system/bin."""
+    debian.merge_usr(root, ("bin", "sbin", "lib", "lib64"))
+    excluded = [f"--exclude=./{folder}/*" for folder in EXCLUDED]
     for package in packages:
         debian.extract(package, root, [*excluded, "--keep-directory-symlink", "--no-same-owner"])
     for folder in FOLDERS:
@@ -116,7 +116,7 @@ def _unpack(packages: list[Path], root: Path) -> None:
         link.symlink_to("/usr/bin/mksh")
     shutil.copyfile(FILES / "ask", programs / "ask")
     (programs / "ask").chmod(0o755)
-    for name in ASKED:
+    for name in SYSTEM_COMMANDS:
         store.remove(programs / name)
         (programs / name).symlink_to("ask")
     shutil.copyfile(FILES / "build.prop", root / "system" / "build.prop")

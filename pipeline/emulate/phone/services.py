@@ -1,4 +1,4 @@
-"""What am, pm, dumpsys and the like answer on the emulated phone: small, and in the words of Android 14's own."""
+"""am, pm, dumpsys and so on of the emulated phone: the little of them that is needed, with Android 14's output."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from pipeline.emulate.phone.app import App, Log
 from pipeline.system import proc, store
 
 ANDROID = "{http://schemas.android.com/apk/res/android}"
-SHELL_HOLDS = ("android.permission.DUMP",)
-"""Permissions of the adb shell that activities may ask for."""
+SHELL_PERMISSIONS = ("android.permission.DUMP",)
+"""Permissions of the adb shell that activities may require."""
 CRASH_TAGS = ("DEBUG", "AndroidRuntime", "libc")
 
-Answer = tuple[int, str]
+Result = tuple[int, str]
+"""Exit code and output of a command."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Package:
 
 @dataclass
 class State:
-    """What can be changed on the phone from its shell."""
+    """The phone's state, as far as commands of its shell can change it."""
 
     level: int = 80
     thermal: int = 0
@@ -53,31 +54,31 @@ class State:
 
 
 class Services:
-    """Answers a command's words with its exit code and what it prints."""
+    """Carries out commands of the phone's shell."""
 
     def __init__(self, root: Path, app: App, log: Log, properties: Mapping[str, str]) -> None:
         self.root, self.app, self.log, self.properties = root, app, log, properties
         self.state = State()
-        self.programs: dict[str, Callable[[list[str]], Answer]] = {
+        self.programs: dict[str, Callable[[list[str]], Result]] = {
             "am": self._am, "cmd": self._cmd, "dumpsys": self._dumpsys, "getprop": self._getprop,
             "input": self._input, "locksettings": self._locksettings, "logcat": self._logcat, "pm": self._pm,
             "run-as": self._run_as, "wm": self._wm,
         }  # fmt: skip
 
-    def answer(self, words: list[str]) -> Answer:
-        """See the class."""
-        program, *rest = words
+    def run(self, argv: list[str]) -> Result:
+        """Carries out a command."""
+        program, *args = argv
         if program not in self.programs:
-            return 1, f"{program}: this emulated phone does not know it\n"
-        return self.programs[program](rest)
+            return 1, f"{program}: the emulated phone does not support it\n"
+        return self.programs[program](args)
 
     # -- apps ----------------------------------------------------------------------------------------------------------
 
-    def _pm(self, words: list[str]) -> Answer:
-        verb, *rest = words or ["help"]
+    def _pm(self, args: list[str]) -> Result:
+        verb, *rest = args or ["help"]
         if verb == "path":
-            there = self._base(rest[0]) if rest and rest[0] in self.state.packages else None
-            return (0, f"package:/{there.relative_to(self.root)}\n") if there else (1, "")
+            apk = self._base(rest[0]) if rest and rest[0] in self.state.packages else None
+            return (0, f"package:/{apk.relative_to(self.root)}\n") if apk else (1, "")
         if verb == "list":
             return 0, "".join(f"package:{name}\n" for name in self.state.packages)
         if verb == "uninstall":
@@ -90,9 +91,9 @@ class Services:
     def _base(self, name: str) -> Path:
         return self.root / "data" / "app" / name / "base.apk"
 
-    def _install(self, words: list[str]) -> str:
-        """Installs an APK, or says why not as Android does."""
-        path = self.root / words[-1].lstrip("/")
+    def _install(self, args: list[str]) -> str:
+        """Installs an APK. Returns Android's error, or an empty string."""
+        path = self.root / args[-1].lstrip("/")
         if not path.is_file():
             return "INSTALL_FAILED_INVALID_URI"
         found = _package(path)
@@ -104,52 +105,52 @@ class Services:
                 f"INSTALL_FAILED_UPDATE_INCOMPATIBLE: Existing package {found.name} signatures do not match newer "
                 "version; ignoring!"
             )
-        if old and old.version > found.version and "-d" not in words:
+        if old and old.version > found.version and "-d" not in args:
             return (
                 f"INSTALL_FAILED_VERSION_DOWNGRADE: Downgrade detected: Update version code {found.version} is older "
                 f"than current {old.version}"
             )
-        if old and "-r" not in words:
+        if old and "-r" not in args:
             return f"INSTALL_FAILED_ALREADY_EXISTS: Attempt to re-install {found.name} without first uninstalling."
         if found.abis and not set(self.properties["ro.product.cpu.abilist"].split(",")) & set(found.abis):
             return "INSTALL_FAILED_NO_MATCHING_ABIS: Failed to extract native libraries, res=-113"
-        place = self._base(found.name)
-        new = place.with_name("new.apk")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        base = self._base(found.name)
+        new = base.with_name("new.apk")
+        base.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(path, new)
         except OSError:
             new.unlink(missing_ok=True)
             return "INSTALL_FAILED_INSUFFICIENT_STORAGE"
         self.app.end()
-        new.replace(place)
+        new.replace(base)
         self.state.packages[found.name] = found
         return ""
 
-    def _uninstall(self, name: str) -> Answer:
+    def _uninstall(self, name: str) -> Result:
         if name not in self.state.packages:
             return 1, "Failure [DELETE_FAILED_INTERNAL_ERROR]\n"
         self.app.end()
         del self.state.packages[name]
-        for place in (
+        for folder in (
             self._base(name).parent,
             self.root / "sdcard/Android/data" / name,
             self.root / "data/user/0" / name,
         ):
-            store.remove(place)
+            store.remove(folder)
         return 0, "Success\n"
 
-    def _run_as(self, words: list[str]) -> Answer:
-        package = self.state.packages.get(words[0]) if words else None
+    def _run_as(self, args: list[str]) -> Result:
+        package = self.state.packages.get(args[0]) if args else None
         if package is None:
-            return 1, f"run-as: unknown package: {words[0] if words else ''}\n"
+            return 1, f"run-as: unknown package: {args[0] if args else ''}\n"
         if not package.debuggable:
             return 1, f"run-as: package not debuggable: {package.name}\n"
-        done = proc.run(["/usr/sbin/chroot", self.root, "/usr/bin/toybox", *words[1:]], timeout=60)
+        done = proc.run(["/usr/sbin/chroot", self.root, "/usr/bin/toybox", *args[1:]], timeout=60)
         return done.code, done.out + done.err
 
-    def _am(self, words: list[str]) -> Answer:
-        verb, *rest = words or ["help"]
+    def _am(self, args: list[str]) -> Result:
+        verb, *rest = args or ["help"]
         if verb == "start":
             return self._start(rest)
         if verb in ("force-stop", "kill"):
@@ -158,100 +159,100 @@ class Services:
             return 0, ""
         return 255, f"Unknown command: {verb}\n"
 
-    def _start(self, words: list[str]) -> Answer:
+    def _start(self, args: list[str]) -> Result:
         extras, component, index = {}, "", 0
-        while index < len(words):
-            if words[index] == "--es":
-                extras[words[index + 1]] = words[index + 2]
+        while index < len(args):
+            if args[index] == "--es":
+                extras[args[index + 1]] = args[index + 2]
                 index += 2
-            elif words[index] == "-n":
-                component = words[index + 1]
+            elif args[index] == "-n":
+                component = args[index + 1]
                 index += 1
             index += 1
         name, _, activity = component.partition("/")
-        told = f"Starting: Intent {{ cmp={component} (has extras) }}\n"
+        starting = f"Starting: Intent {{ cmp={component} (has extras) }}\n"
         activity = name + activity if activity.startswith(".") else activity
-        trouble = self._refused(name, activity)
-        if trouble:
-            return 1, told + trouble
-        trouble = self.app.start(name, activity, extras)
-        if trouble:
-            return 0, f"{told}Status: error\nError: {trouble}\nComplete\n"
-        return 0, f"{told}Status: ok\nLaunchState: COLD\nActivity: {component}\nComplete\n"
+        error = self._forbidden(name, activity)
+        if error:
+            return 1, starting + error
+        error = self.app.start(name, activity, extras)
+        if error:
+            return 0, f"{starting}Status: error\nError: {error}\nComplete\n"
+        return 0, f"{starting}Status: ok\nLaunchState: COLD\nActivity: {component}\nComplete\n"
 
-    def _refused(self, name: str, activity: str) -> str:
-        """Why an activity may not be started from the shell."""
+    def _forbidden(self, name: str, activity: str) -> str:
+        """Why the shell may not start an activity; an empty string if it may."""
         missing = f"Error type 3\nError: Activity class {{{name}/{activity}}} does not exist.\n"
         if name not in self.state.packages:
             return missing
-        made_of = self.app.folder / "apk.sha256"
-        if not made_of.is_file() or made_of.read_text().split()[0] != store.sha256(self._base(name)):
-            return f"Error: the installed app is not the one in {self.app.folder}; inv android.build makes both\n"
+        built_from = self.app.folder / "apk.sha256"
+        if not built_from.is_file() or built_from.read_text().split()[0] != store.sha256(self._base(name)):
+            return f"Error: the installed app differs from that in {self.app.folder}; inv android.build builds both\n"
         for each in ElementTree.parse(self.app.folder / "AndroidManifest.xml").iter("activity"):
             declared = each.get(f"{ANDROID}name", "")
             if activity in (declared, name + declared):
-                wanted = each.get(f"{ANDROID}permission")
-                if each.get(f"{ANDROID}exported") != "true" or (wanted and wanted not in SHELL_HOLDS):
+                required = each.get(f"{ANDROID}permission")
+                if each.get(f"{ANDROID}exported") != "true" or (required and required not in SHELL_PERMISSIONS):
                     return f"Security exception: Permission Denial: starting Intent {{ cmp={name}/{activity} }}\n"
                 return ""
         return missing
 
     # -- the phone -----------------------------------------------------------------------------------------------------
 
-    def _getprop(self, words: list[str]) -> Answer:
-        if not words:
+    def _getprop(self, args: list[str]) -> Result:
+        if not args:
             return 0, "".join(f"[{key}]: [{value}]\n" for key, value in sorted(self.properties.items()))
-        return 0, self.properties.get(words[0], words[1] if len(words) > 1 else "") + "\n"
+        return 0, self.properties.get(args[0], args[1] if len(args) > 1 else "") + "\n"
 
-    def _input(self, words: list[str]) -> Answer:
-        key = words[-1].removeprefix("KEYCODE_")
+    def _input(self, args: list[str]) -> Result:
+        key = args[-1].removeprefix("KEYCODE_")
         if key in ("WAKEUP", "224"):
             self.state.awake = True
         elif key in ("SLEEP", "223"):
             self.state.awake, self.state.locked = False, True
         return 0, ""
 
-    def _locksettings(self, words: list[str]) -> Answer:
-        self.state.pin = words[:1] == ["set-pin"]
+    def _locksettings(self, args: list[str]) -> Result:
+        self.state.pin = args[:1] == ["set-pin"]
         return 0, f"Pin {'set to' if self.state.pin else 'cleared'}\n"
 
-    def _wm(self, words: list[str]) -> Answer:
-        if words == ["dismiss-keyguard"] and not self.state.pin:
+    def _wm(self, args: list[str]) -> Result:
+        if args == ["dismiss-keyguard"] and not self.state.pin:
             self.state.locked = False
         return 0, ""
 
-    def _cmd(self, words: list[str]) -> Answer:
-        if words[:2] == ["power", "set-fixed-performance-mode-enabled"]:
-            self.state.fixed_performance = words[2] == "true"
+    def _cmd(self, args: list[str]) -> Result:
+        if args[:2] == ["power", "set-fixed-performance-mode-enabled"]:
+            self.state.fixed_performance = args[2] == "true"
             return 0, ""
-        if words[:2] == ["thermalservice", "override-status"]:
-            self.state.thermal = int(words[2])
-            self.app.tell({"thermal": self.state.thermal})
+        if args[:2] == ["thermalservice", "override-status"]:
+            self.state.thermal = int(args[2])
+            self.app.notify({"thermal": self.state.thermal})
             return 0, ""
-        if words[:1] == ["package"]:
-            return self._pm(words[1:])
-        if words[:1] == ["activity"]:
-            return self._am(words[1:])
-        return 20, f"cmd: Can't find service: {words[0] if words else ''}\n"
+        if args[:1] == ["package"]:
+            return self._pm(args[1:])
+        if args[:1] == ["activity"]:
+            return self._am(args[1:])
+        return 20, f"cmd: Can't find service: {args[0] if args else ''}\n"
 
-    def _dumpsys(self, words: list[str]) -> Answer:
+    def _dumpsys(self, args: list[str]) -> Result:
         state = self.state
-        if words[:2] == ["activity", "exit-info"]:
+        if args[:2] == ["activity", "exit-info"]:
             return 0, f"  package: {self.app.package}\n    reason={self.app.last_exit or 'none'}\n"
-        told: dict[str, Any] = {
+        outputs: dict[str, Any] = {
             "battery": f"Current Battery Service state:\n  level: {state.level}\n  temperature: 250\n",
             "power": f"  mWakefulness={'Awake' if state.awake else 'Asleep'}\n  mFixed={state.fixed_performance}\n",
             "thermalservice": f"IsStatusOverride: {state.thermal > 0}\nThermal Status: {state.thermal}\n",
             "window": f"    isKeyguardShowing={str(state.locked).lower()}\n",
         }
-        service = words[0] if words else ""
-        return (0, told[service]) if service in told else (1, f"Can't find service: {service}\n")
+        service = args[0] if args else ""
+        return (0, outputs[service]) if service in outputs else (1, f"Can't find service: {service}\n")
 
-    def _logcat(self, words: list[str]) -> Answer:
-        if "-c" in words:
+    def _logcat(self, args: list[str]) -> Result:
+        if "-c" in args:
             self.log.lines.clear()
             return 0, ""
-        options = dict(itertools.pairwise(words))
+        options = dict(itertools.pairwise(args))
         lines = list(self.log.lines)
         if options.get("-b") == "crash":
             lines = [line for line in lines if line.tag.strip() in CRASH_TAGS]
@@ -264,15 +265,15 @@ class Services:
 
 
 def _package(path: Path) -> Package | str:
-    """What an APK says of itself, once its signature holds; else Android's name for what is wrong."""
+    """Reads an APK and verifies its signature. Returns the package, or Android's error."""
     verified = proc.run(["apksigner", "verify", "--print-certs", path], timeout=120)
     signer = re.search(r"certificate SHA-256 digest: (\w+)", verified.out)
     if verified.code != 0 or signer is None:
         return f"INSTALL_PARSE_FAILED_NO_CERTIFICATES: {verified.reason}"
-    said = proc.run(["aapt2", "dump", "badging", path], timeout=120).out
-    named = re.search(r"package: name='([^']+)' versionCode='(\d*)'", said)
+    badging = proc.run(["aapt2", "dump", "badging", path], timeout=120).out
+    named = re.search(r"package: name='([^']+)' versionCode='(\d*)'", badging)
     if named is None:
         return "INSTALL_PARSE_FAILED_NOT_APK"
-    native = re.search(r"^native-code: (.*)$", said, re.M)
+    native = re.search(r"^native-code: (.*)$", badging, re.M)
     abis = tuple(re.findall(r"'([^']+)'", native[1])) if native else ()
-    return Package(named[1], int(named[2] or 0), signer[1], abis, "application-debuggable" in said)
+    return Package(named[1], int(named[2] or 0), signer[1], abis, "application-debuggable" in badging)

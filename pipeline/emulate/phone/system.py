@@ -1,8 +1,8 @@
-"""The emulated phone from within: its first process, which mounts what it sees, starts adb's two ends and answers am,
-pm and the like. Run as `python -m pipeline.emulate.phone.system SETTINGS` in namespaces of its own.
+"""The emulated phone's first process: mounts its file systems, starts adbd and adb's server, and carries out am, pm and
+so on. Run as `python -m pipeline.emulate.phone.system SETTINGS` in separate namespaces.
 
-The app's process sees this machine's file system with the phone's /data, /sdcard, /dev and /proc in it; adbd and all
-that runs in its shells see the phone's own only.
+The app's process sees this machine's file system with the phone's /data, /sdcard, /dev and /proc. adbd and its shells
+see only the phone's file system.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SHELL = {
     "PATH": "/system/bin", "HOME": "/", "SHELL": "/system/bin/sh", "TMPDIR": "/data/local/tmp",
     "EXTERNAL_STORAGE": "/sdcard", "ANDROID_DATA": "/data", "ANDROID_ROOT": "/system", "LC_ALL": "C",
 }  # fmt: skip
-"""What a program that adbd starts finds in its environment."""
+"""Environment variables of the programs that adbd starts."""
 CHROOT = "/usr/sbin/chroot"
-OWN = ("data", "sdcard", "dev", "proc")
+PHONE_FOLDERS = ("data", "sdcard", "dev", "proc")
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Lives until it is killed."""
+    """Runs the phone until it is killed."""
     home, image = Path(settings["home"]), Path(settings["image"])
     root, view = home / "root", home / "view"
     _mount_root(root, image / "root", settings["data_mb"])
@@ -56,14 +56,14 @@ def main(settings: dict[str, Any]) -> None:
         _start_adb(root, home, settings["socket"], _inside(root, clock))
         while True:
             connection, _ = listener.accept()
-            threading.Thread(target=_answer, args=(connection, services.answer), daemon=True).start()
+            threading.Thread(target=_handle, args=(connection, services.run), daemon=True).start()
 
 
-# -- what it sees ------------------------------------------------------------------------------------------------------
+# -- file systems ------------------------------------------------------------------------------------------------------
 
 
 def _mount_root(root: Path, image: Path, data_mb: int) -> None:
-    """The phone's root: a copy of the image in memory, a /data of so much room, and devices."""
+    """Mounts the phone's root: a copy of the image in memory, /data with the given size, and devices."""
     _mount("-t", "tmpfs", "tmpfs", root)
     _run(["cp", "-a", f"{image}/.", root])
     _mount("-t", "proc", "proc", root / "proc")
@@ -81,27 +81,28 @@ def _mount_root(root: Path, image: Path, data_mb: int) -> None:
 
 
 def _mount_view(view: Path, root: Path) -> None:
-    """What the app's process sees: every folder of this machine's root, but for those that are the phone's."""
+    """Mounts what the app's process sees: this machine's root folders, except those that come from the phone."""
     _mount("-t", "tmpfs", "tmpfs", view)
     for entry in Path("/").iterdir():
-        if entry.name in OWN:
+        if entry.name in PHONE_FOLDERS:
             continue
         if entry.is_symlink():
             (view / entry.name).symlink_to(entry.readlink())
         elif entry.is_dir():
             _mount("--rbind", entry, view / entry.name)
-    for name in OWN:
+    for name in PHONE_FOLDERS:
         _mount("--rbind", root / name, view / name)
 
 
-def _mount(*words: str | Path) -> None:
-    place = words[3] if words[0] == "-t" else words[2]
-    Path(place).mkdir(parents=True, exist_ok=True) if not Path(place).exists() else None
-    _run(["mount", *words])
+def _mount(*args: str | Path) -> None:
+    target = Path(args[3] if args[0] == "-t" else args[2])
+    if not target.exists():
+        target.mkdir(parents=True)
+    _run(["mount", *args])
 
 
-def _run(words: Sequence[str | Path]) -> None:
-    done = proc.run(words, timeout=60)
+def _run(argv: Sequence[str | Path]) -> None:
+    done = proc.run(argv, timeout=60)
     if done.code != 0:
         raise SystemExit(f"{' '.join(done.argv)}: {done.reason}")
 
@@ -118,10 +119,11 @@ class _Filter(ctypes.Structure):
 
 
 def _forbid_vsock() -> None:
-    """adbd listens on vsock too, which knows no namespaces: whoever runs this machine could come in. So no process here
-    gets such a socket. Source: seccomp(2); linux/audit.h, socket.h: x86-64's socket is 41, AF_VSOCK 40."""
+    """Forbids vsock sockets to all processes of the phone. adbd listens on vsock too, which has no namespaces: if this
+    machine is a virtual machine, its host could connect. Source: seccomp(2); linux/audit.h, socket.h: x86-64's socket
+    is 41, AF_VSOCK 40."""
     program = (
-        (0x20, 0, 0, 4), (0x15, 0, 5, 0xC000003E),  # another architecture's calls are let through
+        (0x20, 0, 0, 4), (0x15, 0, 5, 0xC000003E),  # allow system calls of other architectures
         (0x20, 0, 0, 0), (0x15, 0, 3, 41),
         (0x20, 0, 0, 16), (0x15, 0, 1, 40),
         (0x06, 0, 0, 0x00050000 | errno.EAFNOSUPPORT), (0x06, 0, 0, 0x7FFF0000),
@@ -129,23 +131,23 @@ def _forbid_vsock() -> None:
     code = b"".join(struct.pack("=HBBI", *step) for step in program)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(22, 2, ctypes.byref(_Filter(len(program), code)), 0, 0) != 0:
-        raise SystemExit(f"no seccomp filter: {os.strerror(ctypes.get_errno())}")
+        raise SystemExit(f"cannot set a seccomp filter: {os.strerror(ctypes.get_errno())}")
 
 
-# -- what runs ---------------------------------------------------------------------------------------------------------
+# -- processes ---------------------------------------------------------------------------------------------------------
 
 
 def _reap() -> None:
-    """The namespace's first process is the parent of all whose own has ended."""
+    """Waits for all processes that have lost their parent: the namespace's first process inherits them."""
     while True:
         with contextlib.suppress(ChildProcessError):
             os.wait()
             continue
-        os._exit(1)  # none is left: the phone is gone
+        os._exit(1)  # no process is left: the phone has ended
 
 
 def _inside(root: Path, clock: dict[str, str]) -> dict[str, str]:
-    """The same clock for programs that see the phone's root only."""
+    """The clock's variables for programs that see only the phone's root."""
     if not clock:
         return {}
     library = root / "system" / "clock.so"
@@ -154,10 +156,10 @@ def _inside(root: Path, clock: dict[str, str]) -> dict[str, str]:
 
 
 def _start_adb(root: Path, home: Path, client: str, clock: dict[str, str]) -> None:
-    """adbd in the phone's root, and beside it the server that finds it and that clients outside reach."""
+    """Starts adbd in the phone's root, and an adb server that finds it and that clients outside connect to."""
     threading.Thread(target=_keep_adbd, args=(root, home, {**SHELL, **clock}), daemon=True).start()
     _wait_for_port(5555)
-    keys = home / "adb-keys"  # adb makes a pair in its user's home, whether it is asked for or not
+    keys = home / "adb-keys"  # adb always makes a key pair in its user's home
     keys.mkdir(exist_ok=True)
     with (home / "adb.log").open("wb") as log:
         subprocess.Popen(
@@ -167,7 +169,7 @@ def _start_adb(root: Path, home: Path, client: str, clock: dict[str, str]) -> No
 
 
 def _keep_adbd(root: Path, home: Path, environment: dict[str, str]) -> None:
-    """As Android's init does: one that ended is started again, and adb's server finds it again by itself."""
+    """Restarts adbd when it ends, as Android's init does. adb's server then finds it again."""
     with (home / "adbd.log").open("wb") as log:
         while True:
             subprocess.run(
@@ -183,49 +185,49 @@ def _wait_for_port(port: int) -> None:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.01)
-    raise SystemExit("adbd does not listen")
+    raise SystemExit("adbd is not listening")
 
 
 @contextlib.contextmanager
 def _listening(folder: Path) -> Any:
-    """A socket in a folder, bound from within it: the name of a socket has at most 107 bytes."""
+    """A socket in a folder, bound by its relative path: a socket's path has at most 107 bytes."""
     folder.mkdir()
-    here = Path.cwd()
+    before = Path.cwd()
     os.chdir(folder)
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("system")
             Path("system").chmod(0o666)
             listener.listen()
-            os.chdir(here)
+            os.chdir(before)
             yield listener
     finally:
-        os.chdir(here)
+        os.chdir(before)
 
 
-def _answer(connection: socket.socket, answer: Callable[[list[str]], tuple[int, str]]) -> None:
-    """One question: see files/ask."""
-    with connection, connection.makefile("rb") as asked:
-        words: list[str] = []
+def _handle(connection: socket.socket, run: Callable[[list[str]], tuple[int, str]]) -> None:
+    """Handles one command; see files/ask for the format."""
+    with connection, connection.makefile("rb") as request:
+        argv: list[str] = []
         count = -1
         piece = b""
-        while count < 0 or len(words) <= count:
-            letter = asked.read(1)
-            if not letter:
+        while count < 0 or len(argv) <= count:
+            byte = request.read(1)
+            if not byte:
                 return
-            if letter != b"\0":
-                piece += letter
+            if byte != b"\0":
+                piece += byte
                 continue
             if count < 0:
                 count = int(piece)
             else:
-                words.append(piece.decode("utf-8", "surrogateescape"))
+                argv.append(piece.decode("utf-8", "surrogateescape"))
             piece = b""
         try:
-            code, text = answer(words)
-        except Exception as error:  # a question that this phone does not know must not end it
-            code, text = 255, f"{words[0]}: {type(error).__name__}: {error}\n"
-        with contextlib.suppress(OSError):  # who asked may be gone
+            code, text = run(argv)
+        except Exception as error:  # a command that is not supported must not end the phone
+            code, text = 255, f"{argv[0]}: {type(error).__name__}: {error}\n"
+        with contextlib.suppress(OSError):  # the client may be gone
             connection.sendall(f"{code}\n{text}".encode("utf-8", "surrogateescape"))
 
 

@@ -1,14 +1,14 @@
-"""Emulated boards: whole aarch64 machines in QEMU, reached over real SSH on this machine's loopback address only.
+"""Emulated boards: whole aarch64 machines in QEMU, reached over real SSH, on this machine's loopback address only.
 
-Their clock counts instructions: with `-icount shift=0` the machine's time goes on by one nanosecond an instruction, so
-an unmodified harness's nanoseconds are instructions. That is a repeatable cost, and no latency.
+Their clock counts instructions: with `-icount shift=0`, the machine's time advances by one nanosecond per instruction,
+so edge-bench's nanoseconds are instructions. They are a repeatable cost, not a latency.
 
-    build/boards/keys/             the boards' host key and our client key
+    build/boards/keys/             the boards' host key and the client key
     build/boards/<hash>/           the system's disk image, kernel and initramfs; never written to
     build/boards/<board>/          board.json while it runs, known_hosts, console.log; data.img, the disk of /home/pi
 
-/home/pi is a disk of its own and outlives the machine, as a board's card outlives a power cut; the system's disk is as
-new at every boot, so nothing that breaks there stays broken.
+/home/pi is a separate disk that survives a power cut, like a board's SD card. The system's disk is reset at every boot,
+so damage to it does not last.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from pipeline.system.store import Store
 
 USER = "pi"
 BOOT_SECONDS = 180.0
-"""Far above the few seconds that it takes: a machine of other work boots slowly too."""
+"""Far more than the few seconds that it takes, for a host that is busy."""
 STOP_SECONDS = 30.0
 ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Board:
-    """What a board is made like.
+    """The hardware of an emulated board.
 
     Attributes:
-        model: its name in the device tree, which facts report.
-        cpu: QEMU's name of the processor's design.
+        model: its name in the device tree, which `edge-bench facts` reports.
+        cpu: QEMU's name of the CPU model.
     """
 
     name: str
@@ -63,12 +63,12 @@ BOARDS = {
 
 @dataclass(frozen=True)
 class Boot:
-    """How to boot.
+    """Options of a boot.
 
     Attributes:
-        data_mb: size of a new /home/pi; one that is there stays as it is.
+        data_mb: size of a new /home/pi; an existing one keeps its size.
         fresh: start with an empty /home/pi.
-        clock: the date at boot ("2001-01-01"), for a board whose clock is wrong; None for this machine's.
+        clock: the date at boot ("2001-01-01"), for tests with a wrong clock; None for this machine's date.
     """
 
     data_mb: int = 4096
@@ -77,12 +77,12 @@ class Boot:
 
 
 def endpoint(build: Store, board: str) -> dict[str, Any] | str:
-    """How the ssh kind reaches a board that runs: the keys that a table of devices.toml has for a real one.
+    """How to connect to a running board: the keys that a table of devices.toml has for a real one.
 
-    `pipeline.emulate.pi.endpoint(build, board)` is what pipeline/devices/ssh.py calls for a table with `board = "pi4"`.
+    pipeline/devices/ssh.py calls it for a table with `board = "pi4"`.
 
     Returns:
-        address, port, user, identity, known_hosts (paths as text); or, in one line, why it cannot be reached.
+        address, port, user, identity, known_hosts (paths as text); or, in one line, why there is no connection.
 
     Raises:
         UnknownName: there is no such board.
@@ -90,46 +90,50 @@ def endpoint(build: Store, board: str) -> dict[str, Any] | str:
     _board(board)
     state = _state(build, board)
     if state is None:
-        return f"it does not run; start it: inv devices.emulate --board {board}"
+        return f"it is not running; start it with inv devices.emulate --board {board}"
     return {key: state[key] for key in ("address", "port", "user", "identity", "known_hosts")}
 
 
 def boot(build: Store, name: str, how: Boot | None = None) -> dict[str, Any]:
-    """Boots a board, unless it runs, and waits until its SSH server answers.
+    """Boots a board, unless it is running, and waits until its SSH server responds.
 
     Returns:
         Its endpoint.
 
     Raises:
-        UnknownName, NeedsTool: there is no such board; QEMU or another program is missing.
-        StageFailed: it did not come up; the console's last lines are in the message.
+        UnknownName: there is no such board.
+        NeedsTool: QEMU or another program is missing.
+        StageFailed: it did not boot. The message has the console's last lines.
     """
     board, how = _board(name), how or Boot()
     with store.lock(Store(build.root / "boards"), f"boot of {name}"):
         if _state(build, name) is None:
             packages.require("emulate")
-            made = image.there(build)
+            made = image.find(build)
             if made is None:
-                with store.lock(build, "making the system of the emulated boards"):
+                with store.lock(build, "building the system of the emulated boards"):
                     made = image.make(build)
             _start(build, board, made, how)
-    there = endpoint(build, name)
-    assert isinstance(there, dict)  # it has just answered
-    return there
+    found = endpoint(build, name)
+    assert isinstance(found, dict)  # it has just responded
+    return found
 
 
 def stop(build: Store, name: str, cut: bool = False) -> bool:
-    """Ends a board: orderly, or as when its power is cut.
+    """Stops a board.
+
+    Args:
+        cut: cut its power instead of shutting it down.
 
     Returns:
-        Whether it ran.
+        Whether it was running.
     """
     _board(name)
     state = _state(build, name)
     if state is None:
         return False
     if not cut:
-        with contextlib.suppress(NeedsTool):  # then it is ended as a power cut would: its disk has a journal
+        with contextlib.suppress(NeedsTool):  # without ssh its power is cut; the disk's journal protects it
             done = proc.run([*as_root(build, name), "/usr/sbin/poweroff"], timeout=STOP_SECONDS)
             if done.code == 0:
                 processes.wait_for_end(state["pid"], state["started"], STOP_SECONDS)
@@ -141,32 +145,33 @@ def stop(build: Store, name: str, cut: bool = False) -> bool:
 
 
 def as_root(build: Store, name: str) -> list[str]:
-    """The words before a command that the board's root runs: to end it, and to break it in tests.
+    """The ssh command line, up to the command, that runs a command as root on the board: to shut it down, and for
+    tests.
 
     Raises:
-        StageFailed: it does not run.
+        StageFailed: it is not running.
     """
-    there = endpoint(build, name)
-    if isinstance(there, str):
-        raise StageFailed(f"{name}: {there}")
+    found = endpoint(build, name)
+    if isinstance(found, str):
+        raise StageFailed(f"{name}: {found}")
     options = {
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": there["known_hosts"],
+        "UserKnownHostsFile": found["known_hosts"],
         "GlobalKnownHostsFile": "/dev/null",
         "IdentitiesOnly": "yes",
         "ConnectTimeout": "30",
         "LogLevel": "ERROR",
     }
-    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    return ["ssh", "-F", "none", *words, "-i", there["identity"], "-p", str(there["port"]), f"root@{there['address']}"]
+    args = [arg for key, value in options.items() for arg in ("-o", f"{key}={value}")]
+    return ["ssh", "-F", "none", *args, "-i", found["identity"], "-p", str(found["port"]), f"root@{found['address']}"]
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
 def _start(build: Store, board: Board, made: image.Image, how: Boot) -> None:
-    """Boots the machine and writes board.json once its SSH server answers."""
+    """Boots the machine and writes board.json when its SSH server responds."""
     home = _home(build, board.name)
     home.mkdir(parents=True, exist_ok=True)
     if how.fresh or not (home / "data.img").is_file():
@@ -194,7 +199,7 @@ def _start(build: Store, board: Board, made: image.Image, how: Boot) -> None:
 
 
 def _launch(board: Board, made: image.Image, home: Path, how: Boot) -> int:
-    """Starts QEMU in the background. Returns the port of this machine that leads to the board's SSH server."""
+    """Starts QEMU in the background. Returns the port on this machine that forwards to the board's SSH server."""
     for attempt in range(1, ATTEMPTS + 1):
         port = _free_port()
         store.remove(home / "pid")
@@ -209,8 +214,8 @@ def _launch(board: Board, made: image.Image, home: Path, how: Boot) -> int:
                 *_disk(made.disk, "root", "snapshot=on"), *_disk(home / "data.img", "data", "snapshot=off"),
                 "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22",
                 "-device", "virtio-net-pci,netdev=net,romfile=",
-                # An instruction is a nanosecond; while the machine idles, time goes on as it does outside. (sleep=off
-                # would skip idle time, and with it the time that sshd gives a client to log in.)
+                # An instruction takes a nanosecond; while the machine is idle, time advances as on the host.
+                # (sleep=off would skip idle time, and with it the time that sshd gives a client to log in.)
                 "-icount", "shift=0,sleep=on",
                 *(["-rtc", f"base={how.clock}"] if how.clock else []),
                 "-display", "none", "-monitor", "none", "-serial", f"file:{home / 'console.log'}", "-no-reboot",
@@ -221,7 +226,7 @@ def _launch(board: Board, made: image.Image, home: Path, how: Boot) -> int:
         if done.code == 0:
             return port
         if ("hostfwd" not in done.err.lower() and "forwarding" not in done.err.lower()) or attempt == ATTEMPTS:
-            break  # anything but a port that another program took in between
+            break  # retry only if another program took the port in the meantime
     raise StageFailed(f"QEMU did not start {board.name}: {done.reason}")
 
 
@@ -233,21 +238,21 @@ def _machine(board: Board) -> list[str]:
 
 
 def _disk(path: Path, name: str, option: str) -> list[str]:
-    # A comma in a path would end the option; QEMU's way to write one is to double it.
+    # QEMU writes a comma in a value as two, because a single one ends the value.
     file = str(path).replace(",", ",,")
     drive = f"file={file},format=raw,if=none,id={name},{option},cache=unsafe"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name}"]
 
 
 def _device_tree(board: Board, path: Path) -> None:
-    """The emulator's own device tree, with the board's name in it. Made at every boot: it holds the kernel's seeds."""
-    words = _machine(board)
-    words[words.index("virt")] = f"virt,dumpdtb={str(path).replace(',', ',,')}"
-    commands: tuple[list[str | Path], ...] = ([*words], ["fdtput", "-t", "s", path, "/", "model", board.model])
+    """Writes QEMU's device tree with the board's name in it, at every boot because it contains the kernel's seeds."""
+    qemu = _machine(board)
+    qemu[qemu.index("virt")] = f"virt,dumpdtb={str(path).replace(',', ',,')}"
+    commands: tuple[list[str | Path], ...] = ([*qemu], ["fdtput", "-t", "s", path, "/", "model", board.model])
     for argv in commands:
         done = proc.run(argv, timeout=60)
         if done.code != 0:
-            raise StageFailed(f"no device tree for {board.name}: {done.reason}")
+            raise StageFailed(f"cannot make the device tree of {board.name}: {done.reason}")
 
 
 def _free_port() -> int:
@@ -259,7 +264,7 @@ def _free_port() -> int:
 def _wait_for_ssh(state: dict[str, Any], home: Path) -> None:
     """
     Raises:
-        StageFailed: the machine ended, or said nothing in time.
+        StageFailed: the machine ended, or did not respond in time.
     """
     end = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < end:
@@ -272,20 +277,20 @@ def _wait_for_ssh(state: dict[str, Any], home: Path) -> None:
         except OSError:
             pass  # not yet
         time.sleep(0.2)
-    raise StageFailed(f"{state['board']} did not answer within {BOOT_SECONDS:.0f} s: {_last_lines(home)}")
+    raise StageFailed(f"{state['board']} did not respond within {BOOT_SECONDS:.0f} s: {_last_lines(home)}")
 
 
 def _last_lines(home: Path) -> str:
-    """What the console said last, and where the rest is."""
+    """The console's last lines, and the path of its log."""
     log = home / "console.log"
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         lines = []
-    return f"{' | '.join(lines[-5:]) or 'its console is silent'} ({log})"
+    return f"{' | '.join(lines[-5:]) or 'its console printed nothing'} ({log})"
 
 
-# -- what runs ---------------------------------------------------------------------------------------------------------
+# -- state -------------------------------------------------------------------------------------------------------------
 
 
 def _board(name: str) -> Board:
@@ -299,7 +304,7 @@ def _home(build: Store, name: str) -> Path:
 
 
 def _state(build: Store, name: str) -> dict[str, Any] | None:
-    """board.json of a board that runs; None where none does, whatever an old file says."""
+    """board.json of a running board. None if it is not running, even if an old file exists."""
     try:
         state = json.loads((_home(build, name) / "board.json").read_text())
     except (OSError, ValueError):
@@ -308,5 +313,5 @@ def _state(build: Store, name: str) -> dict[str, Any] | None:
 
 
 def _runs(state: dict[str, Any]) -> bool:
-    """Whether that very process lives: a number is given to another process after a while, with another start."""
+    """Whether its process is running. A later process may have the same PID, but not the same start time."""
     return processes.runs(state["pid"], state["started"])

@@ -1,9 +1,9 @@
-"""The emulated boards' system: Debian for arm64 on a disk image, made on the host without root and without running it.
+"""The emulated boards' system: Debian for arm64 on a disk image, built on the host without root or emulation.
 
-apt, told that it is on arm64 and given folders of its own, resolves and fetches the packages from the host's sources;
-they are unpacked, never configured (their scripts are arm64 programs; under emulation that takes twenty minutes). What
-the scripts would have set up and is needed lies in files/. The kernel's drivers for the emulated disk and network go
-into an initramfs.
+apt, configured for arm64 and with separate folders, resolves and downloads the packages from the host's sources. They
+are unpacked but not configured, because their scripts run arm64 programs: under emulation that takes twenty minutes.
+files/ contains what the scripts would have set up, as far as it is needed. The kernel's drivers for the emulated disk
+and network go into an initramfs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.system.store import Store
 FILES = Path(__file__).parent / "files"
 KERNEL = "linux-image-arm64"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4")
-"""The drivers of the emulated disk and network; what they depend on comes by itself."""
+"""The drivers of the emulated disk and network. Their dependencies are added."""
 DISK_BYTES = 1 << 30
 PLACES = {
     "boot": ("etc/lastmile/boot", 0o755),
@@ -37,15 +37,15 @@ PLACES = {
     "group": ("etc/group", 0o644),
     "shadow": ("etc/shadow", 0o600),
 }
-"""Where files of FILES go, and their mode."""
+"""Destination and mode of each file of FILES."""
 LINKS = {"usr/sbin/init": "/bin/busybox", "usr/sbin/poweroff": "/bin/busybox", "usr/bin/awk": "mawk"}
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
+EXCLUDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
 
 
 @dataclass(frozen=True)
 class Image:
-    """A system that can boot; nothing here is ever written to.
+    """A system that can boot. Its files are never written to.
 
     Attributes:
         folder: build/boards/<hash of what went in>/.
@@ -68,7 +68,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Keys:
-    """The key pairs of the emulated boards, made once: the boards' own and ours."""
+    """The key pairs of the emulated boards, made once: the boards' host key and the client key."""
 
     host: Path
     client: Path
@@ -79,7 +79,7 @@ class Keys:
 
 
 def keys(build: Store) -> Keys:
-    """Both pairs, made when they are not there. The caller holds the lock of build/boards/."""
+    """Both pairs, which are made if they do not exist. The caller holds the lock of build/boards/."""
     folder = build.root / "boards" / "keys"
     pairs = Keys(folder / "host", folder / "client")
     if not folder.is_dir():
@@ -92,26 +92,26 @@ def keys(build: Store) -> Keys:
     return pairs
 
 
-def there(build: Store) -> Image | None:
-    """The image, if this content of it is there."""
+def find(build: Store) -> Image | None:
+    """The image, if it exists with this content."""
     image = Image(build.root / "boards" / _key(keys(build)))
     return image if image.folder.is_dir() else None
 
 
 def make(build: Store) -> Image:
-    """The image, made when it is not there. The caller holds the build folder's lock.
+    """The image, which is built if it does not exist. The caller holds the build folder's lock.
 
     Raises:
-        StageFailed: a package cannot be had, or one of the tools failed; the reason is its own.
+        StageFailed: a package cannot be downloaded, or a tool failed. The message has the tool's reason.
     """
-    made = there(build)
+    made = find(build)
     if made is not None:
         return made
-    say("making the system of the emulated boards: about 100 MB to fetch, half a minute")
+    say("building the system of the emulated boards: downloads about 100 MB, takes half a minute")
     pairs = keys(build)
     image = Image(build.root / "boards" / _key(pairs))
     with store.atomic(image.folder) as new:
-        new.mkdir(mode=0o700)  # the disk holds the boards' private key
+        new.mkdir(mode=0o700)  # the disk contains the boards' private key
         work = new / "work"
         packages, kernel = _fetch(work)
         root = _unpack(packages, work / "root")
@@ -123,7 +123,7 @@ def make(build: Store) -> Image:
 
 
 def _key(pairs: Keys) -> str:
-    """Hash of all that goes into the image: what is fetched, our files, the keys and this code."""
+    """Hash of what determines the image: the list of packages and the other files of FILES, the keys and this code."""
     names = sorted(FILES.iterdir())
     public = [pairs.public(pairs.host), pairs.public(pairs.client)]
     code = [store.sha256(Path(str(module))) for module in (__file__, debian.__file__)]
@@ -134,24 +134,24 @@ def _key(pairs: Keys) -> str:
 
 
 def _fetch(work: Path) -> tuple[list[Path], Path]:
-    """The packages' files, and the kernel's."""
+    """Downloads the packages and the kernel's package."""
     env = debian.apt(work, {"APT::Architecture": "arm64", "APT::Architectures": "arm64"})
     packages = debian.fetch(work, env, (FILES / "packages").read_text().split())
-    said = debian.run(["apt-cache", "depends", "--important", KERNEL], env=env).out
-    found = re.search(r"Depends: (linux-image-\S+)", said)
+    output = debian.run(["apt-cache", "depends", "--important", KERNEL], env=env).out
+    found = re.search(r"Depends: (linux-image-\S+)", output)
     if not found:
-        raise StageFailed(f"apt knows no {KERNEL}: the emulated boards are made from Debian's packages, on Debian")
-    # Alone: what it depends on is for configuring it on a running machine.
+        raise StageFailed(f"apt has no {KERNEL}: the emulated boards are built from Debian's packages, on Debian")
+    # Without its dependencies, which only serve to configure it on a running machine.
     (work / "kernel").mkdir()
     debian.run(["apt-get", "--quiet", "download", found[1]], env=env, cwd=work / "kernel")
     return packages, next((work / "kernel").glob("*.deb"))
 
 
 def _unpack(packages: Sequence[Path], root: Path) -> Path:
-    """The packages' files, in a folder; its owner is whoever runs this."""
-    debian.merged(root, ("bin", "sbin", "lib"))
+    """Unpacks the packages into a folder. Its files belong to the user who runs this."""
+    debian.merge_usr(root, ("bin", "sbin", "lib"))
     for package in packages:
-        excluded = [f"--exclude=./{folder}/*" for folder in LEFT_OUT]
+        excluded = [f"--exclude=./{folder}/*" for folder in EXCLUDED]
         debian.extract(package, root, [*excluded, "--keep-directory-symlink", "--no-same-owner"])
     return root
 
@@ -160,7 +160,7 @@ def _unpack(packages: Sequence[Path], root: Path) -> Path:
 
 
 def _configure(root: Path, pairs: Keys) -> None:
-    """What the packages' scripts would have done, as far as it is needed here."""
+    """Does what the packages' scripts would have done, as far as it is needed."""
     for name, (place, mode) in PLACES.items():
         _put(root / place, (FILES / name).read_text(), mode)
     _put(root / "etc/ssh/ssh_host_ed25519_key", pairs.host.read_text(), 0o600)
@@ -174,9 +174,10 @@ def _configure(root: Path, pairs: Keys) -> None:
 
 
 def _compile(root: Path, library: Path) -> None:
-    """Python's own bytecode, as on a board whose packages were configured; only where its Python is this one too.
+    """Compiles Python's library to bytecode, as its package's script does, if this Python has the same version.
 
-    Without it every program there compiles what it imports: a start of edge-bench then costs three times as much.
+    Without bytecode, every program on the board compiles what it imports, and edge-bench takes three times as many
+    instructions to start.
     """
     if library.is_dir():
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -190,10 +191,10 @@ def _put(path: Path, text: str, mode: int) -> None:
 
 
 def _disk(root: Path, disk: Path) -> None:
-    """The folder as a file system in which everything is root's, whoever makes it."""
+    """Writes the folder as a file system in which everything belongs to root, whoever runs this."""
     debian.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, disk, f"{DISK_BYTES >> 10}k"])
     if os.geteuid() == 0:
-        return  # --no-same-owner has made it so
+        return  # --no-same-owner has done that
     inodes = ["/", *(f"/{path.relative_to(root)}" for path in sorted(root.rglob("*")))]
     commands = disk.with_suffix(".commands")
     commands.write_text("".join(f'sif "{path}" {field} 0\n' for path in inodes for field in ("uid", "gid")))
@@ -202,7 +203,7 @@ def _disk(root: Path, disk: Path) -> None:
 
 
 def data_disk(path: Path, megabytes: int, owner: int = 1000) -> None:
-    """An empty file system of its own for /home/pi; it takes space here only as it fills."""
+    """Makes an empty file system for /home/pi, as a sparse file: it uses disk space only as it fills."""
     new = path.with_name(f"new-{path.name}")
     store.remove(new)
     options = ["-E", f"root_owner={owner}:{owner},lazy_itable_init=1", "-m", "0", "-L", "data"]
@@ -214,11 +215,12 @@ def data_disk(path: Path, megabytes: int, owner: int = 1000) -> None:
 
 
 def _boot_files(package: Path, root: Path, new: Path) -> None:
-    """vmlinuz, and the initramfs: busybox, our init and the drivers in the order in which they load."""
+    """Writes vmlinuz and the initramfs: busybox, files/init and the drivers in their load order."""
     unpacked = new / "work" / "linux"
     debian.extract(package, unpacked, ["--no-same-owner"])
     shutil.copy(next((unpacked / "boot").glob("vmlinuz-*")), new / "vmlinuz")
-    drivers = list(_with_needs(MODULES, {path.stem.replace("-", "_"): path for path in unpacked.rglob("*.ko")}))
+    modules = {path.stem.replace("-", "_"): path for path in unpacked.rglob("*.ko")}
+    drivers = list(_with_dependencies(MODULES, modules))
     files = {
         "bin/busybox": (root / "bin/busybox").read_bytes(),
         "init": (FILES / "init").read_bytes(),
@@ -228,8 +230,10 @@ def _boot_files(package: Path, root: Path, new: Path) -> None:
     (new / "initramfs").write_bytes(_cpio(files, ("bin", "dev", "modules", "proc", "root", "sys")))
 
 
-def _with_needs(names: Sequence[str], modules: Mapping[str, Path], seen: set[str] | None = None) -> Iterator[Path]:
-    """Modules by name, each after those it depends on, each once. A name that is no module is built into the kernel."""
+def _with_dependencies(
+    names: Sequence[str], modules: Mapping[str, Path], seen: set[str] | None = None
+) -> Iterator[Path]:
+    """Modules by name, each once and after its dependencies. A name without a module is built into the kernel."""
     seen = set() if seen is None else seen
     for name in names:
         path = modules.get(name.replace("-", "_"))
@@ -237,14 +241,14 @@ def _with_needs(names: Sequence[str], modules: Mapping[str, Path], seen: set[str
             continue
         seen.add(name)
         # Source: the kernel's module format; .modinfo is a list of key=value, each ended by a zero byte.
-        said = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
-        needs = said[1].decode().split(",") if said and said[1] else []
-        yield from _with_needs(needs, modules, seen)
+        found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+        dependencies = found[1].decode().split(",") if found and found[1] else []
+        yield from _with_dependencies(dependencies, modules, seen)
         yield path
 
 
 def _cpio(files: Mapping[str, bytes], folders: Sequence[str]) -> bytes:
-    """An archive in the form that the kernel unpacks ("newc"); everything in it is root's.
+    """An archive in the format that the kernel unpacks ("newc"). Everything in it belongs to root.
 
     Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
     """
@@ -253,10 +257,10 @@ def _cpio(files: Mapping[str, bytes], folders: Sequence[str]) -> bytes:
     entries.append(("TRAILER!!!", 0, b""))
     archive = bytearray()
     for inode, (name, mode, content) in enumerate(entries, 1):
-        word = name.encode() + b"\0"
+        label = name.encode() + b"\0"
         # inode, mode, uid, gid, links, time, size, four device numbers, length of the name, checksum (unused)
-        numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(word), 0)
-        archive += b"070701" + b"".join(b"%08X" % number for number in numbers) + word
+        numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(label), 0)
+        archive += b"070701" + b"".join(b"%08X" % number for number in numbers) + label
         archive += bytes(-len(archive) % 4) + content
         archive += bytes(-len(archive) % 4)
     return bytes(archive)

@@ -1,4 +1,4 @@
-"""What executorch and executorch_runner share: the format's numbers for dtypes."""
+"""The ExecuTorch format's codes of dtypes, shared by executorch and executorch_runner."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16
 
 
 def dtype(scalar_type: int) -> str:
-    """numpy's name for a scalar type."""
+    """numpy's name of a scalar type."""
     return DTYPES.get(scalar_type, f"scalar type {scalar_type}")

@@ -1,4 +1,4 @@
-"""What litert and tflite_runtime share: one interpreter under two names."""
+"""The interpreter that litert and tflite_runtime share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Session:
 
     @property
     def delegate(self) -> str:
-        # The interpreter adds XNNPACK where it can and says nothing where it cannot; its list of operations tells.
+        # The interpreter adds XNNPACK if it can, without reporting it; its list of operations shows whether it did.
         used = any(operation["op_name"] == "DELEGATE" for operation in self._interpreter._get_ops_details())
         return "xnnpack" if used else "cpu"
 
@@ -46,13 +46,13 @@ class Session:
 
 
 def load(module: Any, path: Path, threads: int) -> Session:
-    """A session of the model in `path`, in the Interpreter of `module`."""
+    """Loads the model in `path` into the Interpreter of `module`."""
     return Session(module.Interpreter(model_path=str(path), num_threads=threads))
 
 
 def _info(details: Any) -> TensorInfo:
-    """Source: the interpreter's tensor details; one scale means per-tensor quantization, which is all an input or
-    output can have."""
+    """Source: the interpreter's tensor details. A single scale means per-tensor quantization, the only kind that inputs
+    and outputs have."""
     quantization = details["quantization_parameters"]
     quantized = len(quantization["scales"]) == 1
     return TensorInfo(

@@ -17,28 +17,27 @@ if TYPE_CHECKING:
 
 SUFFIX = ".pte"
 DEFAULT = True
-# The bindings themselves. The public names (executorch.runtime, portable_lib) re-export them after importing all of
-# the exporter: 220 MB of resident memory and several seconds that a device has no use for, and that a measured peak
-# would count.
+# The bindings themselves. The public modules (executorch.runtime, portable_lib) import the whole exporter first, which
+# takes several seconds and 220 MB of resident memory. The measured peak would include that.
 IMPORT = "executorch.extension.pybindings._C"
 DISTRIBUTION = "executorch"
 EXTRA = "executorch"
 
 
 def library() -> Any:
-    importlib.import_module("torch")  # the bindings link against torch's libraries and do not load them themselves
+    importlib.import_module("torch")  # the bindings are linked against torch's libraries but do not load them
     module = importlib.import_module(IMPORT)
-    importlib.import_module("executorch.kernels.quantized")  # registers the quantized operators outside XNNPACK
+    importlib.import_module("executorch.kernels.quantized")  # registers quantized operators for use outside XNNPACK
     return module
 
 
 def check(path: Path) -> None:
-    """A program that keeps weights in a .ptd file does not load without it, so nothing is left to check."""
+    """Nothing to check: a program with weights in a .ptd file does not load without it."""
 
 
 def load(path: Path, threads: int) -> Session:
     module = library()
-    # The pool starts with a thread a core. XNNPACK takes it when a method is loaded, so it is set before that.
+    # The pool starts with one thread per core. XNNPACK takes it when a method is loaded, so set its size before.
     module._unsafe_reset_threadpool(threads)
     if module._threadpool_get_thread_count() != threads:
         raise RuntimeError(f"the thread pool has {module._threadpool_get_thread_count()} threads, not {threads}")
@@ -52,7 +51,7 @@ class _Session:
         inputs = [meta.input_tensor_meta(index) for index in range(meta.num_inputs())]
         outputs = [meta.output_tensor_meta(index) for index in range(meta.num_outputs())]
         self._path, self._method = path, method
-        self._program = program  # kept: the method runs in the program's memory
+        self._program = program  # keeps it alive: the method runs in the program's memory
         self._from_numpy = importlib.import_module("torch").from_numpy
         self.inputs = tuple(_info(f"input_{index}", tensor) for index, tensor in enumerate(inputs))
         self.outputs = tuple(_info(f"output_{index}", tensor) for index, tensor in enumerate(outputs))
@@ -60,11 +59,11 @@ class _Session:
 
     @property
     def delegate(self) -> str:
-        # The bindings do not tell which backends a program calls; the program names them.
+        # The bindings do not report which backends a program calls, but the program contains their names.
         return "xnnpack" if files.contains(self._path, b"XnnpackBackend") else "cpu"
 
     def set(self, arrays: Sequence[Array]) -> None:
-        # Kept: the runtime copies an input only where the program has planned memory for it.
+        # Keep them alive: the runtime copies an input only if the program has planned memory for it.
         self._tensors = [self._from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays]
         self.refill()
 
@@ -76,5 +75,5 @@ class _Session:
 
 
 def _info(name: str, tensor: Any) -> TensorInfo:
-    """The format has no scale for an input or output, so a quantized one is a plain int8 tensor here."""
+    """The format has no scales for inputs and outputs, so a quantized one is a plain int8 tensor."""
     return TensorInfo(name, tuple(tensor.sizes()), _executorch.dtype(tensor.dtype()))

@@ -1,8 +1,8 @@
-"""ExecuTorch through edge-bench's own C++ runner: the same kernels as `executorch` without torch, for boards.
+"""ExecuTorch through edge-bench's C++ runner: the same kernels as `executorch`, without torch, for boards.
 
-The runner is a small library beside ExecuTorch's own (runner/runner.cpp; Lastmile's
-pipeline/devices/_runner.py builds it for this machine and for boards), in a package named executorch_runner.
-It is used by name only, never instead of executorch.
+The runner (runner/runner.cpp) is a small library in a package named executorch_runner, with ExecuTorch's libraries.
+Lastmile's pipeline/devices/_runner.py builds it for this machine and for boards. It is used only if `--runtime` names
+it, never as a substitute for executorch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SIGNATURES = {
 
 
 def library() -> Any:
-    """The runner as a ctypes library, its functions' types declared."""
+    """Loads the runner with ctypes and declares the types of its functions."""
     loaded = ctypes.CDLL(str(importlib.import_module(IMPORT).LIBRARY))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
@@ -64,15 +64,15 @@ def library() -> Any:
 
 
 def check(path: Path) -> None:
-    """A program that keeps weights in a .ptd file does not load without it, so nothing is left to check."""
+    """Nothing to check: a program with weights in a .ptd file does not load without it."""
 
 
 def load(path: Path, threads: int) -> Session:
     runner = library()
-    # XNNPACK takes the pool when a method is loaded, so its size is set before that.
-    there = runner.runner_set_threads(threads)
-    if there != threads:
-        raise RuntimeError(f"the thread pool has {there} threads, not {threads}")
+    # XNNPACK takes the pool when a method is loaded, so set its size before.
+    size = runner.runner_set_threads(threads)
+    if size != threads:
+        raise RuntimeError(f"the thread pool has {size} threads, not {threads}")
     handle = ctypes.c_void_p()
     _check(runner, runner.runner_load(bytes(path), ctypes.byref(handle)))
     return _Session(runner, handle)
@@ -93,7 +93,7 @@ class _Session:
         return "xnnpack" if self._runner.runner_uses(self._handle, b"XnnpackBackend") else "cpu"
 
     def set(self, arrays: Sequence[Array]) -> None:
-        # Kept: the runtime copies an input only where the program has planned memory for it.
+        # Keep them alive: the runtime copies an input only if the program has planned memory for it.
         self._arrays = [np.require(array, requirements=["C", "W"]) for array in arrays]
         self._tensors = [_tensor(array) for array in self._arrays]
         self.refill()
@@ -123,7 +123,7 @@ class _Session:
 
 
 def _invocation(runner: Any, handle: ctypes.c_void_p) -> Callable[[], object]:
-    """What is timed: one call into the library, and a look at what it returns."""
+    """The function that is timed: one call into the library, and a check of the error code."""
     execute = runner.runner_execute
 
     def invoke() -> None:
@@ -145,6 +145,6 @@ def _shape(tensor: _Tensor) -> tuple[int, ...]:
 
 
 def _check(runner: Any, code: int) -> None:
-    """Raises RuntimeError unless `code` says that all went well."""
+    """Raises RuntimeError if `code` is an error."""
     if code:
         raise RuntimeError(f"ExecuTorch error 0x{code:x}, {runner.runner_error_text(code).decode()}")

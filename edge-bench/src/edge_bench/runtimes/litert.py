@@ -1,4 +1,4 @@
-"""LiteRT, TFLite's present name: the default for .tflite files."""
+"""LiteRT, the current name of TFLite: the default for .tflite files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def library() -> Any:
 
 
 def check(path: Path) -> None:
-    """A .tflite file is whole by itself."""
+    """Nothing to check: a .tflite file is always the whole model."""
 
 
 def load(path: Path, threads: int) -> Session:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, with bound inputs and outputs so that a run allocates nothing."""
+"""ONNX Runtime on the CPU, with bound inputs and outputs, so that a run allocates no memory for them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ IMPORT = "onnxruntime"
 DISTRIBUTION = "onnxruntime"
 EXTRA = "onnxruntime"
 
-DTYPES = {"float": "float32", "double": "float64"}  # the others bear numpy's names: tensor(int8), tensor(float16), …
+DTYPES = {"float": "float32", "double": "float64"}  # the others have numpy's names: tensor(int8), tensor(float16), …
 ERRORS_ONLY = 3
 # Source: onnx.proto: a tensor's external_data is a list of StringStringEntryProto, one with the key "location". In
-# protobuf's coding that is field 1, 8 bytes, the key, and then field 2, the file's name.
+# protobuf's encoding, that is field 1, 8 bytes, the key, and then field 2, the file's name.
 EXTERNAL_DATA = b"\x0a\x08location\x12"
 
 
@@ -62,7 +62,7 @@ class _Session:
             self._binding.bind_ortvalue_input(info.name, value)
             self._values.append(value)
         for info in self.outputs:
-            if -1 in info.shape:  # the runtime then allocates this output in every run
+            if -1 in info.shape:  # unknown size: the runtime allocates this output in every run
                 self._binding.bind_output(info.name)
             else:
                 value = module.OrtValue.ortvalue_from_shape_and_type(info.shape, np.dtype(info.dtype).type)
@@ -84,7 +84,7 @@ class _Session:
 
 
 def _info(node: Any, unknown: int) -> TensorInfo:
-    """Args: unknown: stands for a size that the file leaves open; one sample at a time makes an input's batch 1."""
+    """Args: unknown: for sizes that the file leaves open: 1 for inputs (batch size 1), -1 for outputs."""
     kind = node.type.replace("tensor(", "").rstrip(")")
     shape = tuple(size if isinstance(size, int) else unknown for size in node.shape)
     return TensorInfo(name=node.name, shape=shape, dtype=DTYPES.get(kind, kind))

@@ -1,4 +1,4 @@
-"""TFLite's older runtime, half the size of LiteRT; it needs numpy<2. By name only, never instead of litert."""
+"""TFLite's older runtime, half the size of LiteRT, requires numpy<2. Used only if named, never instead of litert."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EXTRA = "tflite_runtime"
 def library() -> Any:
     import numpy as np
 
-    if not np.__version__.startswith("1."):  # it would import, and then fail at the first model with a riddle
-        raise ImportError(f"it needs numpy<2, and this is {np.__version__}")
+    if not np.__version__.startswith("1."):  # the import would succeed, and the first model fail with an unclear error
+        raise ImportError(f"it requires numpy<2, and numpy {np.__version__} is installed")
     return importlib.import_module(IMPORT)
 
 
 def check(path: Path) -> None:
-    """A .tflite file is whole by itself."""
+    """Nothing to check: a .tflite file is always the whole model."""
 
 
 def load(path: Path, threads: int) -> Session:

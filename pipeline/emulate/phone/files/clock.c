@@ -1,4 +1,4 @@
-/* A clock that is off by PHONE_CLOCK_OFFSET seconds, for the program that this is loaded into (LD_PRELOAD). */
+/* Shifts the clock of a program by PHONE_CLOCK_OFFSET seconds. Loaded with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -31,11 +31,11 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone)
     return code;
 }
 
-time_t time(time_t *there)
+time_t time(time_t *result)
 {
     struct timespec exact;
     clock_gettime(CLOCK_REALTIME, &exact);
-    if (there)
-        *there = exact.tv_sec;
+    if (result)
+        *result = exact.tv_sec;
     return exact.tv_sec;
 }
