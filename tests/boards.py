@@ -1,4 +1,4 @@
-"""An emulated board as tests use it: commands there as its user or as root, and edge-bench with the runner on it."""
+"""The emulated board for tests: runs commands on it as its user or as root, and edge-bench with the runner."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Board:
-    """A board that runs.
+    """A running board.
 
     Attributes:
-        build: the store whose boards/ it lies in.
-        files: a folder with net.pte and x.npy, which edge-bench is called with.
+        build: the store that contains it.
+        files: a folder with net.pte and x.npy, for edge-bench.
     """
 
     build: Store
@@ -35,58 +35,58 @@ class Board:
 
     @property
     def endpoint(self) -> dict[str, Any]:
-        there = pi.endpoint(self.build, self.name)
-        assert isinstance(there, dict), there
-        return there
+        endpoint = pi.endpoint(self.build, self.name)
+        assert isinstance(endpoint, dict), endpoint
+        return endpoint
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
+        """QEMU's PID."""
         return int((self.build.root / "boards" / self.name / "pid").read_text())
 
     def ssh(self, user: str) -> list[str]:
-        """The words before a command of that user's."""
-        *words, last = pi.as_root(self.build, self.name)
-        return [*words, last.replace("root@", f"{user}@")]
+        """The ssh command line, up to the command, that runs a command as this user."""
+        *argv, address = pi.as_root(self.build, self.name)
+        return [*argv, address.replace("root@", f"{user}@")]
 
     def run(self, command: str, user: str = "pi") -> str:
-        """What a shell command says."""
+        """The output of a shell command."""
         done = subprocess.run([*self.ssh(user), command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def root(self, command: str) -> str:
-        """The same, as the board's root."""
+        """The output of a shell command that runs as root."""
         return self.run(command, "root")
 
-    def edge_bench(self, words: str) -> str:
-        """What edge-bench with the runner says there, in a folder with net.pte and x.npy."""
-        return self.run(f"cd edge-bench && PYTHONPATH={self._runtime} python3 -m edge_bench {words}")
+    def edge_bench(self, args: str) -> str:
+        """The output of edge-bench with the runner, in a folder with net.pte and x.npy."""
+        return self.run(f"cd edge-bench && PYTHONPATH={self._runtime} python3 -m edge_bench {args}")
 
     @cached_property
     def _runtime(self) -> str:
-        """Where edge-bench is there, brought as `inv devices.setup` brings it; the files are beside it."""
+        """edge-bench's path on the board. Sets it up as `inv devices.setup` does, and sends `files`."""
         device = Device(f"{self.name}-emulated", "ssh", True, {"board": self.name})
         with ssh.exclusive(self.build, device):
             ssh.setup(self.build, device, "executorch_runner")
         assert self.files is not None
-        words = ["tar", "-C", self.files, "-cf", "-", "net.pte", "x.npy"]
-        archive = subprocess.run(words, capture_output=True, check=True)
-        there = "mkdir -p edge-bench && tar -C edge-bench -xf - && sync && ls -d $PWD/.lastmile/runtimes/*"
-        done = subprocess.run([*self.ssh("pi"), there], input=archive.stdout, check=True, capture_output=True)
+        argv = ["tar", "-C", self.files, "-cf", "-", "net.pte", "x.npy"]
+        archive = subprocess.run(argv, capture_output=True, check=True)
+        unpack = "mkdir -p edge-bench && tar -C edge-bench -xf - && sync && ls -d $PWD/.lastmile/runtimes/*"
+        done = subprocess.run([*self.ssh("pi"), unpack], input=archive.stdout, check=True, capture_output=True)
         (found,) = (path for path in done.stdout.decode().split() if self.run(f"ls {path}/executorch_runner* || true"))
         return found
 
-    def predictions_here(self) -> list[np.ndarray]:
-        """What ExecuTorch's own bindings give on this machine for net.pte and x.npy."""
+    def local_predictions(self) -> list[np.ndarray]:
+        """The outputs of ExecuTorch's Python bindings on this machine, for net.pte and x.npy."""
         assert self.files is not None
-        out = self.files / "here.npz"
-        words = ["predict", self.files / "net.pte", "--inputs", self.files / "x.npy", "--layout", "NCHW", "--out", out]
-        subprocess.run([sys.executable, "-m", "edge_bench", *words], check=True, capture_output=True)
+        out = self.files / "local.npz"
+        args = ["predict", self.files / "net.pte", "--inputs", self.files / "x.npy", "--layout", "NCHW", "--out", out]
+        subprocess.run([sys.executable, "-m", "edge_bench", *args], check=True, capture_output=True)
         return _outputs(out.read_bytes())
 
-    def predictions_there(self, name: str) -> list[np.ndarray]:
-        """The same from a file that edge-bench wrote there."""
+    def predictions(self, name: str) -> list[np.ndarray]:
+        """The outputs in a file that edge-bench wrote on the board."""
         done = subprocess.run([*self.ssh("pi"), f"cat edge-bench/{name}"], check=True, capture_output=True)
         return _outputs(done.stdout)
 

@@ -1,4 +1,4 @@
-"""An emulated phone as tests use it, and an adb server of our own that tells of phones which nobody has here."""
+"""The emulated phone for tests, and an adb server that lists made-up phones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEVICE = Device("phone-emulated", "adb", True, {"board": "phone"})
 
 
 def app(build: Store) -> None:
-    """Builds the app into a store, with no model in it.
+    """Builds the app without models into a store.
 
     Raises:
         NeedsTool: a program is missing.
@@ -32,44 +32,44 @@ def app(build: Store) -> None:
 
 @dataclass(frozen=True)
 class Phone:
-    """A phone that runs.
+    """A running phone.
 
     Attributes:
-        build: the store whose boards/ it lies in, and whose app is on it.
+        build: the store that contains it and its app.
     """
 
     build: Store
 
     @property
     def env(self) -> Mapping[str, str]:
-        there = phone.endpoint(self.build)
-        assert isinstance(there, dict), there
-        return there
+        endpoint = phone.endpoint(self.build)
+        assert isinstance(endpoint, dict), endpoint
+        return endpoint
 
-    def adb(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    def adb(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["adb", *words], env={**os.environ, **self.env}, capture_output=True, text=True, check=False, timeout=120
+            ["adb", *args], env={**os.environ, **self.env}, capture_output=True, text=True, check=False, timeout=120
         )
 
     def shell(self, command: str) -> str:
-        """What a command says there."""
+        """The output of a command in the phone's shell."""
         done = self.adb("shell", command)
         assert done.returncode == 0, done
         return done.stdout.strip()
 
     def app(self) -> str:
-        """The number of the app's process; nothing while it has none."""
+        """The PID of the app's process; empty if it is not running."""
         return self.adb("shell", f"pidof {adb.PACKAGE}").stdout.strip()
 
-    def anew(self, how: phone.Boot | None = None) -> None:
-        """Boots it as new."""
+    def reboot(self, how: phone.Boot | None = None) -> None:
+        """Boots it again, from a clean state."""
         phone.stop(self.build)
         phone.boot(self.build, how)
 
 
 class Server:
-    """An adb server that sees the phones it is told to see, and answers nothing else. Source: adb's OVERVIEW.TXT,
-    SERVICES.TXT: a request is its length in four hexadecimal digits and its text, the answer OKAY or FAIL first."""
+    """An adb server that lists the given phones and supports nothing else. Source: adb's OVERVIEW.TXT and SERVICES.TXT:
+    a request is its length in four hexadecimal digits and its text; a response begins with OKAY or FAIL."""
 
     VERSION = 41
 
@@ -91,7 +91,7 @@ class Server:
             except OSError:
                 return
             with connection:
-                asked = connection.recv(int(connection.recv(4), 16)).decode()
-                said = {"host:version": f"{self.VERSION:04x}", "host:devices-l": self.phones}.get(asked)
-                status, text = ("OKAY", said) if said is not None else ("FAIL", "device offline")
+                request = connection.recv(int(connection.recv(4), 16)).decode()
+                found = {"host:version": f"{self.VERSION:04x}", "host:devices-l": self.phones}.get(request)
+                status, text = ("OKAY", found) if found is not None else ("FAIL", "device offline")
                 connection.sendall(f"{status}{len(text):04x}{text}".encode())

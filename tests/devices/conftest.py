@@ -1,4 +1,4 @@
-"""Boards to test on: sshd of our own on the loopback, which is as good a Linux board as any."""
+"""Devices to test on: sshd on the loopback address as a Linux board, the emulated board, and the emulated phone."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EMULATED_DEVICE = Device("pi4-emulated", "ssh", True, {"board": "pi4", "clock": 
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store in which the runtimes' archives are made once for all tests."""
+    """A store in which the runtimes' archives are built once for all tests."""
     return Store(tmp_path_factory.mktemp("wheels") / "build")
 
 
 @pytest.fixture(scope="session")
 def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """A board that stays up. A test that harms its board takes `own_board`."""
+    """A board that all tests share. A test that changes its board uses `own_board`."""
     started = Board.start(tmp_path_factory.mktemp("loopback"))
     yield started
     _ssh.close_all()
@@ -53,9 +53,9 @@ class Place:
     """A device under test.
 
     Attributes:
-        build: the store that it is used from.
-        sha256: of a file on it.
-        target: whose files it runs in tests; an emulated board's is that of the runtime that starts soonest.
+        build: the store from which it is used.
+        sha256: hash of a file on the device, by its path there.
+        target: whose files it runs in tests. On emulated devices, the runtime that starts fastest.
     """
 
     device: Device
@@ -66,19 +66,24 @@ class Place:
 
 @pytest.fixture(params=[*registry.names("devices"), EMULATED])
 def place(request: pytest.FixtureRequest, wheels: Store) -> Place:
-    """A device of every kind."""
+    """A device of each kind."""
     kind = request.param
-    here = lambda path: store.sha256(Path(path))  # noqa: E731
+
+    def local_sha256(path: str) -> str:
+        return store.sha256(Path(path))
+
+    def remote_sha256(path: str) -> str:
+        shell = emulated.run if kind == EMULATED else phone.shell
+        return shell(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")
+
     if kind == "local":
-        return Place(Device("local", "local"), wheels, here)
+        return Place(Device("local", "local"), wheels, local_sha256)
     if kind == EMULATED:
         emulated: EmulatedBoard = request.getfixturevalue("board")
-        there = lambda path: emulated.run(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")  # noqa: E731
-        return Place(EMULATED_DEVICE, emulated.build, there, "executorch")
+        return Place(EMULATED_DEVICE, emulated.build, remote_sha256, "executorch")
     if kind == "adb":
         phone: Phone = request.getfixturevalue("phone")
-        seen = lambda path: phone.shell(f"sha256sum {shlex.quote(path)}").split()[0].lstrip("\\")  # noqa: E731
-        return Place(PHONE, phone.build, seen, "executorch")
-    assert kind == "ssh", f"say here how to make a device of kind {kind}: every kind keeps the contract"
+        return Place(PHONE, phone.build, remote_sha256, "executorch")
+    assert kind == "ssh", f"add a device of kind {kind} here: every kind keeps the contract"
     loopback: Board = request.getfixturevalue("loopback")
-    return Place(loopback.device(), wheels, here)
+    return Place(loopback.device(), wheels, local_sha256)

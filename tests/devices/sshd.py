@@ -1,4 +1,4 @@
-"""A board for tests: an OpenSSH server of our own on the loopback, with its own keys, reached as any board is."""
+"""A board for tests: an OpenSSH server on the loopback address with its own keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core import Device
 
 SSHD = "/usr/sbin/sshd"
 ENDED = (FileNotFoundError, ProcessLookupError)
-"""What is said of a process that ended while it was looked at: its /proc is gone, or may not be read any more."""
+"""Errors from reading /proc of a process that has ended in the meantime."""
 CONFIG = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -46,8 +46,8 @@ class Board:
     """A running server.
 
     Attributes:
-        folder: its keys and its log.
-        home: where Lastmile puts its things "on the board".
+        folder: contains its keys and its log.
+        home: Lastmile's folder "on the board".
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class Board:
         board = cls(folder, folder / "its home", free_port())
         key(folder / "host_key")
         shutil.copy(str(key(folder / "client_key")) + ".pub", folder / "authorized_keys")
-        board.know()
+        board.trust()
         board.launch(more)
         return board
 
@@ -78,10 +78,10 @@ class Board:
                     return
             assert self.process.poll() is None, log.read_text()
             time.sleep(0.02)
-        raise AssertionError("sshd does not listen")
+        raise AssertionError("sshd is not listening")
 
-    def know(self) -> None:
-        """Writes the server's key into known_hosts, as a person does who compared it."""
+    def trust(self) -> None:
+        """Writes the server's key into known_hosts, as a user does after comparing it."""
         public = (self.folder / "host_key.pub").read_text().split()
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public[0]} {public[1]}\n")
 
@@ -96,11 +96,11 @@ class Board:
         return Device(name, "ssh", emulated, {**options, **changes})
 
     def sessions(self) -> list[int]:
-        """The server's processes that each serve a connection."""
+        """The server's child processes, which serve its connections."""
         return [pid for pid in below(self.process.pid) if pid != self.process.pid]
 
     def cut(self) -> None:
-        """Ends every connection, as a pulled cable does; what ran in them is left to notice by itself."""
+        """Kills every connection, like a pulled cable. Processes started over them have to notice by themselves."""
         for pid in self.sessions():
             with contextlib.suppress(*ENDED):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == "sshd":
@@ -113,7 +113,7 @@ class Board:
 
 
 def below(pid: int) -> list[int]:
-    """A process and all that it started."""
+    """A process and all its descendants."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(*ENDED):

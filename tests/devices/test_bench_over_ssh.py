@@ -1,4 +1,4 @@
-"""A bench on a board: the same outputs as here, and an interrupted one goes on where it was."""
+"""A bench on a board: its outputs, what it sends, and how clocks and throttling are interpreted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .sshd import Board
 
 @pytest.fixture
 def build(copied: Store, wheels: Store) -> Store:
-    """The matrix, with the runtimes' archives at hand."""
+    """The matrix, with the runtimes' archives that exist already."""
     if (wheels.root / "environments").exists():
         shutil.copytree(wheels.root / "environments", copied.root / "environments", dirs_exist_ok=True)
     yield copied
@@ -47,15 +47,17 @@ def measured(build: Store, device: str) -> tuple[Path, Measurement]:
 def test_a_board_of_the_same_processor_gives_the_same_outputs(build: Store, own_board: Board, cells: Cells) -> None:
     device = own_board.device(chunk_samples=100)
     assert cells.bench(devices.bound(device)) == []
-    folder, there = measured(build, "board")
-    here = measured(build, "local")[1]
-    assert there.accuracy.predictions_sha256 == here.accuracy.predictions_sha256
-    assert there.accuracy.value == here.accuracy.value
-    assert there.device["name"] == "board" and there.device["kind"] == "ssh"
+    folder, board = measured(build, "board")
+    local = measured(build, "local")[1]
+    assert board.accuracy.predictions_sha256 == local.accuracy.predictions_sha256
+    assert board.accuracy.value == local.accuracy.value
+    assert board.device["name"] == "board" and board.device["kind"] == "ssh"
     assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
 
 
-def test_a_second_bench_asks_nothing_and_a_third_sends_no_model(build: Store, own_board: Board, cells: Cells) -> None:
+def test_an_up_to_date_bench_does_not_connect_and_a_repeated_one_sends_no_model(
+    build: Store, own_board: Board, cells: Cells
+) -> None:
     cells.bench(devices.bound(own_board.device()))
     _ssh.close_all()
     moved = own_board.device(address="localhost", cool_down_c=95)
@@ -64,11 +66,13 @@ def test_a_second_bench_asks_nothing_and_a_third_sends_no_model(build: Store, ow
     device = own_board.device(chunk_samples=1000)
     cells.bench(devices.bound(device), dataclasses.replace(QUICK, again=True))
     traffic = _ssh.link(device).traffic
-    assert traffic.trips == 4  # what it is, which files are there, run, predict (all samples are one chunk)
+    assert traffic.trips == 4  # hold, have, run, predict (all samples are one chunk)
     assert traffic.sent_bytes < 40_000
 
 
-def test_a_clock_that_counts_instructions_is_shown_as_no_latency(build: Store, own_board: Board, cells: Cells) -> None:
+def test_with_a_clock_that_counts_instructions_no_latency_is_reported(
+    build: Store, own_board: Board, cells: Cells
+) -> None:
     device = own_board.device(emulated=True, clock="instructions")
     assert cells.bench(devices.bound(device)) == []
     found = [cell for cell in collect.cells(build, None) if cell.device == "board"]
@@ -76,11 +80,11 @@ def test_a_clock_that_counts_instructions_is_shown_as_no_latency(build: Store, o
     assert found[0].instructions is not None and found[0].instructions > 0
 
 
-def test_setup_says_for_each_runtime_whether_it_can_be_had(build: Store, own_board: Board) -> None:
+def test_setup_reports_for_each_runtime_whether_it_was_installed(build: Store, own_board: Board) -> None:
     targets = plugins("targets", ["coreml", "executorch", "onnx"])
-    told = dict(pushing.setup(build, devices.bound(own_board.device()), targets))
-    assert told["onnxruntime"] is None
-    assert list(told) == ["executorch_runner", "onnxruntime"]
+    reasons = dict(pushing.setup(build, devices.bound(own_board.device()), targets))
+    assert reasons["onnxruntime"] is None
+    assert list(reasons) == ["executorch_runner", "onnxruntime"]
 
 
 @pytest.mark.parametrize(
@@ -94,13 +98,11 @@ def test_setup_says_for_each_runtime_whether_it_can_be_had(build: Store, own_boa
         (None, "0x4", True),
     ],
 )
-def test_a_run_is_throttled_by_what_happened_in_it(
-    before: str | None, after: str | None, throttled: bool | None
-) -> None:
+def test_only_throttling_during_the_run_counts(before: str | None, after: str | None, throttled: bool | None) -> None:
     assert measure._throttled(before, after) is throttled
 
 
-def test_a_device_is_the_same_at_another_address() -> None:
+def test_the_identity_of_a_device_does_not_depend_on_its_address() -> None:
     one = Device("pi", "ssh", False, {"address": "a", "clock": "instructions"})
     two = Device("pi", "ssh", False, {"address": "b", "port": 1, "identity": "i", "clock": "instructions"})
     assert measure._without_route(devices.bound(one)) == measure._without_route(devices.bound(two))
