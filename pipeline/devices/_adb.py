@@ -36,7 +36,7 @@ FIXES = {
     "connecting": "adb is still connecting to it: try again in a moment",
 }
 """State that adb reports → what it means and how to fix it."""
-NONE = "adb finds no phone: plug one in and allow USB debugging on it (Settings, Developer options)"
+NONE = "adb sees no phone: plug one in and allow USB debugging on it (Settings, Developer options)"
 GONE = re.compile(
     r"^error: |^adb: .*(not found|no devices|offline|unauthorized|closed|protocol fault|reset|refused|no response|EOF)"
     r"|cannot connect to daemon|couldn't read from device", re.M,
@@ -224,11 +224,11 @@ def choose(name: str, phones: Sequence[Listed], serial: str | None) -> Listed:
     """
     serials = ", ".join(phone.serial for phone in phones)
     if serial is None and len(phones) > 1:
-        raise Unreachable(f'{name}: adb finds {len(phones)} phones ({serials}): set serial = "…" in devices.toml')
+        raise Unreachable(f'{name}: adb sees {len(phones)} phones ({serials}): set serial = "…" in devices.toml')
     found = next((phone for phone in phones if serial in (None, phone.serial)), None)
     if found is None:
-        others = f" (it finds {serials})" if phones else ""
-        raise Unreachable(f"{name}: {NONE if serial is None else f'adb finds no phone {serial}{others}: plug it in'}")
+        others = f" (it sees {serials})" if phones else ""
+        raise Unreachable(f"{name}: {NONE if serial is None else f'adb sees no phone {serial}{others}: plug it in'}")
     if found.problem:
         raise Unreachable(f"{name}: {found.serial}: {found.problem}")
     return found

@@ -151,7 +151,7 @@ def unsupported(runtime: str) -> str | None:
 
 def describe(device: Device) -> str:
     """See `DeviceKind.describe`."""
-    place = device.options.get("serial", "the one that adb finds")
+    place = device.options.get("serial", "the one that adb sees")
     place = "board phone" if "board" in device.options else place
     return f"{device.options.get('summary', 'an Android phone')}, {place}"
 
@@ -385,7 +385,7 @@ def _end_reason(log: str) -> str:
         causes = [text for text in texts[fatal + 1 :] if not text.startswith(("at ", "Process:", "... "))]
         return f"crashed: {causes[-1] if causes else texts[fatal]}"
     last = [line.partition(": ")[2].strip() for line in rest.splitlines()][-2:]
-    return f"was ended by Android or by the user; the last lines of its log: {' | '.join(last) or 'none'}"
+    return f"was ended by the system or the user; the last lines of its log: {' | '.join(last) or 'none'}"
 
 
 def _cool_down(phone: Phone, device: Device) -> None:

@@ -140,9 +140,9 @@ LOGS = {
     "11-21 10:19:40.0  1  1 E AndroidRuntime: \tat org.lastmile.app.Run.work(Run.kt:3)\n"
     "==log==\n": "crashed: java.lang.OutOfMemoryError: no more",
     "==log==\n11-21 10:19:40.0  9  9 I lowmemorykiller: Kill 'org.lastmile.app' (1), uid 10123\n": (
-        "was ended by Android or by the user; the last lines of its log: Kill 'org.lastmile.app' (1), uid 10123"
+        "was ended by the system or the user; the last lines of its log: Kill 'org.lastmile.app' (1), uid 10123"
     ),
-    "": "was ended by Android or by the user; the last lines of its log: none",
+    "": "was ended by the system or the user; the last lines of its log: none",
 }
 
 

@@ -89,7 +89,7 @@ def plugged_in(phone: Phone) -> bool:
 @pytest.mark.parametrize(
     ("signal", "message"),
     [
-        ("KILL", "edge-bench: the app was ended by Android or by the user; "),
+        ("KILL", "edge-bench: the app was ended by the system or the user; "),
         ("SEGV", "edge-bench: the app crashed in native code: signal 11 (SIGSEGV)"),
     ],
 )
