@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser("edge-bench", description="Measure a model file on the device it runs on.")
+    top = _Parser("edge-bench", description="Measure a model file on the machine it runs on.")
     top.add_argument("--version", action="version", version=f"edge-bench {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--keep-input", action="store_true", help="also write the inputs as the runtime gets them")
     predict.set_defaults(command=_predict)
 
-    commands.add_parser("facts", help="describe this device").set_defaults(command=_facts)
+    commands.add_parser("facts", help="describe this machine").set_defaults(command=_facts)
     commands.add_parser("runtimes", help="list the runtimes").set_defaults(command=_runtimes)
     return top
 
