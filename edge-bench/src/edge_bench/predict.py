@@ -45,7 +45,7 @@ class Span:
         stop = total if self.count is None else self.start + self.count
         if self.start >= total or stop > total:
             raise BadSamples(
-                f"{samples.path} contains {total} samples; --start and --count ask for {self.start} to {stop}"
+                f"{samples.path} has {total} samples; --start and --count select samples {self.start} to {stop}"
             )
         return range(self.start, stop)
 

@@ -33,7 +33,9 @@ class Samples:
         self.array = _open(path)
         self._to_nchw = layout == "NCHW"
         if self._to_nchw and self.array.ndim != 4:
-            raise BadSamples(f"{path} has shape {self.array.shape}; --layout NCHW needs samples of (N, H, W, C)")
+            raise BadSamples(
+                f"{path} has shape {self.array.shape}; --layout NCHW requires samples of shape (N, H, W, C)"
+            )
 
     def __len__(self) -> int:
         return int(self.array.shape[0])
@@ -46,7 +48,9 @@ class Samples:
         """
         if len(inputs) != 1:
             names = ", ".join(info.name for info in inputs)
-            raise BadSamples(f"the model has {len(inputs)} inputs ({names}); only models with one input take samples")
+            raise BadSamples(
+                f"the model has {len(inputs)} inputs ({names}); samples are supported for models with one input"
+            )
         info = inputs[0]
         if info.shape[:1] != (1,):
             raise BadSamples(f"input {info.name} has shape {info.shape}; export the model for a batch of 1")
@@ -81,7 +85,7 @@ class Samples:
             hint = "; the model takes channels first: add --layout NCHW"
         elif self._to_nchw and self.array.shape[1:] == info.shape[1:]:
             hint = "; the samples already have the model's layout: omit --layout NCHW"
-        return f"{self.path} has samples of shape {sample}, input {info.name} requires {info.shape[1:]}{hint}"
+        return f"{self.path} has samples of shape {sample}; input {info.name} requires {info.shape[1:]}{hint}"
 
 
 def to_model(sample: Array, info: TensorInfo) -> Array:
