@@ -15,7 +15,7 @@ import pytest
 from edge_bench import runtimes
 
 from pipeline.devices import _runner as build_runner
-from pipeline.devices.local import SEPARATE_PYTHON
+from pipeline.devices.local import PYTHON_APART
 from pipeline.system.store import Store
 
 from .calls import Call, Done, Subject, environment
@@ -53,7 +53,7 @@ def tflite_runtime_python() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([uv, "venv", "-q", "--python", SEPARATE_PYTHON, str(folder)], check=True)
+            subprocess.run([uv, "venv", "-q", "--python", PYTHON_APART, str(folder)], check=True)
             package = f"{PACKAGE}[tflite_runtime]"
             subprocess.run([uv, "pip", "install", "-q", "--python", str(python), "-e", package], check=True)
             complete.touch()
