@@ -1,6 +1,6 @@
-"""Devices: where artifacts run. devices.toml says which there are; a module here knows how to reach one kind.
+"""Devices: where artifacts run. devices.toml lists them; each module of this folder implements one kind.
 
-On every device edge-bench does the measuring, so figures of different devices mean the same.
+edge-bench measures on every device (on phones, the app does), so that the figures of different devices are comparable.
 """
 
 from __future__ import annotations

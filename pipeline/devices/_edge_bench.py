@@ -35,7 +35,7 @@ def requirements(runtime: str) -> list[str]:
     """
     offer = outside(runtime)
     if offer:
-        raise StageFailed(f"{runtime} is a runtime of {offer}: boards support only edge-bench's own runtimes")
+        raise StageFailed(f"{runtime} is a runtime of {offer}; boards support only edge-bench's own runtimes")
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
     extras = {**project["optional-dependencies"], **{name: [] for name in NATIVE}}
     if runtime not in extras:

@@ -39,7 +39,7 @@ KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
 )  # fmt: skip
 IN_THE_APP = {"litert": "LiteRT", "executorch": "ExecuTorch"}
-"""Runtimes, and what people call them."""
+"""Runtimes of the app, and their names in messages."""
 PACKAGE = "org.lastmile.app"
 ACTIVITY = f"{PACKAGE}/.RunActivity"
 FOLDER = "/data/local/tmp/lastmile"

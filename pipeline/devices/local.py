@@ -34,7 +34,7 @@ def unsupported(runtime: str) -> str | None:
 
 
 def made_when_used(runtime: str) -> str | None:
-    """How a runtime that ./inv does not install gets here; None for the others."""
+    """How a runtime that ./inv does not install is installed on first use; None for the others."""
     if runtime in _edge_bench.NATIVE:
         return "built on first use"
     return "installed into its own environment on first use" if _edge_bench.apart(runtime) else None

@@ -44,7 +44,7 @@ ASK_SECONDS = 60.0
 def unsupported(runtime: str) -> str | None:
     """See `DeviceKind.unsupported`."""
     offer = _edge_bench.outside(runtime)
-    return f"{runtime} is a runtime of {offer}, and a board can have edge-bench's own only" if offer else None
+    return f"{runtime} is a runtime of {offer}; boards support only edge-bench's own runtimes" if offer else None
 
 
 def describe(device: Device) -> str:

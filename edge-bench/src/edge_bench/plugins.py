@@ -1,4 +1,4 @@
-"""A folder is a registry: the file's name is the name. Installed packages add plug-ins by entry points.
+"""Plug-ins: each file of a folder is one, by its name. Installed packages add others through entry points.
 
 The entry-point group is the folder's module name: `edge_bench.runtimes`.
 """
@@ -20,7 +20,7 @@ from .errors import BadPlugIn, UnknownName, first_line
 
 @dataclass(frozen=True)
 class Outside:
-    """A plug-in that an installed package offers: its module, and the distribution's name and version."""
+    """A plug-in of an installed package: its module, and the distribution's name and version."""
 
     module: str
     package: str
@@ -31,10 +31,11 @@ class Outside:
 
 
 def names(package: ModuleType) -> list[str]:
-    """The plug-ins of a package and those that others offer, sorted; files that begin with an underscore are helpers.
+    """The names of a package's own plug-ins and those of other packages, sorted. Files with a leading underscore are
+    helpers.
 
     Raises:
-        BadPlugIn: a name is taken twice.
+        BadPlugIn: two plug-ins have the same name.
     """
     return sorted([*_own(package), *outside(package)])
 
@@ -46,8 +47,8 @@ def load(package: ModuleType, name: str, protocol: type) -> ModuleType:
         protocol: what a plug-in must have.
 
     Raises:
-        UnknownName: there is none; the message lists the known ones and the nearest.
-        BadPlugIn: a name is taken twice; or the plug-in cannot be imported, or lacks a part of the protocol.
+        UnknownName: there is none. The message lists the known ones and the closest match.
+        BadPlugIn: two plug-ins have the same name; or the plug-in cannot be imported, or lacks a part of the protocol.
     """
     known, kind = names(package), _kind(package)
     if name not in known:
@@ -67,10 +68,10 @@ def load(package: ModuleType, name: str, protocol: type) -> ModuleType:
 
 @cache
 def outside(package: ModuleType) -> dict[str, Outside]:
-    """What other installed packages offer for a package, by name.
+    """The plug-ins of other installed packages, by name.
 
     Raises:
-        BadPlugIn: a name is taken twice.
+        BadPlugIn: two plug-ins have the same name.
     """
     found: dict[str, Outside] = {}
     seen = set()
@@ -79,7 +80,7 @@ def outside(package: ModuleType) -> dict[str, Outside]:
         points = [point for point in distribution.entry_points if point.group == package.__name__]
         metadata: Any = distribution.metadata if points else {"Name": ""}
         title = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
-        if not points or title in seen:  # of two installations of a package, the first on the path counts
+        if not points or title in seen:  # a package may be installed twice; the first on the path counts
             continue
         seen.add(title)
         for point in points:
@@ -100,7 +101,7 @@ def _own(package: ModuleType) -> list[str]:
 def _imported(kind: str, name: str, offer: Outside) -> ModuleType:
     try:
         return importlib.import_module(offer.module)
-    except (Exception, SystemExit) as error:  # the code of others may raise anything
+    except (Exception, SystemExit) as error:  # other packages' code may raise anything
         raise BadPlugIn(
             f"the {kind} {name!r} of {offer} cannot be imported: {type(error).__name__}: {first_line(error)}; "
             f"update or uninstall {offer.package}"
@@ -108,12 +109,12 @@ def _imported(kind: str, name: str, offer: Outside) -> ModuleType:
 
 
 def _lacks(protocol: type, module: ModuleType) -> list[str]:
-    """What a Protocol declares and a module has not."""
+    """The names that a Protocol declares and a module lacks."""
     attributes = [name for name in protocol.__annotations__ if not hasattr(module, name)]
-    verbs = [name for name, value in vars(protocol).items() if isinstance(value, FunctionType) and name[0] != "_"]
-    return attributes + [f"{name}()" for name in verbs if not callable(getattr(module, name, None))]
+    functions = [name for name, value in vars(protocol).items() if isinstance(value, FunctionType) and name[0] != "_"]
+    return attributes + [f"{name}()" for name in functions if not callable(getattr(module, name, None))]
 
 
 def _kind(package: ModuleType) -> str:
-    """What one plug-in of a package is called: "runtime"."""
+    """The name of one plug-in of a package, in messages: "runtime"."""
     return package.__name__.rsplit(".", 1)[-1].rstrip("s")

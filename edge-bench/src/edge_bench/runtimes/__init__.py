@@ -1,7 +1,7 @@
-"""One file a runtime; the file's name is the runtime's name, and every file has the verbs of `Runtime`.
+"""The runtimes: each file is one, with the file's name as its name, and implements `Runtime`.
 
-To add a runtime, add a file, or offer a module from another package: in the entry-point group `edge_bench.runtimes`.
-Nothing heavy is imported before `library()` or `load()` is called.
+To add a runtime, add a file, or a module of another package in the entry-point group `edge_bench.runtimes`. Nothing
+heavy is imported before `library()` or `load()` is called.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class TensorInfo:
     """One input or output of a model.
 
     Attributes:
-        name: as the file calls it, or input_0, output_0 where the format has no names.
-        shape: with the batch axis; -1 where only running tells.
+        name: from the file, or input_0, output_0 if the format has no names.
+        shape: with the batch axis; -1 for sizes that are known only after a run.
         dtype: numpy's name: "float32", "int8", …
-        scale, zero_point: real = (q - zero_point) * scale; None where the file does not say.
+        scale, zero_point: real = (q - zero_point) * scale; None if the file does not contain them.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Session(Protocol):
 
     @property
     def delegate(self) -> str:
-        """What computes: "xnnpack", or "cpu" for the runtime's own kernels. May read the file: not for timed code."""
+        """What computes: "xnnpack", or "cpu" for the runtime's own kernels. It may read the file, so do not time it."""
 
     def set(self, arrays: Sequence[Array]) -> None:
         """Copies one array an input into the runtime's memory; shapes and dtypes are those of `inputs`."""
@@ -78,37 +78,37 @@ class Runtime(Protocol):
     SUFFIX: str
     """The suffix of its files, with the dot."""
     DEFAULT: bool
-    """Whether it takes files of its suffix by itself; at most one runtime a suffix. The others go by name only."""
+    """Whether it is the default for its suffix; at most one runtime per suffix is. The others are used by name only."""
     IMPORT: str
     """The module it needs."""
     DISTRIBUTION: str
     """What pip calls the package that has that module."""
     EXTRA: str
-    """The extra of edge-bench that installs it; empty where no package index has it and Lastmile builds it. Of another
-    package's runtime: what pip installs, "acme-runtime"."""
+    """The extra of edge-bench that installs it; empty if it is not on a package index and Lastmile builds it. For a
+    runtime of another package: what pip installs, such as "acme-runtime"."""
 
     def library(self) -> Any:
         """Imports the runtime's module, and returns it."""
 
     def check(self, path: Path) -> None:
-        """Raises ValueError when the file, as one file, is not the whole model: its size and hash would be wrong."""
+        """Raises ValueError if the file is not the whole model, because its size and hash would then be wrong."""
 
     def load(self, path: Path, threads: int) -> Session:
         """Loads a model file and allocates its memory, to run on `threads` threads."""
 
 
 def names() -> list[str]:
-    """Every runtime, installed or not. Raises BadPlugIn where a name is taken twice."""
+    """The names of all runtimes, installed or not. Raises BadPlugIn if two have the same name."""
     return plugins.names(sys.modules[__name__])
 
 
 def load(name: str) -> Runtime:
-    """The runtime of that name. Raises UnknownName, and BadPlugIn where its module cannot be used."""
+    """The runtime of that name. Raises UnknownName, or BadPlugIn if its module cannot be used."""
     return cast(Runtime, plugins.load(sys.modules[__name__], name, Runtime))
 
 
 def load_all() -> tuple[dict[str, Runtime], dict[str, str]]:
-    """Every runtime that can be used, and for each of the others the reason why not."""
+    """The runtimes that can be used, and for each of the others the reason why it cannot."""
     loaded, broken = {}, {}
     for name in names():
         try:
@@ -118,18 +118,18 @@ def load_all() -> tuple[dict[str, Runtime], dict[str, str]]:
     return loaded, broken
 
 
-def choose(path: Path, asked: str | None) -> str:
-    """The name of the runtime for a file: the one asked for, else the default of the file's suffix.
+def choose(path: Path, requested: str | None) -> str:
+    """The name of the runtime for a file: the requested one, or the default of the file's suffix.
 
     Raises:
-        UnknownName: no runtime has the name asked for.
-        BadArtifact: no runtime, or not the one asked for, runs files of this suffix; or several do so by default.
+        UnknownName: there is no runtime with the requested name.
+        BadArtifact: no runtime, or not the requested one, runs files of this suffix; or several are its default.
     """
-    if asked is not None:
-        suffix = load(asked).SUFFIX
+    if requested is not None:
+        suffix = load(requested).SUFFIX
         if path.suffix != suffix:
-            raise BadArtifact(f"{path}: {asked} runs {suffix} files")
-        return asked
+            raise BadArtifact(f"{path}: {requested} runs {suffix} files")
+        return requested
     loaded, _ = load_all()
     defaults = [name for name, runtime in loaded.items() if runtime.DEFAULT and path.suffix == runtime.SUFFIX]
     if len(defaults) > 1:
@@ -141,28 +141,28 @@ def choose(path: Path, asked: str | None) -> str:
 
 
 def install_line(runtime: Runtime) -> str:
-    """What to type to get the runtime."""
+    """The command that installs the runtime."""
     module = getattr(runtime, "__name__", "")
     if module.rpartition(".")[0] != __name__:
         return f"pip install '{runtime.EXTRA or runtime.DISTRIBUTION}'"
     if not runtime.EXTRA:
-        return "Lastmile builds it: inv devices.setup brings it to a board, and inv bench to this machine"
+        return "Lastmile builds it: inv devices.setup installs it on a board, inv bench on this machine"
     return f"pip install 'edge-bench[{runtime.EXTRA}]'"
 
 
 def missing(runtime: Runtime) -> str | None:
-    """None when the runtime's module is there, else the reason. Imports nothing heavy."""
-    # Asked of the module, not of the distribution: a board's own build of a runtime may carry another name.
+    """Why the runtime is not available; None if its module is installed. Imports nothing heavy."""
+    # Looks for the module, not the distribution, because a board's own build of a runtime may have another name.
     if importlib.util.find_spec(runtime.IMPORT.split(".")[0]) is None:
         return f"{runtime.DISTRIBUTION} is not installed"
     return None
 
 
 def imported(name: str) -> Runtime:
-    """The runtime of that name, its library imported.
+    """The runtime of that name, with its library imported.
 
     Raises:
-        NotInstalled: its package is missing, or cannot be imported here.
+        NotInstalled: its package is missing, or cannot be imported.
     """
     runtime = load(name)
     reason = missing(runtime)
@@ -173,13 +173,13 @@ def imported(name: str) -> Runtime:
     except (ImportError, AttributeError, OSError) as error:  # AttributeError: built for another major version of numpy
         raise NotInstalled(
             f"{name}: {runtime.DISTRIBUTION} cannot be imported ({first_line(error)}); "
-            f"in a virtual environment of its own: {install_line(runtime)}"
+            f"install it in a separate virtual environment: {install_line(runtime)}"
         ) from error
     return runtime
 
 
 def version(runtime: Runtime) -> str | None:
-    """The version of the runtime's package; None where nothing says it."""
+    """The version of the runtime's package; None if it is unknown."""
     try:
         return importlib.metadata.version(runtime.DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
