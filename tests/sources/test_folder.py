@@ -71,8 +71,8 @@ def test_the_order_of_options_does_not_matter() -> None:
         ("depth=2", r"has no option 'depth' \(it has: classes, width\)"),
         ("width=wide", "width='wide' is not a number"),
         ("width=", "width='' is not a number"),
-        ("width=0", "width must be more than 0"),
-        ("width=-1", "width must be more than 0"),
+        ("width=0", "width must be above 0"),
+        ("width=-1", "width must be above 0"),
         ("width=nan", "width"),
         ("width=inf", "width"),
         ("classes=2.5", "classes"),
@@ -98,7 +98,7 @@ def test_a_datasets_classes_become_the_labels() -> None:
 
 
 def test_another_number_of_classes_is_refused_with_the_option_that_fits_it() -> None:
-    with pytest.raises(BadOption, match=r"has 1000 classes and the data has 2: say --model .*:classes=2"):
+    with pytest.raises(BadOption, match=r"has 1000 classes and the data has 2: .*--model .*:classes=2"):
         sources.fitted(sources.find("mobilenet_v3_small"), ("cat", "dog"))
     with pytest.raises(BadOption, match=r"^digits_cnn has 10 classes and the data has 2$"):
         sources.fitted(sources.find("digits_cnn"), ("cat", "dog"))
@@ -117,21 +117,21 @@ def test_a_spec_is_what_manifests_will_say_it_is(tiny: Path, tmp_path: Path) -> 
     ("old", "new", "complaint"),
     [
         ("SPEC =", "SPECS =", "has no SPEC of type"),
-        ('name="tiny"', 'name="ti ny"', "may have letters, digits, _ and - only"),
-        ('name="tiny"', 'name="../tiny"', "may have letters, digits, _ and - only"),
-        ('name="tiny"', 'name="resnet8"', "is the name of a model that is already here"),
-        ('task="image_classification"', 'task="segmentation"', r"'segmentation' is not known \(known: image_class"),
-        ('color="L"', 'color="RGB"', "'RGB' does not go with 1 channels"),
-        ('color="L"', 'color="CMYK"', "'CMYK' does not go with 1 channels"),
+        ('name="tiny"', 'name="ti ny"', "SPEC.name"),
+        ('name="tiny"', 'name="../tiny"', "SPEC.name"),
+        ('name="tiny"', 'name="resnet8"', "'resnet8'"),
+        ('task="image_classification"', 'task="segmentation"', r"'segmentation' \(known: image_class"),
+        ('color="L"', 'color="RGB"', "preprocessing.color 'RGB'"),
+        ('color="L"', 'color="CMYK"', "preprocessing.color 'CMYK'"),
         ("mean=(0.0,)", "mean=(0.0, 0.0)", "need 1 values each"),
-        ("crop=8", "crop=7", "crop must be the height and width"),
-        ("resize=8", "resize=4", "resize at least that"),
-        ("(8, 8, 1)", "(8, 9, 1)", "crop must be the height and width"),
+        ("crop=8", "crop=7", "preprocessing.crop"),
+        ("resize=8", "resize=4", "resize must be at least crop"),
+        ("(8, 8, 1)", "(8, 9, 1)", "preprocessing.crop"),
         ("(8, 8, 1)", "(64,)", "one input"),
         ("(8, 8, 1)", "(8.0, 8, 1)", r"__init__\.py: SPEC\.inputs\[0\]\.shape\[0\]: expected int, not 8\.0"),
         ("epochs=2", "epochs='2'", r"SPEC\.training\.epochs: expected int, not '2'"),
-        ("std=(255.0,)", "std=(0.0,)", r"preprocessing\.mean must be finite, and \.std more than 0"),
-        ("std=(255.0,)", "std=(float('nan'),)", r"preprocessing\.mean must be finite, and \.std more than 0"),
+        ("std=(255.0,)", "std=(0.0,)", r"preprocessing\.mean .*\.std"),
+        ("std=(255.0,)", "std=(float('nan'),)", r"preprocessing\.mean .*\.std"),
         ("mean=(0.0,)", "mean=(float('inf'),)", r"preprocessing\.mean must be finite"),
         ("SPEC =", "raise SystemExit(3)\nSPEC =", "cannot be imported: SystemExit: 3"),
         ("SPEC =", "raise RuntimeError('on purpose')\nSPEC =", "cannot be imported: RuntimeError: on purpose"),
@@ -152,10 +152,10 @@ def test_a_spec_that_later_stages_cannot_rely_on_is_refused_with_its_folder(
 def test_what_is_no_model_folder_is_refused_with_what_would_be_one(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"is not a model folder: it has no __init__\.py with SPEC"):
         sources.find(str(tmp_path))
-    with pytest.raises(BadModel, match=r"^no model folder at .*/none: it would hold __init__\.py"):
+    with pytest.raises(BadModel, match=r"^no model folder at .*/none: .*__init__\.py"):
         sources.find(str(tmp_path / "none"))
 
 
 def test_a_framework_that_a_model_is_not_written_in_is_named(tiny: Path) -> None:
-    with pytest.raises(BadModel, match=r"^model tiny has no jax\.py in .*: it needs build\(spec\) there"):
+    with pytest.raises(BadModel, match=r"^model tiny has no jax\.py in .*build\(spec\)"):
         sources.find(str(tiny)).code("jax")
