@@ -209,7 +209,7 @@ def ports() -> list[int]:
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
-        ({"devices": 0}, "--devices and --num-nodes must be more than 0"),
+        ({"devices": 0}, "--devices and --num-nodes must be at least 1"),
         ({"devices": 3}, "--batch-size 32 is the total of 3 devices: it must be a multiple of 3"),
         ({"devices": 2, "batch_size": 33}, "--batch-size 33 is the total of 2 devices"),
         ({"num_nodes": 2}, "needs --main-address HOST or HOST:PORT of machine 0"),
