@@ -73,13 +73,12 @@ def refusal(build: Path, **asked: Any) -> str:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("exprot",), "No idea what 'exprot' is (inv --list says what there is)"),
-        (("--help", "exprot"), "No idea what 'exprot' is (inv --list says what there is)"),
-        (("export", "--targt", "onnx"), "No idea what '--targt' is (inv --help export says what there is)"),
+        (("exprot",), "No idea what 'exprot' is (see inv --list)"),
+        (("--help", "exprot"), "No idea what 'exprot' is (see inv --list)"),
+        (("export", "--targt", "onnx"), "No idea what '--targt' is (see inv --help export)"),
         (
             ("devices.setup",),
-            "'devices.setup' did not receive required positional arguments: 'device' "
-            "(inv --help devices.setup says what there is)",
+            "'devices.setup' did not receive required positional arguments: 'device' (see inv --help devices.setup)",
         ),
     ],
 )
@@ -169,28 +168,28 @@ def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         (("train", "--epochs", "many"), "--epochs 'many' is not a whole number"),
         (("train", "--epochs", "1.5"), "--epochs '1.5' is not a whole number"),
-        (("train", "--epochs", "0"), "must be more than 0"),
-        (("train", "--batch-size", "-1"), "must be more than 0"),
+        (("train", "--epochs", "0"), "--epochs, --batch-size and --lr"),
+        (("train", "--batch-size", "-1"), "--epochs, --batch-size and --lr"),
         (("train", "--lr", "fast"), "--lr 'fast' is not a number"),
-        (("train", "--lr", "nan"), "must be more than 0"),
-        (("train", "--lr", "inf"), "must be more than 0"),
-        (("train", "--seed", "-1"), "--seed -1: from 0 to 4294967295"),
-        (("train", "--seed", "4294967296"), "--seed 4294967296: from 0 to 4294967295"),
-        (("train", "--accelerator", "gpu"), "--accelerator 'gpu': one of auto, cpu, cuda"),
-        (("train", "--weights", "w.pt", "--epochs", "3"), "leave --epochs, --batch-size, --lr and --seed out"),
-        (("bench", "--threads", "0"), "--threads, --min-runs and --samples are at least 1"),
-        (("bench", "--threads", "1,0"), "--threads, --min-runs and --samples are at least 1"),
-        (("bench", "--threads", "1,,2"), "--threads '1,,2': whole numbers with commas between, or all"),
-        (("bench", "--threads", "every"), "--threads 'every': whole numbers with commas between, or all"),
-        (("bench", "--samples", "0"), "--threads, --min-runs and --samples are at least 1"),
+        (("train", "--lr", "nan"), "--epochs, --batch-size and --lr"),
+        (("train", "--lr", "inf"), "--epochs, --batch-size and --lr"),
+        (("train", "--seed", "-1"), "--seed -1: must be from 0 to 4294967295"),
+        (("train", "--seed", "4294967296"), "--seed 4294967296: must be from 0 to 4294967295"),
+        (("train", "--accelerator", "gpu"), "--accelerator 'gpu': must be auto, cpu or cuda"),
+        (("train", "--weights", "w.pt", "--epochs", "3"), "omit --epochs, --batch-size, --lr and --seed"),
+        (("bench", "--threads", "0"), "--threads, --min-runs and --samples must be at least 1"),
+        (("bench", "--threads", "1,0"), "--threads, --min-runs and --samples must be at least 1"),
+        (("bench", "--threads", "1,,2"), "--threads '1,,2': must be comma-separated whole numbers, or all"),
+        (("bench", "--threads", "every"), "--threads 'every': must be comma-separated whole numbers, or all"),
+        (("bench", "--samples", "0"), "--threads, --min-runs and --samples must be at least 1"),
         (("bench", "--samples", "half"), "--samples 'half' is not a whole number"),
         (("bench", "--min-runs", "x"), "--min-runs 'x' is not a whole number"),
-        (("bench", "--min-seconds", "nan"), "--min-seconds 0"),
-        (("bench", "--min-seconds", "inf"), "--min-seconds 0"),
-        (("bench", "--time-limit", "0"), "--time-limit more than 0"),
+        (("bench", "--min-seconds", "nan"), "--min-seconds at least 0"),
+        (("bench", "--min-seconds", "inf"), "--min-seconds at least 0"),
+        (("bench", "--time-limit", "0"), "--time-limit above 0"),
         (("export", "--model", "mobilenet_v3_small:width=wide"), "width='wide' is not a number"),
         (("export", "--model", "mobilenet_v3_small:depth=2"), "has no option 'depth' (it has: classes, width)"),
-        (("export", "--model", "mobilenet_v3_small:width=0"), "width must be more than 0"),
+        (("export", "--model", "mobilenet_v3_small:width=0"), "width must be above 0"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:
@@ -200,7 +199,7 @@ def test_a_number_that_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ..
 def test_a_number_that_cannot_be_is_refused_also_where_nothing_is_to_do(copied: Store, tiny: Path) -> None:
     before = tree(copied.root)
     said = inv(copied.root, "train", "--model", tiny, "--accelerator", "gpu").only
-    assert said == "--accelerator 'gpu': one of auto, cpu, cuda"
+    assert said == "--accelerator 'gpu': must be auto, cpu or cuda"
     assert tree(copied.root) == before
 
 
@@ -221,7 +220,7 @@ def test_a_target_that_nothing_here_runs_is_refused_by_bench_and_push(tmp_path: 
 def test_a_target_that_a_device_leaves_out_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "bench", "--target", "onnx", "--device", "local-tflite-runtime")
     assert said == (
-        "onnx cannot be measured on local-tflite-runtime: devices.toml leaves onnx out for local-tflite-runtime"
+        "onnx cannot be measured on local-tflite-runtime: devices.toml does not list onnx among the targets of local-tflite-runtime"
     )
 
 
@@ -235,7 +234,7 @@ def test_a_budget_that_cannot_be_read_is_refused_before_anything_is_measured(tmp
     file = tmp_path / "instructions.json"
     bench = ("bench", "--device", "pi4-emulated")
     assert refused(tmp_path / "build", *bench, "--check", file).startswith(f"{file}: no such file")
-    assert refused(tmp_path / "build", *bench, "--check", file, "--record", file).endswith("one of them at a time")
+    assert refused(tmp_path / "build", *bench, "--check", file, "--record", file).startswith("--check and --record ")
     assert "there is no folder" in refused(tmp_path / "build", *bench, "--record", tmp_path / "none" / "file")
     file.write_text("counts = 1")
     for option in ("--check", "--record"):
@@ -245,7 +244,7 @@ def test_a_budget_that_cannot_be_read_is_refused_before_anything_is_measured(tmp
 def test_a_framework_that_a_model_is_not_written_in_is_refused(tmp_path: Path) -> None:
     path = folder(tmp_path / "mine", SPEC.format(name="mine", classes=10, labels=(), dataset="digits"))
     said = refused(tmp_path / "build", "train", "--model", path)
-    assert said == f"model mine has no torch.py in {path}: it needs build(spec) there"
+    assert said.startswith(f"model mine has no torch.py in {path}: ") and "build(spec)" in said
 
 
 # -- model folders -----------------------------------------------------------------------------------------------------
@@ -256,12 +255,12 @@ FOLDERS = {
     "an import that fails": ("import nosuchpackage", "__init__.py cannot be imported: ModuleNotFoundError: No mod"),
     "an error of two lines": ('raise ValueError("one\\ntwo")', "cannot be imported: ValueError: one two"),
     "a syntax error": ("SPEC = (", "__init__.py cannot be imported: SyntaxError: "),
-    "a name with a slash": (DIGITS.replace('"mine"', '"a/b"'), "SPEC.name 'a/b' may have letters, digits, _ and -"),
-    "a name that is taken": (DIGITS.replace('"mine"', '"resnet8"'), "is the name of a model that is already here"),
+    "a name with a slash": (DIGITS.replace('"mine"', '"a/b"'), "SPEC.name 'a/b'"),
+    "a name that is taken": (DIGITS.replace('"mine"', '"resnet8"'), "SPEC.name 'resnet8'"),
     "a task that is not known": (DIGITS.replace("image_class", "sound_class"), "SPEC.task 'sound_classification'"),
-    "two colors": (DIGITS.replace('color="L"', 'color="RGB"'), "'RGB' does not go with 1 channels"),
+    "two colors": (DIGITS.replace('color="L"', 'color="RGB"'), "preprocessing.color 'RGB'"),
     "a mean of three": (DIGITS.replace("mean=(0.0,)", "mean=(0.0,) * 3"), "need 1 values each"),
-    "a crop of another size": (DIGITS.replace("crop=8", "crop=7"), "crop must be the height and width"),
+    "a crop of another size": (DIGITS.replace("crop=8", "crop=7"), "preprocessing.crop"),
     "a dataset that is not known": (DIGITS.replace('"digits"', '"mnist"'), "unknown dataset 'mnist'"),
 }  # fmt: skip
 
@@ -324,7 +323,7 @@ def test_a_folder_without_an_init_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "train", "--model", tmp_path / "nowhere")
-    assert said.startswith(f"no model folder at {tmp_path}/nowhere: it would hold __init__.py with SPEC")
+    assert said.startswith(f"no model folder at {tmp_path}/nowhere: ") and "__init__.py" in said
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -342,7 +341,7 @@ def test_a_model_whose_data_is_not_named_says_how_to_get_it(tmp_path: Path) -> N
 
 def test_data_for_a_dataset_that_is_built_in_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "train", "--data", tmp_path)
-    assert said == "digits_cnn is trained on digits, which is built in: leave --data out"
+    assert said == "digits_cnn trains on digits, which is built in: omit --data"
 
 
 def test_empty_data_is_refused(tmp_path: Path) -> None:
@@ -366,7 +365,7 @@ def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets:
         "pets has 2 classes and the data has 3"
     )
     said = refused(tmp_path / "build", "train", "--model", "mobilenet_v3_small", "--data", data)
-    assert said == "mobilenet_v3_small has 1000 classes and the data has 3: say --model …:classes=3"
+    assert said == "mobilenet_v3_small has 1000 classes and the data has 3: use --model …:classes=3"
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, pets: Path) -> None:
@@ -490,7 +489,7 @@ def test_damaged_artifacts_are_made_anew_and_that_is_said(copied: Store, tiny: P
     done = inv(copied.root, *words)
     assert done.code == 0, done.err
     for path in (*files, package):
-        assert f"{path} is not what its manifest says (sha256 differs); made anew" in done.err.splitlines()
+        assert f"{path} does not match its manifest (sha256 differs): exporting again" in done.err.splitlines()
     assert re.search(r"int8/onnx/artifact\.json: not JSON ", done.err)
     assert done.err.count(" bytes in ") == 4
     after = tree(copied.root)
@@ -504,7 +503,7 @@ def test_damaged_predictions_are_measured_anew_and_that_is_said(copied: Store, t
     quick = ("--min-runs", "3", "--min-seconds", "0")
     done = inv(copied.root, "bench", "--model", tiny, "--target", "onnx", *quick)
     assert done.code == 0, done.err
-    assert f"{home}/predictions.npz is not what its manifest says; measured anew" in done.err.splitlines()
+    assert f"{home}/predictions.npz does not match its manifest: measuring again" in done.err.splitlines()
 
 
 def test_altered_weights_are_trained_anew_and_that_is_said(
@@ -514,7 +513,7 @@ def test_altered_weights_are_trained_anew_and_that_is_said(
     weights = copied.checkpoint("tiny", "torch") / "model.safetensors"
     damaged(weights, "altered")
     after = ensure(copied, job)
-    assert f"{weights} is not what its manifest says; made anew" in capfd.readouterr().err.splitlines()
+    assert f"{weights} does not match its manifest: training again" in capfd.readouterr().err.splitlines()
     assert before is not None and after.weights_sha256 == before.weights_sha256  # the same seed, the same weights
 
 
@@ -625,7 +624,7 @@ def test_weights_of_the_other_framework_name_the_command_that_carries_them_over(
 
 def test_one_weights_file_for_all_frameworks_is_refused(tmp_path: Path) -> None:
     said = inv(tmp_path / "build", "export", "--framework", "all", "--weights", "mine.keras").only
-    assert said == "--weights are one framework's: say --framework keras or torch"
+    assert said == "--weights belongs to one framework: add --framework keras or torch"
 
 
 def test_one_framework_is_not_converted_into_itself(tmp_path: Path) -> None:
@@ -643,7 +642,7 @@ def test_a_build_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 def test_debug_and_release_together_are_refused_in_a_line(tmp_path: Path) -> None:
     done = inv(tmp_path / "build", "android.build", "--debug", "--release")
-    assert done.only == "--debug or --release: one of them at a time"
+    assert done.only.startswith("--debug and --release ")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Export as a stage: what is up to date costs nothing, what is not what its manifest says is made anew, and a process
+"""Export as a stage: what is up to date costs nothing, a file that does not match its manifest is exported again, and a process
 that dies costs one recipe."""
 
 from __future__ import annotations
