@@ -219,9 +219,7 @@ def test_a_target_that_nothing_here_runs_is_refused_by_bench_and_push(tmp_path: 
 
 def test_a_target_that_a_device_leaves_out_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "bench", "--target", "onnx", "--device", "local-tflite-runtime")
-    assert said == (
-        "onnx cannot be measured on local-tflite-runtime: devices.toml does not list onnx among the targets of local-tflite-runtime"
-    )
+    assert said.startswith("onnx cannot be measured on local-tflite-runtime: devices.toml ")
 
 
 def test_a_budget_on_a_clock_that_counts_no_instructions_is_refused(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_the_page_and_the_markdown_have_every_row(compared: Path, parts: dict[st
 
 def test_the_json_has_each_row_with_its_samples_and_its_verdict(compared: Path, parts: dict[str, Part]) -> None:
     judged: dict[str, Any] = json.loads((compared / "report.json").read_text())
-    assert judged["model"] == "tiny" and [part["name"] for part in judged["parts"]] == parts.parts()
+    assert judged["model"] == "tiny" and [part["name"] for part in judged["parts"]] == part_names()
     for part in judged["parts"]:
         assert [row["what"] for row in part["rows"]] == [row.what for row in parts[part["name"]].rows]
         assert all(row["verdict"]["words"] for row in part["rows"])

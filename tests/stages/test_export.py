@@ -1,5 +1,5 @@
-"""Export as a stage: what is up to date costs nothing, a file that does not match its manifest is exported again, and a process
-that dies costs one recipe."""
+"""Export as a stage: up-to-date files cost nothing, a file that does not match its manifest is exported again, and a
+process that dies costs one recipe."""
 
 from __future__ import annotations
 
