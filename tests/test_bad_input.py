@@ -82,7 +82,7 @@ def refusal(build: Path, **asked: Any) -> str:
         ),
     ],
 )
-def test_a_command_line_that_cannot_be_read_is_bad_input_as_any_other(
+def test_a_command_line_that_cannot_be_parsed_is_bad_input(
     tmp_path: Path, words: tuple[str, ...], complaint: str
 ) -> None:
     assert refused(tmp_path / "build", *words) == complaint
@@ -100,7 +100,7 @@ def test_a_command_line_that_cannot_be_read_is_bad_input_as_any_other(
         (("data.download", "--dataset", "cifar100"), "dataset", "cifar100", "cifar10"),
     ],
 )
-def test_an_unknown_plug_in_is_refused_with_the_known_and_the_nearest(
+def test_an_unknown_plug_in_is_refused_with_the_known_and_the_nearest_names(
     tmp_path: Path, words: tuple[str, ...], kind: str, name: str, nearest: str | None
 ) -> None:
     said = refused(tmp_path / "build", *words)
@@ -108,14 +108,14 @@ def test_an_unknown_plug_in_is_refused_with_the_known_and_the_nearest(
     assert said == f"unknown {kind} {name!r}{near} (known: {', '.join(registry.names(f'{kind}s'))})"
 
 
-def test_an_unknown_model_is_refused_with_the_known_and_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused_with_the_known_and_the_nearest_names(tmp_path: Path) -> None:
     known = sorted(path.parent.name for path in Path("models").glob("*/__init__.py"))
     said = refused(tmp_path / "build", "train", "--model", "digits_cn")
     assert said == f"unknown model 'digits_cn'; did you mean 'digits_cnn'? (known: {', '.join(known)})"
     assert refused(tmp_path / "build", "bench", "--model", "zzz") == f"unknown model 'zzz' (known: {', '.join(known)})"
 
 
-def test_an_unknown_device_is_refused_with_the_known_and_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_device_is_refused_with_the_known_and_the_nearest_names(tmp_path: Path) -> None:
     toml = tmp_path / "devices.toml"
     toml.write_text('[here]\nkind = "local"\n[there]\nkind = "local"\n')
     for task in ("bench", "push"):
@@ -132,18 +132,18 @@ def test_an_unknown_device_is_refused_with_the_known_and_the_nearest(tmp_path: P
         ("[here\n", "devices.toml: "),
     ],
 )
-def test_a_devices_file_that_cannot_be_is_refused(tmp_path: Path, text: str, wrong: str) -> None:
+def test_an_invalid_devices_file_is_refused(tmp_path: Path, text: str, wrong: str) -> None:
     toml = tmp_path / "devices.toml"
     toml.write_text(text)
     assert wrong in refused(tmp_path / "build", "bench", LASTMILE_DEVICES=str(toml))
 
 
-def test_a_picture_that_is_not_there_is_named_before_anything_is_trained_for_it(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "trace", "--image", tmp_path / "cat.png")
     assert said == f"--image {tmp_path / 'cat.png'}: No such file or directory"
 
 
-def test_paths_are_meant_from_where_the_user_stands(tmp_path: Path, tiny: Path) -> None:
+def test_paths_are_relative_to_the_users_folder(tmp_path: Path, tiny: Path) -> None:
     """As ./inv says, which runs in its own folder wherever it is called."""
     shutil.copytree(tiny, tmp_path / "mine", ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
     here = {"LASTMILE_FROM": str(tmp_path)}
@@ -155,7 +155,7 @@ def test_paths_are_meant_from_where_the_user_stands(tmp_path: Path, tiny: Path) 
     assert str(tmp_path / "w.pt") in said
 
 
-def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_devices_file_is_named(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "devices", LASTMILE_DEVICES=str(tmp_path / "nowhere.toml"))
     assert said.startswith(str(tmp_path / "nowhere.toml"))
 
@@ -192,11 +192,11 @@ def test_a_devices_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (("export", "--model", "mobilenet_v3_small:width=0"), "width must be above 0"),
     ],
 )
-def test_a_number_that_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:
+def test_an_invalid_number_is_refused(tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:
     assert wrong in refused(tmp_path / "build", *words)
 
 
-def test_a_number_that_cannot_be_is_refused_also_where_nothing_is_to_do(copied: Store, tiny: Path) -> None:
+def test_an_invalid_option_is_refused_even_if_everything_is_up_to_date(copied: Store, tiny: Path) -> None:
     before = tree(copied.root)
     said = inv(copied.root, "train", "--model", tiny, "--accelerator", "gpu").only
     assert said == "--accelerator 'gpu': must be auto, cpu or cuda"
@@ -206,29 +206,29 @@ def test_a_number_that_cannot_be_is_refused_also_where_nothing_is_to_do(copied: 
 # -- combinations ------------------------------------------------------------------------------------------------------
 
 
-def test_a_recipe_that_a_target_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_recipe_that_a_target_does_not_support_is_refused_with_the_reason(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "export", "--target", "tflite,coreml", "--recipe", "int8_dynamic")
     assert said.startswith("coreml does not support int8_dynamic: ") and "int8_weight_only" in said
 
 
-def test_a_target_that_nothing_here_runs_is_refused_by_bench_and_push(tmp_path: Path) -> None:
+def test_bench_and_push_refuse_a_target_that_does_not_run_on_linux(tmp_path: Path) -> None:
     for task in ("bench", "push"):
         said = refused(tmp_path / "build", task, "--target", "coreml")
         assert said.startswith("coreml cannot be measured on local: ") and "Apple" in said
 
 
-def test_a_target_that_a_device_leaves_out_is_refused(tmp_path: Path) -> None:
+def test_a_target_that_devices_toml_excludes_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "bench", "--target", "onnx", "--device", "local-tflite-runtime")
     assert said.startswith("onnx cannot be measured on local-tflite-runtime: devices.toml ")
 
 
-def test_a_budget_on_a_clock_that_counts_no_instructions_is_refused(tmp_path: Path) -> None:
+def test_a_budget_is_refused_on_a_device_that_does_not_count_instructions(tmp_path: Path) -> None:
     for option in ("--check", "--record"):
         said = refused(tmp_path / "build", "bench", option, tmp_path / "instructions.json")
         assert said.startswith("local does not count instructions")
 
 
-def test_a_budget_that_cannot_be_read_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+def test_an_invalid_budget_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "instructions.json"
     bench = ("bench", "--device", "pi4-emulated")
     assert refused(tmp_path / "build", *bench, "--check", file).startswith(f"{file}: no such file")
@@ -264,7 +264,7 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("what", FOLDERS)
-def test_a_folder_that_is_no_models_is_refused(tmp_path: Path, what: str) -> None:
+def test_an_invalid_model_folder_is_refused(tmp_path: Path, what: str) -> None:
     spec, wrong = FOLDERS[what]
     path = folder(tmp_path / "mine", spec, "")
     assert wrong in refused(tmp_path / "build", "train", "--model", path)
@@ -298,7 +298,7 @@ def test_a_folder_that_is_no_models_is_refused(tmp_path: Path, what: str) -> Non
         ),
     ],
 )
-def test_code_that_makes_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
+def test_code_that_builds_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
     path = folder(tmp_path / "mine", DIGITS, code)
     said = refusal(tmp_path / "build", model=path)
     assert "torch.py" in said and wrong in said
@@ -319,7 +319,7 @@ def test_a_folder_without_an_init_is_refused(tmp_path: Path) -> None:
     assert said == f"{tmp_path} is not a model folder: it has no __init__.py with SPEC"
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_model_folder_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "train", "--model", tmp_path / "nowhere")
     assert said.startswith(f"no model folder at {tmp_path}/nowhere: ") and "__init__.py" in said
 
@@ -327,17 +327,17 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def test_data_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_missing_data_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "train", "--model", "resnet8", "--data", tmp_path / "nowhere")
     assert said == f"--data {tmp_path}/nowhere: no such file or folder"
 
 
-def test_a_model_whose_data_is_not_named_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_data_the_error_names_the_download_command(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "export", "--model", "resnet8")
     assert said.startswith("cifar10 needs --data PATH") and "inv data.download --dataset cifar10" in said
 
 
-def test_data_for_a_dataset_that_is_built_in_is_refused(tmp_path: Path) -> None:
+def test_data_for_a_built_in_dataset_is_refused(tmp_path: Path) -> None:
     said = refused(tmp_path / "build", "train", "--data", tmp_path)
     assert said == "digits_cnn trains on digits, which is built in: omit --data"
 
@@ -366,14 +366,14 @@ def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets:
     assert said == "mobilenet_v3_small has 1000 classes and the data has 3: use --model …:classes=3"
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, pets: Path) -> None:
+def test_an_unreadable_image_is_named(tmp_path: Path, pets: Path) -> None:
     files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": png(9)[:60]}
     data = as_folder(tmp_path / "data", files)
     said = refusal(tmp_path / "build", model=pets, data=data)
     assert said.startswith(f"{data}/train/dog/broken.png: ")
 
 
-def test_after_a_test_picture_that_cannot_be_read_the_training_is_not_lost(
+def test_an_unreadable_test_image_does_not_lose_the_training(
     tmp_path: Path, pets: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     files = divided_files({"cat": 6, "dog": 6}) | {"test/dog/broken.png": png(9)[:60]}
@@ -390,7 +390,7 @@ def test_after_a_test_picture_that_cannot_be_read_the_training_is_not_lost(
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pickle_that_wants_to_run_code_is_not_run(tmp_path: Path, tiny: Path) -> None:
+def test_a_pickle_that_contains_code_is_not_executed(tmp_path: Path, tiny: Path) -> None:
     proof, evil = tmp_path / "proof", tmp_path / "evil.pt"
     evil.write_bytes(f'cos\nsystem\n(S"touch {proof}"\ntR.'.encode())
     said = refused(tmp_path / "build", "export", "--model", tiny, "--weights", evil)
@@ -417,7 +417,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_weights_that_do_not_fit_are_refused_by_their_first_tensors(
+def test_weights_that_do_not_fit_are_refused_with_the_first_wrong_tensors(
     tmp_path: Path, tiny: Path, foreign: Path, suffix: str
 ) -> None:
     weights = foreign / f"foreign{suffix}"
@@ -426,7 +426,7 @@ def test_weights_that_do_not_fit_are_refused_by_their_first_tensors(
         assert part in said
 
 
-def test_weights_that_do_not_fit_leave_what_was_there(copied: Store, tiny: Path, foreign: Path) -> None:
+def test_weights_that_do_not_fit_leave_the_checkpoint_unchanged(copied: Store, tiny: Path, foreign: Path) -> None:
     before = tree(copied.root)
     with pytest.raises(BadWeights, match="does not fit"):
         ensure(copied, plans.job(weights=foreign / "foreign.safetensors"))
@@ -443,7 +443,7 @@ def test_weights_that_do_not_fit_leave_what_was_there(copied: Store, tiny: Path,
         ("w.h5", b"\x89HDF", "not a weights file"),
     ],
 )
-def test_a_file_that_is_no_weights_is_refused(
+def test_a_file_that_contains_no_weights_is_refused(
     tmp_path: Path, tiny: Path, name: str, content: bytes, wrong: str
 ) -> None:
     weights = tmp_path / name
@@ -452,7 +452,7 @@ def test_a_file_that_is_no_weights_is_refused(
     assert said.startswith(str(weights)) and wrong in said
 
 
-def test_weights_that_are_not_there_are_refused(tmp_path: Path, tiny: Path) -> None:
+def test_missing_weights_are_refused(tmp_path: Path, tiny: Path) -> None:
     said = refused(tmp_path / "build", "train", "--model", tiny, "--weights", tmp_path / "w.pt")
     assert said == f"--weights {tmp_path}/w.pt: no such file"
 
@@ -470,7 +470,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_artifacts_are_made_anew_and_that_is_said(copied: Store, tiny: Path) -> None:
+def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny: Path) -> None:
     """A file cut, a file and a folder with one bit changed, and a manifest cut; all in one call, to save time."""
 
     def cell(recipe: str, target: str) -> Path:
@@ -495,7 +495,7 @@ def test_damaged_artifacts_are_made_anew_and_that_is_said(copied: Store, tiny: P
     assert inv(copied.root, *words).err == ""
 
 
-def test_damaged_predictions_are_measured_anew_and_that_is_said(copied: Store, tiny: Path) -> None:
+def test_damaged_predictions_are_measured_again_with_a_message(copied: Store, tiny: Path) -> None:
     home = copied.cell("tiny", "torch", "fp32", "onnx") / "local"
     damaged(home / "predictions.npz", "altered")
     quick = ("--min-runs", "3", "--min-seconds", "0")
@@ -504,7 +504,7 @@ def test_damaged_predictions_are_measured_anew_and_that_is_said(copied: Store, t
     assert f"{home}/predictions.npz does not match its manifest: measuring again" in done.err.splitlines()
 
 
-def test_altered_weights_are_trained_anew_and_that_is_said(
+def test_altered_weights_are_trained_again_with_a_message(
     copied: Store, job: Job, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = ready(copied, job)
@@ -545,7 +545,7 @@ def install(package: str, extra: str) -> str:
 
 
 @pytest.mark.parametrize(("package", "framework"), [("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras")])
-def test_training_without_its_extra_names_the_install_line(
+def test_training_without_its_extra_prints_the_install_command(
     package: str, framework: str, tmp_path: Path, without: str
 ) -> None:
     done = inv(tmp_path / "build", "train", "--framework", framework, PYTHONPATH=without, ABSENT=package)
@@ -562,7 +562,7 @@ def test_training_without_its_extra_names_the_install_line(
         (("export", "--framework", "all"), "torchao", "torch"),
     ],
 )
-def test_what_the_other_framework_lacks_is_said_before_the_first_is_trained(
+def test_a_missing_package_of_either_framework_is_reported_before_the_training(
     words: tuple[str, ...], package: str, extra: str, tmp_path: Path, without: str
 ) -> None:
     done = inv(tmp_path / "build", *words, PYTHONPATH=without, ABSENT=package)
@@ -570,7 +570,7 @@ def test_what_the_other_framework_lacks_is_said_before_the_first_is_trained(
     assert tree(tmp_path / "build") == {}
 
 
-def test_a_target_without_its_extra_names_the_install_line_and_others_are_made(
+def test_a_target_without_its_extra_prints_the_install_command_and_others_are_exported(
     copied: Store, tiny: Path, without: str
 ) -> None:
     for target in ("executorch", "coreml"):
@@ -587,9 +587,7 @@ def test_a_target_without_its_extra_names_the_install_line_and_others_are_made(
     ("target", "package"), [("tflite", "litert_torch"), ("tflite", "ai_edge_quantizer"), ("executorch", "executorch"),
                             ("coreml", "coremltools"), ("onnx", "onnx")],
 )  # fmt: skip
-def test_every_target_names_the_install_line_before_anything_else(
-    tmp_path: Path, without: str, target: str, package: str
-) -> None:
+def test_every_target_checks_its_packages_first(tmp_path: Path, without: str, target: str, package: str) -> None:
     script = (
         f"from pathlib import Path; from pipeline.targets import {target} as target, Source\n"
         "from pipeline.recipes.fp32 import RECIPE; from models.digits_cnn import SPEC\n"
@@ -603,7 +601,7 @@ def test_every_target_names_the_install_line_before_anything_else(
     assert said == f"pipeline.errors.MissingExtra: {install(package, target)}"
 
 
-def test_a_runtime_that_is_missing_names_the_install_line(copied: Store, tiny: Path, without: str) -> None:
+def test_a_missing_runtime_is_reported_with_the_install_command(copied: Store, tiny: Path, without: str) -> None:
     quick = ("--min-runs", "3", "--min-seconds", "0", "--again")
     done = inv(
         copied.root, "bench", "--model", tiny, "--target", "onnx", *quick, PYTHONPATH=without, ABSENT="onnxruntime"
@@ -611,7 +609,7 @@ def test_a_runtime_that_is_missing_names_the_install_line(copied: Store, tiny: P
     assert "onnxruntime" in done.complaint and "install" in done.complaint
 
 
-def test_weights_of_the_other_framework_name_the_command_that_carries_them_over(tmp_path: Path) -> None:
+def test_weights_of_the_other_framework_are_refused_with_the_conversion_command(tmp_path: Path) -> None:
     for framework, other, suffix in (("torch", "keras", ".keras"), ("keras", "torch", ".safetensors")):
         (tmp_path / f"mine{suffix}").write_bytes(b"")
         words = ("train", "--framework", framework, "--weights", tmp_path / f"mine{suffix}")
@@ -625,7 +623,7 @@ def test_one_weights_file_for_all_frameworks_is_refused(tmp_path: Path) -> None:
     assert said == "--weights belongs to one framework: add --framework keras or torch"
 
 
-def test_one_framework_is_not_converted_into_itself(tmp_path: Path) -> None:
+def test_conversion_to_the_same_framework_is_refused(tmp_path: Path) -> None:
     said = inv(tmp_path / "build", "convert", "--from", "keras", "--to", "keras").only
     assert said == "--from and --to are both keras: name two of keras, torch"
 
@@ -638,7 +636,7 @@ def test_a_build_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "build") in inv(tmp_path / "build", "train").only
 
 
-def test_debug_and_release_together_are_refused_in_a_line(tmp_path: Path) -> None:
+def test_debug_and_release_together_are_refused(tmp_path: Path) -> None:
     done = inv(tmp_path / "build", "android.build", "--debug", "--release")
     assert done.only.startswith("--debug and --release ")
 

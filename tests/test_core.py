@@ -39,19 +39,19 @@ def test_every_noun_has_a_golden_file() -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_golden_file_is_read_and_written_back_byte_for_byte(file: str, tmp_path: Path) -> None:
+def test_a_golden_file_survives_a_round_trip_byte_for_byte(file: str, tmp_path: Path) -> None:
     store.write(tmp_path / file, from_json(noun_of(file), golden(file)))
     assert (tmp_path / file).read_bytes() == (GOLDEN / file).read_bytes()
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_an_unknown_key_is_refused_with_its_name_and_place(file: str) -> None:
+def test_an_unknown_key_is_refused_with_its_name_and_path(file: str) -> None:
     with pytest.raises(Broken, match=r"^here: unknown \['surprise'\]$"):
         from_json(noun_of(file), {**golden(file), "surprise": 1}, "here")
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_missing_key_is_refused_with_its_name_and_place(file: str) -> None:
+def test_a_missing_key_is_refused_with_its_name_and_path(file: str) -> None:
     value = golden(file)
     first = next(iter(value))
     del value[first]
@@ -60,7 +60,7 @@ def test_a_missing_key_is_refused_with_its_name_and_place(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_value_of_another_type_is_refused_with_its_place(file: str) -> None:
+def test_a_value_of_another_type_is_refused_with_its_path(file: str) -> None:
     for key in golden(file):
         if key not in ("schema", "facts"):
             with pytest.raises(Broken, match=rf"here\.{key}: expected"):
@@ -69,52 +69,52 @@ def test_a_value_of_another_type_is_refused_with_its_place(file: str) -> None:
 
 @pytest.mark.parametrize("file", [file for file in FILES if "schema" in golden(file)])
 @pytest.mark.parametrize("schema", [0, 2, None, "1"])
-def test_another_schema_is_refused(file: str, schema: Any) -> None:
+def test_an_unknown_schema_version_is_refused(file: str, schema: Any) -> None:
     with pytest.raises(Broken, match=f"here: schema {schema!r} is not 1"):
         from_json(noun_of(file), {**golden(file), "schema": schema}, "here")
 
 
-def test_a_wrong_value_deep_inside_is_refused_with_the_way_to_it() -> None:
+def test_a_nested_wrong_value_is_refused_with_its_path() -> None:
     value = golden("model_spec.json")
     value["inputs"][0]["shape"][1] = "32"
     with pytest.raises(Broken, match=r"^ModelSpec\.inputs\[0\]\.shape\[1\]: expected int, not '32'$"):
         from_json(ModelSpec, value)
 
 
-def test_a_truth_value_is_no_number() -> None:
+def test_a_boolean_is_no_number() -> None:
     with pytest.raises(Broken, match=r"Recipe\.calibration: expected int, not True"):
         from_json(Recipe, {**golden("recipe.json"), "calibration": True})
 
 
-def test_a_whole_number_is_read_where_a_float_is_asked_for_and_hashes_as_before() -> None:
+def test_an_integer_is_accepted_for_a_float_and_keeps_its_hash() -> None:
     written = {**golden("model_spec.json"), "options": {"width": 2, "dropout": 2.0}}
     spec = from_json(ModelSpec, written)
     assert spec.options == {"width": 2, "dropout": 2}
     assert store.digest(to_json(spec)) == store.digest(written)
 
 
-def test_a_pair_of_three_is_refused() -> None:
+def test_a_tuple_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(Broken, match=r"Measurement\.runs\[0\]: expected 2 values, not 3"):
         from_json(Measurement, {**golden("measurement.json"), "runs": [[1, 2, 3]]})
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
-def test_what_is_no_object_is_refused(value: Any) -> None:
+def test_a_value_that_is_no_object_is_refused(value: Any) -> None:
     with pytest.raises(Broken, match="here: expected an object"):
         from_json(Failure, value, "here")
 
 
-def test_fields_that_may_be_left_out_get_their_defaults() -> None:
+def test_omitted_optional_fields_get_their_defaults() -> None:
     assert from_json(Tensor, {"name": "logits", "shape": [10]}) == Tensor("logits", (10,), "float32", None)
 
 
-def test_to_json_makes_lists_of_tuples_and_objects_of_nouns() -> None:
+def test_to_json_turns_tuples_into_lists_and_nouns_into_objects() -> None:
     found = to_json(Cell("m", "torch", "fp32", "onnx", "local", False, "ok", drop_interval=(-1.0, 1.0)))
     assert found["drop_interval"] == [-1.0, 1.0]
     assert json.loads(json.dumps(found)) == found
 
 
-def test_classes_are_the_length_of_the_output() -> None:
+def test_classes_is_the_length_of_the_output() -> None:
     assert from_json(ModelSpec, golden("model_spec.json")).classes == 10
 
 
@@ -125,10 +125,10 @@ def test_static_recipes_are_those_whose_activations_are_calibrated() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "../x", "a/"])
-def test_a_path_is_no_file_name(name: str) -> None:
+def test_a_path_is_not_a_safe_file_name(name: str) -> None:
     with pytest.raises(Broken, match="not a plain file name"):
         safe_file_name(name)
 
 
-def test_a_file_name_is_one() -> None:
+def test_a_plain_file_name_is_safe() -> None:
     assert safe_file_name("model.tflite") == "model.tflite"

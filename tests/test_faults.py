@@ -24,7 +24,7 @@ QUICK = ("--min-runs", "3", "--min-seconds", "0")
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_that_was_interrupted_is_resumed(tmp_path: Path, tiny: Path) -> None:
+def test_an_interrupted_training_is_resumed(tmp_path: Path, tiny: Path) -> None:
     build, words = tmp_path / "build", ("train", "--model", tiny, "--epochs", "8", "--accelerator", "cpu")
     running = Running(build, *words)
     running.until_said("epoch 2/8")
@@ -39,14 +39,14 @@ def test_a_training_that_was_interrupted_is_resumed(tmp_path: Path, tiny: Path) 
     assert epochs == [f"epoch {n}" for n in range(done + 1, 9)]
 
 
-def test_ctrl_c_before_the_first_epoch_is_as_quiet(tmp_path: Path, tiny: Path) -> None:
+def test_ctrl_c_before_the_first_epoch_prints_one_line(tmp_path: Path, tiny: Path) -> None:
     """PyTorch is being imported then."""
     running = Running(tmp_path / "build", "train", "--model", tiny, "--accelerator", "cpu")
     running.until_said("training tiny")
     running.interrupted()
 
 
-def test_a_capture_that_was_interrupted_is_made_by_the_next_run(copied: Store, tiny: Path) -> None:
+def test_an_interrupted_capture_is_repeated_by_the_next_run(copied: Store, tiny: Path) -> None:
     home = copied.home("tiny", "torch")
     for part in ("graphs", "fp32/onnx"):
         shutil.rmtree(home / part)
@@ -58,7 +58,7 @@ def test_a_capture_that_was_interrupted_is_made_by_the_next_run(copied: Store, t
     assert inv(copied.root, *words).code == 0
 
 
-def test_an_export_that_was_interrupted_goes_on_with_what_is_missing(copied: Store, tiny: Path) -> None:
+def test_an_interrupted_export_continues_with_the_missing_files(copied: Store, tiny: Path) -> None:
     recipes = ("fp16", "fp32", "int8", "int8_weight_only")  # one process makes them, one after the other
     for recipe in recipes:
         shutil.rmtree(copied.cell("tiny", "torch", recipe, "coreml"))
@@ -76,7 +76,7 @@ def test_an_export_that_was_interrupted_goes_on_with_what_is_missing(copied: Sto
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(
+def test_an_interrupted_bench_continues_with_the_missing_measurements(
     by: signal.Signals, copied: Store, tiny: Path
 ) -> None:
     targets = ("executorch", "onnx", "tflite")
@@ -99,7 +99,7 @@ def test_a_bench_that_was_interrupted_goes_on_with_what_is_not_measured(
         ("edge_bench run", ("bench", "--min-seconds", "60")),
     ],
 )
-def test_a_killed_command_leaves_nobody_at_work(
+def test_a_killed_command_leaves_no_process_running(
     copied: Store, tiny: Path, at_work: str, words: tuple[str, ...]
 ) -> None:
     shutil.rmtree(copied.cell("tiny", "torch", "fp16", "onnx"))
@@ -114,7 +114,7 @@ def test_a_killed_command_leaves_nobody_at_work(
     assert processes(copied.root) == []
 
 
-def test_a_command_under_nohup_does_not_hear_of_the_terminals_end() -> None:
+def test_a_command_under_nohup_ignores_sighup() -> None:
     code = "import signal, tasks\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\ntasks.recipes.body(None)\n"
     code += "signal.raise_signal(signal.SIGHUP)\nprint('goes on')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -162,7 +162,7 @@ def test_two_exports_at_once_make_one_artifact(tmp_path: Path, tiny: Path) -> No
     assert inv(build, *words).err == ""
 
 
-def test_a_push_waits_for_a_run_that_sweeps_unfinished_files_away(copied: Store, tiny: Path) -> None:
+def test_a_push_waits_for_a_run_that_holds_the_lock(copied: Store, tiny: Path) -> None:
     shutil.rmtree(copied.root / "data")
     (copied.root / ".lock").unlink()
     words = ("push", "--model", tiny, "--target", "onnx")
@@ -176,7 +176,7 @@ def test_a_push_waits_for_a_run_that_sweeps_unfinished_files_away(copied: Store,
     assert out == "local: 2 files there, 0 bytes sent\n"
 
 
-def test_clean_waits_for_a_run_at_work(copied: Store) -> None:
+def test_clean_waits_for_a_running_command(copied: Store) -> None:
     with (copied.root / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         running = Running(copied.root, "clean")
@@ -254,12 +254,12 @@ def on(disk: Disk, place: Path, *words: object) -> tuple[Done, Done]:
     return Done(*first), Done(*second)
 
 
-def test_a_disk_that_is_quite_full_is_said(tmp_path: Path, tiny: Path) -> None:
+def test_a_completely_full_disk_is_reported(tmp_path: Path, tiny: Path) -> None:
     first, _ = on(Disk(0, again=False), tmp_path, "train", "--model", tiny)
     assert first.only.startswith("no space left on the disk") and first.only.endswith("nothing was lost")
 
 
-def test_a_training_on_a_full_disk_says_so_and_is_resumed(tmp_path: Path, tiny: Path) -> None:
+def test_a_training_on_a_full_disk_is_reported_and_resumed(tmp_path: Path, tiny: Path) -> None:
     """There is space for the folder's tag and the first epoch's state, and not for the second's."""
     first, second = on(Disk(68), tmp_path, "train", "--model", tiny, "--accelerator", "cpu")
     assert first.complaint.startswith("no space left on the disk of ")
@@ -276,14 +276,14 @@ FULL = {
 
 
 @pytest.mark.parametrize("stage", FULL)
-def test_a_stage_on_a_full_disk_says_so_and_then_goes_on(tmp_path: Path, matrix: Store, tiny: Path, stage: str) -> None:
+def test_a_stage_reports_a_full_disk_and_then_continues(tmp_path: Path, matrix: Store, tiny: Path, stage: str) -> None:
     words, disk = FULL[stage]
     first, second = on(replace(disk, source=matrix.root), tmp_path, *words, "--model", tiny)
     assert "no space left on" in first.complaint.lower() and "nothing was" in first.complaint
     assert second.code == 0 or not disk.again, second.err
 
 
-def test_report_on_a_full_disk_says_so_and_then_goes_on(tmp_path: Path, matrix: Store) -> None:
+def test_report_fails_on_a_full_disk_and_then_succeeds(tmp_path: Path, matrix: Store) -> None:
     first, second = on(Disk(8, matrix.root), tmp_path, "report")
     assert first.only.startswith("no space left on the disk of ")
     assert second.code == 0, second.err

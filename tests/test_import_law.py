@@ -213,11 +213,11 @@ def _of_edge_bench(root: Path) -> Iterator[str]:
 # -- the tests ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_law_holds() -> None:
+def test_the_project_keeps_the_import_law() -> None:
     assert violations(ROOT) == []
 
 
-def test_every_room_of_the_table_is_there() -> None:
+def test_every_entry_of_the_layers_exists() -> None:
     there = {name.split(".")[-1] for name in modules(ROOT) if name.count(".") < 2}
     assert [name for names in ROOMS for name in names if name not in there] == []
 
@@ -265,7 +265,7 @@ def test_a_planted_violation_is_caught(tmp_path: Path, what: str) -> None:
     assert any(sentence in each for each in found), found
 
 
-def test_what_the_law_allows_is_let_through(tmp_path: Path) -> None:
+def test_allowed_imports_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "pipeline" / "frameworks").mkdir(parents=True)
     (tmp_path / "pipeline" / "stages").mkdir()
     (tmp_path / "models" / "net").mkdir(parents=True)

@@ -244,7 +244,7 @@ def test_a_second_call_installs_nothing_from_any_folder(project: Project, tmp_pa
     assert project.stamp.stat().st_mtime_ns == before
 
 
-def test_a_changed_constraint_installs_again_into_the_same_environment(project: Project) -> None:
+def test_a_changed_constraint_reinstalls_into_the_same_environment(project: Project) -> None:
     (project.venv / "mine").touch()
     (project.root / "constraints.txt").write_text("numpy<3\n")
     code, _, err = project.inv("--list")
@@ -253,7 +253,7 @@ def test_a_changed_constraint_installs_again_into_the_same_environment(project: 
     assert project.inv("--list")[2] == ""
 
 
-def test_a_failed_installation_names_its_log_leaves_no_stamp_and_is_tried_again(project: Project) -> None:
+def test_a_failed_installation_names_its_log_and_is_tried_again(project: Project) -> None:
     (project.root / "constraints.txt").write_text("this is ] no constraint\n")
     code, out, err = project.inv("--list")
     assert (code, out) == (2, ""), err
@@ -267,7 +267,7 @@ def test_a_failed_installation_names_its_log_leaves_no_stamp_and_is_tried_again(
     assert project.inv("--list")[0] == 0
 
 
-def test_without_a_network_the_installation_fails_with_one_line_and_no_stamp(bare: Project, tmp_path: Path) -> None:
+def test_without_a_network_the_installation_fails_with_one_line(bare: Project, tmp_path: Path) -> None:
     python_on_path(bare, "python3")
     (tmp_path / "empty").mkdir()
     bare.wheels = tmp_path / "empty"
@@ -277,7 +277,7 @@ def test_without_a_network_the_installation_fails_with_one_line_and_no_stamp(bar
     assert not bare.stamp.exists()
 
 
-def test_an_environment_whose_python_is_broken_is_made_again(project: Project) -> None:
+def test_an_environment_with_a_broken_python_is_rebuilt(project: Project) -> None:
     python = project.venv / "bin" / "python"
     python.unlink()
     python.write_text("#!/usr/bin/env bash\nexit 1\n")
@@ -288,7 +288,7 @@ def test_an_environment_whose_python_is_broken_is_made_again(project: Project) -
     assert python.is_symlink()
 
 
-def test_a_checkout_that_was_moved_gets_a_new_environment(project: Project, tmp_path: Path) -> None:
+def test_a_moved_checkout_gets_a_new_environment(project: Project, tmp_path: Path) -> None:
     moved = Project(tmp_path / "moved", project.wheels)
     shutil.copytree(project.root, moved.root, symlinks=True)
     code, out, err = moved.inv("--list")
@@ -296,7 +296,7 @@ def test_a_checkout_that_was_moved_gets_a_new_environment(project: Project, tmp_
     assert out == f"called with ['--list'] in {moved.root}\nfrom {moved.root}\n"
 
 
-def test_a_linked_environment_belongs_to_somebody_else_and_stays_as_it_is(bare: Project, tmp_path: Path) -> None:
+def test_a_venv_that_is_a_symbolic_link_is_refused_and_not_changed(bare: Project, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "pyvenv.cfg").write_text("theirs\n")
@@ -310,7 +310,7 @@ def test_a_linked_environment_belongs_to_somebody_else_and_stays_as_it_is(bare: 
 # -- which Python, and where uv comes from -----------------------------------------------------------------------------
 
 
-def test_the_newest_supported_python_is_taken_and_shims_that_fail_are_skipped(fresh: Project) -> None:
+def test_the_newest_supported_python_is_used_and_failing_shims_are_skipped(fresh: Project) -> None:
     fresh.program(f"python{VERSION}", "exit 127")
     fresh.program("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
     fresh.program("python3", "exit 1")
@@ -320,7 +320,7 @@ def test_the_newest_supported_python_is_taken_and_shims_that_fail_are_skipped(fr
     assert len(err.splitlines()) == 1
 
 
-def test_a_python_of_pyenv_is_found_although_no_shim_stands_for_it(bare: Project, tmp_path: Path) -> None:
+def test_a_pyenv_python_without_a_shim_is_found(bare: Project, tmp_path: Path) -> None:
     bare.tools(UV)
     python = tmp_path / ".pyenv" / "versions" / f"{VERSION}.99" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -330,7 +330,7 @@ def test_a_python_of_pyenv_is_found_although_no_shim_stands_for_it(bare: Project
     assert code == 0, err
 
 
-def test_where_there_is_no_python_uv_brings_the_newest(bare: Project, tmp_path: Path) -> None:
+def test_without_a_python_uv_downloads_the_newest(bare: Project, tmp_path: Path) -> None:
     """Only the download is replaced: what is asked of uv is recorded, and this Python is given in its place."""
     asked = tmp_path / "asked"
     bare.program("uv", f"""
@@ -345,7 +345,7 @@ def test_where_there_is_no_python_uv_brings_the_newest(bare: Project, tmp_path: 
     assert asked.read_text().split() == ["venv", "--quiet", "--clear", "--python", "3.13", str(bare.venv)]
 
 
-def test_without_python_and_uv_one_line_says_what_to_install(bare: Project) -> None:
+def test_without_python_and_uv_one_line_names_what_to_install(bare: Project) -> None:
     for _ in range(2):
         code, out, err = bare.inv("--list")
         assert (code, out, len(err.splitlines())) == (2, "", 1), err
@@ -355,7 +355,7 @@ def test_without_python_and_uv_one_line_says_what_to_install(bare: Project) -> N
     assert not bare.venv.exists()
 
 
-def test_a_python_without_pip_gets_uv_through_an_environment_of_its_own(bare: Project) -> None:
+def test_a_python_without_pip_installs_uv_in_a_separate_environment(bare: Project) -> None:
     """Debian's python3 with python3-venv, but without python3-pip."""
     bare.program("python3", f'''
         if [ "$1 $2" = "-m pip" ]; then exit 1; fi
@@ -365,14 +365,14 @@ def test_a_python_without_pip_gets_uv_through_an_environment_of_its_own(bare: Pr
     assert code == 0, err
 
 
-def test_another_python_that_is_asked_for_must_be_supported(fresh: Project) -> None:
+def test_an_unsupported_python_is_refused(fresh: Project) -> None:
     fresh.environment["LASTMILE_PYTHON"] = "3.9"
     code, out, err = fresh.inv("--list")
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert "'3.9'" in err and "3.13 3.12 3.11" in err
 
 
-def test_an_environment_elsewhere_leaves_the_projects_own_alone(fresh: Project, tmp_path: Path) -> None:
+def test_an_environment_in_another_folder_leaves_the_default_one_alone(fresh: Project, tmp_path: Path) -> None:
     fresh.environment |= {"LASTMILE_VENV": "other/venv", "LASTMILE_PYTHON": VERSION}
     code, out, err = fresh.inv("--list", cwd=tmp_path)
     assert code == 0 and out.startswith("called"), err
@@ -383,7 +383,7 @@ def test_an_environment_elsewhere_leaves_the_projects_own_alone(fresh: Project, 
 # -- choices -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_choice_of_extras_prints_what_it_omits_and_is_remembered_until_changed(fresh: Project) -> None:
+def test_selected_extras_are_remembered_and_what_they_omit_is_printed(fresh: Project) -> None:
     fresh.environment["LASTMILE_EXTRAS"] = "torch, tflite"
     code, _, err = fresh.inv("--list")
     assert code == 0, err
@@ -400,7 +400,7 @@ def test_a_choice_of_extras_prints_what_it_omits_and_is_remembered_until_changed
     assert fresh.choices == ["all", "default", VERSION]
 
 
-def test_the_cpu_build_of_pytorch_is_asked_of_uv_and_the_choice_is_remembered(fresh: Project, tmp_path: Path) -> None:
+def test_the_choice_of_the_cpu_build_of_pytorch_is_passed_to_uv_and_remembered(fresh: Project, tmp_path: Path) -> None:
     """The real uv, called through a script in the environment that records its arguments."""
     asked = tmp_path / "asked"
     fresh.tools("chmod")
@@ -432,7 +432,7 @@ def test_the_cpu_build_of_pytorch_is_asked_of_uv_and_the_choice_is_remembered(fr
     ("variable", "value", "known"),
     [("LASTMILE_EXTRAS", "torch,onxn", "torch,tflite,keras-gpu,dev,all"), ("LASTMILE_TORCH", "gpu", "cpu")],
 )
-def test_a_choice_that_does_not_exist_is_refused_with_the_known_ones(
+def test_an_unknown_choice_is_refused_with_the_known_ones(
     fresh: Project, variable: str, value: str, known: str
 ) -> None:
     fresh.environment[variable] = value
@@ -458,7 +458,7 @@ def test_it_works_with_the_programs_of_macos(fresh: Project) -> None:
     assert fresh.inv("--list")[2] == ""
 
 
-def test_the_script_is_executable_and_free_of_what_bash_3_2_lacks() -> None:
+def test_the_script_is_executable_and_uses_nothing_that_bash_3_2_lacks() -> None:
     assert os.access(ROOT / "inv", os.X_OK)
     done = subprocess.run(["bash", "-n", str(ROOT / "inv")], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -76,7 +76,7 @@ def test_without_proc_memory_comes_from_ps_and_getrusage(mac: Mac) -> None:
     assert 5 << 20 < peak < 500 << 20
 
 
-def test_without_proc_a_process_is_known_by_the_start_that_ps_reports(mac: Mac) -> None:
+def test_without_proc_the_start_time_of_a_process_comes_from_ps(mac: Mac) -> None:
     """1 lives, 2 is a zombie, 3 is gone."""
     mac.program(
         "ps",
@@ -90,7 +90,7 @@ def test_without_proc_a_process_is_known_by_the_start_that_ps_reports(mac: Mac) 
     assert mac.python(code).split() == ["1796058000", "None", "None"]
 
 
-def test_without_proc_unfinished_files_of_living_processes_stay_and_others_are_swept(mac: Mac, tmp_path: Path) -> None:
+def test_without_proc_only_temporary_files_of_ended_processes_are_removed(mac: Mac, tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     (tmp_path / f".tmp-{gone.pid}-1796058000-report.html").touch()

@@ -53,7 +53,7 @@ def test_the_nearest_name_is_suggested() -> None:
         registry.load("targets", "tflit")
 
 
-def test_the_folders_protocol_is_the_one_that_plug_ins_are_checked_against() -> None:
+def test_plug_ins_are_checked_against_the_protocol_of_their_folder() -> None:
     assert registry.PROTOCOLS == FOLDERS
 
 
@@ -98,7 +98,7 @@ def test_the_first_of_two_installations_of_a_package_counts(monkeypatch: pytest.
     assert {"old", "new"} & {*registry.names("recipes")} == {"new"}
 
 
-def test_a_name_that_a_plug_in_here_has_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_name_of_a_built_in_plug_in_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     offered(monkeypatch, tmp_path, "recipes", recipe("int8"), "int8")
     for call in (registry.names, registry.load_all, lambda folder: registry.load(folder, "fp32")):
         with pytest.raises(BadPlugIn) as caught:
@@ -118,7 +118,7 @@ def test_a_name_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["all", "../up", "a,b", "_own", "a b"])
-def test_a_name_that_cannot_be_typed_or_be_a_folder_is_refused(
+def test_a_name_that_is_no_valid_option_or_folder_name_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     distribution(tmp_path, "acme", {"lastmile.recipes": {name: "acme"}}, {})
@@ -142,7 +142,7 @@ def test_a_name_that_cannot_be_typed_or_be_a_folder_is_refused(
         ("RECIPE = 3", "int"),
     ],
 )
-def test_a_plug_in_that_cannot_be_used_names_its_package_and_leaves_the_others_alone(
+def test_an_unusable_plug_in_is_reported_with_its_package_and_does_not_affect_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str
 ) -> None:
     own = registry.names("recipes")
@@ -157,7 +157,9 @@ def test_a_plug_in_that_cannot_be_used_names_its_package_and_leaves_the_others_a
     assert broken == {"acme_one": str(caught.value)}
 
 
-def test_a_target_without_some_of_its_verbs_is_told_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_incomplete_target_is_refused_with_the_missing_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     text = """
     SUFFIX, RUNTIME, UNCHECKED, LAYOUT, TOOLS, EXTRA = ".x", None, "never", "NHWC", (), ""
     supports = None
@@ -175,7 +177,7 @@ def hash_of(folder: Path) -> str:
     return done.stdout.decode().strip()
 
 
-def test_the_hash_of_another_packages_plug_in_changes_with_its_files_and_its_version(tmp_path: Path) -> None:
+def test_the_hash_of_an_installed_plug_in_changes_with_its_files_and_version(tmp_path: Path) -> None:
     points = {"lastmile.recipes": {"acme_one": "acme.recipes.one"}}
     files = {"acme/__init__.py": "", "acme/recipes/one.py": recipe("acme_one"), "acme/_helper.py": "A = 1"}
     one = hash_of(distribution(tmp_path / "one", "acme", points, files))
@@ -189,7 +191,7 @@ def test_the_hash_of_another_packages_plug_in_changes_with_its_files_and_its_ver
     assert space == hash_of(distribution(tmp_path / "smaller", "acme", points, files))
 
 
-def test_looking_up_names_imports_no_plug_in(tmp_path: Path) -> None:
+def test_listing_names_imports_no_plug_in(tmp_path: Path) -> None:
     distribution(tmp_path, "acme", {"lastmile.recipes": {"acme_one": "acme"}}, {"acme.py": "1 / 0"})
     code = "import sys; from pipeline import registry; print(registry.names('recipes'))\n"
     code += "print([name for name in ('acme', 'numpy', 'pipeline.recipes') if name in sys.modules])"
@@ -199,42 +201,42 @@ def test_looking_up_names_imports_no_plug_in(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1] == "[]"
 
 
-def test_an_extra_of_another_package_is_named_as_pip_takes_it() -> None:
+def test_the_extra_of_another_package_is_named_as_pip_expects_it() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'acme-lastmile\[npu]'"), registry.extra("acme-lastmile[npu]"):
         import no_such_package  # noqa: F401
 
 
-def test_a_missing_package_gives_the_line_that_installs_it() -> None:
+def test_a_missing_package_is_reported_with_the_install_command() -> None:
     told = r"^no_such_package is not installed.*LASTMILE_EXTRAS.*pip install '\.\[onnx]'$"
     with pytest.raises(MissingExtra, match=told), registry.extra("onnx"):
         import no_such_package  # noqa: F401
 
 
-def test_another_error_inside_an_extra_stays_what_it_is() -> None:
+def test_another_error_inside_an_extra_is_not_changed() -> None:
     with pytest.raises(ZeroDivisionError), registry.extra("onnx"):
         raise ZeroDivisionError
 
 
-def test_versions_are_those_installed() -> None:
+def test_versions_are_those_of_the_installed_packages() -> None:
     found = registry.versions(("numpy", "no-such-distribution"))
     import numpy
 
     assert found == {"numpy": numpy.__version__, "no-such-distribution": "none"}
 
 
-def test_every_tool_that_decides_what_comes_out_is_a_distribution_that_is_here() -> None:
+def test_every_tool_that_decides_the_output_is_an_installed_distribution() -> None:
     for folder in ("targets", "frameworks"):
         for name in registry.names(folder):
             versions = registry.versions(registry.load(folder, name).TOOLS)
             assert versions and "none" not in versions.values(), (name, versions)
 
 
-def test_a_plug_ins_code_has_a_hash_of_its_own() -> None:
+def test_every_plug_in_has_a_different_source_hash() -> None:
     hashes = {registry.source_hash("targets", name) for name in registry.names("targets")}
     assert len(hashes) == len(registry.names("targets"))
 
 
-def test_every_plug_in_keeps_to_its_folders_protocol_as_mypy_reads_it(tmp_path: Path) -> None:
+def test_mypy_accepts_every_plug_in_as_an_instance_of_its_protocol(tmp_path: Path) -> None:
     lines = []
     for folder, protocol in FOLDERS.items():
         lines.append(f"from pipeline.{folder} import {protocol}")
@@ -252,7 +254,7 @@ def test_every_plug_in_keeps_to_its_folders_protocol_as_mypy_reads_it(tmp_path: 
     assert done.stdout == "Success: no issues found in 1 source file\n"
 
 
-def test_a_plug_in_that_lacks_a_verb_would_be_found(tmp_path: Path) -> None:
+def test_mypy_rejects_a_plug_in_that_lacks_a_verb(tmp_path: Path) -> None:
     (tmp_path / "lame.py").write_text('SUFFIX = ".lame"\n')
     (tmp_path / "held.py").write_text("import lame\nfrom pipeline.targets import Target\n_: Target = lame\n")
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--strict"]

@@ -94,7 +94,7 @@ def test_every_other_stage_that_is_up_to_date_changes_nothing(copied: Store, tin
 # -- help --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_names_every_task_with_what_it_does(tmp_path: Path) -> None:
+def test_the_list_describes_every_task(tmp_path: Path) -> None:
     listed = json.loads(inv(tmp_path, "--list", "--list-format", "json").out)
     found = {task["name"]: task["help"] for task in listed["tasks"]}
     for collection in listed["collections"]:
@@ -118,7 +118,7 @@ def test_the_help_of_a_task_shows_its_options(tmp_path: Path) -> None:
         assert option in shown and what in shown.partition(option)[2]
 
 
-def test_a_name_that_the_help_sends_people_to_is_a_task() -> None:
+def test_every_command_that_the_help_mentions_exists() -> None:
     import tasks
 
     named = {name for text in tasks.HELP.values() for name in re.findall(r"`inv ([\w.]+)`", text)}
@@ -137,7 +137,7 @@ def test_recipes_are_listed_by_name(tmp_path: Path) -> None:
     assert names_in(inv(tmp_path, "recipes"), "recipe") == registry.names("recipes")
 
 
-def test_targets_are_listed_by_name_with_the_reason_for_every_recipe_that_one_does_not_support(tmp_path: Path) -> None:
+def test_targets_are_listed_with_the_reason_for_every_unsupported_recipe(tmp_path: Path) -> None:
     rows = cells_of(inv(tmp_path, "targets"))
     shown = {
         (row[1], recipe, framework): row[4]
@@ -158,7 +158,7 @@ def test_targets_are_listed_by_name_with_the_reason_for_every_recipe_that_one_do
     assert [row[0] for row in rows[1 : 1 + len(registry.names("targets"))]] == registry.names("targets")
 
 
-def test_devices_lists_devices_toml_with_the_state_of_each_device(tmp_path: Path) -> None:
+def test_devices_lists_devices_toml_with_the_status_of_each_device(tmp_path: Path) -> None:
     assert set(devices.devices()) <= set(names_in(inv(tmp_path, "devices"), "device"))
     toml = tmp_path / "devices.toml"
     toml.write_text('[desk]\nkind = "local"\nsummary = "the one I sit at"\nemulated = true\n')
@@ -179,7 +179,7 @@ def test_doctor_checks_every_package_runtime_and_device(tmp_path: Path) -> None:
 # -- results, report, clean --------------------------------------------------------------------------------------------
 
 
-def test_results_as_json_is_a_list_of_cells_with_the_designs_fields(matrix: Store) -> None:
+def test_results_as_json_is_a_list_of_cells_with_the_documented_fields(matrix: Store) -> None:
     cells = inv(matrix.root, "results", "--json").json
     assert len(cells) >= len(registry.names("targets")) * len(registry.names("recipes"))
     names = {field.name for field in fields(Cell)}
@@ -198,13 +198,13 @@ def test_results_as_json_is_a_list_of_cells_with_the_designs_fields(matrix: Stor
         assert cell["size_bytes"] > 0 and cell["load_ms"] > 0 and cell["peak_rss_bytes"] > 0
 
 
-def test_results_of_an_empty_build_are_an_empty_list(tmp_path: Path) -> None:
+def test_results_of_an_empty_build_folder_are_an_empty_list(tmp_path: Path) -> None:
     assert inv(tmp_path / "build", "results", "--json").json == []
     assert inv(tmp_path / "build", "results").code == 0
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, unbuffered: str) -> None:
+def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path, unbuffered: str) -> None:
     """The first line fails, or what Python has kept until it ends."""
     pipe, env = subprocess.PIPE, environment(tmp_path, PYTHONUNBUFFERED=unbuffered)
     process = subprocess.Popen([*INV, "recipes"], cwd=ROOT, env=env, stdout=pipe, stderr=pipe)
@@ -214,13 +214,13 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path, unbuffered: str) -
     assert (said, process.returncode) == (b"", 128 + signal.SIGPIPE)
 
 
-def test_a_pipe_that_breaks_elsewhere_is_an_error() -> None:
+def test_a_broken_pipe_to_another_program_is_an_error() -> None:
     code = "import tasks\n@tasks.door()\ndef breaks(_c): raise BrokenPipeError(32, 'Broken pipe')\nbreaks.body(None)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.endswith("Exit: error: [Errno 32] Broken pipe\n")
 
 
-def test_report_writes_its_three_files_and_says_where(copied: Store) -> None:
+def test_report_writes_three_files_and_prints_the_path(copied: Store) -> None:
     (line,) = inv(copied.root, "report").lines
     assert line == str(copied.root / "report.html")
     assert Path(line).read_text().lstrip().lower().startswith("<!doctype html")
@@ -228,7 +228,7 @@ def test_report_writes_its_three_files_and_says_where(copied: Store) -> None:
     assert json.loads((copied.root / "results.json").read_text())
 
 
-def test_clean_removes_one_models_part_or_all(copied: Store, tmp_path: Path) -> None:
+def test_clean_removes_one_model_or_everything(copied: Store, tmp_path: Path) -> None:
     keep = copied.root / "other.torch" / "checkpoint"
     keep.mkdir(parents=True)
     assert inv(copied.root, "clean", "--model", "tiny").lines == [f"removed {copied.home('tiny', 'torch')}"]
@@ -249,7 +249,7 @@ def made(build: Path, *names: str) -> Store:
     return Store(build)
 
 
-def test_clean_takes_away_a_training_that_was_never_finished(tmp_path: Path) -> None:
+def test_clean_removes_an_unfinished_training(tmp_path: Path) -> None:
     home = tmp_path / "build" / "tiny.torch"
     (home / "training").mkdir(parents=True)
     assert inv(tmp_path / "build", "clean", "--model", "tiny").lines == [f"removed {home}"]
@@ -267,7 +267,7 @@ def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
     assert inv(build.root, "clean").lines == []
 
 
-def test_clean_leaves_a_folder_alone_that_did_not_begin_as_a_build_folder(tmp_path: Path) -> None:
+def test_clean_refuses_a_folder_that_was_not_created_as_a_build_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     made(tmp_path, "tiny.torch/checkpoint/checkpoint.json")
     said = f"{tmp_path} did not begin as a build folder (no .lastmile of ours): remove it yourself"
@@ -276,14 +276,14 @@ def test_clean_leaves_a_folder_alone_that_did_not_begin_as_a_build_folder(tmp_pa
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_no_build_folder_named_is_the_checkouts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_build_folder_is_in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     import tasks
 
     monkeypatch.setenv("LASTMILE_BUILD", "")
     assert tasks._build().root == ROOT / "build"
 
 
-def test_clean_takes_a_model_by_what_other_commands_call_it(tmp_path: Path, tiny: Path) -> None:
+def test_clean_accepts_a_model_as_other_commands_do(tmp_path: Path, tiny: Path) -> None:
     homes = ("resnet8.torch", "mobilenet_v3_small-width=0.5.keras", "tiny.torch", "tiny.frameworks", "tiny.json")
     build = made(tmp_path / "build", *(f"{home}/a" for home in homes), "results.json", "boards/a")
 
@@ -297,7 +297,7 @@ def test_clean_takes_a_model_by_what_other_commands_call_it(tmp_path: Path, tiny
     assert list(tree(build.root)) == ["boards/a", "resnet8.torch/a", "results.json", "tiny.json/a"]
 
 
-def test_clean_ends_emulated_boards_first(tmp_path: Path) -> None:
+def test_clean_stops_emulated_boards_first(tmp_path: Path) -> None:
     """A stand-in for QEMU that ends when it is killed, as it does where ssh finds nobody."""
     build = made(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
     with subprocess.Popen(["sleep", "600"]) as board:

@@ -103,12 +103,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return shop
 
 
-def test_the_package_has_one_of_each(shop: Shop) -> None:
+def test_the_package_has_one_plug_in_of_each_kind(shop: Shop) -> None:
     groups = tomllib.loads(blocks()["pyproject.toml"])["project"]["entry-points"]
     assert {group.rpartition(".")[2] for group in groups} == {"recipes", "targets", "datasets", "devices", "runtimes"}
 
 
-def test_listings_show_its_plug_ins_beside_the_others(shop: Shop) -> None:
+def test_the_listings_include_its_plug_ins(shop: Shop) -> None:
     recipes = [line.split()[0] for line in shop.inv("recipes").lines[1:]]
     assert recipes == sorted([*registry.names("recipes"), "int8_64"])
     targets = shop.inv("targets").out
@@ -125,7 +125,7 @@ def test_its_dataset_trains_and_evaluates_a_model(shop: Shop) -> None:
     assert checkpoint.accuracy > 0.9
 
 
-def test_its_recipe_and_its_target_make_files_with_the_models_outputs(shop: Shop) -> None:
+def test_its_recipe_and_target_export_files_with_the_models_outputs(shop: Shop) -> None:
     for target in ("acme", "onnx"):
         artifact = shop.read(Artifact, f"striped.torch/int8_64/{target}/artifact.json")
         assert (artifact.quantized_by, artifact.calibration.samples) == ("graph", 64)
@@ -150,7 +150,7 @@ def test_its_device_kind_measures_with_its_runtime(shop: Shop) -> None:
                 assert kept["output_0"].shape == (128, 2)
 
 
-def test_results_show_what_its_plug_ins_made(shop: Shop) -> None:
+def test_results_include_its_cells(shop: Shop) -> None:
     cells = shop.inv("results", "--json").json
     made = {(cell["target"], cell["recipe"]) for cell in cells if cell["device"] == "core0" and cell["status"] == "ok"}
     assert made == {(target, recipe) for target in ("acme", "onnx") for recipe in ("fp32", "int8_64")}
@@ -163,14 +163,14 @@ def copied(shop: Shop, tmp_path: Path) -> Shop:
     return Shop(tmp_path, shop.model)
 
 
-def test_a_change_of_the_package_makes_its_files_out_of_date_and_no_others(copied: Shop) -> None:
+def test_a_change_of_the_package_makes_only_its_files_out_of_date(copied: Shop) -> None:
     assert "exporting" not in copied.export().err
     target = copied.root / "site" / "acme" / "target.py"
     target.write_text(target.read_text() + "\n# changed\n")
     assert "exporting 2 files for acme\n" in copied.export().err
 
 
-def test_a_broken_plug_in_is_shown_with_its_reason_and_the_others_work(copied: Shop) -> None:
+def test_a_broken_plug_in_is_listed_with_the_reason_and_others_work(copied: Shop) -> None:
     (copied.root / "site" / "acme" / "target.py").write_text("import acme.no_such_part\n")
     says = "acme-lastmile 1.0"
     (listed,) = [line for line in copied.inv("targets").lines if "acme" in line]
@@ -184,7 +184,7 @@ def test_a_broken_plug_in_is_shown_with_its_reason_and_the_others_work(copied: S
     assert all(cell["status"] == "failed" and says in cell["reason"] for cell in shown)
 
 
-def test_a_broken_runtime_is_shown_with_its_reason_and_the_others_work(copied: Shop) -> None:
+def test_a_broken_runtime_is_listed_with_the_reason_and_others_work(copied: Shop) -> None:
     (copied.root / "site" / "acme" / "runtime.py").write_text("SUFFIX = '.acme'\n")
     (failed,) = [line for line in copied.inv("doctor").out.splitlines() if "runtime acme" in line]
     assert failed.startswith("failed")

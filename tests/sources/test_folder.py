@@ -28,7 +28,7 @@ def test_a_model_is_found_by_name_and_by_its_folders_path(name: str) -> None:
         assert len(by_name.source(framework)) == 64
 
 
-def test_a_folder_elsewhere_is_a_model(tiny: Path) -> None:
+def test_a_model_folder_may_be_anywhere(tiny: Path) -> None:
     model = sources.find(str(tiny))
     assert (model.folder, model.spec.name, model.frameworks) == (tiny, "tiny", ["keras", "torch"])
     assert callable(model.code("torch").build)
@@ -36,7 +36,7 @@ def test_a_folder_elsewhere_is_a_model(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["digits_cnn", "mobilenet_v3_small:classes=3,width=0.5", "{tiny}"])
-def test_a_model_knows_the_word_that_finds_it_from_any_folder(
+def test_the_word_of_a_model_finds_it_from_any_folder(
     word: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = sources.find(word.format(tiny=tiny))
@@ -53,7 +53,7 @@ def test_an_unknown_name_lists_the_known_and_suggests_the_nearest() -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def test_options_change_the_spec_and_its_name_says_those_that_are_not_the_default() -> None:
+def test_options_change_the_spec_and_its_name_contains_those_that_are_not_default() -> None:
     spec = sources.find("mobilenet_v3_small:width=0.5,classes=10").spec
     assert spec.name == "mobilenet_v3_small-classes=10-width=0.5"
     assert (spec.classes, spec.options["width"]) == (10, 0.5)
@@ -79,12 +79,12 @@ def test_the_order_of_options_does_not_matter() -> None:
         ("width=0.5,", "has no option ''"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused(options: str, complaint: str) -> None:
+def test_an_invalid_option_is_refused(options: str, complaint: str) -> None:
     with pytest.raises(BadOption, match=complaint):
         sources.find(f"mobilenet_v3_small:{options}")
 
 
-def test_a_model_without_options_says_that_it_has_none() -> None:
+def test_an_option_of_a_model_without_options_is_refused() -> None:
     with pytest.raises(BadOption, match=r"digits_cnn has no option 'width' \(it has: none\)"):
         sources.find("digits_cnn:width=1")
 
@@ -97,14 +97,14 @@ def test_a_datasets_classes_become_the_labels() -> None:
     assert model.spec.labels == ("cat", "dog")
 
 
-def test_another_number_of_classes_is_refused_with_the_option_that_fits_it() -> None:
+def test_another_number_of_classes_is_refused_with_the_option_that_fits() -> None:
     with pytest.raises(BadOption, match=r"has 1000 classes and the data has 2: .*--model .*:classes=2"):
         sources.fitted(sources.find("mobilenet_v3_small"), ("cat", "dog"))
     with pytest.raises(BadOption, match=r"^digits_cnn has 10 classes and the data has 2$"):
         sources.fitted(sources.find("digits_cnn"), ("cat", "dog"))
 
 
-def test_a_spec_is_what_manifests_will_say_it_is(tiny: Path, tmp_path: Path) -> None:
+def test_a_spec_is_normalized_as_in_manifests(tiny: Path, tmp_path: Path) -> None:
     text = (tiny / "__init__.py").read_text()
     (tmp_path / "__init__.py").write_text(text.replace("(8, 8, 1)", "[8, 8, 1]"))
     assert sources.find(str(tmp_path)).spec == sources.find(str(tiny)).spec
@@ -138,7 +138,7 @@ def test_a_spec_is_what_manifests_will_say_it_is(tiny: Path, tmp_path: Path) -> 
         ("SPEC =", "SPEC = (", "cannot be imported: SyntaxError"),
     ],
 )
-def test_a_spec_that_later_stages_cannot_rely_on_is_refused_with_its_folder(
+def test_an_invalid_spec_is_refused_with_the_path_of_its_folder(
     old: str, new: str, complaint: str, tiny: Path, tmp_path: Path
 ) -> None:
     text = (tiny / "__init__.py").read_text()
@@ -149,13 +149,13 @@ def test_a_spec_that_later_stages_cannot_rely_on_is_refused_with_its_folder(
     assert str(tmp_path) in str(caught.value)
 
 
-def test_what_is_no_model_folder_is_refused_with_what_would_be_one(tmp_path: Path) -> None:
+def test_a_path_that_is_no_model_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"is not a model folder: it has no __init__\.py with SPEC"):
         sources.find(str(tmp_path))
     with pytest.raises(BadModel, match=r"^no model folder at .*/none: .*__init__\.py"):
         sources.find(str(tmp_path / "none"))
 
 
-def test_a_framework_that_a_model_is_not_written_in_is_named(tiny: Path) -> None:
+def test_a_framework_that_the_model_lacks_is_named(tiny: Path) -> None:
     with pytest.raises(BadModel, match=r"^model tiny has no jax\.py in .*build\(spec\)"):
         sources.find(str(tiny)).code("jax")

@@ -46,7 +46,7 @@ def test_spans_cover_every_sample_once() -> None:
     assert _chunks.spans(7, 100) == [range(7)]
 
 
-def test_a_small_rest_goes_with_the_last_chunk() -> None:
+def test_a_small_remainder_is_added_to_the_last_chunk() -> None:
     assert _chunks.spans(504, 500) == [range(504)]
     assert _chunks.spans(1050, 500) == [range(500), range(500, 1050)]
     assert _chunks.spans(1051, 500) == [range(500), range(500, 1000), range(1000, 1051)]
@@ -54,7 +54,7 @@ def test_a_small_rest_goes_with_the_last_chunk() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 22, 23, None])
-def test_chunks_together_are_what_one_call_gives(tmp_path: Path, chunk: int | None) -> None:
+def test_joined_chunks_equal_the_result_of_one_call(tmp_path: Path, chunk: int | None) -> None:
     _chunks.join(all_of(tmp_path, Device(), chunk), tmp_path / "all.npz")
     i = np.arange(SAMPLES, dtype=np.float32)
     with np.load(tmp_path / "all.npz", allow_pickle=False) as joined:
@@ -64,7 +64,9 @@ def test_chunks_together_are_what_one_call_gives(tmp_path: Path, chunk: int | No
         assert joined["output_0"].dtype == joined["output_1"].dtype == np.float32
 
 
-def test_a_lost_device_is_asked_for_the_missing_chunks_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_lost_connection_only_missing_chunks_are_requested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(Unreachable):
         all_of(tmp_path, Device(lost=2))
     again = Device()
@@ -74,7 +76,7 @@ def test_a_lost_device_is_asked_for_the_missing_chunks_only(tmp_path: Path, caps
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
-def test_a_damaged_or_missing_chunk_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_chunk_is_requested_again(tmp_path: Path) -> None:
     all_of(tmp_path, Device())
     (tmp_path / "chunks/5.npz").write_bytes(b"damaged")
     (tmp_path / "chunks/15.npz").unlink()
@@ -84,7 +86,7 @@ def test_a_damaged_or_missing_chunk_is_asked_for_again(tmp_path: Path) -> None:
     assert again.starts == [5, 15, 20]
 
 
-def test_chunks_of_something_else_do_not_count(tmp_path: Path) -> None:
+def test_chunks_with_another_key_or_size_are_not_reused(tmp_path: Path) -> None:
     all_of(tmp_path, Device())
     other, smaller = Device(), Device()
     all_of(tmp_path, other, key="other")
@@ -93,7 +95,7 @@ def test_chunks_of_something_else_do_not_count(tmp_path: Path) -> None:
     assert smaller.starts == [0, 4, 8, 12, 16]  # 20 to 22 is a chunk of either size
 
 
-def test_a_chunk_that_is_not_what_the_device_sent_is_refused(tmp_path: Path) -> None:
+def test_a_chunk_with_another_hash_than_the_device_reported_is_refused(tmp_path: Path) -> None:
     def lies(words: Sequence[str | Path]) -> Mapping[str, Any]:
         return {**Device()(words), "predictions_sha256": "0" * 64}
 
@@ -102,7 +104,7 @@ def test_a_chunk_that_is_not_what_the_device_sent_is_refused(tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_a_finished_latency_run_is_not_made_again(tmp_path: Path) -> None:
+def test_a_finished_latency_run_is_reused(tmp_path: Path) -> None:
     def run(words: Sequence[str | Path]) -> Mapping[str, Any]:
         return {"runs": [[1, 2]], "words": list(words)}
 

@@ -33,7 +33,7 @@ def outputs(build: Store, framework: str) -> np.ndarray:
         return answers
 
 
-def test_there_and_back_the_answers_stay_and_so_do_the_weights(copied: Store, job: Job) -> None:
+def test_conversion_to_keras_and_back_preserves_outputs_and_weights(copied: Store, job: Job) -> None:
     there = to(copied, job, "keras")
     assert (there.framework, there.origin, there.samples) == ("keras", "converted from torch", 504)
     np.testing.assert_allclose(outputs(copied, "keras"), outputs(copied, "torch"), atol=1e-4)
@@ -50,12 +50,12 @@ def test_there_and_back_the_answers_stay_and_so_do_the_weights(copied: Store, jo
     assert len(kept) == 1 and store.read(Checkpoint, kept[0] / "checkpoint.json") is not None
 
 
-def test_one_framework_twice_is_refused(copied: Store, job: Job) -> None:
+def test_converting_to_the_same_framework_is_refused(copied: Store, job: Job) -> None:
     with pytest.raises(BadOption, match="both torch: name two of keras, torch"):
         to(copied, job, "torch")
 
 
-def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
+def test_a_model_that_lacks_the_other_framework_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lonely"
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
     text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="lonely"')
@@ -67,7 +67,9 @@ def test_a_model_without_a_twin_is_refused_in_one_line(tiny: Path, tmp_path: Pat
     assert not (tmp_path / "build").exists()
 
 
-def test_models_that_differ_between_frameworks_are_refused_and_nothing_is_written(tiny: Path, tmp_path: Path) -> None:
+def test_a_model_whose_layers_differ_between_frameworks_is_refused_and_nothing_is_written(
+    tiny: Path, tmp_path: Path
+) -> None:
     folder, build = tmp_path / "uneven", Store(tmp_path / "build")
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, old, new in (("__init__.py", '"tiny"', '"uneven"'), ("keras.py", '"features_3"', '"another"')):

@@ -18,7 +18,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> list[doctor.Check]:
     return doctor.doctor(Store(tmp_path_factory.mktemp("build")))
 
 
-def test_every_required_check_passes_here(checks: list[doctor.Check]) -> None:
+def test_every_required_check_passes_on_this_machine(checks: list[doctor.Check]) -> None:
     assert [check for check in checks if check.fix and not check.optional] == []
 
 
@@ -46,7 +46,7 @@ all = ["lastmile[onnx]"]
 """
 
 
-def test_a_missing_package_and_one_of_another_version_are_reported_with_the_command_that_installs_them(
+def test_a_missing_package_and_a_wrong_version_are_reported_with_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy
@@ -60,7 +60,9 @@ def test_a_missing_package_and_one_of_another_version_are_reported_with_the_comm
     assert checks["no-such-distribution"] == doctor.Check("no-such-distribution", "not installed", other_line)
 
 
-def test_a_package_of_an_extra_that_was_not_chosen_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_an_extra_that_was_not_selected_is_optional(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pyproject.toml").write_text(PROJECT)
     (tmp_path / doctor.CHOICES).write_text(f"{tmp_path}\ntorch,tflite\ndefault\n3.12\n")
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
@@ -70,7 +72,7 @@ def test_a_package_of_an_extra_that_was_not_chosen_is_optional(tmp_path: Path, m
     assert other.optional and "LASTMILE_EXTRAS=torch,tflite,onnx ./inv" in str(other.fix)
 
 
-def test_a_missing_tool_is_optional_and_reported_with_the_command_that_installs_it(
+def test_a_missing_tool_is_optional_and_reported_with_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))

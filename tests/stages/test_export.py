@@ -67,7 +67,7 @@ def checkpoint_of(build: Store) -> Checkpoint:
 # -- up to date --------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_export_says_nothing_writes_nothing_and_imports_no_framework(matrix: Store) -> None:
+def test_a_second_export_prints_nothing_writes_nothing_and_imports_no_framework(matrix: Store) -> None:
     before = snapshot(matrix.root)
     outcomes, heavy, said = finish(start(matrix, TARGETS, RECIPES))
     assert heavy == []
@@ -98,7 +98,7 @@ def key_where(build: Store, path: Path) -> str:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, job: Job, tmp_path: Path) -> None:
+def test_every_input_of_an_artifact_changes_its_cache_key(matrix: Store, job: Job, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(matrix)
     fp32, int8 = recipes_of(["fp32", "int8"])
 
@@ -123,13 +123,13 @@ def test_what_decides_what_a_file_is_decides_its_key(matrix: Store, job: Job, tm
     assert len({first, *others}) == 7
 
 
-def test_a_cell_that_needs_making_makes_all_outcomes_unknown(copied: Store, job: Job) -> None:
+def test_current_returns_none_if_one_cell_is_out_of_date(copied: Store, job: Job) -> None:
     (copied.cell("tiny", "torch", "fp16", "onnx") / "artifact.json").unlink()
     assert export.current(copied, plan("onnx", "fp16"), job) is None
     assert export.current(copied, plan("onnx", "fp32"), job) is not None
 
 
-def test_where_nothing_was_trained_nothing_is_current(tmp_path: Path, job: Job) -> None:
+def test_current_returns_none_without_a_checkpoint(tmp_path: Path, job: Job) -> None:
     assert export.current(Store(tmp_path), plan(), job) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +137,7 @@ def test_where_nothing_was_trained_nothing_is_current(tmp_path: Path, job: Job) 
 # -- not what the manifest says ----------------------------------------------------------------------------------------
 
 
-def test_what_was_altered_or_cut_off_is_made_anew_with_a_line_and_the_rest_left_alone(copied: Store) -> None:
+def test_only_altered_and_truncated_artifacts_are_exported_again_with_a_message(copied: Store) -> None:
     folders = {recipe: copied.cell("tiny", "torch", recipe, "onnx") for recipe in ("fp16", "fp32", "int8")}
     old = {recipe: store.read(Artifact, folder / "artifact.json") for recipe, folder in folders.items()}
     with (folders["fp32"] / "model.onnx").open("ab") as file:
@@ -161,7 +161,7 @@ def test_what_was_altered_or_cut_off_is_made_anew_with_a_line_and_the_rest_left_
     assert snapshot(folders["int8"]) == untouched
 
 
-def test_a_manifest_that_points_elsewhere_is_not_followed(copied: Store, job: Job) -> None:
+def test_a_manifest_with_a_path_outside_its_folder_is_refused(copied: Store, job: Job) -> None:
     path = copied.cell("tiny", "torch", "fp32", "onnx") / "artifact.json"
     path.write_text(path.read_text().replace('"model.onnx"', '"../../../../../etc/passwd"'))
     with pytest.raises(Exception, match="not a plain file name"):
@@ -180,7 +180,7 @@ def workers_of(parent: int) -> list[int]:
     return [pid for pid in found if b"pipeline.stages._export_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_killed_worker_costs_its_recipe_only_and_the_failure_is_kept(copied: Store, job: Job) -> None:
+def test_a_killed_worker_fails_only_its_recipe_and_the_failure_is_stored(copied: Store, job: Job) -> None:
     recipes = ["fp16", "fp32", "int8"]
     folders = {recipe: copied.cell("tiny", "torch", recipe, "onnx") for recipe in recipes}
     for folder in folders.values():
@@ -213,7 +213,7 @@ def test_a_killed_worker_costs_its_recipe_only_and_the_failure_is_kept(copied: S
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_named_cell_that_cannot_be_is_refused_with_the_targets_reason() -> None:
+def test_a_named_cell_that_is_unsupported_is_refused_with_the_targets_reason() -> None:
     reason = registry.load("targets", "coreml").supports(recipes_of("int8_dynamic")[0], "torch")
     with pytest.raises(Unsupported) as caught:
         plan(["tflite", "coreml"], ["fp32", "int8_dynamic"])
@@ -221,7 +221,7 @@ def test_a_named_cell_that_cannot_be_is_refused_with_the_targets_reason() -> Non
     assert [recipe.name for recipe in plan("tflite").recipes] == RECIPES
 
 
-def test_failed_exports_are_an_error_that_names_them_and_shows_the_logs_end(
+def test_failed_exports_raise_an_error_that_names_them_and_print_the_end_of_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "export.log"
@@ -237,7 +237,7 @@ def test_failed_exports_are_an_error_that_names_them_and_shows_the_logs_end(
     assert f"(log: {log})" in said
 
 
-def test_an_outcome_is_shown_with_path_size_and_check_or_its_reason(matrix: Store, job: Job) -> None:
+def test_an_outcome_line_has_path_size_and_check_or_the_reason(matrix: Store, job: Job) -> None:
     outcomes = export.current(matrix, plan(), job)
     assert outcomes is not None
     for outcome in outcomes:
@@ -250,5 +250,5 @@ def test_an_outcome_is_shown_with_path_size_and_check_or_its_reason(matrix: Stor
             assert "top-1 agreement" in line or "not checked on Linux" in line
 
 
-def test_the_checkpoint_is_the_one_that_train_finds(matrix: Store, job: Job) -> None:
+def test_train_finds_the_same_checkpoint(matrix: Store, job: Job) -> None:
     assert train.ready(matrix, job) == checkpoint_of(matrix)

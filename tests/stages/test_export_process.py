@@ -22,7 +22,7 @@ from tests.conftest import SPIED
 ROOT = Path(__file__).parents[2]
 
 
-def test_coremltools_and_litert_torch_can_both_be_imported_after_what_the_worker_imports_first() -> None:
+def test_coremltools_and_litert_torch_can_both_be_imported_after_import_order() -> None:
     """tensorflow before triton ends a process by a signal, and coremltools imports tensorflow where it is installed."""
     code = "from pipeline.registry import import_order\nimport_order()\nimport torch, coremltools, litert_torch, sys\n"
     code += "print('tensorflow' in sys.modules, 'triton' in sys.modules)"
@@ -66,16 +66,14 @@ def _of(words: list[str]) -> str:
     return str(json.loads(words[-1])["target"]) if module == "pipeline.stages._export_process" else module
 
 
-def test_a_job_survives_its_way_to_the_worker() -> None:
+def test_a_job_survives_a_round_trip_through_json() -> None:
     training = TrainingOptions(3, 4, 0.5, 7, "cpu", False, 2, 3, 1, "host")
     full = dataclasses.replace(plans.job(), data=Path("data"), weights=Path("w.pt"), training=training)
     for job in (plans.job(), plans.job(model="mobilenet_v3_small:width=0.1234567"), full):
         assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
 
 
-def test_standard_output_is_a_line_of_json_a_recipe_and_after_a_failure_the_next_goes_on(
-    copied: Store, job: Job
-) -> None:
+def test_the_process_prints_one_json_line_per_recipe_and_continues_after_a_failure(copied: Store, job: Job) -> None:
     """The graph's kept answers are made another graph's: the file is right, but not what it is compared with."""
     folder = copied.graphs("tiny", "torch", "int8")
     checkpoint = train.ready(copied, job)
@@ -108,7 +106,7 @@ def spoil_reference(folder: Path) -> None:
     store.write(folder / "graph.json", dataclasses.replace(graph, files=files))
 
 
-def test_a_reason_is_the_first_line_that_says_something_and_names_errors_of_others() -> None:
+def test_a_reason_is_the_first_nonempty_line_and_names_the_type_of_foreign_errors() -> None:
     assert _reason(Unsupported("no such thing")) == "no such thing"
     assert _reason(StageFailed("\n\n first \nsecond")) == "first"
     assert _reason(ValueError("\nbad value\nmore")) == "ValueError: bad value"

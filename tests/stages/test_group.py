@@ -84,7 +84,7 @@ def member(build: Path, rank: int) -> int:
 
 
 @pytest.mark.parametrize(("framework", "process"), [("torch", "1 (of 2"), ("keras", "0 (of 1")])
-def test_two_devices_train_as_one_does_and_a_killed_process_ends_the_job_that_one_resumes(
+def test_a_killed_process_ends_a_training_on_two_devices_and_one_device_resumes_it(
     framework: str, process: str, tmp_path: Path, alone: Callable[[str], Checkpoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = Running(tmp_path, *words(framework), "--devices", "2")
@@ -104,7 +104,7 @@ def test_two_devices_train_as_one_does_and_a_killed_process_ends_the_job_that_on
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_network_with_other_outputs_than_its_spec_is_refused_in_one_line_by_all(
+def test_outputs_that_contradict_the_spec_give_one_error_line_for_all_processes(
     framework: str, tiny: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "seven"
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_every_process(framework: str, tmp_path: Path) -> None:
     running.interrupted()
 
 
-def test_the_end_of_the_first_process_is_the_end_of_all(tmp_path: Path) -> None:
+def test_when_the_first_process_is_killed_all_end(tmp_path: Path) -> None:
     """It holds the lock: another run may be writing to the folder now."""
     running = Running(tmp_path, *words("torch", 500), "--devices", "2")
     running.until_said("epoch 1/500")
@@ -136,7 +136,7 @@ def test_the_end_of_the_first_process_is_the_end_of_all(tmp_path: Path) -> None:
     assert processes(tmp_path) == []
 
 
-def test_inv_train_is_one_training_under_torchrun(tmp_path: Path, alone: Callable[[str], Checkpoint]) -> None:
+def test_inv_train_under_torchrun_is_one_training(tmp_path: Path, alone: Callable[[str], Checkpoint]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tasks.py"]
     done = subprocess.run(
         [*command, *words("torch")], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
@@ -151,7 +151,7 @@ def test_inv_train_is_one_training_under_torchrun(tmp_path: Path, alone: Callabl
 # -- on two ------------------------------------------------------------------------------------------------------------
 
 
-def test_two_machines_train_as_one_and_the_first_keeps_the_checkpoint(
+def test_two_machines_train_like_one_and_the_first_writes_the_checkpoint(
     tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
 ) -> None:
     asked = (*words("torch"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
@@ -159,7 +159,7 @@ def test_two_machines_train_as_one_and_the_first_keeps_the_checkpoint(
     assert_as_one(tmp_path, "torch", inv(tmp_path / "first", *asked), second.ended(), alone)
 
 
-def test_a_machine_that_loses_its_process_ends_the_others_and_they_resume_as_one_by_tf_config(
+def test_a_killed_process_ends_the_training_on_both_machines_and_tf_config_resumes_it(
     tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
 ) -> None:
     """Also from a state that only the first machine has."""
@@ -219,7 +219,7 @@ def ports() -> list[int]:
         ({"devices": 2, "epochs": None, "weights": Path("mine.pt")}, "omit --devices and --num-nodes"),
     ],
 )
-def test_a_group_that_cannot_be_is_refused_before_anything_is_made(
+def test_an_invalid_group_is_refused_before_anything_is_written(
     asked: dict[str, object], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadOption, match=re.escape(complaint)):
@@ -227,9 +227,7 @@ def test_a_group_that_cannot_be_is_refused_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_under_another_launcher_the_options_for_a_group_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_group_options_are_refused_under_another_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadOption, match=r"torchrun.*--devices"):

@@ -39,7 +39,7 @@ def measurement_of(build: Store, target: str, recipe: str, device: str = "local"
 
 @pytest.mark.parametrize("target", RUNNING)
 @pytest.mark.parametrize("recipe", registry.names("recipes"))
-def test_raw_samples_and_facts_are_kept(target: str, recipe: str, matrix: Store) -> None:
+def test_raw_samples_and_facts_are_stored(target: str, recipe: str, matrix: Store) -> None:
     found = measurement_of(matrix, target, recipe)
     artifact = json.loads((folder_of(matrix, target, recipe).parent / "artifact.json").read_text())
     assert found.artifact_sha256 == artifact["sha256"]
@@ -57,7 +57,7 @@ def test_raw_samples_and_facts_are_kept(target: str, recipe: str, matrix: Store)
 
 @pytest.mark.parametrize("target", RUNNING)
 @pytest.mark.parametrize("recipe", registry.names("recipes"))
-def test_accuracy_is_that_of_the_kept_answers_to_the_whole_test_split(
+def test_accuracy_is_computed_from_the_stored_outputs_of_the_whole_test_split(
     target: str, recipe: str, matrix: Store, job: Job
 ) -> None:
     found = measurement_of(matrix, target, recipe)
@@ -82,7 +82,7 @@ def test_a_second_bench_does_nothing(copied: Store, job: Job, capsys: pytest.Cap
     assert capsys.readouterr().err == ""
 
 
-def test_what_decides_a_figure_decides_its_key(
+def test_every_input_of_a_measurement_changes_its_cache_key(
     matrix: Store, job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     checkpoint = train.ready(matrix, job)
@@ -121,7 +121,7 @@ def test_what_decides_a_figure_decides_its_key(
     assert len({first, *others}) == 9
 
 
-def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Store, job: Job) -> None:
+def test_each_number_of_threads_has_its_own_measurement_and_again_repeats_it(copied: Store, job: Job) -> None:
     made = cells(copied, ["onnx"], ["fp32"])
     one = measurement_of(copied, "onnx", "fp32")
     two_threads = dataclasses.replace(QUICK, threads=(2,))
@@ -143,7 +143,7 @@ def test_other_threads_are_another_measurement_and_again_is_one_too(copied: Stor
     assert (pair.equal, pair.samples) == (504, 504)
 
 
-def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(copied: Store, job: Job) -> None:
+def test_accuracy_on_a_subset_is_compared_with_the_float_model_on_that_subset(copied: Store, job: Job) -> None:
     made = cells(copied, ["onnx"], ["int8"])
     whole = measurement_of(copied, "onnx", "int8").accuracy
     assert made.bench(LOCAL, dataclasses.replace(QUICK, samples=100)) == []
@@ -160,7 +160,7 @@ def test_a_part_of_the_split_is_measured_beside_the_float_model_on_that_part(cop
     assert any("100 of 504 samples" in warning for warning in cell.warnings)
 
 
-def test_outputs_that_are_no_numbers_are_wrong_here_as_in_the_results(tmp_path: Path) -> None:
+def test_nan_outputs_count_as_wrong_predictions(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "build")
     tree.logits[tree.truth == 0] = np.nan  # of which argmax says 0
     checkpoint = tree.checkpoint()
@@ -172,13 +172,13 @@ def test_outputs_that_are_no_numbers_are_wrong_here_as_in_the_results(tmp_path: 
     assert measure._reference(run, 100) == 0.75
 
 
-def test_more_samples_than_there_are_is_refused(copied: Store, job: Job) -> None:
+def test_more_samples_than_the_split_has_are_refused(copied: Store, job: Job) -> None:
     made = cells(copied, ["onnx"], ["int8"])
     with pytest.raises(BadOption, match="--samples 505: tiny's test split has 504"):
         made.bench(LOCAL, dataclasses.replace(QUICK, samples=505))
 
 
-def test_altered_answers_are_measured_anew_with_a_line(
+def test_altered_predictions_are_measured_again_with_a_message(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = cells(copied, ["tflite"], ["fp32", "int8"])
@@ -192,7 +192,7 @@ def test_altered_answers_are_measured_anew_with_a_line(
     assert path.read_bytes() == whole
 
 
-def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: Store, job: Job) -> None:
+def test_a_measurement_that_exceeds_the_time_limit_is_stored_as_a_failure(copied: Store, job: Job) -> None:
     made = cells(copied, ["onnx"], ["int8"])
     (folder_of(copied, "onnx", "int8") / "measurement.json").unlink()
     forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3)
@@ -204,7 +204,7 @@ def test_a_measurement_that_does_not_end_is_ended_and_kept_as_a_failure(copied: 
     assert (cell.status, cell.reason) == ("failed", "timeout after 3 s")
 
 
-def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(copied: Store, job: Job) -> None:
+def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_file_is_measured(copied: Store, job: Job) -> None:
     made = cells(copied, ["tflite"], ["fp32", "int8"])
     for recipe in ("fp32", "int8"):
         (folder_of(copied, "tflite", recipe) / "measurement.json").unlink()
@@ -218,7 +218,7 @@ def test_a_file_that_the_runtime_refuses_is_a_failure_and_the_next_is_measured(c
     assert not list(copied.root.rglob(f"{store.TEMPORARY}*"))
 
 
-def test_a_measurement_that_works_takes_the_failures_place(copied: Store, job: Job) -> None:
+def test_a_successful_measurement_replaces_the_failure(copied: Store, job: Job) -> None:
     made = cells(copied, ["tflite"], ["int8"])
     folder = folder_of(copied, "tflite", "int8")
     store.write(folder / "failure.json", Failure("failed", "once", "", "key"))
@@ -227,7 +227,7 @@ def test_a_measurement_that_works_takes_the_failures_place(copied: Store, job: J
     assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
 
 
-def test_an_emulated_device_is_said_to_be_one_and_no_latency_is_shown(
+def test_a_measurement_on_an_emulated_device_is_marked_and_shows_no_latency(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretended = devices.bound(Device("pretended", "local", emulated=True))
@@ -237,7 +237,7 @@ def test_an_emulated_device_is_said_to_be_one_and_no_latency_is_shown(
     assert "tflite int8: top-1 " in said and " ms" not in said
 
 
-def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(copied: Store, job: Job) -> None:
+def test_a_runtime_with_conflicting_requirements_runs_in_its_own_environment(copied: Store, job: Job) -> None:
     """tflite-runtime needs numpy<2; its environment is really installed."""
     device = devices.find("local-tflite-runtime")
     made = cells(copied, RUNNING, ["int8"])
@@ -262,19 +262,19 @@ def test_a_runtime_that_cannot_live_here_measures_in_an_environment_of_its_own(c
         {"min_seconds": float("nan")}, {"time_limit": float("inf")},
     ],
 )  # fmt: skip
-def test_numbers_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match="--threads, --min-runs and --samples must be at least 1"):
         dataclasses.replace(measure.Options(), **wrong).check()
 
 
-def test_the_pictures_of_a_bench_are_those_of_the_checkpoint(matrix: Store, job: Job) -> None:
+def test_a_bench_uses_the_evaluation_images_of_the_checkpoint(matrix: Store, job: Job) -> None:
     found = measurement_of(matrix, "tflite", "fp32")
     (folder,) = (matrix.root / "data").iterdir()
     assert folder.name == f"digits-{found.accuracy.dataset_sha256[:16]}"
     assert len(push.labels(folder / "images.npy")) == found.accuracy.samples
 
 
-def test_a_line_of_an_emulated_device_has_instructions_where_they_are_counted_and_never_a_time(matrix: Store) -> None:
+def test_a_line_of_an_emulated_device_shows_counted_instructions_and_never_a_time(matrix: Store) -> None:
     found = measurement_of(matrix, "onnx", "fp32")
     found = dataclasses.replace(found, runs=((1, 69_314),) * 99 + ((2, 140_000),))
     assert "ms, p99" in measure._line(found)

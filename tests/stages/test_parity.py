@@ -60,14 +60,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_right_file_passes_and_nothing_is_left_beside_it(file: Path, graph: Path) -> None:
+def test_a_correct_file_passes_and_leaves_no_other_files(file: Path, graph: Path) -> None:
     parity = check(file, ONNX, FP32, graph)
     assert parity.snr_db > 100
     assert (parity.samples, parity.top1_agreement, parity.against) == (128, 1.0, "float model")
     assert names(file.parent) == ["graphs", "model.onnx"]
 
 
-def test_what_another_check_has_beside_the_file_is_left_alone(file: Path, graph: Path) -> None:
+def test_temporary_files_of_another_check_are_left_alone(file: Path, graph: Path) -> None:
     others = [file.with_name(f".tmp-{name}") for name in ("samples.npy", "outputs.npz")]
     for other in others:
         other.write_text("another's")
@@ -86,7 +86,7 @@ def test_what_another_check_has_beside_the_file_is_left_alone(file: Path, graph:
     ],
     ids=["negative", "classes in another order", "a thousandth off", "nothing", "NaN"],
 )
-def test_other_weights_fail(to: Callable[[np.ndarray], np.ndarray], words: str, file: Path, graph: Path) -> None:
+def test_changed_weights_fail(to: Callable[[np.ndarray], np.ndarray], words: str, file: Path, graph: Path) -> None:
     change(file, to)
     with pytest.raises(ParityFailed, match=words):
         check(file, ONNX, FP32, graph)
@@ -104,7 +104,7 @@ def test_one_wrong_sample_in_128_fails(file: Path, graph: Path) -> None:
 
 
 @pytest.mark.parametrize("rounding", [0.9999, 1.0001])
-def test_a_static_file_may_be_four_output_steps_off_and_not_five(
+def test_a_static_file_may_differ_by_four_output_steps_but_not_five(
     matrix: Store, quantized: Path, rounding: float
 ) -> None:
     path = matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx"
@@ -132,7 +132,7 @@ def test_a_static_file_may_be_four_output_steps_off_and_not_five(
         check(path, ONNX, INT8, quantized)
 
 
-def test_a_file_that_the_runtime_cannot_run_is_a_failure_in_its_words(file: Path, graph: Path) -> None:
+def test_a_file_that_the_runtime_cannot_run_fails_with_the_runtimes_message(file: Path, graph: Path) -> None:
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(StageFailed, match=r"^onnxruntime cannot run the file: ") as caught:
         check(file, ONNX, FP32, graph)

@@ -12,7 +12,7 @@ from pipeline.stages.plan import Job, Plan, TrainingOptions
 from tests.plans import TINY
 
 
-def test_names_become_plug_ins_in_the_order_given_each_once() -> None:
+def test_names_become_plug_ins_in_the_given_order_without_duplicates() -> None:
     plan = Plan.resolve(frameworks="all", recipes=["int8", "fp32", "int8"], targets=["onnx", "tflite"], devices="local")
     assert [framework.name for framework in plan.frameworks] == ["keras", "torch"]
     assert [recipe.name for recipe in plan.recipes] == ["int8", "fp32"]
@@ -22,13 +22,13 @@ def test_names_become_plug_ins_in_the_order_given_each_once() -> None:
     assert plan.dataset.name == plan.model.spec.dataset == "digits"
 
 
-def test_all_is_every_plug_in() -> None:
+def test_all_means_every_plug_in() -> None:
     plan = Plan.resolve(targets="all", recipes="all")
     assert [target.name for target in plan.targets] == registry.names("targets")
     assert [recipe.name for recipe in plan.recipes] == registry.names("recipes")
 
 
-def test_a_job_for_each_framework_has_the_plans_data_and_options() -> None:
+def test_a_plan_has_one_job_per_framework_with_its_data_and_options() -> None:
     options = TrainingOptions(epochs=3)
     jobs = Plan.resolve(TINY, frameworks="all", training=options).jobs
     assert [(job.framework.name, job.training, job.model.folder) for job in jobs] == [
@@ -53,12 +53,12 @@ def test_a_job_for_each_framework_has_the_plans_data_and_options() -> None:
         ({"targets": "coreml", "devices": "local"}, Unsupported, "local"),
     ],
 )
-def test_an_invalid_request_is_an_error_that_names_it(
+def test_an_invalid_option_raises_an_error_that_names_it(
     options: dict[str, object], error: type[Exception], named: str
 ) -> None:
     with pytest.raises(error, match=named):
         Plan.resolve(**options)  # type: ignore[arg-type]
 
 
-def test_all_lists_what_is_unsupported_and_refuses_nothing() -> None:
+def test_all_refuses_no_unsupported_combination() -> None:
     assert Plan.resolve(recipes="int8_dynamic", devices="local").targets

@@ -21,7 +21,7 @@ def checkpoint_of(build: Store, job: Job) -> Checkpoint:
     return found
 
 
-def test_the_evaluation_split_is_every_test_picture_with_its_label(matrix: Store, job: Job) -> None:
+def test_the_evaluation_split_has_every_test_image_with_its_label(matrix: Store, job: Job) -> None:
     checkpoint = checkpoint_of(matrix, job)
     images = push.evaluation(matrix, job, checkpoint)
     test = train.split_of(checkpoint, job)
@@ -32,7 +32,7 @@ def test_the_evaluation_split_is_every_test_picture_with_its_label(matrix: Store
     assert checkpoint.dataset_sha256[:16] in images.parent.name
 
 
-def test_what_is_whole_is_not_made_again_and_what_is_not_is(
+def test_an_intact_evaluation_split_is_reused_and_an_altered_one_is_rebuilt(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = checkpoint_of(copied, job)
@@ -49,7 +49,7 @@ def test_what_is_whole_is_not_made_again_and_what_is_not_is(
     assert store.sha256(images.parent) == whole
 
 
-def test_pictures_that_changed_since_the_training_are_refused(copied: Store, job: Job) -> None:
+def test_test_images_that_changed_since_the_training_are_refused(copied: Store, job: Job) -> None:
     import dataclasses
 
     checkpoint = dataclasses.replace(checkpoint_of(copied, job), dataset_sha256="0" * 64)
@@ -58,7 +58,7 @@ def test_pictures_that_changed_since_the_training_are_refused(copied: Store, job
     assert not [path for path in (copied.root / "data").iterdir() if "0000" in path.name]
 
 
-def test_this_machine_is_sent_nothing_and_has_what_it_can_run(matrix: Store, job: Job) -> None:
+def test_push_to_this_machine_sends_nothing_and_counts_what_it_can_run(matrix: Store, job: Job) -> None:
     made = cells(matrix, devices="local")
     runnable = push.runnable(made.plan, job, made.outcomes, devices.find("local"))
     here = {target for target in registry.names("targets") if registry.load("targets", target).RUNTIME}
@@ -66,7 +66,7 @@ def test_this_machine_is_sent_nothing_and_has_what_it_can_run(matrix: Store, job
     assert push.push(matrix, made.plan) == [push.Pushed("local", len(runnable) + 1, 0)]
 
 
-def test_a_device_gets_the_targets_that_devices_toml_gives_it(matrix: Store, job: Job) -> None:
+def test_a_device_gets_only_the_targets_that_devices_toml_lists(matrix: Store, job: Job) -> None:
     made = cells(matrix)
     desk = devices.bound(Device("desk", "local", options={"targets": ["onnx"]}))
     assert {one.artifact.target for one in push.runnable(made.plan, job, made.outcomes, desk)} == {"onnx"}

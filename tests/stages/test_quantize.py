@@ -42,7 +42,7 @@ def test_a_float_graph_has_no_calibration_and_no_step(matrix: Store) -> None:
     assert sorted(graph.files) == ["float.pt2", "reference.npz"]
 
 
-def test_a_static_graph_says_what_it_was_calibrated_on_and_its_outputs_step(matrix: Store) -> None:
+def test_a_static_graph_records_its_calibration_and_its_output_step(matrix: Store) -> None:
     graph = graph_of(matrix, "int8")
     assert sorted(graph.files) == ["quantized.pt2", "reference.npz", "unfolded.pt2"]
     assert graph.calibration is not None
@@ -54,7 +54,7 @@ def test_a_static_graph_says_what_it_was_calibrated_on_and_its_outputs_step(matr
 
 
 @pytest.mark.parametrize("recipe", [None, "int8"])
-def test_samples_are_the_first_of_the_test_split_with_the_graphs_answers(
+def test_reference_samples_are_the_first_of_the_test_split_with_the_graphs_outputs(
     recipe: str | None, matrix: Store, checkpoint: Checkpoint
 ) -> None:
     with np.load(matrix.graphs("tiny", "torch", recipe) / "reference.npz") as kept:
@@ -70,7 +70,7 @@ def test_samples_are_the_first_of_the_test_split_with_the_graphs_answers(
         assert (answers.argmax(1) == expected.argmax(1)).mean() > 0.95
 
 
-def test_what_is_ready_is_not_made_again_and_loads_no_framework(matrix: Store) -> None:
+def test_an_up_to_date_graph_is_reused_without_loading_a_framework(matrix: Store) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom pipeline import registry\n"
     code += "from pipeline.stages import quantize, train\n"
     code += "from pipeline.system.store import Store\nfrom tests import plans\nbuild = Store(Path(sys.argv[1]))\n"
@@ -83,7 +83,7 @@ def test_what_is_ready_is_not_made_again_and_loads_no_framework(matrix: Store) -
     assert done.stderr == ""
 
 
-def test_an_altered_graph_is_not_ready_and_a_line_says_so(
+def test_an_altered_graph_is_not_ready_and_a_message_names_the_file(
     copied: Store, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert quantize.ready(copied, plans.job(), checkpoint, INT8) == graph_of(copied, "int8")
@@ -94,7 +94,7 @@ def test_an_altered_graph_is_not_ready_and_a_line_says_so(
     assert quantize.ready(copied, plans.job(), checkpoint, None) == graph_of(copied, None)
 
 
-def test_other_weights_another_spec_other_data_and_another_recipe_are_other_graphs(checkpoint: Checkpoint) -> None:
+def test_every_input_of_a_graph_changes_its_cache_key(checkpoint: Checkpoint) -> None:
     spec = dataclasses.replace(checkpoint.spec, labels=tuple("abcdefghij"))
     keys = [
         quantize.key(plans.job(), checkpoint, None),

@@ -19,11 +19,11 @@ CORES = os.cpu_count() or 1
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("1", (1,)), ("4,1,2,2", (1, 2, 4)), (" 1, 2", (1, 2)), ("all", ())])
-def test_numbers_are_read_once_each_in_their_order(text: str, numbers: tuple[int, ...]) -> None:
+def test_numbers_are_sorted_without_duplicates(text: str, numbers: tuple[int, ...]) -> None:
     assert _threads.wanted(text) == numbers
 
 
-def test_all_is_from_one_to_all_cores_of_the_device(matrix: Store) -> None:
+def test_all_means_one_to_all_cores_of_the_device(matrix: Store) -> None:
     assert _threads.on(matrix, LOCAL, plugins("targets", "onnx"), ()) == tuple(range(1, CORES + 1))
 
 
@@ -32,22 +32,22 @@ def test_more_threads_than_cores_are_refused(matrix: Store) -> None:
         _threads.on(matrix, LOCAL, plugins("targets", ["coreml", "onnx"]), (1, CORES + 1))
 
 
-def test_one_thread_asks_the_device_nothing(matrix: Store) -> None:
+def test_one_thread_needs_no_call_to_the_device(matrix: Store) -> None:
     stopped = devices.find("pi4-emulated")
     assert _threads.on(matrix, stopped, plugins("targets", "onnx"), (1,)) == (1,)
 
 
-def test_a_device_that_runs_none_of_the_targets_is_said(matrix: Store) -> None:
+def test_a_device_that_runs_none_of_the_targets_is_named(matrix: Store) -> None:
     with pytest.raises(BadOption, match="local runs none of coreml"):
         _threads.on(matrix, LOCAL, plugins("targets", "coreml"), ())
 
 
 @pytest.mark.parametrize(("number", "folder"), [(1, "pi4"), (4, "pi4/threads-4")])
-def test_more_than_one_thread_has_a_folder_of_its_own_which_says_how_many(number: int, folder: str) -> None:
+def test_measurements_with_several_threads_have_a_folder_named_after_the_number(number: int, folder: str) -> None:
     assert store.threads_folder(Path("pi4"), number) == Path(folder)
     assert store.device_and_threads(Path(folder)) == ("pi4", number)
 
 
 @pytest.mark.parametrize("folder", ["pi4/threads-two", "pi4/more"])
-def test_a_folder_of_another_name_is_no_number_of_threads(folder: str) -> None:
+def test_a_folder_with_another_name_has_no_number_of_threads(folder: str) -> None:
     assert store.device_and_threads(Path(folder)) == ("pi4", 0)

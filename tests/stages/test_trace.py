@@ -38,7 +38,7 @@ def traced(build: Store, device: BoundDevice, cell: tuple[str, str], image: Path
 
 
 @pytest.mark.parametrize("cell", [("tflite", "fp32"), ("executorch", "int8")])
-def test_on_the_host_an_artifact_is_compared_with_the_graph_that_it_was_exported_from(
+def test_on_the_host_an_artifact_is_compared_with_the_graph_it_was_exported_from(
     matrix: Store, picture: Path, cell: tuple[str, str]
 ) -> None:
     found = traced(matrix, devices.find("local"), cell, picture)

@@ -30,7 +30,7 @@ def checkpoint_of(build: Store) -> Checkpoint:
     return found
 
 
-def test_a_checkpoint_says_how_it_came_about_and_what_it_can(matrix: Store) -> None:
+def test_a_checkpoint_records_its_origin_settings_and_hashes(matrix: Store) -> None:
     found = checkpoint_of(matrix)
     assert found.origin == "trained"
     assert (found.framework, found.data, found.samples) == ("torch", None, 504)
@@ -44,7 +44,7 @@ def test_a_checkpoint_says_how_it_came_about_and_what_it_can(matrix: Store) -> N
     assert not (matrix.home("tiny", "torch") / "training").exists(), "the state to resume from is gone"
 
 
-def test_accuracy_is_of_the_kept_answers_over_the_whole_test_split(matrix: Store) -> None:
+def test_accuracy_is_computed_from_the_stored_outputs_of_the_test_split(matrix: Store) -> None:
     found = checkpoint_of(matrix)
     with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
         outputs, labels = kept["output_0"], kept["labels"]
@@ -52,7 +52,7 @@ def test_accuracy_is_of_the_kept_answers_over_the_whole_test_split(matrix: Store
     assert found.accuracy == (outputs.argmax(1) == labels).mean() > 0.8
 
 
-def test_no_test_picture_was_trained_on_and_the_splits_are_apart(matrix: Store) -> None:
+def test_no_test_image_occurs_in_the_other_splits(matrix: Store) -> None:
     found = checkpoint_of(matrix)
     splits = {name: train.split_of(found, plans.job(), name) for name in ("train", "validation", "test")}
     assert found.facts["train_sha256"] == splits["train"].sha256 != splits["test"].sha256
@@ -64,7 +64,7 @@ def test_no_test_picture_was_trained_on_and_the_splits_are_apart(matrix: Store) 
     assert not pictures(splits["validation"]) & pictures(splits["test"])
 
 
-def test_tensorboard_shows_how_it_was_trained_and_what_it_gets_wrong(matrix: Store) -> None:
+def test_tensorboard_shows_the_training_curves_and_the_mistakes(matrix: Store) -> None:
     found = checkpoint_of(matrix)
     run = Run(matrix.home("tiny", "torch") / "tensorboard" / found.key[:12])
     steps = [step for step, _ in run.scalars("loss/train")]
@@ -86,7 +86,7 @@ def test_tensorboard_shows_how_it_was_trained_and_what_it_gets_wrong(matrix: Sto
 # -- what is there and what is asked for -------------------------------------------------------------------------------
 
 
-def test_choices_left_open_take_what_is_there_and_choices_made_must_be_its(matrix: Store, job: Job) -> None:
+def test_a_checkpoint_is_ready_only_if_it_matches_every_given_option(matrix: Store, job: Job) -> None:
     found = checkpoint_of(matrix)
     assert train.ready(matrix, job) == found
     for same in ({"epochs": 2}, {"batch_size": 64}, {"lr": 0.01}, {"seed": 0}, {"resume": False}):
@@ -95,7 +95,7 @@ def test_choices_left_open_take_what_is_there_and_choices_made_must_be_its(matri
         assert train.ready(matrix, plans.changed(job, **other)) is None, other
 
 
-def test_what_is_there_is_taken_without_loading_a_framework(matrix: Store) -> None:
+def test_an_up_to_date_checkpoint_is_reused_without_loading_a_framework(matrix: Store) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom pipeline.stages import train\n"
     code += "from pipeline.system.store import Store\n"
     code += "from tests.plans import job\nprint(train.ensure(Store(Path(sys.argv[1])), job()).key)\n"
@@ -106,7 +106,7 @@ def test_what_is_there_is_taken_without_loading_a_framework(matrix: Store) -> No
 
 
 @pytest.mark.parametrize("which", ["weights", "predictions"])
-def test_an_altered_file_makes_it_none_with_a_line(
+def test_a_checkpoint_with_an_altered_file_is_not_ready_and_a_message_names_the_file(
     which: str, copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = copied.checkpoint("tiny", "torch") / getattr(checkpoint_of(copied), which)
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_weights_in_another_store(matrix: Store, jo
     assert again.key == checkpoint_of(matrix).key
 
 
-def test_adopted_weights_replace_a_checkpoint_which_is_kept(copied: Store, job: Job, tmp_path: Path) -> None:
+def test_imported_weights_replace_a_checkpoint_which_is_kept_beside_it(copied: Store, job: Job, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     old = checkpoint_of(copied)
@@ -147,7 +147,7 @@ def test_adopted_weights_replace_a_checkpoint_which_is_kept(copied: Store, job: 
     assert train.ready(copied, asked) is None, "the file is another now"
 
 
-def test_training_in_one_framework_after_the_other_says_no_warning(tiny: Path, tmp_path: Path) -> None:
+def test_training_in_both_frameworks_prints_no_warning(tiny: Path, tmp_path: Path) -> None:
     """On a machine without a GPU, CUDA's loader fails in another way for who comes second."""
     done = inv(tmp_path / "build", "train", "--model", tiny, "--framework", "all", "--epochs", "1")
     assert len(done.lines) == 2
@@ -161,7 +161,7 @@ def test_training_in_one_framework_after_the_other_says_no_warning(tiny: Path, t
         {"lr": float("inf")}, {"seed": -1}, {"accelerator": "tpu"},
     ],
 )  # fmt: skip
-def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
+def test_invalid_options_are_refused_before_anything_is_written(
     wrong: dict[str, float], job: Job, tmp_path: Path
 ) -> None:
     with pytest.raises(BadOption, match="--"):
