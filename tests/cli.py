@@ -19,7 +19,7 @@ from invoke.parser import ParserContext
 ROOT = Path(__file__).parents[1]
 INV = (sys.executable, str(ROOT / "tasks.py"))
 """What ./inv runs."""
-INTERRUPTED = "interrupted; the next run goes on from here"
+INTERRUPTED = "interrupted; run the command again to continue"
 
 
 @dataclass(frozen=True)

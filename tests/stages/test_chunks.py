@@ -72,7 +72,7 @@ def test_after_a_lost_connection_only_missing_chunks_are_requested(
     again = Device()
     all_of(tmp_path, again)
     assert again.starts == [10, 15, 20]
-    assert "2 of 5 chunks of samples are there" in capsys.readouterr().err
+    assert "2 of 5 chunks of samples exist" in capsys.readouterr().err
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
