@@ -145,9 +145,9 @@ def depends(build: Store, board: str, plans: Plans) -> tuple[dict[str, Any], boo
         first, second = export(build, plan), export(other, reseeded)
         (job,), (other_job,) = plan.jobs, reseeded.jobs
         images = _images(build, job, None)
-        pictures = {"another image": np.load(images)[1:2], "a black image": np.load(images)[:1] * 0}
-        for name, picture in pictures.items():
-            np.save(other.root / f"{name}.npy", picture)
+        variants = {"another image": np.load(images)[1:2], "a black image": np.load(images)[:1] * 0}
+        for name, variant in variants.items():
+            np.save(other.root / f"{name}.npy", variant)
         for one, trained in zip(
             pushing.runnable(plan, job, first, device),
             pushing.runnable(reseeded, other_job, second, device),
@@ -156,13 +156,13 @@ def depends(build: Store, board: str, plans: Plans) -> tuple[dict[str, Any], boo
             artifact = one.artifact
             counts = {"as recorded": _count(build, device, one, images)}
             counts["another seed"] = _count(build, device, trained, images)
-            for name in pictures:
+            for name in variants:
                 counts[name] = _count(build, device, one, other.root / f"{name}.npy")
             counts["a longer call"] = _count(build, device, one, images, LONGER)
             changes = {name: count / counts["as recorded"] - 1 for name, count in counts.items()}
             figures[f"{artifact.recipe} {artifact.target}"] = {"counts": counts, "changes": changes}
             print(f"{artifact.recipe} {artifact.target}: {', '.join(f'{n} {c:+.3%}' for n, c in changes.items())}")
-    others = ("another seed", *pictures, "a longer call")
+    others = ("another seed", *variants, "a longer call")
     worst = {name: max(abs(f["changes"][name]) for f in figures.values()) for name in others}
     good = _common.verdict(
         f"weights, images and arguments change a count by less than half of what the budget allows ({worst})",

@@ -122,7 +122,7 @@ def preprocessing(build: Store, options: argparse.Namespace) -> tuple[dict[str, 
     equal, furthest = float((off == 0).mean()), int(off.max())
     good = _common.verdict(f"{len(images)} images: {equal:.4%} of values equal", equal >= CLOSE)
     good &= _common.verdict(f"none differs by more than one level ({furthest})", furthest <= 1)
-    return {"pictures": len(images), "values": len(off), "equal": equal, "furthest_levels": furthest}, good
+    return {"images": len(images), "values": len(off), "equal": equal, "furthest_levels": furthest}, good
 
 
 def _pixels(place: Path, name: str, setting: int) -> np.ndarray:

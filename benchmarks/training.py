@@ -1,7 +1,7 @@
 """Training throughput in each framework against a minimal hand-written loop in that framework: same network, optimizer,
 augmentation and batch, with the images in memory.
 
-    .venv/bin/python benchmarks/training.py [--model NAME] [--pictures N] [--rounds N]
+    .venv/bin/python benchmarks/training.py [--model NAME] [--images N] [--rounds N]
     .venv/bin/python benchmarks/training.py --waiting [--framework NAME] [--model NAME] …
 
 Our loop and the bare loop train in one process with alternating short epochs, and each goes first equally often. A
@@ -48,7 +48,7 @@ Loops = tuple[Epoch, Epoch, Epoch, Callable[[], dict[str, Any]]]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet8")
-    parser.add_argument("--pictures", type=int, default=4096)
+    parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--waiting", action="store_true", help="the share of time that the device waits for data")
     parser.add_argument("--framework", help="only this framework")
@@ -57,7 +57,7 @@ def main() -> int:
     model = sources.find(options.model)
     if options.one:
         with tempfile.TemporaryDirectory() as folder:
-            ours, bare, same, facts = LOOPS[options.one](model, pictures(model, options.pictures), Path(folder))
+            ours, bare, same, facts = LOOPS[options.one](model, noise_images(model, options.images), Path(folder))
             taken = rounds(ours, same if options.waiting else bare, options.rounds)
             print(json.dumps({**taken, **facts()}))
         return 0
@@ -70,7 +70,7 @@ def waiting(options: argparse.Namespace, frameworks: Sequence[str]) -> int:
     for framework in frameworks:
         taken = alone(framework)
         shares = [1 - same / ours for ours, same in taken["wall"]]
-        speeds = [options.pictures / _common.median([each[i] for each in taken["wall"]]) for i in (0, 1)]
+        speeds = [options.images / _common.median([each[i] for each in taken["wall"]]) for i in (0, 1)]
         found = _common.median(shares), *interval(shares)
         where = f"{taken['device']}, {taken['precision']}"
         rows.append([framework, where, *(f"{speed:.0f}" for speed in speeds), shown(found)])
@@ -78,7 +78,7 @@ def waiting(options: argparse.Namespace, frameworks: Sequence[str]) -> int:
     head = ["framework", "device", "images per second", "with one batch", "share of time waiting [95 %]"]
     print(_common.table(head, rows))
     name = "_".join(["waiting", sources.find(options.model).spec.name, *frameworks[: len(frameworks) == 1]])
-    _common.keep(name, {"pictures": options.pictures, "frameworks": kept})
+    _common.keep(name, {"images": options.images, "frameworks": kept})
     return 0
 
 
@@ -87,14 +87,14 @@ def throughput(options: argparse.Namespace, model: Model, frameworks: Sequence[s
     for framework in frameworks:
         taken = alone(framework)
         ratios = {clock: [bare / ours for ours, bare in taken[clock]] for clock in ("wall", "cpu")}
-        speeds = [options.pictures / _common.median([each[i] for each in taken["wall"]]) for i in (0, 1)]
+        speeds = [options.images / _common.median([each[i] for each in taken["wall"]]) for i in (0, 1)]
         found = {clock: (_common.median(values), *interval(values)) for clock, values in ratios.items()}
         rows.append([framework, *(f"{speed:.0f}" for speed in speeds), *map(shown, found.values())])
         kept[framework] = {"seconds": taken, "ratios": found}
         held.append(_common.verdict(f"{framework}: at least {BOUND} of the bare loop", found["wall"][0] >= BOUND))
     head = ["framework", "ours, images per second", "bare loop", "ratio [95 %]", "ratio of CPU time [95 %]"]
     print(_common.table(head, rows))
-    _common.keep(f"training_{model.spec.name}", {"pictures": options.pictures, "frameworks": kept})
+    _common.keep(f"training_{model.spec.name}", {"images": options.images, "frameworks": kept})
     return 0 if all(held) else 1
 
 
@@ -132,7 +132,7 @@ def rounds(ours: Epoch, bare: Epoch, count: int) -> dict[str, list[tuple[float, 
     return taken
 
 
-def pictures(model: Model, count: int) -> Split:
+def noise_images(model: Model, count: int) -> Split:
     images = np.random.default_rng(0).integers(0, 256, (count, *model.spec.inputs[0].shape), np.uint8)
     labels = np.arange(count, dtype=np.int64) % model.spec.classes
     return Split(labels, f"noise-{count}", lambda i: images[i])

@@ -29,8 +29,8 @@ def to(build: Store, job: Job, framework: str) -> Checkpoint:
 
 def outputs(build: Store, framework: str) -> np.ndarray:
     with np.load(build.checkpoint("tiny", framework) / "predictions.npz") as kept:
-        answers: np.ndarray = kept["output_0"]
-        return answers
+        outputs: np.ndarray = kept["output_0"]
+        return outputs
 
 
 def test_conversion_to_keras_and_back_preserves_outputs_and_weights(copied: Store, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Measure as a stage: raw samples and every answer are kept; what is measured is not measured again."""
+"""Measure as a stage: raw samples and every output are kept; what is measured is not measured again."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_accuracy_is_computed_from_the_stored_outputs_of_the_whole_test_split(
     path = folder_of(matrix, target, recipe) / found.accuracy.predictions
     assert store.sha256(path) == found.accuracy.predictions_sha256
     with np.load(path) as kept:
-        answers = kept["output_0"]
+        outputs = kept["output_0"]
     with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
         reference, labels = kept["output_0"], kept["labels"]
-    assert answers.shape == (504, 10) and answers.dtype == np.float32
+    assert outputs.shape == (504, 10) and outputs.dtype == np.float32
     assert found.accuracy.samples == 504
-    assert found.accuracy.value == (answers.argmax(1) == labels).mean()
+    assert found.accuracy.value == (outputs.argmax(1) == labels).mean()
     assert found.accuracy.reference == (reference.argmax(1) == labels).mean() > 0.8
     assert abs(found.accuracy.value - found.accuracy.reference) < 0.02
 

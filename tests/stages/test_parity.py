@@ -1,4 +1,4 @@
-"""Parity: a file that answers otherwise than its graph is a failure, whatever the way in which it does."""
+"""Parity: a file that outputs otherwise than its graph is a failure, whatever the way in which it does."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def change(path: Path, to: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def answer_otherwise(folder: Path, to: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Gives a graph other answers than it had."""
+    """Gives a graph other outputs than it had."""
     with np.load(folder / "reference.npz") as kept:
         arrays: dict[str, Any] = dict(kept)
     np.savez(folder / "reference.npz", samples=arrays["samples"], output_0=to(arrays["output_0"]))
@@ -115,9 +115,9 @@ def test_a_static_file_may_differ_by_four_output_steps_but_not_five(
 
     def off(steps: int) -> Callable[[np.ndarray], np.ndarray]:
         def to(_: np.ndarray) -> np.ndarray:
-            answers = exact.copy()
-            answers[5, 3] += steps * size * rounding
-            return answers
+            outputs = exact.copy()
+            outputs[5, 3] += steps * size * rounding
+            return outputs
 
         return to
 

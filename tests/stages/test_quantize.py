@@ -1,4 +1,4 @@
-"""Quantize as a stage: graphs with their samples and answers, remade when what went in is another."""
+"""Quantize as a stage: graphs with their samples and outputs, remade when what went in is another."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def test_reference_samples_are_the_first_of_the_test_split_with_the_graphs_outpu
     recipe: str | None, matrix: Store, checkpoint: Checkpoint
 ) -> None:
     with np.load(matrix.graphs("tiny", "torch", recipe) / "reference.npz") as kept:
-        samples, answers = kept["samples"], kept["output_0"]
+        samples, outputs = kept["samples"], kept["output_0"]
     test = train.split_of(checkpoint, plans.job())
     assert samples.dtype == np.uint8
     assert (samples == test.images(range(128))).all()
     with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
         expected = kept["output_0"][:128]
     if recipe is None:
-        np.testing.assert_allclose(answers, expected, atol=1e-4)
+        np.testing.assert_allclose(outputs, expected, atol=1e-4)
     else:
-        assert (answers.argmax(1) == expected.argmax(1)).mean() > 0.95
+        assert (outputs.argmax(1) == expected.argmax(1)).mean() > 0.95
 
 
 def test_an_up_to_date_graph_is_reused_without_loading_a_framework(matrix: Store) -> None:

@@ -57,11 +57,11 @@ def test_no_test_image_occurs_in_the_other_splits(matrix: Store) -> None:
     splits = {name: train.split_of(found, plans.job(), name) for name in ("train", "validation", "test")}
     assert found.facts["train_sha256"] == splits["train"].sha256 != splits["test"].sha256
 
-    def pictures(split: Split) -> set[bytes]:
+    def images(split: Split) -> set[bytes]:
         return {split.read(i).tobytes() for i in range(len(split))}
 
-    assert not pictures(splits["train"]) & pictures(splits["test"])
-    assert not pictures(splits["validation"]) & pictures(splits["test"])
+    assert not images(splits["train"]) & images(splits["test"])
+    assert not images(splits["validation"]) & images(splits["test"])
 
 
 def test_tensorboard_shows_the_training_curves_and_the_mistakes(matrix: Store) -> None:
@@ -75,8 +75,8 @@ def test_tensorboard_shows_the_training_curves_and_the_mistakes(matrix: Store) -
     assert run.scalars("accuracy/test") == [(steps[-1], pytest.approx(found.accuracy))]
     assert run.tensor("weights/classifier.weight")[:, 2].sum() == 10 * 8 * 4 * 4
     with np.load(matrix.checkpoint("tiny", "torch") / found.predictions) as kept:
-        answers, labels = kept["output_0"].argmax(1), kept["labels"]
-    wrong = {f"mistakes/{i:05}: {labels[i]} predicted as {answers[i]}" for i in np.flatnonzero(answers != labels)}
+        outputs, labels = kept["output_0"].argmax(1), kept["labels"]
+    wrong = {f"mistakes/{i:05}: {labels[i]} predicted as {outputs[i]}" for i in np.flatnonzero(outputs != labels)}
     assert run.images().keys() <= wrong and len(run.images()) == min(24, len(wrong)) > 0
     assert run.embedding().sprite.image_path and len((run.folder / "features.tsv").read_text().splitlines()) == 504
     assert run.hyperparameters() | {"model": "tiny", "framework": "torch", "epochs": 2} == run.hyperparameters()
