@@ -173,7 +173,7 @@ def test_a_push_waits_for_a_run_that_holds_the_lock(copied: Store, tiny: Path) -
         assert not (copied.root / "data").exists()
     out, err = running.process.communicate()
     assert running.process.returncode == 0, err
-    assert out == "local: 2 files there, 0 bytes sent\n"
+    assert out == "local: 2 files up to date, 0 bytes sent\n"
 
 
 def test_clean_waits_for_a_running_command(copied: Store) -> None:
