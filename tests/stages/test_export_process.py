@@ -74,7 +74,7 @@ def test_a_job_survives_a_round_trip_through_json() -> None:
 
 
 def test_the_process_prints_one_json_line_per_recipe_and_continues_after_a_failure(copied: Store, job: Job) -> None:
-    """The graph's kept answers are made another graph's: the file is right, but not what it is compared with."""
+    """The graph's kept outputs are made another graph's: the file is right, but not what it is compared with."""
     folder = copied.graphs("tiny", "torch", "int8")
     checkpoint = train.ready(copied, job)
     assert checkpoint is not None
@@ -91,7 +91,7 @@ def test_the_process_prints_one_json_line_per_recipe_and_continues_after_a_failu
 
 
 def spoil_reference(folder: Path) -> None:
-    """Writes other answers into a graphs folder, and a manifest that vouches for them."""
+    """Writes other outputs into a graphs folder, and a manifest that vouches for them."""
     import numpy as np
 
     from pipeline.stages import quantize

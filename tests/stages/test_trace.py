@@ -21,9 +21,9 @@ from tests.plans import plan
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     """An image that must be rotated, resized and cropped, with a name that a shell would misread."""
-    path = tmp_path / "it's $(a) picture.jpg"
+    path = tmp_path / "it's $(a) image.jpg"
     pixels = np.random.default_rng(0).integers(0, 255, (37, 29, 3), np.uint8)
     image = Image.fromarray(pixels)
     exif = Image.Exif()
@@ -39,9 +39,9 @@ def traced(build: Store, device: BoundDevice, cell: tuple[str, str], image: Path
 
 @pytest.mark.parametrize("cell", [("tflite", "fp32"), ("executorch", "int8")])
 def test_on_the_host_an_artifact_is_compared_with_the_graph_it_was_exported_from(
-    matrix: Store, picture: Path, cell: tuple[str, str]
+    matrix: Store, image: Path, cell: tuple[str, str]
 ) -> None:
-    found = traced(matrix, devices.find("local"), cell, picture)
+    found = traced(matrix, devices.find("local"), cell, image)
     assert [stage.stage for stage in found.stages] == ["decoded", "resized", "input_0", "output_0"]
     assert found.stages[0].host == (29, 37, 1)
     assert [stage.given for stage in found.stages] == [True, True, False, False]
@@ -52,7 +52,7 @@ def test_on_the_host_an_artifact_is_compared_with_the_graph_it_was_exported_from
 
 
 def test_on_a_phone_the_app_decodes_and_resizes_the_image_itself(
-    phone: Phone, matrix: Store, picture: Path, tmp_path: Path
+    phone: Phone, matrix: Store, image: Path, tmp_path: Path
 ) -> None:
     build = Store(tmp_path / "build")
     build.root.mkdir()
@@ -61,7 +61,7 @@ def test_on_a_phone_the_app_decodes_and_resizes_the_image_itself(
     for name in ("boards", "android"):
         (build.root / name).symlink_to(phone.build.root / name)
     for cell in (("tflite", "fp32"), ("executorch", "fp32")):
-        found = traced(build, devices.bound(DEVICE), cell, picture)
+        found = traced(build, devices.bound(DEVICE), cell, image)
         decoded, resized, given, output = found.stages
         assert not any(stage.given for stage in found.stages)
         assert decoded.host == decoded.device and decoded.equal is not None and decoded.equal >= 0.99
