@@ -85,20 +85,20 @@ class Running:
 
     def __init__(self, build: Path, *words: object, **more: str) -> None:
         self.build = build
-        self.said: list[str] = []
+        self.printed: list[str] = []
         self.process = subprocess.Popen(
             [*INV, *map(str, words)], cwd=ROOT, env=environment(build, **more), text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def until_said(self, words: str) -> None:
+    def until_printed(self, words: str) -> None:
         """Waits for a line that has these words."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said.append(line.rstrip("\n"))
+            self.printed.append(line.rstrip("\n"))
             if words in line:
                 return
-        raise AssertionError(f"it ended without {words!r}: {self.said}")
+        raise AssertionError(f"it ended without {words!r}: {self.printed}")
 
     def until(self, there: Callable[[], bool]) -> None:
         """Waits for something to be there."""
@@ -106,19 +106,19 @@ class Running:
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.005)
 
-    def ended(self) -> Done:
+    def wait(self) -> Done:
         """What came of it."""
         out, err = self.process.communicate()
-        return Done(self.process.returncode, out, "\n".join([*self.said, *err.splitlines()]))
+        return Done(self.process.returncode, out, "\n".join([*self.printed, *err.splitlines()]))
 
-    def interrupted(self, by: signal.Signals = signal.SIGINT) -> Done:
+    def interrupt(self, by: signal.Signals = signal.SIGINT) -> Done:
         """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written.
 
         Args:
             by: SIGTERM goes to `inv` alone, as `timeout` sends it, and so does SIGHUP.
         """
         (os.killpg if by is signal.SIGINT else os.kill)(self.process.pid, by)
-        done = self.ended()
+        done = self.wait()
         assert (done.code, done.err.splitlines()[-1]) == (128 + by, INTERRUPTED), done
         assert "Traceback" not in done.out + done.err
         until = time.monotonic() + 1  # a kill is sent at once and done by the kernel a moment later

@@ -52,17 +52,17 @@ def pets(tmp_path: Path, tiny: Path) -> Path:
     return folder(tmp_path / "pets", spec, (tiny / "torch.py").read_text())
 
 
-def refused(build: Path, *words: object, **more: str) -> str:
+def refused(build: Path, *args: object, **more: str) -> str:
     """The complaint of a call that is refused before anything is begun: nothing else is said, nothing written."""
-    done = inv(build, *words, **more)
+    done = inv(build, *args, **more)
     assert tree(build) == {}
     return done.only
 
 
-def refusal(build: Path, **asked: Any) -> str:
+def refusal(build: Path, **options: Any) -> str:
     """What training says no with, in this process: for what PyTorch must be imported for, which takes seconds."""
     with pytest.raises(PipelineError) as caught:
-        ensure(Store(build), plans.job(**asked))
+        ensure(Store(build), plans.job(**options))
     assert tree(build) == {}
     return str(caught.value)
 
@@ -71,7 +71,7 @@ def refusal(build: Path, **asked: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("args", "message"),
     [
         (("exprot",), "No idea what 'exprot' is (see inv --list)"),
         (("--help", "exprot"), "No idea what 'exprot' is (see inv --list)"),
@@ -82,14 +82,12 @@ def refusal(build: Path, **asked: Any) -> str:
         ),
     ],
 )
-def test_a_command_line_that_cannot_be_parsed_is_bad_input(
-    tmp_path: Path, words: tuple[str, ...], complaint: str
-) -> None:
-    assert refused(tmp_path / "build", *words) == complaint
+def test_a_command_line_that_cannot_be_parsed_is_bad_input(tmp_path: Path, args: tuple[str, ...], message: str) -> None:
+    assert refused(tmp_path / "build", *args) == message
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "name", "nearest"),
+    ("args", "kind", "name", "nearest"),
     [
         (("export", "--target", "tflight"), "target", "tflight", "tflite"),
         (("export", "--target", "onnx,torchscript"), "target", "torchscript", None),
@@ -101,17 +99,17 @@ def test_a_command_line_that_cannot_be_parsed_is_bad_input(
     ],
 )
 def test_an_unknown_plug_in_is_refused_with_the_known_and_the_nearest_names(
-    tmp_path: Path, words: tuple[str, ...], kind: str, name: str, nearest: str | None
+    tmp_path: Path, args: tuple[str, ...], kind: str, name: str, nearest: str | None
 ) -> None:
-    said = refused(tmp_path / "build", *words)
+    error = refused(tmp_path / "build", *args)
     near = f"; did you mean {nearest!r}?" if nearest else ""
-    assert said == f"unknown {kind} {name!r}{near} (known: {', '.join(registry.names(f'{kind}s'))})"
+    assert error == f"unknown {kind} {name!r}{near} (known: {', '.join(registry.names(f'{kind}s'))})"
 
 
 def test_an_unknown_model_is_refused_with_the_known_and_the_nearest_names(tmp_path: Path) -> None:
     known = sorted(path.parent.name for path in Path("models").glob("*/__init__.py"))
-    said = refused(tmp_path / "build", "train", "--model", "digits_cn")
-    assert said == f"unknown model 'digits_cn'; did you mean 'digits_cnn'? (known: {', '.join(known)})"
+    error = refused(tmp_path / "build", "train", "--model", "digits_cn")
+    assert error == f"unknown model 'digits_cn'; did you mean 'digits_cnn'? (known: {', '.join(known)})"
     assert refused(tmp_path / "build", "bench", "--model", "zzz") == f"unknown model 'zzz' (known: {', '.join(known)})"
 
 
@@ -119,8 +117,8 @@ def test_an_unknown_device_is_refused_with_the_known_and_the_nearest_names(tmp_p
     toml = tmp_path / "devices.toml"
     toml.write_text('[here]\nkind = "local"\n[there]\nkind = "local"\n')
     for task in ("bench", "push"):
-        said = refused(tmp_path / "build", task, "--device", "theer", LASTMILE_DEVICES=str(toml))
-        assert said == "unknown device 'theer'; did you mean 'there'? (known: here, there)"
+        error = refused(tmp_path / "build", task, "--device", "theer", LASTMILE_DEVICES=str(toml))
+        assert error == "unknown device 'theer'; did you mean 'there'? (known: here, there)"
 
 
 @pytest.mark.parametrize(
@@ -139,32 +137,32 @@ def test_an_invalid_devices_file_is_refused(tmp_path: Path, text: str, wrong: st
 
 
 def test_a_missing_image_is_named_before_anything_is_trained(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "trace", "--image", tmp_path / "cat.png")
-    assert said == f"--image {tmp_path / 'cat.png'}: No such file or directory"
+    error = refused(tmp_path / "build", "trace", "--image", tmp_path / "cat.png")
+    assert error == f"--image {tmp_path / 'cat.png'}: No such file or directory"
 
 
 def test_paths_are_relative_to_the_users_folder(tmp_path: Path, tiny: Path) -> None:
     """As ./inv says, which runs in its own folder wherever it is called."""
     shutil.copytree(tiny, tmp_path / "mine", ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
-    here = {"LASTMILE_FROM": str(tmp_path)}
-    said = refused(tmp_path / "build", "export", "--model", "mine", "--framework", "keras", **here)
-    assert said.startswith(f"model tiny has no keras.py in {tmp_path / 'mine'}")
-    said = refused(tmp_path / "build", "trace", "--image", "cat.png", **here)
-    assert said == f"--image {tmp_path / 'cat.png'}: No such file or directory"
-    said = refused(tmp_path / "build", "train", "--model", "mine", "--weights", "w.pt", **here)
-    assert str(tmp_path / "w.pt") in said
+    variables = {"LASTMILE_FROM": str(tmp_path)}
+    error = refused(tmp_path / "build", "export", "--model", "mine", "--framework", "keras", **variables)
+    assert error.startswith(f"model tiny has no keras.py in {tmp_path / 'mine'}")
+    error = refused(tmp_path / "build", "trace", "--image", "cat.png", **variables)
+    assert error == f"--image {tmp_path / 'cat.png'}: No such file or directory"
+    error = refused(tmp_path / "build", "train", "--model", "mine", "--weights", "w.pt", **variables)
+    assert str(tmp_path / "w.pt") in error
 
 
 def test_a_missing_devices_file_is_named(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "devices", LASTMILE_DEVICES=str(tmp_path / "nowhere.toml"))
-    assert said.startswith(str(tmp_path / "nowhere.toml"))
+    error = refused(tmp_path / "build", "devices", LASTMILE_DEVICES=str(tmp_path / "nowhere.toml"))
+    assert error.startswith(str(tmp_path / "nowhere.toml"))
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "wrong"),
+    ("args", "wrong"),
     [
         (("train", "--epochs", "many"), "--epochs 'many' is not a whole number"),
         (("train", "--epochs", "1.5"), "--epochs '1.5' is not a whole number"),
@@ -192,14 +190,14 @@ def test_a_missing_devices_file_is_named(tmp_path: Path) -> None:
         (("export", "--model", "mobilenet_v3_small:width=0"), "width must be above 0"),
     ],
 )
-def test_an_invalid_number_is_refused(tmp_path: Path, words: tuple[str, ...], wrong: str) -> None:
-    assert wrong in refused(tmp_path / "build", *words)
+def test_an_invalid_number_is_refused(tmp_path: Path, args: tuple[str, ...], wrong: str) -> None:
+    assert wrong in refused(tmp_path / "build", *args)
 
 
 def test_an_invalid_option_is_refused_even_if_everything_is_up_to_date(copied: Store, tiny: Path) -> None:
     before = tree(copied.root)
-    said = inv(copied.root, "train", "--model", tiny, "--accelerator", "gpu").only
-    assert said == "--accelerator 'gpu': must be auto, cpu or cuda"
+    error = inv(copied.root, "train", "--model", tiny, "--accelerator", "gpu").only
+    assert error == "--accelerator 'gpu': must be auto, cpu or cuda"
     assert tree(copied.root) == before
 
 
@@ -207,25 +205,25 @@ def test_an_invalid_option_is_refused_even_if_everything_is_up_to_date(copied: S
 
 
 def test_a_recipe_that_a_target_does_not_support_is_refused_with_the_reason(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "export", "--target", "tflite,coreml", "--recipe", "int8_dynamic")
-    assert said.startswith("coreml does not support int8_dynamic: ") and "int8_weight_only" in said
+    error = refused(tmp_path / "build", "export", "--target", "tflite,coreml", "--recipe", "int8_dynamic")
+    assert error.startswith("coreml does not support int8_dynamic: ") and "int8_weight_only" in error
 
 
 def test_bench_and_push_refuse_a_target_that_does_not_run_on_linux(tmp_path: Path) -> None:
     for task in ("bench", "push"):
-        said = refused(tmp_path / "build", task, "--target", "coreml")
-        assert said.startswith("coreml cannot be measured on local: ") and "Apple" in said
+        error = refused(tmp_path / "build", task, "--target", "coreml")
+        assert error.startswith("coreml cannot be measured on local: ") and "Apple" in error
 
 
 def test_a_target_that_devices_toml_excludes_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "bench", "--target", "onnx", "--device", "local-tflite-runtime")
-    assert said.startswith("onnx cannot be measured on local-tflite-runtime: devices.toml ")
+    error = refused(tmp_path / "build", "bench", "--target", "onnx", "--device", "local-tflite-runtime")
+    assert error.startswith("onnx cannot be measured on local-tflite-runtime: devices.toml ")
 
 
 def test_a_budget_is_refused_on_a_device_that_does_not_count_instructions(tmp_path: Path) -> None:
     for option in ("--check", "--record"):
-        said = refused(tmp_path / "build", "bench", option, tmp_path / "instructions.json")
-        assert said.startswith("local does not count instructions")
+        error = refused(tmp_path / "build", "bench", option, tmp_path / "instructions.json")
+        assert error.startswith("local does not count instructions")
 
 
 def test_an_invalid_budget_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
@@ -241,8 +239,8 @@ def test_an_invalid_budget_is_refused_before_anything_is_measured(tmp_path: Path
 
 def test_a_framework_that_a_model_is_not_written_in_is_refused(tmp_path: Path) -> None:
     path = folder(tmp_path / "mine", SPEC.format(name="mine", classes=10, labels=(), dataset="digits"))
-    said = refused(tmp_path / "build", "train", "--model", path)
-    assert said.startswith(f"model mine has no torch.py in {path}: ") and "build(spec)" in said
+    error = refused(tmp_path / "build", "train", "--model", path)
+    assert error.startswith(f"model mine has no torch.py in {path}: ") and "build(spec)" in error
 
 
 # -- model folders -----------------------------------------------------------------------------------------------------
@@ -300,8 +298,8 @@ def test_an_invalid_model_folder_is_refused(tmp_path: Path, what: str) -> None:
 )
 def test_code_that_builds_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
     path = folder(tmp_path / "mine", DIGITS, code)
-    said = refusal(tmp_path / "build", model=path)
-    assert "torch.py" in said and wrong in said
+    error = refusal(tmp_path / "build", model=path)
+    assert "torch.py" in error and wrong in error
 
 
 def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_path: Path) -> None:
@@ -310,51 +308,51 @@ def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_
     code = "from torch import nn\ndef build(spec): return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))"
     path = folder(tmp_path / "mine", DIGITS, code)
     torch.save({"1.weight": torch.zeros(7, 64), "1.bias": torch.zeros(7)}, tmp_path / "mine.pt")
-    said = refusal(tmp_path / "build", model=path, weights=tmp_path / "mine.pt")
-    assert said.startswith(f"{path}/torch.py: ") and "(2, 7)" in said and "(2, 10)" in said
+    error = refusal(tmp_path / "build", model=path, weights=tmp_path / "mine.pt")
+    assert error.startswith(f"{path}/torch.py: ") and "(2, 7)" in error and "(2, 10)" in error
 
 
 def test_a_folder_without_an_init_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "train", "--model", tmp_path)
-    assert said == f"{tmp_path} is not a model folder: it has no __init__.py with SPEC"
+    error = refused(tmp_path / "build", "train", "--model", tmp_path)
+    assert error == f"{tmp_path} is not a model folder: it has no __init__.py with SPEC"
 
 
 def test_a_missing_model_folder_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "train", "--model", tmp_path / "nowhere")
-    assert said.startswith(f"no model folder at {tmp_path}/nowhere: ") and "__init__.py" in said
+    error = refused(tmp_path / "build", "train", "--model", tmp_path / "nowhere")
+    assert error.startswith(f"no model folder at {tmp_path}/nowhere: ") and "__init__.py" in error
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
 def test_missing_data_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "train", "--model", "resnet8", "--data", tmp_path / "nowhere")
-    assert said == f"--data {tmp_path}/nowhere: no such file or folder"
+    error = refused(tmp_path / "build", "train", "--model", "resnet8", "--data", tmp_path / "nowhere")
+    assert error == f"--data {tmp_path}/nowhere: no such file or folder"
 
 
 def test_without_data_the_error_names_the_download_command(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "export", "--model", "resnet8")
-    assert said.startswith("cifar10 needs --data PATH") and "inv data.download --dataset cifar10" in said
+    error = refused(tmp_path / "build", "export", "--model", "resnet8")
+    assert error.startswith("cifar10 needs --data PATH") and "inv data.download --dataset cifar10" in error
 
 
 def test_data_for_a_built_in_dataset_is_refused(tmp_path: Path) -> None:
-    said = refused(tmp_path / "build", "train", "--data", tmp_path)
-    assert said == "digits_cnn trains on digits, which is built in: omit --data"
+    error = refused(tmp_path / "build", "train", "--data", tmp_path)
+    assert error == "digits_cnn trains on digits, which is built in: omit --data"
 
 
 def test_empty_data_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for model in ("resnet8", "mobilenet_v3_small"):
-        said = refused(tmp_path / "build", "train", "--model", model, "--data", empty)
-        assert said.startswith(f"{empty} has no images (.jpg, ") and "class folders" in said
+        error = refused(tmp_path / "build", "train", "--model", model, "--data", empty)
+        assert error.startswith(f"{empty} has no images (.jpg, ") and "class folders" in error
 
 
 def test_a_truncated_zip_is_refused(tmp_path: Path, pets: Path) -> None:
     archive = as_zip(tmp_path / "pets.zip", class_files("", {"cat": 5, "dog": 5}))
     archive.write_bytes(archive.read_bytes()[:-100])
-    said = refused(tmp_path / "build", "train", "--model", pets, "--data", archive)
-    assert said.startswith(f"{archive} is a corrupt zip")
+    error = refused(tmp_path / "build", "train", "--model", pets, "--data", archive)
+    assert error.startswith(f"{archive} is a corrupt zip")
 
 
 def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets: Path) -> None:
@@ -362,15 +360,15 @@ def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets:
     assert refused(tmp_path / "build", "train", "--model", pets, "--data", data) == (
         "pets has 2 classes and the data has 3"
     )
-    said = refused(tmp_path / "build", "train", "--model", "mobilenet_v3_small", "--data", data)
-    assert said == "mobilenet_v3_small has 1000 classes and the data has 3: use --model …:classes=3"
+    error = refused(tmp_path / "build", "train", "--model", "mobilenet_v3_small", "--data", data)
+    assert error == "mobilenet_v3_small has 1000 classes and the data has 3: use --model …:classes=3"
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path, pets: Path) -> None:
     files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": png(9)[:60]}
     data = as_folder(tmp_path / "data", files)
-    said = refusal(tmp_path / "build", model=pets, data=data)
-    assert said.startswith(f"{data}/train/dog/broken.png: ")
+    error = refusal(tmp_path / "build", model=pets, data=data)
+    assert error.startswith(f"{data}/train/dog/broken.png: ")
 
 
 def test_an_unreadable_test_image_does_not_lose_the_training(
@@ -393,8 +391,8 @@ def test_an_unreadable_test_image_does_not_lose_the_training(
 def test_a_pickle_that_contains_code_is_not_executed(tmp_path: Path, tiny: Path) -> None:
     proof, evil = tmp_path / "proof", tmp_path / "evil.pt"
     evil.write_bytes(f'cos\nsystem\n(S"touch {proof}"\ntR.'.encode())
-    said = refused(tmp_path / "build", "export", "--model", tiny, "--weights", evil)
-    assert said.startswith(f"{evil} contains more than weights (") and "model.state_dict()" in said
+    error = refused(tmp_path / "build", "export", "--model", tiny, "--weights", evil)
+    assert error.startswith(f"{evil} contains more than weights (") and "model.state_dict()" in error
     assert not proof.exists()
 
 
@@ -421,9 +419,9 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_wrong_tensors(
     tmp_path: Path, tiny: Path, foreign: Path, suffix: str
 ) -> None:
     weights = foreign / f"foreign{suffix}"
-    said = refusal(tmp_path / "build", model=tiny, weights=weights)
+    error = refusal(tmp_path / "build", model=tiny, weights=weights)
     for part in (str(weights), "features.1.weight is missing", "classifier.weight is 10×64", "10×128", "head.bias"):
-        assert part in said
+        assert part in error
 
 
 def test_weights_that_do_not_fit_leave_the_checkpoint_unchanged(copied: Store, tiny: Path, foreign: Path) -> None:
@@ -448,13 +446,13 @@ def test_a_file_that_contains_no_weights_is_refused(
 ) -> None:
     weights = tmp_path / name
     weights.write_bytes(content)
-    said = refusal(tmp_path / "build", model=tiny, weights=weights)
-    assert said.startswith(str(weights)) and wrong in said
+    error = refusal(tmp_path / "build", model=tiny, weights=weights)
+    assert error.startswith(str(weights)) and wrong in error
 
 
 def test_missing_weights_are_refused(tmp_path: Path, tiny: Path) -> None:
-    said = refused(tmp_path / "build", "train", "--model", tiny, "--weights", tmp_path / "w.pt")
-    assert said == f"--weights {tmp_path}/w.pt: no such file"
+    error = refused(tmp_path / "build", "train", "--model", tiny, "--weights", tmp_path / "w.pt")
+    assert error == f"--weights {tmp_path}/w.pt: no such file"
 
 
 # -- what is in build/ -------------------------------------------------------------------------------------------------
@@ -483,8 +481,8 @@ def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny
     damaged(files[1], "altered")
     damaged(package / "Manifest.json", "altered")
     damaged(cell("int8", "onnx") / "artifact.json", "truncated")
-    words = ("export", "--model", tiny, "--target", "onnx,coreml", "--recipe", "fp32,fp16,int8")
-    done = inv(copied.root, *words)
+    args = ("export", "--model", tiny, "--target", "onnx,coreml", "--recipe", "fp32,fp16,int8")
+    done = inv(copied.root, *args)
     assert done.code == 0, done.err
     for path in (*files, package):
         assert f"{path} does not match its manifest (sha256 differs): exporting again" in done.err.splitlines()
@@ -492,7 +490,7 @@ def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny
     assert done.err.count(" bytes in ") == 4
     after = tree(copied.root)
     assert [name for name in before if "/model." in name and after[name] != before[name]] == []
-    assert inv(copied.root, *words).err == ""
+    assert inv(copied.root, *args).err == ""
 
 
 def test_damaged_predictions_are_measured_again_with_a_message(copied: Store, tiny: Path) -> None:
@@ -554,7 +552,7 @@ def test_training_without_its_extra_prints_the_install_command(
 
 
 @pytest.mark.parametrize(
-    ("words", "package", "extra"),
+    ("args", "package", "extra"),
     [
         (("convert", "--from", "torch", "--to", "keras"), "tensorflow", "keras"),
         (("convert", "--from", "keras", "--to", "torch"), "lightning_fabric", "torch"),
@@ -563,9 +561,9 @@ def test_training_without_its_extra_prints_the_install_command(
     ],
 )
 def test_a_missing_package_of_either_framework_is_reported_before_the_training(
-    words: tuple[str, ...], package: str, extra: str, tmp_path: Path, without: str
+    args: tuple[str, ...], package: str, extra: str, tmp_path: Path, without: str
 ) -> None:
-    done = inv(tmp_path / "build", *words, PYTHONPATH=without, ABSENT=package)
+    done = inv(tmp_path / "build", *args, PYTHONPATH=without, ABSENT=package)
     assert done.only == install(package, extra)
     assert tree(tmp_path / "build") == {}
 
@@ -575,8 +573,8 @@ def test_a_target_without_its_extra_prints_the_install_command_and_others_are_ex
 ) -> None:
     for target in ("executorch", "coreml"):
         shutil.rmtree(copied.cell("tiny", "torch", "fp32", target))
-    words = ("export", "--model", tiny, "--target", "executorch,coreml")
-    done = inv(copied.root, *words, PYTHONPATH=without, ABSENT="executorch")
+    args = ("export", "--model", tiny, "--target", "executorch,coreml")
+    done = inv(copied.root, *args, PYTHONPATH=without, ABSENT="executorch")
     assert done.complaint == f"1 of 2 exports failed (executorch fp32): {install('executorch', 'executorch')}"
     assert not list(copied.cell("tiny", "torch", "fp32", "executorch").glob("model.*"))
     assert (copied.cell("tiny", "torch", "fp32", "coreml") / "model.mlpackage").exists()
@@ -597,8 +595,8 @@ def test_every_target_checks_its_packages_first(tmp_path: Path, without: str, ta
         [sys.executable, "-c", script], cwd=ROOT, env=environment(tmp_path, PYTHONPATH=without, ABSENT=package),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = done.stderr.splitlines()[-1]
-    assert said == f"pipeline.errors.MissingExtra: {install(package, target)}"
+    error = done.stderr.splitlines()[-1]
+    assert error == f"pipeline.errors.MissingExtra: {install(package, target)}"
 
 
 def test_a_missing_runtime_is_reported_with_the_install_command(copied: Store, tiny: Path, without: str) -> None:
@@ -612,20 +610,20 @@ def test_a_missing_runtime_is_reported_with_the_install_command(copied: Store, t
 def test_weights_of_the_other_framework_are_refused_with_the_conversion_command(tmp_path: Path) -> None:
     for framework, other, suffix in (("torch", "keras", ".keras"), ("keras", "torch", ".safetensors")):
         (tmp_path / f"mine{suffix}").write_bytes(b"")
-        words = ("train", "--framework", framework, "--weights", tmp_path / f"mine{suffix}")
-        said = inv(tmp_path / "build", *words).complaint
-        assert f"--framework {other}" in said and f"inv convert --from {other} --to {framework}" in said
+        args = ("train", "--framework", framework, "--weights", tmp_path / f"mine{suffix}")
+        error = inv(tmp_path / "build", *args).complaint
+        assert f"--framework {other}" in error and f"inv convert --from {other} --to {framework}" in error
         assert tree(tmp_path / "build") == {}
 
 
 def test_one_weights_file_for_all_frameworks_is_refused(tmp_path: Path) -> None:
-    said = inv(tmp_path / "build", "export", "--framework", "all", "--weights", "mine.keras").only
-    assert said == "--weights belongs to one framework: add --framework keras or torch"
+    error = inv(tmp_path / "build", "export", "--framework", "all", "--weights", "mine.keras").only
+    assert error == "--weights belongs to one framework: add --framework keras or torch"
 
 
 def test_conversion_to_the_same_framework_is_refused(tmp_path: Path) -> None:
-    said = inv(tmp_path / "build", "convert", "--from", "keras", "--to", "keras").only
-    assert said == "--from and --to are both keras: name two of keras, torch"
+    error = inv(tmp_path / "build", "convert", "--from", "keras", "--to", "keras").only
+    assert error == "--from and --to are both keras: name two of keras, torch"
 
 
 # -- what the system refuses -------------------------------------------------------------------------------------------

@@ -25,12 +25,12 @@ QUICK = ("--min-runs", "3", "--min-seconds", "0")
 
 
 def test_an_interrupted_training_is_resumed(tmp_path: Path, tiny: Path) -> None:
-    build, words = tmp_path / "build", ("train", "--model", tiny, "--epochs", "8", "--accelerator", "cpu")
-    running = Running(build, *words)
-    running.until_said("epoch 2/8")
-    running.interrupted()
+    build, args = tmp_path / "build", ("train", "--model", tiny, "--epochs", "8", "--accelerator", "cpu")
+    running = Running(build, *args)
+    running.until_printed("epoch 2/8")
+    running.interrupt()
     assert not (build / "tiny.torch" / "checkpoint").exists()
-    again = inv(build, *words)
+    again = inv(build, *args)
     assert again.code == 0, again.err
     (line,) = [line for line in again.err.splitlines() if line.startswith("resuming after epoch ")]
     done = int(line.split()[3])
@@ -42,37 +42,37 @@ def test_an_interrupted_training_is_resumed(tmp_path: Path, tiny: Path) -> None:
 def test_ctrl_c_before_the_first_epoch_prints_one_line(tmp_path: Path, tiny: Path) -> None:
     """PyTorch is being imported then."""
     running = Running(tmp_path / "build", "train", "--model", tiny, "--accelerator", "cpu")
-    running.until_said("training tiny")
-    running.interrupted()
+    running.until_printed("training tiny")
+    running.interrupt()
 
 
 def test_an_interrupted_capture_is_repeated_by_the_next_run(copied: Store, tiny: Path) -> None:
     home = copied.home("tiny", "torch")
     for part in ("graphs", "fp32/onnx"):
         shutil.rmtree(home / part)
-    words = ("export", "--model", tiny, "--target", "onnx")
-    running = Running(copied.root, *words)
+    args = ("export", "--model", tiny, "--target", "onnx")
+    running = Running(copied.root, *args)
     running.until(lambda: bool(list(home.glob(".tmp-*graphs"))))
-    running.interrupted()
+    running.interrupt()
     assert not (home / "graphs").exists()
-    assert inv(copied.root, *words).code == 0
+    assert inv(copied.root, *args).code == 0
 
 
 def test_an_interrupted_export_continues_with_the_missing_files(copied: Store, tiny: Path) -> None:
     recipes = ("fp16", "fp32", "int8", "int8_weight_only")  # one process makes them, one after the other
     for recipe in recipes:
         shutil.rmtree(copied.cell("tiny", "torch", recipe, "coreml"))
-    words = ("export", "--model", tiny, "--target", "coreml", "--recipe", ",".join(recipes))
-    running = Running(copied.root, *words)
-    running.until_said(" bytes in ")
-    running.interrupted()
+    args = ("export", "--model", tiny, "--target", "coreml", "--recipe", ",".join(recipes))
+    running = Running(copied.root, *args)
+    running.until_printed(" bytes in ")
+    running.interrupt()
     made = list(copied.root.glob("*/*/coreml/artifact.json"))
     assert 1 <= len(made) < len(recipes)
     assert not list(copied.root.glob("*/*/*/failure.json"))  # being ended by Ctrl-C is no failure
-    again = inv(copied.root, *words)
+    again = inv(copied.root, *args)
     assert again.code == 0, again.err
     assert again.err.count(" bytes in ") == len(recipes) - len(made)
-    assert inv(copied.root, *words).err == ""
+    assert inv(copied.root, *args).err == ""
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -80,12 +80,12 @@ def test_an_interrupted_bench_continues_with_the_missing_measurements(
     by: signal.Signals, copied: Store, tiny: Path
 ) -> None:
     targets = ("executorch", "onnx", "tflite")
-    words = ("bench", "--model", tiny, "--target", ",".join(targets), "--min-runs", "4", "--min-seconds", "0.5")
-    running = Running(copied.root, *words)
-    running.until_said("  executorch fp32: p50")
-    running.interrupted(by)
+    args = ("bench", "--model", tiny, "--target", ",".join(targets), "--min-runs", "4", "--min-seconds", "0.5")
+    running = Running(copied.root, *args)
+    running.until_printed("  executorch fp32: p50")
+    running.interrupt(by)
     before = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
-    again = inv(copied.root, *words)
+    again = inv(copied.root, *args)
     assert again.code == 0, again.err
     assert [line.split()[0] for line in again.err.splitlines() if " p50 " in line] == ["onnx", "tflite"]
     after = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
@@ -93,21 +93,21 @@ def test_an_interrupted_bench_continues_with_the_missing_measurements(
 
 
 @pytest.mark.parametrize(
-    ("at_work", "words"),
+    ("process", "args"),
     [
         ("pipeline.stages._export_process", ("export", "--recipe", "fp16")),
         ("edge_bench run", ("bench", "--min-seconds", "60")),
     ],
 )
 def test_a_killed_command_leaves_no_process_running(
-    copied: Store, tiny: Path, at_work: str, words: tuple[str, ...]
+    copied: Store, tiny: Path, process: str, args: tuple[str, ...]
 ) -> None:
     shutil.rmtree(copied.cell("tiny", "torch", "fp16", "onnx"))
     shutil.rmtree(copied.cell("tiny", "torch", "fp32", "onnx") / "local")
-    running = Running(copied.root, *words, "--model", tiny, "--target", "onnx")
-    running.until(lambda: any(at_work in line for line in processes(copied.root)))
+    running = Running(copied.root, *args, "--model", tiny, "--target", "onnx")
+    running.until(lambda: any(process in line for line in processes(copied.root)))
     running.process.kill()
-    running.ended()
+    running.wait()
     until = time.monotonic() + 5  # as for Ctrl-C; what the kernel ends may be large
     while processes(copied.root) and time.monotonic() < until:
         time.sleep(0.01)
@@ -125,8 +125,8 @@ def test_ctrl_c_ends_a_wait_for_another_run(tmp_path: Path, tiny: Path) -> None:
     build = tmp_path / "build"
     with held(build, "somebody's training"):
         running = Running(build, "train", "--model", tiny)
-        running.until_said(f"{build} is in use by somebody's training; waiting for it")
-        running.interrupted()
+        running.until_printed(f"{build} is in use by somebody's training; waiting for it")
+        running.interrupt()
 
 
 # -- two at once -------------------------------------------------------------------------------------------------------
@@ -144,32 +144,32 @@ def held(build: Path, who: str) -> Iterator[None]:
 
 
 def test_two_exports_at_once_make_one_artifact(tmp_path: Path, tiny: Path) -> None:
-    build, words = tmp_path / "build", ("export", "--model", tiny, "--target", "onnx")
-    command = [*INV, *map(str, words)]
+    build, args = tmp_path / "build", ("export", "--model", tiny, "--target", "onnx")
+    command = [*INV, *map(str, args)]
     both = [
         subprocess.Popen(
             command, cwd=ROOT, env=environment(build), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         for _ in range(2)
     ]
-    said = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert said[0][0] == said[1][0] and "model.onnx" in said[0][0]
+    printed = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert printed[0][0] == printed[1][0] and "model.onnx" in printed[0][0]
     for once in ("training tiny", "captured in", "exporting 1 files"):
-        assert sum(err.count(once) for _, err in said) == 1
-    assert sum(err.count("is in use by export of") for _, err in said) == 1
+        assert sum(err.count(once) for _, err in printed) == 1
+    assert sum(err.count("is in use by export of") for _, err in printed) == 1
     assert unfinished(build) == []
-    assert inv(build, *words).err == ""
+    assert inv(build, *args).err == ""
 
 
 def test_a_push_waits_for_a_run_that_holds_the_lock(copied: Store, tiny: Path) -> None:
     shutil.rmtree(copied.root / "data")
     (copied.root / ".lock").unlink()
-    words = ("push", "--model", tiny, "--target", "onnx")
+    args = ("push", "--model", tiny, "--target", "onnx")
     with (copied.root / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        running = Running(copied.root, *words)
-        running.until_said("is in use by another run; waiting for it")
+        running = Running(copied.root, *args)
+        running.until_printed("is in use by another run; waiting for it")
         assert not (copied.root / "data").exists()
     out, err = running.process.communicate()
     assert running.process.returncode == 0, err
@@ -180,7 +180,7 @@ def test_clean_waits_for_a_running_command(copied: Store) -> None:
     with (copied.root / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         running = Running(copied.root, "clean")
-        running.until_said("waiting for it")
+        running.until_printed("waiting for it")
         assert copied.home("tiny", "torch").is_dir()
     assert running.process.communicate()[1] == "" and running.process.returncode == 0
     assert tree(copied.root) == {}
@@ -242,10 +242,10 @@ class Disk:
     again: bool = True
 
 
-def on(disk: Disk, place: Path, *words: object) -> tuple[Done, Done]:
+def on(disk: Disk, place: Path, *args: object) -> tuple[Done, Done]:
     """A command on a nearly full disk, then the same one where there is space again."""
     source = str(disk.source) if disk.source else None
-    request = [str(place), source, disk.free_kb, [*INV, *map(str, words)], disk.gone, disk.again]
+    request = [str(place), source, disk.free_kb, [*INV, *map(str, args)], disk.gone, disk.again]
     script = [*namespace(), sys.executable, "-c", ON_A_SMALL_DISK, json.dumps(request)]
     done = subprocess.run(script, cwd=ROOT, env=environment(place), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -277,8 +277,8 @@ FULL = {
 
 @pytest.mark.parametrize("stage", FULL)
 def test_a_stage_reports_a_full_disk_and_then_continues(tmp_path: Path, matrix: Store, tiny: Path, stage: str) -> None:
-    words, disk = FULL[stage]
-    first, second = on(replace(disk, source=matrix.root), tmp_path, *words, "--model", tiny)
+    args, disk = FULL[stage]
+    first, second = on(replace(disk, source=matrix.root), tmp_path, *args, "--model", tiny)
     assert "no space left on" in first.complaint.lower() and "nothing was" in first.complaint
     assert second.code == 0 or not disk.again, second.err
 

@@ -156,8 +156,8 @@ def _circles(root: Path) -> Iterator[str]:
 def _siblings(root: Path) -> Iterator[str]:
     """A plug-in knows no other plug-in of its folder: what two share is in a file that begins with an underscore."""
     for name, target, where in _arrows(root):
-        (here, _, _), (there, _, plug_in) = name.rpartition("."), target.rpartition(".")
-        if here == there and here.removeprefix("pipeline.") in FOLDERS and not plug_in.startswith("_"):
+        (folder, _, _), (other, _, plug_in) = name.rpartition("."), target.rpartition(".")
+        if folder == other and folder.removeprefix("pipeline.") in FOLDERS and not plug_in.startswith("_"):
             yield f"{where.at(root)}: {name} imports {target}, another plug-in of its folder"
 
 
@@ -218,8 +218,8 @@ def test_the_project_keeps_the_import_law() -> None:
 
 
 def test_every_entry_of_the_layers_exists() -> None:
-    there = {name.split(".")[-1] for name in modules(ROOT) if name.count(".") < 2}
-    assert [name for names in ROOMS for name in names if name not in there] == []
+    existing = {name.split(".")[-1] for name in modules(ROOT) if name.count(".") < 2}
+    assert [name for names in ROOMS for name in names if name not in existing] == []
 
 
 PLANTED = {

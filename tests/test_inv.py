@@ -93,7 +93,7 @@ class Project:
     path: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *words: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         others = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
         offline = {
             "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull,
@@ -101,12 +101,12 @@ class Project:
         }  # fmt: skip
         path = {"PATH": str(self.path)} if self.path else {}
         return subprocess.Popen(
-            [str(self.root / "inv"), *words], cwd=cwd or self.root, env=others | offline | path | self.environment,
+            [str(self.root / "inv"), *args], cwd=cwd or self.root, env=others | offline | path | self.environment,
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def inv(self, *words: str, cwd: Path | None = None) -> tuple[int, str, str]:
-        process = self.start(*words, cwd=cwd)
+    def inv(self, *args: str, cwd: Path | None = None) -> tuple[int, str, str]:
+        process = self.start(*args, cwd=cwd)
         out, err = process.communicate()
         return process.returncode, out, err
 
@@ -190,10 +190,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterato
     project = Project(tmp_path_factory.mktemp("scratch") / "a project", wheels)
     write_project(project.root)
     both = [project.start("train", "--model", "my net") for _ in range(2)]
-    said = [process.communicate() for process in both]
+    printed = [process.communicate() for process in both]
     codes = max(process.returncode for process in both)
-    assert said[0][0] == said[1][0]
-    yield project, (codes, said[0][0], "".join(err for _, err in said))
+    assert printed[0][0] == printed[1][0]
+    yield project, (codes, printed[0][0], "".join(err for _, err in printed))
 
 
 @pytest.fixture
@@ -332,17 +332,17 @@ def test_a_pyenv_python_without_a_shim_is_found(bare: Project, tmp_path: Path) -
 
 def test_without_a_python_uv_downloads_the_newest(bare: Project, tmp_path: Path) -> None:
     """Only the download is replaced: what is asked of uv is recorded, and this Python is given in its place."""
-    asked = tmp_path / "asked"
+    recorded = tmp_path / "arguments"
     bare.program("uv", f"""
         if [ "$1" = venv ]; then
-          echo "$@" >'{asked}'
+          echo "$@" >'{recorded}'
           exec "{UV}" venv --quiet --clear --python "{Path(sys.executable).resolve()}" "${{@: -1}}"
         fi
         exec "{UV}" "$@"
     """)  # fmt: skip
     code, _, err = bare.inv("--list")
     assert code == 0, err
-    assert asked.read_text().split() == ["venv", "--quiet", "--clear", "--python", "3.13", str(bare.venv)]
+    assert recorded.read_text().split() == ["venv", "--quiet", "--clear", "--python", "3.13", str(bare.venv)]
 
 
 def test_without_python_and_uv_one_line_names_what_to_install(bare: Project) -> None:
@@ -387,10 +387,10 @@ def test_selected_extras_are_remembered_and_what_they_omit_is_printed(fresh: Pro
     fresh.environment["LASTMILE_EXTRAS"] = "torch, tflite"
     code, _, err = fresh.inv("--list")
     assert code == 0, err
-    told = err.splitlines()
-    assert len(told) == 2 and told[1].startswith("not installed: "), err
-    assert {"onnx", "savedmodel", "keras", "tests"} <= set(re.findall(r"\w+", told[1]))
-    assert not {"tflite", "torch", "_shared"} & set(re.findall(r"\w+", told[1]))
+    lines = err.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("not installed: "), err
+    assert {"onnx", "savedmodel", "keras", "tests"} <= set(re.findall(r"\w+", lines[1]))
+    assert not {"tflite", "torch", "_shared"} & set(re.findall(r"\w+", lines[1]))
     assert fresh.choices == ["torch,tflite", "default", VERSION]
     del fresh.environment["LASTMILE_EXTRAS"]
     assert fresh.inv("--list")[2] == ""
@@ -402,29 +402,29 @@ def test_selected_extras_are_remembered_and_what_they_omit_is_printed(fresh: Pro
 
 def test_the_choice_of_the_cpu_build_of_pytorch_is_passed_to_uv_and_remembered(fresh: Project, tmp_path: Path) -> None:
     """The real uv, called through a script in the environment that records its arguments."""
-    asked = tmp_path / "asked"
+    recorded = tmp_path / "arguments"
     fresh.tools("chmod")
     fresh.program("uv", f"""
         "{UV}" "$@" || exit 1
         [ "$1" = venv ] || exit 0
-        printf '#!/usr/bin/env bash\\necho "$@" >>"{asked}"\\nexec "{UV}" "$@"\\n' >"${{@: -1}}/bin/uv"
+        printf '#!/usr/bin/env bash\\necho "$@" >>"{recorded}"\\nexec "{UV}" "$@"\\n' >"${{@: -1}}/bin/uv"
         chmod 755 "${{@: -1}}/bin/uv"
     """)  # fmt: skip
     fresh.environment["LASTMILE_TORCH"] = "cpu"
     code, _, err = fresh.inv("--list")
     assert code == 0 and "2 GB" in err, err
-    assert "--torch-backend cpu -e .[all]" in asked.read_text()
+    assert "--torch-backend cpu -e .[all]" in recorded.read_text()
     assert fresh.choices == ["all", "cpu", VERSION]
     del fresh.environment["LASTMILE_TORCH"]
     assert fresh.inv("--list")[2] == ""
     fresh.stamp.unlink()
-    asked.unlink()
+    recorded.unlink()
     assert fresh.inv("--list")[0] == 0
-    assert "--torch-backend cpu " in asked.read_text()
+    assert "--torch-backend cpu " in recorded.read_text()
     fresh.environment["LASTMILE_TORCH"] = "default"
-    asked.unlink()
+    recorded.unlink()
     assert fresh.inv("--list")[0] == 0
-    assert "torch-backend" not in asked.read_text()
+    assert "torch-backend" not in recorded.read_text()
     assert fresh.choices == ["all", "default", VERSION]
 
 
@@ -452,9 +452,9 @@ def test_it_works_with_the_programs_of_macos(fresh: Project) -> None:
     (fresh.path / "sha256sum").unlink()
     fresh.tools("perl", "shasum")
     both = [fresh.start("--list") for _ in range(2)]
-    said = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert "".join(err for _, err in said).count("setting up .venv") == 1
+    printed = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert "".join(err for _, err in printed).count("setting up .venv") == 1
     assert fresh.inv("--list")[2] == ""
 
 

@@ -65,13 +65,13 @@ def test_the_facts_of_a_mac_come_from_sysctl(mac: Mac) -> None:
              *) exit 1 ;;
            esac""",
     )
-    told = json.loads(mac.python("import json; from edge_bench import facts; print(json.dumps(facts.device()))"))
-    assert (told["board"], told["cpu"], told["memory_bytes"]) == ("Mac14,2", "Apple M2", 8 << 30)
+    output = json.loads(mac.python("import json; from edge_bench import facts; print(json.dumps(facts.device()))"))
+    assert (output["board"], output["cpu"], output["memory_bytes"]) == ("Mac14,2", "Apple M2", 8 << 30)
 
 
 def test_without_proc_memory_comes_from_ps_and_getrusage(mac: Mac) -> None:
-    told = mac.python("from edge_bench import memory; print(memory.rss_bytes(), memory.peak_rss_bytes())")
-    now, peak = map(int, told.split())
+    output = mac.python("from edge_bench import memory; print(memory.rss_bytes(), memory.peak_rss_bytes())")
+    now, peak = map(int, output.split())
     assert now == 20 << 20
     assert 5 << 20 < peak < 500 << 20
 

@@ -103,8 +103,8 @@ def test_the_name_of_a_built_in_plug_in_is_refused(monkeypatch: pytest.MonkeyPat
     for call in (registry.names, registry.load_all, lambda folder: registry.load(folder, "fp32")):
         with pytest.raises(BadPlugIn) as caught:
             call("recipes")
-        for words in ("'int8'", "lastmile", "acme 1.2", "pip uninstall acme"):
-            assert words in str(caught.value)
+        for part in ("'int8'", "lastmile", "acme 1.2", "pip uninstall acme"):
+            assert part in str(caught.value)
     assert registry.names("targets")
 
 
@@ -113,8 +113,8 @@ def test_a_name_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPat
     offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"), package="bolt")
     with pytest.raises(BadPlugIn) as caught:
         registry.load("recipes", "acme_one")
-    for words in ("'acme_one'", "acme 1.2", "bolt 1.2", "pip uninstall"):
-        assert words in str(caught.value)
+    for part in ("'acme_one'", "acme 1.2", "bolt 1.2", "pip uninstall"):
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["all", "../up", "a,b", "_own", "a b"])
@@ -128,7 +128,7 @@ def test_a_name_that_is_no_valid_option_or_folder_name_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -143,13 +143,13 @@ def test_a_name_that_is_no_valid_option_or_folder_name_is_refused(
     ],
 )
 def test_an_unusable_plug_in_is_reported_with_its_package_and_does_not_affect_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
 ) -> None:
     own = registry.names("recipes")
     offered(monkeypatch, tmp_path, "recipes", text)
     with pytest.raises(PipelineError) as caught:
         registry.load("recipes", "acme_one")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "acme 1.2" in str(caught.value)
     assert "\n" not in str(caught.value)
     loaded, broken = registry.load_all("recipes")
@@ -207,8 +207,8 @@ def test_the_extra_of_another_package_is_named_as_pip_expects_it() -> None:
 
 
 def test_a_missing_package_is_reported_with_the_install_command() -> None:
-    told = r"^no_such_package is not installed.*LASTMILE_EXTRAS.*pip install '\.\[onnx]'$"
-    with pytest.raises(MissingExtra, match=told), registry.extra("onnx"):
+    message = r"^no_such_package is not installed.*LASTMILE_EXTRAS.*pip install '\.\[onnx]'$"
+    with pytest.raises(MissingExtra, match=message), registry.extra("onnx"):
         import no_such_package  # noqa: F401
 
 

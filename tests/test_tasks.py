@@ -26,7 +26,7 @@ TASKS = (
 )  # fmt: skip
 
 
-def loaded(build: Path, *words: object) -> tuple[Done, set[str]]:
+def loaded(build: Path, *args: object) -> tuple[Done, set[str]]:
     """What `inv WORDS` says, and which top-level packages are loaded when it ends."""
     script = (
         "import atexit, json, runpy, sys\n"
@@ -34,7 +34,7 @@ def loaded(build: Path, *words: object) -> tuple[Done, set[str]]:
         "atexit.register(lambda: print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules})))\n"
         "runpy.run_path('tasks.py', run_name='__main__')\n"
     )
-    command = [sys.executable, "-c", script, json.dumps([str(word) for word in words])]
+    command = [sys.executable, "-c", script, json.dumps([str(word) for word in args])]
     done = subprocess.run(command, cwd=ROOT, env=environment(build), capture_output=True, text=True, check=False)
     *lines, last = done.stdout.splitlines()
     assert last.startswith("LOADED invoke") or " invoke " in last, done.stderr
@@ -79,8 +79,8 @@ def test_an_export_that_is_up_to_date_loads_no_framework_and_changes_nothing(cop
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
     cells = [line.split() for line in done.lines]
     assert len(cells) == len(registry.names("targets")) * len(registry.names("recipes"))
-    paths = [Path(words[3]) for words in cells if words[3].startswith("/")]
-    assert [words[0] for words in cells].count("ok") == len(paths)
+    paths = [Path(args[3]) for args in cells if args[3].startswith("/")]
+    assert [args[0] for args in cells].count("ok") == len(paths)
     assert len(paths) == len(list(copied.root.glob("*/*/*/artifact.json"))) and all(path.exists() for path in paths)
 
 

@@ -127,14 +127,14 @@ def test_finished_work_survives_a_lost_connection_a_power_cut_and_a_wrong_clock(
     first = desk.running(*desk.bench())
     first.until((chunks / "0.json").exists)
     cut(board)
-    assert first.ended().complaint.startswith(LOST)
+    assert first.wait().complaint.startswith(LOST)
     until(lambda: not busy(board))
     ran = (chunks / "run.json").read_bytes()
 
     second = desk.running(*desk.bench())
     second.until((chunks / "200.json").exists)
     pi.stop(board.build, board.name, cut=True)
-    done = second.ended()
+    done = second.wait()
     assert done.complaint.startswith(LOST) or DOWN in done.complaint  # during a request, or between two
     assert "1 of 3 chunks" in done.err
     assert desk.inv(*desk.bench()).complaint.endswith(DOWN)
@@ -159,7 +159,7 @@ def test_a_board_that_stops_responding_ends_the_bench_and_the_next_one_resumes(d
     first.until((desk.folder("int8") / "chunks" / "0.json").exists)
     os.kill(board.pid, signal.SIGSTOP)
     try:
-        assert first.ended().complaint.startswith(LOST)
+        assert first.wait().complaint.startswith(LOST)
     finally:
         os.kill(board.pid, signal.SIGCONT)
     done = desk.inv(*desk.bench(recipe="int8"))
@@ -209,13 +209,13 @@ def test_two_benches_take_turns_and_the_second_starts_when_the_first_is_killed(
     first.until((desk.folder("int8") / "chunks" / "0.json").exists)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     second = other_desk.running(*other_desk.bench(recipe="int8"))
-    second.until_said(f"process {first.process.pid}, since 2")
-    assert second.said[-1].startswith("pi4-emulated is in use by ")
+    second.until_printed(f"process {first.process.pid}, since 2")
+    assert second.printed[-1].startswith("pi4-emulated is in use by ")
 
     first.process.kill()
     first.process.communicate()
     died = datetime.now(UTC).isoformat(timespec="seconds")
-    done = second.ended()
+    done = second.wait()
     assert done.code == 0, done.err
     assert began <= died <= other_desk.measurement("int8").started_at  # by the host's clock: the board's is in 2001
     outputs = load(other_desk.folder("int8"))
@@ -242,7 +242,7 @@ def test_out_of_memory_kills_edge_bench_first_and_is_reported(desk: Desk, board:
     until(lambda: busy(board))
     pids = board.run("pgrep -f '[e]dge_bench'").split()
     board.root(f"{HOG}; true")  # uses all memory; the kernel kills edge-bench first, and then this
-    error = running.ended().complaint
+    error = running.wait().complaint
     assert error.startswith("executorch fp32 on pi4-emulated: ") and "SIGKILL" in error and "memory" in error
     (desk.folder() / "failure.json").unlink()
     killed = re.findall(r"Out of memory: Killed process (\d+) ", board.root("dmesg"))

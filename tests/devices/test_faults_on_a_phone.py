@@ -260,7 +260,7 @@ def test_finished_work_survives_a_cable_pulled_during_a_bench(desk: Desk, phone:
     running = Running(desk.build, *desk.bench, **desk.env)
     running.until((desk.folder / "chunks" / "0.json").is_file)
     cut(phone)
-    done = running.ended()
+    done = running.wait()
     assert done.complaint == LOST
     until(lambda: plugged_in(phone))
     again = inv(desk.build, *desk.bench, **desk.env)
@@ -279,18 +279,18 @@ def test_a_second_job_waits_and_names_the_first(phone: Phone, desk: Desk) -> Non
     with adb.exclusive(phone.build, DEVICE):
         args = [str(arg) for arg in desk.bench if arg not in QUICK]
         other = Running(desk.build, "push", *args[1:], **desk.env)
-        other.until_said("phone-emulated is in use by ")
-        assert f"process {os.getpid()}" in other.said[-1]
-    assert other.ended().code == 0
+        other.until_printed("phone-emulated is in use by ")
+        assert f"process {os.getpid()}" in other.printed[-1]
+    assert other.wait().code == 0
 
 
 def test_cleaning_removes_everything_even_while_another_job_waits(phone: Phone, desk: Desk) -> None:
     with adb.exclusive(phone.build, DEVICE):
         args = [str(arg) for arg in desk.bench if arg not in QUICK]
         other = Running(desk.build, "push", *args[1:], **desk.env)
-        other.until_said("phone-emulated is in use by ")
+        other.until_printed("phone-emulated is in use by ")
         adb.clean(phone.build, DEVICE)
-    assert other.ended().code == 0
+    assert other.wait().code == 0
     assert phone.shell("ls /data/local/tmp/lastmile/files") != ""
     adb.clean(phone.build, DEVICE)
     assert phone.shell("ls -A /data/local/tmp /data/app /sdcard/Android/data") == (

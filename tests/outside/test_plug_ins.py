@@ -54,14 +54,14 @@ class Shop:
     root: Path
     model: Path
 
-    def inv(self, *words: object) -> Done:
+    def inv(self, *args: object) -> Done:
         path = os.pathsep.join([str(self.root / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
         devices = str(self.root / "devices.toml")
-        return inv(self.root / "build", *words, PYTHONPATH=path, LASTMILE_DEVICES=devices)
+        return inv(self.root / "build", *args, PYTHONPATH=path, LASTMILE_DEVICES=devices)
 
-    def edge_bench(self, *words: object) -> Done:
+    def edge_bench(self, *args: object) -> Done:
         path = os.pathsep.join([str(self.root / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-m", "edge_bench", *map(str, words)]
+        command = [sys.executable, "-m", "edge_bench", *map(str, args)]
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
         )
@@ -71,8 +71,8 @@ class Shop:
         return self.inv("export", "--model", self.model, *EXPORT)
 
     def bench(self) -> Done:
-        words = ("--device", "core0", "--min-runs", "5", "--min-seconds", "0")
-        return self.inv("bench", "--model", self.model, *EXPORT, *words)
+        args = ("--device", "core0", "--min-runs", "5", "--min-seconds", "0")
+        return self.inv("bench", "--model", self.model, *EXPORT, *args)
 
     def read(self, noun: type, path: str) -> Any:
         return from_json(noun, json.loads((self.root / "build" / path).read_text()))
@@ -172,16 +172,16 @@ def test_a_change_of_the_package_makes_only_its_files_out_of_date(copied: Shop) 
 
 def test_a_broken_plug_in_is_listed_with_the_reason_and_others_work(copied: Shop) -> None:
     (copied.root / "site" / "acme" / "target.py").write_text("import acme.no_such_part\n")
-    says = "acme-lastmile 1.0"
+    package = "acme-lastmile 1.0"
     (listed,) = [line for line in copied.inv("targets").lines if "acme" in line]
-    assert says in listed and "no_such_part" in listed
+    assert package in listed and "no_such_part" in listed
     complaint = copied.inv("export", "--model", copied.model, "--target", "acme").only
-    assert says in complaint and "ModuleNotFoundError" in complaint
+    assert package in complaint and "ModuleNotFoundError" in complaint
     cells = copied.inv("results", "--json").json
     assert {cell["status"] for cell in cells if cell["target"] == "onnx" and cell["device"] == "core0"} == {"ok"}
     shown = [cell for cell in cells if cell["target"] == "acme"]
     assert {cell["recipe"] for cell in shown} == {"fp32", "int8_64"}
-    assert all(cell["status"] == "failed" and says in cell["reason"] for cell in shown)
+    assert all(cell["status"] == "failed" and package in cell["reason"] for cell in shown)
 
 
 def test_a_broken_runtime_is_listed_with_the_reason_and_others_work(copied: Shop) -> None:

@@ -14,7 +14,7 @@ from pipeline.stages import _chunks
 from pipeline.system import store
 
 SAMPLES = 23
-WORDS = ["predict", "model"]
+ARGS = ["predict", "model"]
 
 
 class Device:
@@ -23,11 +23,11 @@ class Device:
     def __init__(self, lost: int | None = None) -> None:
         self.lost, self.starts = lost, list[int]()
 
-    def __call__(self, words: Sequence[str | Path]) -> Mapping[str, Any]:
-        assert list(words[:2]) == WORDS
+    def __call__(self, args: Sequence[str | Path]) -> Mapping[str, Any]:
+        assert list(args[:2]) == ARGS
         if len(self.starts) == self.lost:
             raise Unreachable("board: the connection was lost")
-        start, count, out = int(words[3]), int(words[5]), Path(words[7])
+        start, count, out = int(args[3]), int(args[5]), Path(args[7])
         self.starts.append(start)
         i = np.arange(start, start + count, dtype=np.float32)
         with out.open("wb") as file:
@@ -36,7 +36,7 @@ class Device:
 
 
 def all_of(folder: Path, device: Device, chunk: int | None = 5, key: str = "k") -> list[Path]:
-    return list(_chunks.predict(folder, key, WORDS, _chunks.spans(SAMPLES, chunk), device))
+    return list(_chunks.predict(folder, key, ARGS, _chunks.spans(SAMPLES, chunk), device))
 
 
 def test_spans_cover_every_sample_once() -> None:
@@ -96,19 +96,19 @@ def test_chunks_with_another_key_or_size_are_not_reused(tmp_path: Path) -> None:
 
 
 def test_a_chunk_with_another_hash_than_the_device_reported_is_refused(tmp_path: Path) -> None:
-    def lies(words: Sequence[str | Path]) -> Mapping[str, Any]:
-        return {**Device()(words), "predictions_sha256": "0" * 64}
+    def lies(args: Sequence[str | Path]) -> Mapping[str, Any]:
+        return {**Device()(args), "predictions_sha256": "0" * 64}
 
     with pytest.raises(Broken, match="was damaged on its way from the device"):
-        list(_chunks.predict(tmp_path, "k", WORDS, _chunks.spans(4, None), lies))
+        list(_chunks.predict(tmp_path, "k", ARGS, _chunks.spans(4, None), lies))
     assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_a_finished_latency_run_is_reused(tmp_path: Path) -> None:
-    def run(words: Sequence[str | Path]) -> Mapping[str, Any]:
-        return {"runs": [[1, 2]], "words": list(words)}
+    def run(args: Sequence[str | Path]) -> Mapping[str, Any]:
+        return {"runs": [[1, 2]], "args": list(args)}
 
-    def never(words: Sequence[str | Path]) -> Mapping[str, Any]:
+    def never(args: Sequence[str | Path]) -> Mapping[str, Any]:
         raise AssertionError
 
     first = _chunks.run(tmp_path, "k", ["run"], run)

@@ -22,7 +22,7 @@ from tests.plans import changed, plan
 pytestmark = pytest.mark.usefixtures("imported")
 
 
-def to(build: Store, job: Job, framework: str) -> Checkpoint:
+def convert_to(build: Store, job: Job, framework: str) -> Checkpoint:
     made = plan(frameworks=job.framework.name)
     return convert(build, made, registry.bind("frameworks", framework))
 
@@ -34,13 +34,13 @@ def outputs(build: Store, framework: str) -> np.ndarray:
 
 
 def test_conversion_to_keras_and_back_preserves_outputs_and_weights(copied: Store, job: Job) -> None:
-    there = to(copied, job, "keras")
-    assert (there.framework, there.origin, there.samples) == ("keras", "converted from torch", 504)
+    converted = convert_to(copied, job, "keras")
+    assert (converted.framework, converted.origin, converted.samples) == ("keras", "converted from torch", 504)
     np.testing.assert_allclose(outputs(copied, "keras"), outputs(copied, "torch"), atol=1e-4)
     before = (copied.checkpoint("tiny", "torch") / "model.safetensors").read_bytes()
-    assert to(copied, job, "keras") == there, "what is up to date is not made again"
-    assert train.ready(copied, changed(job, framework="keras")) == there
-    back = to(copied, changed(job, framework="keras"), "torch")
+    assert convert_to(copied, job, "keras") == converted, "what is up to date is not made again"
+    assert train.ready(copied, changed(job, framework="keras")) == converted
+    back = convert_to(copied, changed(job, framework="keras"), "torch")
     assert back.origin == "converted from keras"
     from safetensors.numpy import load, load_file
 
@@ -52,7 +52,7 @@ def test_conversion_to_keras_and_back_preserves_outputs_and_weights(copied: Stor
 
 def test_converting_to_the_same_framework_is_refused(copied: Store, job: Job) -> None:
     with pytest.raises(BadOption, match="both torch: name two of keras, torch"):
-        to(copied, job, "torch")
+        convert_to(copied, job, "torch")
 
 
 def test_a_model_that_lacks_the_other_framework_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
@@ -60,10 +60,10 @@ def test_a_model_that_lacks_the_other_framework_is_refused_in_one_line(tiny: Pat
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
     text = (folder / "__init__.py").read_text().replace('name="tiny"', 'name="lonely"')
     (folder / "__init__.py").write_text(text)
-    said = inv(tmp_path / "build", "convert", "--model", folder, "--from", "torch", "--to", "keras").only
-    assert said.startswith(f"model lonely has no keras.py in {folder}: ")
+    error = inv(tmp_path / "build", "convert", "--model", folder, "--from", "torch", "--to", "keras").only
+    assert error.startswith(f"model lonely has no keras.py in {folder}: ")
     for command in ("train", "export", "bench"):
-        assert inv(tmp_path / "build", command, "--model", folder, "--framework", "keras").only == said
+        assert inv(tmp_path / "build", command, "--model", folder, "--framework", "keras").only == error
     assert not (tmp_path / "build").exists()
 
 

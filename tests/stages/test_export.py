@@ -69,9 +69,9 @@ def checkpoint_of(build: Store) -> Checkpoint:
 
 def test_a_second_export_prints_nothing_writes_nothing_and_imports_no_framework(matrix: Store) -> None:
     before = snapshot(matrix.root)
-    outcomes, heavy, said = finish(start(matrix, TARGETS, RECIPES))
+    outcomes, heavy, err = finish(start(matrix, TARGETS, RECIPES))
     assert heavy == []
-    assert said == ""
+    assert err == ""
     assert snapshot(matrix.root) == before
     assert [status for _, _, status, _, _ in outcomes if status != "unsupported"] == ["ok"] * 19
     assert not any(fresh for *_, fresh in outcomes)
@@ -145,14 +145,14 @@ def test_only_altered_and_truncated_artifacts_are_exported_again_with_a_message(
     manifest = folders["fp16"] / "artifact.json"
     manifest.write_bytes(manifest.read_bytes()[:100])
     untouched = snapshot(folders["int8"])
-    outcomes, _, said = finish(start(copied, ["onnx"], ["fp16", "fp32", "int8"]))
+    outcomes, _, err = finish(start(copied, ["onnx"], ["fp16", "fp32", "int8"]))
     assert [(recipe, status, fresh) for _, recipe, status, _, fresh in outcomes] == [
         ("fp16", "ok", True),
         ("fp32", "ok", True),
         ("int8", "ok", False),
     ]
-    assert f"{folders['fp32'] / 'model.onnx'} does not match its manifest (sha256 differs)" in said
-    assert f"{manifest}: not JSON" in said
+    assert f"{folders['fp32'] / 'model.onnx'} does not match its manifest (sha256 differs)" in err
+    assert f"{manifest}: not JSON" in err
     for recipe, folder in folders.items():
         new, before = store.read(Artifact, folder / "artifact.json"), old[recipe]
         assert new is not None and before is not None
@@ -193,13 +193,13 @@ def test_a_killed_worker_fails_only_its_recipe_and_the_failure_is_stored(copied:
         tick.wait(0.005)
     (worker,) = workers_of(process.pid)
     os.kill(worker, signal.SIGKILL)
-    outcomes, _, said = finish(process)
+    outcomes, _, err = finish(process)
     assert [(recipe, status) for _, recipe, status, _, _ in outcomes] == [
         ("fp16", "ok"),
         ("fp32", "failed"),
         ("int8", "ok"),
     ]
-    assert "  onnx fp32: failed: ended by SIGKILL" in said
+    assert "  onnx fp32: failed: ended by SIGKILL" in err
     failure = store.read(Failure, folders["fp32"] / "failure.json")
     assert failure is not None and failure.status == "failed" and failure.reason.startswith("ended by SIGKILL")
     assert (folders["fp32"] / failure.log).is_file()
@@ -232,9 +232,9 @@ def test_failed_exports_raise_an_error_that_names_them_and_print_the_end_of_the_
     assert capsys.readouterr().err == ""
     with pytest.raises(StageFailed, match=r"^1 of 2 exports failed.*onnx int8"):
         export.raise_if_failed([fine, lost])
-    said = capsys.readouterr().err
-    assert "onnx int8: no such operator" in said and "line 8" in said and "line 4" in said and "line 3" not in said
-    assert f"(log: {log})" in said
+    err = capsys.readouterr().err
+    assert "onnx int8: no such operator" in err and "line 8" in err and "line 4" in err and "line 3" not in err
+    assert f"(log: {log})" in err
 
 
 def test_an_outcome_line_has_path_size_and_check_or_the_reason(matrix: Store, job: Job) -> None:

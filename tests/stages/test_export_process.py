@@ -53,8 +53,8 @@ def test_an_export_loads_the_other_framework_only_where_its_target_needs_it(
     made: Store = request.getfixturevalue("matrix" if framework == "torch" else "keras_matrix")
     loaded: dict[str, set[str]] = {}
     for path in (made.root.parent / SPIED).glob("*.json"):
-        said = json.loads(path.read_text())
-        loaded.setdefault(_of(said["words"]), set()).update(said["loaded"])
+        spied = json.loads(path.read_text())
+        loaded.setdefault(_of(spied["words"]), set()).update(spied["loaded"])
     targets = ["coreml", "executorch", "onnx", "tflite", *(["savedmodel"] if framework == "keras" else [])]
     names = [*targets, "tests.make_matrix"]
     assert {name: loaded[name] for name in names} == {name: elsewhere.get(name, {"torch"}) for name in names}

@@ -32,7 +32,7 @@ BETWEEN = 1e-5
 """How far the losses may be apart, as a share: sums over the batch are rounded in another order."""
 
 
-def words(framework: str, epochs: int = 3) -> tuple[str, ...]:
+def train_args(framework: str, epochs: int = 3) -> tuple[str, ...]:
     model = ("--model", "digits_cnn", "--framework", framework)
     return ("train", *model, "--epochs", str(epochs), "--accelerator", "cpu")
 
@@ -87,10 +87,10 @@ def member(build: Path, rank: int) -> int:
 def test_a_killed_process_ends_a_training_on_two_devices_and_one_device_resumes_it(
     framework: str, process: str, tmp_path: Path, alone: Callable[[str], Checkpoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running = Running(tmp_path, *words(framework), "--devices", "2")
-    running.until_said("epoch 1/3")
+    running = Running(tmp_path, *train_args(framework), "--devices", "2")
+    running.until_printed("epoch 1/3")
     os.kill(member(tmp_path, int(process[0])), signal.SIGKILL)
-    done = running.ended()
+    done = running.wait()
     assert done.err.splitlines()[0].endswith("of digits, 2 devices")
     assert sum("epoch 1/3" in line for line in done.err.splitlines()) == 1, "only one process prints"
     assert done.complaint.startswith(lost(process))
@@ -112,8 +112,8 @@ def test_outputs_that_contradict_the_spec_give_one_error_line_for_all_processes(
     for name, old, new in (("__init__", '"tiny"', '"seven"'), (framework, "spec.classes", "7")):
         path = folder / f"{name}.py"
         path.write_text(path.read_text().replace(old, new))
-    asked = ("--model", folder, "--framework", framework, "--accelerator", "cpu", "--devices", "2")
-    done = inv(tmp_path / "build", "train", *asked)
+    options = ("--model", folder, "--framework", framework, "--accelerator", "cpu", "--devices", "2")
+    done = inv(tmp_path / "build", "train", *options)
     assert done.complaint.startswith(f"{folder}/{framework}.py: ")
     assert "(2, 7)" in done.complaint and "(2, 10)" in done.complaint
     assert len(done.err.splitlines()) == 2, "the training is announced once, and the error is one line"
@@ -122,15 +122,15 @@ def test_outputs_that_contradict_the_spec_give_one_error_line_for_all_processes(
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_ctrl_c_ends_every_process(framework: str, tmp_path: Path) -> None:
-    running = Running(tmp_path, *words(framework, 50), "--devices", "2")
-    running.until_said("epoch 1/50")
-    running.interrupted()
+    running = Running(tmp_path, *train_args(framework, 50), "--devices", "2")
+    running.until_printed("epoch 1/50")
+    running.interrupt()
 
 
 def test_when_the_first_process_is_killed_all_end(tmp_path: Path) -> None:
     """It holds the lock: another run may be writing to the folder now."""
-    running = Running(tmp_path, *words("torch", 500), "--devices", "2")
-    running.until_said("epoch 1/500")
+    running = Running(tmp_path, *train_args("torch", 500), "--devices", "2")
+    running.until_printed("epoch 1/500")
     running.process.kill()
     running.process.communicate()  # until the last process that writes to its streams has ended
     assert processes(tmp_path) == []
@@ -139,7 +139,12 @@ def test_when_the_first_process_is_killed_all_end(tmp_path: Path) -> None:
 def test_inv_train_under_torchrun_is_one_training(tmp_path: Path, alone: Callable[[str], Checkpoint]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tasks.py"]
     done = subprocess.run(
-        [*command, *words("torch")], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
+        [*command, *train_args("torch")],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("top-1") == 1, "process 0 alone evaluates"
@@ -154,32 +159,32 @@ def test_inv_train_under_torchrun_is_one_training(tmp_path: Path, alone: Callabl
 def test_two_machines_train_like_one_and_the_first_writes_the_checkpoint(
     tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
 ) -> None:
-    asked = (*words("torch"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
-    second = Running(tmp_path / "second", *asked, "--node-rank", "1")
-    assert_as_one(tmp_path, "torch", inv(tmp_path / "first", *asked), second.ended(), alone)
+    options = (*train_args("torch"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
+    second = Running(tmp_path / "second", *options, "--node-rank", "1")
+    assert_as_one(tmp_path, "torch", inv(tmp_path / "first", *options), second.wait(), alone)
 
 
 def test_a_killed_process_ends_the_training_on_both_machines_and_tf_config_resumes_it(
     tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
 ) -> None:
     """Also from a state that only the first machine has."""
-    asked = (*words("keras"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
-    second = Running(tmp_path / "second", *asked, "--node-rank", "1")
-    first = Running(tmp_path / "first", *asked)
-    first.until_said("epoch 1/3")
+    options = (*train_args("keras"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
+    second = Running(tmp_path / "second", *options, "--node-rank", "1")
+    first = Running(tmp_path / "first", *options)
+    first.until_printed("epoch 1/3")
     os.kill(member(tmp_path / "second", 1), signal.SIGKILL)
-    complaints = first.ended().complaint, second.ended().complaint
+    complaints = first.wait().complaint, second.wait().complaint
     assert complaints[0] == complaints[1] and complaints[0].startswith(lost("1 (of 2"))
     assert processes(tmp_path / "first") == []
 
-    def told(index: int) -> str:
+    def tf_config(index: int) -> str:
         workers = [f"127.0.0.1:{port}" for port in ports]
         return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
-    second = Running(tmp_path / "second", *words("keras"), TF_CONFIG=told(1))
-    done = inv(tmp_path / "first", *words("keras"), TF_CONFIG=told(0))
+    second = Running(tmp_path / "second", *train_args("keras"), TF_CONFIG=tf_config(1))
+    done = inv(tmp_path / "first", *train_args("keras"), TF_CONFIG=tf_config(0))
     assert "resuming after epoch" in done.err
-    assert_as_one(tmp_path, "keras", done, second.ended(), alone)
+    assert_as_one(tmp_path, "keras", done, second.wait(), alone)
 
 
 def assert_as_one(
@@ -207,7 +212,7 @@ def ports() -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "complaint"),
+    ("options", "complaint"),
     [
         ({"devices": 0}, "--devices and --num-nodes must be at least 1"),
         ({"devices": 3}, "--batch-size 32 is the total of 3 devices: it must be a multiple of 3"),
@@ -220,10 +225,10 @@ def ports() -> list[int]:
     ],
 )
 def test_an_invalid_group_is_refused_before_anything_is_written(
-    asked: dict[str, object], complaint: str, tmp_path: Path
+    options: dict[str, object], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadOption, match=re.escape(complaint)):
-        train.ensure(Store(tmp_path), plans.changed(JOB, **asked))
+        train.ensure(Store(tmp_path), plans.changed(JOB, **options))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -186,9 +186,9 @@ def test_altered_predictions_are_measured_again_with_a_message(
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     assert made.bench(LOCAL, QUICK) == []
-    said = capsys.readouterr().err
-    assert f"{path} does not match its manifest" in said
-    assert "  tflite int8: p50 " in said and "tflite fp32" not in said
+    err = capsys.readouterr().err
+    assert f"{path} does not match its manifest" in err
+    assert "  tflite int8: p50 " in err and "tflite fp32" not in err
     assert path.read_bytes() == whole
 
 
@@ -233,8 +233,8 @@ def test_a_measurement_on_an_emulated_device_is_marked_and_shows_no_latency(
     pretended = devices.bound(Device("pretended", "local", emulated=True))
     assert cells(copied, ["tflite"], ["int8"]).bench(pretended) == []
     assert measurement_of(copied, "tflite", "int8", "pretended").device["emulated"] is True
-    said = capsys.readouterr().err
-    assert "tflite int8: top-1 " in said and " ms" not in said
+    err = capsys.readouterr().err
+    assert "tflite int8: top-1 " in err and " ms" not in err
 
 
 def test_a_runtime_with_conflicting_requirements_runs_in_its_own_environment(copied: Store, job: Job) -> None:
@@ -248,8 +248,8 @@ def test_a_runtime_with_conflicting_requirements_runs_in_its_own_environment(cop
     assert not folder_of(copied, "onnx", "int8", device.name).exists()
     (environment,) = (copied.root / "environments").glob("tflite_runtime-*")
     assert (environment / "bin" / "python").is_file()
-    here = measurement_of(copied, "tflite", "int8")
-    assert abs(found.accuracy.value - here.accuracy.value) < 0.01
+    local = measurement_of(copied, "tflite", "int8")
+    assert abs(found.accuracy.value - local.accuracy.value) < 0.01
     inode = environment.stat().st_ino
     assert made.bench(device, dataclasses.replace(QUICK, threads=(2,))) == []
     assert [path.stat().st_ino for path in environment.parent.iterdir()] == [inode], "it is not installed again"

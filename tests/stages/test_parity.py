@@ -38,22 +38,22 @@ def quantized(matrix: Store, tmp_path: Path) -> Path:
     return shutil.copytree(matrix.graphs("tiny", "torch", "int8"), tmp_path / "quantized")
 
 
-def change(path: Path, to: Callable[[np.ndarray], np.ndarray]) -> None:
+def change(path: Path, transform: Callable[[np.ndarray], np.ndarray]) -> None:
     """Puts other values into the last layer's weights."""
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(path)
     (weight,) = [t for t in model.graph.initializer if t.name.endswith("classifier.weight")]
-    weight.CopyFrom(numpy_helper.from_array(to(numpy_helper.to_array(weight)), weight.name))
+    weight.CopyFrom(numpy_helper.from_array(transform(numpy_helper.to_array(weight)), weight.name))
     onnx.save(model, path)
 
 
-def answer_otherwise(folder: Path, to: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Gives a graph other outputs than it had."""
+def change_reference(folder: Path, transform: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Changes the stored outputs of a graph."""
     with np.load(folder / "reference.npz") as kept:
         arrays: dict[str, Any] = dict(kept)
-    np.savez(folder / "reference.npz", samples=arrays["samples"], output_0=to(arrays["output_0"]))
+    np.savez(folder / "reference.npz", samples=arrays["samples"], output_0=transform(arrays["output_0"]))
 
 
 def names(folder: Path) -> list[str]:
@@ -76,7 +76,7 @@ def test_temporary_files_of_another_check_are_left_alone(file: Path, graph: Path
 
 
 @pytest.mark.parametrize(
-    ("to", "words"),
+    ("transform", "message"),
     [
         (lambda w: -w, r"outputs differ from the float model's: -?\d+\.\d dB, and a correct export has at least 60 dB"),
         (lambda w: w[::-1].copy(), "outputs differ from the float model's"),
@@ -86,9 +86,11 @@ def test_temporary_files_of_another_check_are_left_alone(file: Path, graph: Path
     ],
     ids=["negative", "classes in another order", "a thousandth off", "nothing", "NaN"],
 )
-def test_changed_weights_fail(to: Callable[[np.ndarray], np.ndarray], words: str, file: Path, graph: Path) -> None:
-    change(file, to)
-    with pytest.raises(ParityFailed, match=words):
+def test_changed_weights_fail(
+    transform: Callable[[np.ndarray], np.ndarray], message: str, file: Path, graph: Path
+) -> None:
+    change(file, transform)
+    with pytest.raises(ParityFailed, match=message):
         check(file, ONNX, FP32, graph)
     assert names(file.parent) == ["graphs", "model.onnx"]
 
@@ -98,7 +100,7 @@ def test_one_wrong_sample_in_128_fails(file: Path, graph: Path) -> None:
         outputs[77] = outputs[77, ::-1]
         return outputs
 
-    answer_otherwise(graph, one)
+    change_reference(graph, one)
     with pytest.raises(ParityFailed, match="outputs differ from the float model's"):
         check(file, ONNX, FP32, graph)
 
@@ -114,18 +116,18 @@ def test_a_static_file_may_differ_by_four_output_steps_but_not_five(
     size = step.max_error / step.max_steps
 
     def off(steps: int) -> Callable[[np.ndarray], np.ndarray]:
-        def to(_: np.ndarray) -> np.ndarray:
+        def transform(_: np.ndarray) -> np.ndarray:
             outputs = exact.copy()
             outputs[5, 3] += steps * size * rounding
             return outputs
 
-        return to
+        return transform
 
-    answer_otherwise(quantized, off(4))
+    change_reference(quantized, off(4))
     four = check(path, ONNX, INT8, quantized)
     assert four.max_steps == pytest.approx(4 * rounding)
     assert four.equal == 127 / 128
-    answer_otherwise(quantized, off(5))
+    change_reference(quantized, off(5))
     with pytest.raises(
         ParityFailed, match=r"^outputs differ from the quantized graph's by 5\.0 output steps \(4 allowed"
     ):

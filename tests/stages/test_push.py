@@ -61,8 +61,8 @@ def test_test_images_that_changed_since_the_training_are_refused(copied: Store, 
 def test_push_to_this_machine_sends_nothing_and_counts_what_it_can_run(matrix: Store, job: Job) -> None:
     made = cells(matrix, devices="local")
     runnable = push.runnable(made.plan, job, made.outcomes, devices.find("local"))
-    here = {target for target in registry.names("targets") if registry.load("targets", target).RUNTIME}
-    assert {one.artifact.target for one in runnable} == here >= {"tflite", "executorch", "onnx"}
+    names = {target for target in registry.names("targets") if registry.load("targets", target).RUNTIME}
+    assert {one.artifact.target for one in runnable} == names >= {"tflite", "executorch", "onnx"}
     assert push.push(matrix, made.plan) == [push.Pushed("local", len(runnable) + 1, 0)]
 
 

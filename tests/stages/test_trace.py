@@ -56,8 +56,8 @@ def test_on_a_phone_the_app_decodes_and_resizes_the_image_itself(
 ) -> None:
     build = Store(tmp_path / "build")
     build.root.mkdir()
-    for place in matrix.root.iterdir():
-        (build.root / place.name).symlink_to(place)
+    for path in matrix.root.iterdir():
+        (build.root / path.name).symlink_to(path)
     for name in ("boards", "android"):
         (build.root / name).symlink_to(phone.build.root / name)
     for cell in (("tflite", "fp32"), ("executorch", "fp32")):

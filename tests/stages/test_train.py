@@ -133,18 +133,18 @@ def test_imported_weights_replace_a_checkpoint_which_is_kept_beside_it(copied: S
     state = load_file(folder / old.weights)
     mine = tmp_path / "mine.safetensors"
     save_file({name: -value if name == "classifier.weight" else value for name, value in state.items()}, mine)
-    asked = plans.changed(job, weights=mine)
-    assert train.ready(copied, asked) is None
-    new = train.ensure(copied, asked)
+    with_weights = plans.changed(job, weights=mine)
+    assert train.ready(copied, with_weights) is None
+    new = train.ensure(copied, with_weights)
     assert new.origin == str(mine)
     assert new.facts["source_sha256"] == store.sha256(mine)
     assert new.accuracy < 0.3 < old.accuracy
-    assert train.ready(copied, asked) == train.ready(copied, job) == new
+    assert train.ready(copied, with_weights) == train.ready(copied, job) == new
     kept = folder.with_name(f"checkpoint-{old.weights_sha256[:8]}")
     assert store.read(Checkpoint, kept / "checkpoint.json") == old
     assert store.sha256(kept / old.weights) == old.weights_sha256
     mine.write_bytes(mine.read_bytes() + b" ")
-    assert train.ready(copied, asked) is None, "the file is another now"
+    assert train.ready(copied, with_weights) is None, "the file is another now"
 
 
 def test_training_in_both_frameworks_prints_no_warning(tiny: Path, tmp_path: Path) -> None:
