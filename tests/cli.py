@@ -1,4 +1,4 @@
-"""A call of `inv`, as a user makes it: a process."""
+"""Runs `inv` as a user does: in a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from invoke.parser import ParserContext
 
 ROOT = Path(__file__).parents[1]
 INV = (sys.executable, str(ROOT / "tasks.py"))
-"""What ./inv runs."""
+"""The command that ./inv runs."""
 INTERRUPTED = "interrupted; run the command again to continue"
 
 
@@ -32,7 +32,7 @@ class Done:
 
     @property
     def lines(self) -> list[str]:
-        """What a call that went well printed."""
+        """The output of a successful call."""
         assert self.code == 0, self.err
         return self.out.splitlines()
 
@@ -42,7 +42,7 @@ class Done:
 
     @property
     def complaint(self) -> str:
-        """The one line that ends a refused call; progress may stand before it, a traceback may not."""
+        """The error line that ends a refused call. Progress may precede it; a traceback may not."""
         assert self.code == 2, (self.code, self.out, self.err)
         assert "Traceback" not in self.err + self.out
         *before, last = self.err.splitlines()
@@ -52,27 +52,27 @@ class Done:
 
     @property
     def only(self) -> str:
-        """The complaint of a call that said nothing else."""
+        """The error line of a call that printed nothing else."""
         assert self.complaint and len(self.err.splitlines()) == 1 and self.out == "", (self.out, self.err)
         return self.complaint
 
 
 @cache
 def contexts() -> list[ParserContext]:
-    """Every task as invoke's parser sees it. Once: invoke takes the help texts out of a task when it is asked."""
+    """Every task as invoke's parser sees it. Cached, because invoke removes a task's help texts on the first call."""
     import tasks
 
     return list(tasks.namespace.to_contexts())
 
 
 def environment(build: Path, **more: str) -> dict[str, str]:
-    """This process's variables with a build folder and others; one thread is fastest for networks as small as ours."""
+    """This process's environment with a build folder and more variables. One thread is fastest for small networks."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "LASTMILE_BUILD": str(build), **more}
 
 
-def inv(build: Path, *words: object, **more: str) -> Done:
-    """Runs `inv WORDS` to its end; `more` are environment variables."""
-    command = [*INV, *map(str, words)]
+def inv(build: Path, *args: object, **more: str) -> Done:
+    """Runs `inv ARGS` and waits for it; `more` are environment variables."""
+    command = [*INV, *map(str, args)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(build, **more), stdin=subprocess.DEVNULL, capture_output=True, text=True,
         check=False,
@@ -81,47 +81,47 @@ def inv(build: Path, *words: object, **more: str) -> Done:
 
 
 class Running:
-    """A command in a process group of its own, as a terminal's foreground job is, and what it has said so far."""
+    """This process's environment with a build folder and more variables. Small networks run fastest with one thread."""
 
-    def __init__(self, build: Path, *words: object, **more: str) -> None:
+    def __init__(self, build: Path, *args: object, **more: str) -> None:
         self.build = build
         self.printed: list[str] = []
         self.process = subprocess.Popen(
-            [*INV, *map(str, words)], cwd=ROOT, env=environment(build, **more), text=True, start_new_session=True,
+            [*INV, *map(str, args)], cwd=ROOT, env=environment(build, **more), text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def until_printed(self, words: str) -> None:
-        """Waits for a line that has these words."""
+    def until_printed(self, text: str) -> None:
+        """Waits for a line that contains this text."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.printed.append(line.rstrip("\n"))
-            if words in line:
+            if text in line:
                 return
-        raise AssertionError(f"it ended without {words!r}: {self.printed}")
+        raise AssertionError(f"it ended without {text!r}: {self.printed}")
 
-    def until(self, there: Callable[[], bool]) -> None:
-        """Waits for something to be there."""
-        while not there():
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for a condition."""
+        while not condition():
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.005)
 
     def wait(self) -> Done:
-        """What came of it."""
+        """Waits for the end of the command; its result."""
         out, err = self.process.communicate()
         return Done(self.process.returncode, out, "\n".join([*self.printed, *err.splitlines()]))
 
     def interrupt(self, by: signal.Signals = signal.SIGINT) -> Done:
-        """Ctrl-C, and what came of it: one line, no traceback, no process left, nothing half-written.
+        """Sends Ctrl-C and checks the end: one line, no traceback, no process left, no temporary file.
 
         Args:
-            by: SIGTERM goes to `inv` alone, as `timeout` sends it, and so does SIGHUP.
+            by: SIGTERM and SIGHUP go to `inv` alone, as `timeout` sends them; SIGINT to its process group.
         """
         (os.killpg if by is signal.SIGINT else os.kill)(self.process.pid, by)
         done = self.wait()
         assert (done.code, done.err.splitlines()[-1]) == (128 + by, INTERRUPTED), done
         assert "Traceback" not in done.out + done.err
-        until = time.monotonic() + 1  # a kill is sent at once and done by the kernel a moment later
+        until = time.monotonic() + 1  # the kernel ends a killed process a moment later
         while processes(self.build) and time.monotonic() < until:
             time.sleep(0.01)
         assert processes(self.build) == []
@@ -130,23 +130,23 @@ class Running:
 
 
 def processes(build: Path) -> list[str]:
-    """Command lines of all processes that were started for a build folder, in whatever group they are."""
+    """Command lines of all processes that were started for a build folder, in any process group."""
     mark, found = f"LASTMILE_BUILD={build}\0".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (folder / "environ").read_bytes() + b"\0":
                 found.append((folder / "cmdline").read_text().replace("\0", " "))
         except OSError:
-            continue  # it ended meanwhile, or is another user's
+            continue  # it has ended, or belongs to another user
     return found
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a build folder with its content; not who held its lock last, nor its tag."""
+    """The content of every file below a build folder, except its locks and its tag."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", ".lastmile")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def unfinished(build: Path) -> list[str]:
-    """Temporary names below a build folder."""
+    """Temporary files below a build folder."""
     return [str(path) for path in build.rglob(".tmp-*")]

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a tiny model, and a store in which every cell of its matrix was made for real."""
+"""Fixtures that several folders of tests share: a tiny model, and a build folder with every cell of its matrix."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.phones import Phone, app
 os.environ.pop("LASTMILE_BUILD", None)
 os.environ.pop("LASTMILE_DEVICES", None)
 os.environ.pop("LASTMILE_FROM", None)
-os.environ.pop("FORCE_COLOR", None)  # commands print plain text here
-# Where a shell started the tests in the background, Ctrl-C is ignored, also by all that they start and interrupt.
+os.environ.pop("FORCE_COLOR", None)  # commands print plain text in tests
+# A shell that starts the tests in the background sets SIGINT to ignored, which the processes they start inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -41,20 +41,20 @@ MACHINES = (
     "tests/android/", "tests/devices/", "tests/edge_bench/test_executorch_runner.py", "tests/emulate/",
     "tests/results/test_instruction_budget.py", "tests/stages/test_trace.py",
 )  # fmt: skip
-"""Where the tests are that use an emulated board or phone, of which a session has one."""
+"""Tests that use the emulated board or phone. A test session has one of each."""
 
 
 SPIED = "spied"
-"""The folder beside a matrix in which each process that made it says what it loaded: tests/spy/."""
+"""The folder beside a matrix where each process that made it records what it loaded; see tests/spy/."""
 
 
 NO_PARAMS = SimpleNamespace(params={})
 
 
-class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types here
-    """How several processes share the tests: a file to a process, and all of the emulated machines to one.
+class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type hints
+    """Distributes tests over processes by file; all tests of the emulated machines go to one process.
 
-    Not by xdist's own groups: xdist 3.8 tells of them by a name of a test that pytest 9 no longer reads.
+    xdist's own groups do not work here: xdist 3.8 puts the group into a name of the test that pytest 9 no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -66,12 +66,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Holds `MACHINES` to what tests use."""
+    """Checks that `MACHINES` lists every test that uses an emulated machine."""
     for item in items:
         given = getattr(item, "callspec", NO_PARAMS).params
         used = {"board", "phone"} & {*getattr(item, "fixturenames", ())} - {*given}
         if used and not item.nodeid.startswith(MACHINES):
-            raise pytest.UsageError(f"{item.nodeid} uses {', '.join(used)}: name its place in MACHINES, {__file__}")
+            raise pytest.UsageError(f"{item.nodeid} uses {', '.join(used)}: add its path to MACHINES in {__file__}")
 
 
 @pytest.fixture(scope="session")
@@ -82,39 +82,39 @@ def tiny() -> Path:
 
 @pytest.fixture(scope="session")
 def job() -> Job:
-    """What `matrix` was made with."""
+    """The job that `matrix` was made with."""
     return plans.job()
 
 
 @pytest.fixture(scope="session")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store in which `tiny` was trained, exported to all targets under all recipes, and measured on `local`.
+    """A build folder in which `tiny` was trained, exported to all targets under all recipes and measured on `local`.
 
-    Look, don't touch: a test that changes files takes `copied`.
+    Read only: a test that changes files uses `copied`.
     """
     return _matrix(tmp_path_factory, "torch")
 
 
 @pytest.fixture(scope="session")
 def keras_matrix(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The same as `matrix`, of the same model in Keras, elsewhere."""
+    """Like `matrix`, for the same model in Keras, in another folder."""
     return _matrix(tmp_path_factory, "keras")
 
 
 def _matrix(tmp_path_factory: pytest.TempPathFactory, framework: str) -> Store:
-    """This process's own; where several run tests, a copy of what the first made."""
+    """This process's matrix. If several processes run tests, the first makes it and the others copy it."""
     own = tmp_path_factory.mktemp(f"matrix-{framework}") / "build"
     several = "PYTEST_XDIST_WORKER" in os.environ
     made = tmp_path_factory.getbasetemp().parent / f"matrix-{framework}" / "build" if several else own
     made.parent.mkdir(exist_ok=True)
-    with (made.parent / "one").open("w") as one_makes_it:
-        fcntl.flock(one_makes_it, fcntl.LOCK_EX)
+    with (made.parent / "one").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             command = [sys.executable, "-m", "tests.make_matrix", str(made), framework]
             (made.parent / SPIED).mkdir()
-            already = filter(None, [os.environ.get("PYTHONPATH")])
+            existing = filter(None, [os.environ.get("PYTHONPATH")])
             spy = {
-                "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "spy"), *already]),
+                "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "spy"), *existing]),
                 "SPY_FOLDER": str(made.parent / SPIED),
             }
             done = subprocess.run(command, cwd=ROOT, env=os.environ | spy, capture_output=True, text=True, check=False)
@@ -126,7 +126,7 @@ def _matrix(tmp_path_factory: pytest.TempPathFactory, framework: str) -> Store:
 
 @pytest.fixture(scope="session")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """An emulated Raspberry Pi 4 that runs for the whole session. A test that ends or breaks it boots it anew."""
+    """An emulated Raspberry Pi 4 that runs for the whole session. A test that stops or breaks it reboots it."""
     try:
         for use in ("emulate", "cross"):
             packages.require(use)
@@ -134,13 +134,13 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
-    build = Store(ROOT / "build" / "emulated")  # kept: the image is made once
+    build = Store(ROOT / "build" / "emulated")  # kept between sessions: the image is built once
     files = tmp_path_factory.mktemp("board")
     script = ROOT / "tests" / "edge_bench" / "make_models.py"
     subprocess.run([sys.executable, script, "--only-executorch", files], check=True, capture_output=True)
     build.root.mkdir(parents=True, exist_ok=True)
-    with (build.root / ".tests").open("w") as one_session:
-        fcntl.flock(one_session, fcntl.LOCK_EX)
+    with (build.root / ".tests").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         pi.stop(build, "pi4", cut=True)
         pi.boot(build, "pi4", pi.Boot(fresh=True))
         try:
@@ -152,13 +152,13 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
 
 @pytest.fixture(scope="session")
 def phone() -> Iterator[Phone]:
-    """An emulated phone that runs for the whole session. A test that breaks it boots it anew."""
-    build = Store(ROOT / "build" / "emulated-phone")  # kept: its system and its app are made once
+    """An emulated phone that runs for the whole session. A test that breaks it reboots it."""
+    build = Store(ROOT / "build" / "emulated-phone")  # kept between sessions: its system and app are built once
     try:
         app(build)
         build.root.mkdir(parents=True, exist_ok=True)
-        with (build.root / ".tests").open("w") as one_session:
-            fcntl.flock(one_session, fcntl.LOCK_EX)
+        with (build.root / ".tests").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             emulated_phone.stop(build)
             emulated_phone.boot(build)
             try:
@@ -180,7 +180,7 @@ def copied(matrix: Store, tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def imported() -> None:
-    """Imports PyTorch, what quantizes with it, and Keras: what others' code warns of while imported is not ours."""
+    """Imports PyTorch, its quantization packages and Keras, and ignores the warnings that these imports give."""
     from pipeline.registry import import_order
 
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Makes a store for the tests: `python -m tests.make_matrix FOLDER FRAMEWORK`, a process of its own as a user's is."""
+"""Makes the build folder of the fixture `matrix`: `python -m tests.make_matrix FOLDER FRAMEWORK`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(root: Path, framework: str) -> None:
-    """Exports the tiny model to every target under every recipe, and measures on this machine what runs here."""
+    """Exports the tiny model to every target under every recipe and measures what this machine can run."""
     build, made = Store(root), plan(frameworks=framework)
     outcomes = export.export(build, made)
     measure.measure(build, made, outcomes, devices.find("local"), QUICK)

@@ -52,13 +52,13 @@ class Cells:
     outcomes: Sequence[Outcome]
 
     def bench(self, device: BoundDevice, options: measure.Options = QUICK) -> list[StageFailed]:
-        """Measures them; returns the failures."""
+        """Measures the files and returns the failures."""
         found = measure.measure(self.build, self.plan, self.outcomes, device, options)
         return [result.failure for result in found if result.failure]
 
 
 def cells(build: Store, targets: Names = ALL, recipes: Names = ALL, **more: Any) -> Cells:
-    """The up-to-date files of a plan, which must exist."""
+    """The up-to-date files of a plan. All of them must exist."""
     made = plan(targets, recipes, **more)
     found = [outcome for job in made.jobs for outcome in export.current(build, made, job) or []]
     assert len(found) == len(made.jobs) * len(made.targets) * len(made.recipes)

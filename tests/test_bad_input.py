@@ -1,4 +1,4 @@
-"""What bad input gets: one line that says what is wrong and what would be right, exit code 2, nothing half-written."""
+"""Bad input gives one line that names the problem and the fix, and exit code 2; nothing is written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEC = ModelSpec(
 
 
 def folder(path: Path, spec: str, code: str | None = None) -> Path:
-    """A model folder with these files."""
+    """Writes a model folder with these files."""
     path.mkdir()
     (path / "__init__.py").write_text(spec)
     if code is not None:
@@ -47,20 +47,20 @@ def folder(path: Path, spec: str, code: str | None = None) -> Path:
 
 @pytest.fixture
 def pets(tmp_path: Path, tiny: Path) -> Path:
-    """tiny, to be trained on class folders with two classes."""
+    """A model like tiny that is trained on class folders with two classes."""
     spec = SPEC.format(name="pets", classes=2, labels=("cat", "dog"), dataset="imagefolder")
     return folder(tmp_path / "pets", spec, (tiny / "torch.py").read_text())
 
 
 def refused(build: Path, *args: object, **more: str) -> str:
-    """The complaint of a call that is refused before anything is begun: nothing else is said, nothing written."""
+    """The error of a call that is refused before any work: nothing else is printed and nothing is written."""
     done = inv(build, *args, **more)
     assert tree(build) == {}
     return done.only
 
 
 def refusal(build: Path, **options: Any) -> str:
-    """What training says no with, in this process: for what PyTorch must be imported for, which takes seconds."""
+    """The error of a training in this process, which has PyTorch loaded; importing it again takes seconds."""
     with pytest.raises(PipelineError) as caught:
         ensure(Store(build), plans.job(**options))
     assert tree(build) == {}
@@ -142,7 +142,7 @@ def test_a_missing_image_is_named_before_anything_is_trained(tmp_path: Path) -> 
 
 
 def test_paths_are_relative_to_the_users_folder(tmp_path: Path, tiny: Path) -> None:
-    """As ./inv says, which runs in its own folder wherever it is called."""
+    """./inv changes to its own folder and passes the user's in LASTMILE_FROM."""
     shutil.copytree(tiny, tmp_path / "mine", ignore=shutil.ignore_patterns("keras.py", "__pycache__"))
     variables = {"LASTMILE_FROM": str(tmp_path)}
     error = refused(tmp_path / "build", "export", "--model", "mine", "--framework", "keras", **variables)
@@ -248,16 +248,16 @@ def test_a_framework_that_a_model_is_not_written_in_is_refused(tmp_path: Path) -
 DIGITS = SPEC.format(name="mine", classes=10, labels=tuple("0123456789"), dataset="digits")
 FOLDERS = {
     "no SPEC": ("x = 1", "__init__.py has no SPEC of type pipeline.core.ModelSpec"),
-    "an import that fails": ("import nosuchpackage", "__init__.py cannot be imported: ModuleNotFoundError: No mod"),
+    "a failing import": ("import nosuchpackage", "__init__.py cannot be imported: ModuleNotFoundError: No mod"),
     "an error of two lines": ('raise ValueError("one\\ntwo")', "cannot be imported: ValueError: one two"),
     "a syntax error": ("SPEC = (", "__init__.py cannot be imported: SyntaxError: "),
     "a name with a slash": (DIGITS.replace('"mine"', '"a/b"'), "SPEC.name 'a/b'"),
-    "a name that is taken": (DIGITS.replace('"mine"', '"resnet8"'), "SPEC.name 'resnet8'"),
-    "a task that is not known": (DIGITS.replace("image_class", "sound_class"), "SPEC.task 'sound_classification'"),
+    "the name of a built-in model": (DIGITS.replace('"mine"', '"resnet8"'), "SPEC.name 'resnet8'"),
+    "an unknown task": (DIGITS.replace("image_class", "sound_class"), "SPEC.task 'sound_classification'"),
     "two colors": (DIGITS.replace('color="L"', 'color="RGB"'), "preprocessing.color 'RGB'"),
     "a mean of three": (DIGITS.replace("mean=(0.0,)", "mean=(0.0,) * 3"), "need 1 values each"),
     "a crop of another size": (DIGITS.replace("crop=8", "crop=7"), "preprocessing.crop"),
-    "a dataset that is not known": (DIGITS.replace('"digits"', '"mnist"'), "unknown dataset 'mnist'"),
+    "an unknown dataset": (DIGITS.replace('"digits"', '"mnist"'), "unknown dataset 'mnist'"),
 }  # fmt: skip
 
 
@@ -455,11 +455,11 @@ def test_missing_weights_are_refused(tmp_path: Path, tiny: Path) -> None:
     assert error == f"--weights {tmp_path}/w.pt: no such file"
 
 
-# -- what is in build/ -------------------------------------------------------------------------------------------------
+# -- damaged files -----------------------------------------------------------------------------------------------------
 
 
 def damaged(path: Path, how: str) -> None:
-    """A file cut, or with one bit changed, as a disk or a copy may do it."""
+    """Truncates a file or changes one bit of it, as a bad disk or copy may do."""
     content = bytearray(path.read_bytes())
     if how == "truncated":
         content = content[: len(content) // 2]
@@ -469,7 +469,8 @@ def damaged(path: Path, how: str) -> None:
 
 
 def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny: Path) -> None:
-    """A file cut, a file and a folder with one bit changed, and a manifest cut; all in one call, to save time."""
+    """One file is truncated, another file and a folder have one bit changed, and a manifest is truncated. One call for
+    all saves time."""
 
     def cell(recipe: str, target: str) -> Path:
         return copied.cell("tiny", "torch", recipe, target)
@@ -510,15 +511,15 @@ def test_altered_weights_are_trained_again_with_a_message(
     damaged(weights, "altered")
     after = ensure(copied, job)
     assert f"{weights} does not match its manifest: training again" in capfd.readouterr().err.splitlines()
-    assert before is not None and after.weights_sha256 == before.weights_sha256  # the same seed, the same weights
+    assert before is not None and after.weights_sha256 == before.weights_sha256  # the same seed gives the same weights
 
 
-# -- what is not installed ---------------------------------------------------------------------------------------------
+# -- missing packages --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def without(tmp_path: Path) -> str:
-    """A folder for PYTHONPATH in which every Python process finds those packages missing that ABSENT names."""
+    """A folder for PYTHONPATH: Python processes then do not find the packages that the variable ABSENT names."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(ABSENT)
@@ -626,7 +627,7 @@ def test_conversion_to_the_same_framework_is_refused(tmp_path: Path) -> None:
     assert error == "--from and --to are both keras: name two of keras, torch"
 
 
-# -- what the system refuses -------------------------------------------------------------------------------------------
+# -- other errors ------------------------------------------------------------------------------------------------------
 
 
 def test_a_build_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

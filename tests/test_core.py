@@ -1,4 +1,4 @@
-"""The nouns' JSON: golden files are what older versions wrote; each must be read, and written back the same."""
+"""The JSON of the nouns: golden files, written by older versions, must survive a round trip unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = sorted(path.name for path in GOLDEN.glob("*.json"))
 
 
 def noun_of(file: str) -> Any:
-    """The noun that a golden file's name begins with: "model_spec.json", "cell_unchecked.json"."""
+    """The noun that the name of a golden file begins with: "model_spec.json", "cell_unchecked.json"."""
     name = file.removesuffix(".json").replace("_", "")
     fitting = [noun for noun in NOUNS.values() if name.startswith(noun.__name__.lower())]
     return max(fitting, key=lambda noun: len(noun.__name__))

@@ -1,4 +1,4 @@
-"""Faults: Ctrl-C in any stage, a full disk, two commands at once. The next run goes on, and nothing is half-made."""
+"""Faults: Ctrl-C in any stage, a full disk, two commands at once. The next run continues, and no file is incomplete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_interrupted_training_is_resumed(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_ctrl_c_before_the_first_epoch_prints_one_line(tmp_path: Path, tiny: Path) -> None:
-    """PyTorch is being imported then."""
+    """The signal arrives while PyTorch is being imported."""
     running = Running(tmp_path / "build", "train", "--model", tiny, "--accelerator", "cpu")
     running.until_printed("training tiny")
     running.interrupt()
@@ -59,7 +59,7 @@ def test_an_interrupted_capture_is_repeated_by_the_next_run(copied: Store, tiny:
 
 
 def test_an_interrupted_export_continues_with_the_missing_files(copied: Store, tiny: Path) -> None:
-    recipes = ("fp16", "fp32", "int8", "int8_weight_only")  # one process makes them, one after the other
+    recipes = ("fp16", "fp32", "int8", "int8_weight_only")  # one process exports them one after another
     for recipe in recipes:
         shutil.rmtree(copied.cell("tiny", "torch", recipe, "coreml"))
     args = ("export", "--model", tiny, "--target", "coreml", "--recipe", ",".join(recipes))
@@ -68,7 +68,7 @@ def test_an_interrupted_export_continues_with_the_missing_files(copied: Store, t
     running.interrupt()
     made = list(copied.root.glob("*/*/coreml/artifact.json"))
     assert 1 <= len(made) < len(recipes)
-    assert not list(copied.root.glob("*/*/*/failure.json"))  # being ended by Ctrl-C is no failure
+    assert not list(copied.root.glob("*/*/*/failure.json"))  # an interruption is not a failure
     again = inv(copied.root, *args)
     assert again.code == 0, again.err
     assert again.err.count(" bytes in ") == len(recipes) - len(made)
@@ -108,7 +108,7 @@ def test_a_killed_command_leaves_no_process_running(
     running.until(lambda: any(process in line for line in processes(copied.root)))
     running.process.kill()
     running.wait()
-    until = time.monotonic() + 5  # as for Ctrl-C; what the kernel ends may be large
+    until = time.monotonic() + 5  # the kernel needs a moment to end large processes
     while processes(copied.root) and time.monotonic() < until:
         time.sleep(0.01)
     assert processes(copied.root) == []
@@ -129,12 +129,12 @@ def test_ctrl_c_ends_a_wait_for_another_run(tmp_path: Path, tiny: Path) -> None:
         running.interrupt()
 
 
-# -- two at once -------------------------------------------------------------------------------------------------------
+# -- concurrency -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def held(build: Path, who: str) -> Iterator[None]:
-    """The build folder's lock, as another run holds it."""
+    """Holds the build folder's lock, as another run does."""
     build.mkdir()
     with (build / ".lock").open("w") as file:
         file.write(who)
@@ -214,11 +214,11 @@ left = [name for _, folders, files in os.walk(build) for name in folders + files
 os.unlink(f"{disk}/ballast")
 print(json.dumps([first, left, call() if again else first]))
 """
-"""In a mount namespace of its own: a disk of its own, nearly full; the command; then space, and the command again."""
+"""Runs in a mount namespace: mounts a small disk, fills it, runs the command, frees space, runs the command again."""
 
 
 def namespace() -> list[str]:
-    """What starts a program that may mount: as root directly, else as root of a user namespace."""
+    """The command prefix that lets a program mount: as root directly, otherwise as root of a user namespace."""
     for options in (["-m"], ["-Urm"]):
         if subprocess.run(["unshare", *options, "true"], check=False, capture_output=True).returncode == 0:
             return ["unshare", *options]
@@ -230,10 +230,10 @@ class Disk:
     """A build folder's disk.
 
     Attributes:
-        free_kb: what is free on it.
-        source: the build folder that lies there; None for an empty one.
-        gone: what is removed from that before.
-        again: the command is run again when there is space.
+        free_kb: free space.
+        source: the build folder to copy to it; None for an empty one.
+        gone: paths to remove from the copy first.
+        again: whether to run the command again after space was freed.
     """
 
     free_kb: int
@@ -243,7 +243,7 @@ class Disk:
 
 
 def on(disk: Disk, place: Path, *args: object) -> tuple[Done, Done]:
-    """A command on a nearly full disk, then the same one where there is space again."""
+    """Runs a command on a nearly full disk, then again after space was freed."""
     source = str(disk.source) if disk.source else None
     request = [str(place), source, disk.free_kb, [*INV, *map(str, args)], disk.gone, disk.again]
     script = [*namespace(), sys.executable, "-c", ON_A_SMALL_DISK, json.dumps(request)]
@@ -260,7 +260,7 @@ def test_a_completely_full_disk_is_reported(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_a_training_on_a_full_disk_is_reported_and_resumed(tmp_path: Path, tiny: Path) -> None:
-    """There is space for the folder's tag and the first epoch's state, and not for the second's."""
+    """The space suffices for the build folder's tag and the state after the first epoch, but not after the second."""
     first, second = on(Disk(68), tmp_path, "train", "--model", tiny, "--accelerator", "cpu")
     assert first.complaint.startswith("no space left on the disk of ")
     assert first.complaint.endswith("free some (inv clean) and run again; nothing was lost")

@@ -1,4 +1,5 @@
-"""The import law: arrows point left, heavy packages stay inside functions, and the device side stands alone."""
+"""The import law: modules import from layers to their left, heavy packages only inside functions, and edge-bench
+imports nothing of the host side."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import pipeline
 
 ROOT = Path(__file__).parent.parent
 
-ROOMS = (
+LAYERS = (
     ("core", "errors", "registry", "stats", "formatting"),
     ("system",),
     ("android", "emulate"),
@@ -28,8 +29,8 @@ ROOMS = (
     ("framework_comparison", "pipeline"),
     ("tasks",),
 )
-"""Who may import whom: a module imports from rooms to the left of its own, and from its own as long as there is no
-cycle. "pipeline" is the public API in pipeline/__init__.py."""
+"""A module may import from earlier layers, and from its own layer without cycles. "pipeline" is the public API in
+pipeline/__init__.py."""
 
 FOLDERS = ("datasets", "recipes", "targets", "devices", "frameworks", "framework_comparison.parts")
 FRAMEWORKS = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}}
@@ -40,9 +41,9 @@ class Import:
     """One name of an import statement.
 
     Attributes:
-        module: what is imported, in full: "pipeline.system.store", "numpy".
-        typing: it is under `if TYPE_CHECKING`.
-        lazy: it is inside a function.
+        module: full name of the import: "pipeline.system.store", "numpy".
+        typing: whether it is under `if TYPE_CHECKING`.
+        lazy: whether it is inside a function.
     """
 
     line: int
@@ -63,7 +64,7 @@ class Import:
 
 
 def imports(path: Path, package: str = "") -> list[Import]:
-    """Every import in a file; `package` is what a relative one starts from."""
+    """Every import in a file; relative imports start from `package`."""
     return [replace(found, path=path) for found in _parsed(path.read_text(), package)]
 
 
@@ -99,31 +100,31 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def own(known: dict[str, Path], name: str) -> str | None:
-    """The module of this project that `from a import b` names: a.b where that is a file, else a."""
+    """The module of this project that `from a import b` imports: a.b if that is a file, otherwise a."""
     for candidate in (name, name.rpartition(".")[0]):
         if candidate in known and candidate != "pipeline":
             return candidate
     return None
 
 
-def room(name: str) -> int:
-    """A module's place in ROOMS."""
+def layer(name: str) -> int:
+    """The index of a module's layer."""
     word = name.split(".")[1] if name.startswith("pipeline.") else name
-    return next(i for i, names in enumerate(ROOMS) if word in names)
+    return next(i for i, names in enumerate(LAYERS) if word in names)
 
 
 # -- the law -----------------------------------------------------------------------------------------------------------
 
 
 def violations(root: Path) -> list[str]:
-    """Every import below `root` that is against the law, as a sentence."""
+    """Every import below `root` that breaks the law, as a sentence."""
     return [
         *_to_the_right(root), *_circles(root), *_siblings(root), *_heavy(root), *_of_models(root), *_of_edge_bench(root)
     ]  # fmt: skip
 
 
 def _arrows(root: Path) -> Iterator[tuple[str, str, Import]]:
-    """(importer, imported, where) inside the project, those for types and those in functions too."""
+    """(importer, imported, where) inside the project, including imports for types and inside functions."""
     known = modules(root)
     for name, path in known.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -135,15 +136,15 @@ def _arrows(root: Path) -> Iterator[tuple[str, str, Import]]:
 
 def _to_the_right(root: Path) -> Iterator[str]:
     for name, target, where in _arrows(root):
-        if room(target) > room(name):
+        if layer(target) > layer(name):
             yield f"{where.at(root)}: {name} imports {target}, which is to its right"
 
 
 def _circles(root: Path) -> Iterator[str]:
-    """Modules that import each other, one module or several further on."""
+    """Modules that import each other, directly or through others."""
     graph: dict[str, set[str]] = {}
     for name, target, where in _arrows(root):
-        if not where.typing and not name.startswith(f"{target}."):  # a folder's modules know what its __init__ defines
+        if not where.typing and not name.startswith(f"{target}."):  # modules of a folder may use its __init__
             graph.setdefault(name, set()).add(target)
 
     def reaches(start: str, end: str, seen: set[str]) -> bool:
@@ -154,7 +155,7 @@ def _circles(root: Path) -> Iterator[str]:
 
 
 def _siblings(root: Path) -> Iterator[str]:
-    """A plug-in knows no other plug-in of its folder: what two share is in a file that begins with an underscore."""
+    """A plug-in imports no other plug-in of its folder. Shared code is in a file that begins with an underscore."""
     for name, target, where in _arrows(root):
         (folder, _, _), (other, _, plug_in) = name.rpartition("."), target.rpartition(".")
         if folder == other and folder.removeprefix("pipeline.") in FOLDERS and not plug_in.startswith("_"):
@@ -162,10 +163,10 @@ def _siblings(root: Path) -> Iterator[str]:
 
 
 def _heavy(root: Path) -> Iterator[str]:
-    """Outside functions pipeline/ and tasks.py import the standard library and themselves; invoke is for tasks.py.
+    """Outside functions, pipeline/ and tasks.py import only the standard library and pipeline/; tasks.py also invoke.
 
-    A plug-in folder's file that begins with an underscore may import a framework at its top: then it is itself
-    imported inside functions only.
+    In a plug-in folder, a file that begins with an underscore may import a framework at its top. Other modules then
+    import this file only inside functions.
     """
     known = modules(root)
     loaded = {}
@@ -187,7 +188,7 @@ def _heavy(root: Path) -> Iterator[str]:
 
 
 def _of_models(root: Path) -> Iterator[str]:
-    """SPEC needs the public API alone; the code of a network needs that, its framework and its own folder."""
+    """SPEC uses only the public API; the code of a network also its framework and its own folder."""
     for path in sorted((root / "models").glob("*/*.py")):
         framework = FRAMEWORKS.get(path.stem, set())
         for found in imports(path, f"models.{path.parent.name}"):
@@ -198,7 +199,7 @@ def _of_models(root: Path) -> Iterator[str]:
 
 
 def _of_edge_bench(root: Path) -> Iterator[str]:
-    """The device side knows nothing of the host side; numpy and one runtime are all it has."""
+    """The device side imports nothing of the host side, only numpy and one runtime."""
     source = root / "edge-bench" / "src"
     for path in sorted(source.rglob("*.py")):
         package = ".".join(path.parent.relative_to(source).parts)
@@ -219,7 +220,7 @@ def test_the_project_keeps_the_import_law() -> None:
 
 def test_every_entry_of_the_layers_exists() -> None:
     existing = {name.split(".")[-1] for name in modules(ROOT) if name.count(".") < 2}
-    assert [name for names in ROOMS for name in names if name not in existing] == []
+    assert [name for names in LAYERS for name in names if name not in existing] == []
 
 
 PLANTED = {
@@ -229,8 +230,8 @@ PLANTED = {
     "a stage in a target, for types": (
         "pipeline/targets/onnx.py", "if TYPE_CHECKING:\n    from pipeline.stages.export import Outcome", "to its right",
     ),
-    "a plug-in's neighbour": ("pipeline/targets/onnx.py", "from pipeline.targets import tflite", "another plug-in"),
-    "tasks": ("pipeline/report/page.py", "from tasks import ROOT", "imports tasks, which is to its right"),
+    "another plug-in": ("pipeline/targets/onnx.py", "from pipeline.targets import tflite", "another plug-in"),
+    "tasks in a report": ("pipeline/report/page.py", "from tasks import ROOT", "imports tasks, which is to its right"),
     "a circle": ("pipeline/stages/train.py", "def f():\n    from pipeline.stages.export import export", "in a circle"),
     "invoke": ("pipeline/report/page.py", "def f():\n    from invoke import task", "imports invoke"),
     "edge_bench": ("pipeline/stages/measure.py", "def f():\n    import edge_bench.cli", "imports edge_bench"),

@@ -1,6 +1,5 @@
-"""The script ./inv makes .venv when it is needed, and only then. The tests run the real script in a scratch project
-that installs in a second and without a network: its packages have their own build backend, and uv comes from this
-environment.
+"""The script ./inv creates .venv only when needed. The tests run the real script in a scratch project that installs in
+a second without a network: its packages have their own build backend, and uv comes from this environment.
 """
 
 from __future__ import annotations
@@ -64,19 +63,19 @@ build_wheel = build_editable
 
 PLUGINS = {"targets/onnx.py": "onnx", "targets/tflite.py": "tflite", "targets/savedmodel.py": "keras",
            "targets/_shared.py": "other", "frameworks/torch.py": "torch", "frameworks/keras.py": "keras"}  # fmt: skip
-"""Plug-ins of the scratch project, and the extra that each names."""
+"""Plug-ins of the scratch project with the extra that each needs."""
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 UV = Path(sys.executable).parent / "uv"
 TOOLS = "basename bash cat cp cut dirname env mkdir mktemp readlink rm sed tail tr"
-"""The programs that the script takes from every system."""
+"""The programs that the script expects on every system."""
 
 TASKS = "import os, sys\nprint('called with', sys.argv[1:], 'in', os.getcwd())\n"
 TASKS += "print('from', os.environ['LASTMILE_FROM'])\n"
 
 
 OWN = ("LASTMILE_", "PIP_", "PYENV_", "UV_", "VIRTUAL_")
-"""Prefixes of variables that the script or its programs read: only those that a test sets are seen."""
+"""Prefixes of variables that the script or its programs read. Tests remove them and set their own."""
 
 
 @dataclass
@@ -84,8 +83,8 @@ class Project:
     """A scratch project with the real ./inv.
 
     Attributes:
-        wheels: where pip finds uv.
-        path: the folder that is the whole PATH; None for this machine's PATH.
+        wheels: the folder where pip finds uv.
+        path: the only folder on PATH; None for the PATH of this machine.
     """
 
     root: Path
@@ -140,7 +139,7 @@ class Project:
 
 
 def write_project(root: Path) -> None:
-    """A project of the form that ./inv installs: itself with extras, and edge-bench."""
+    """Writes a project that ./inv can install: itself with extras, and edge-bench."""
     for folder, name in ((root, "lastmile"), (root / "edge-bench", "edge-bench")):
         folder.mkdir(parents=True)
         (folder / "pyproject.toml").write_text(PROJECT.format(name=name))
@@ -155,7 +154,7 @@ def write_project(root: Path) -> None:
 
 
 def pack(name: str, folder: Path) -> None:
-    """Packs an installed package as the wheel that it came from."""
+    """Rebuilds the wheel of an installed package."""
     package = distribution(name)
     version = package.version
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
@@ -186,7 +185,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[tuple[Project, tuple[int, str, str]]]:
-    """A project after its first ./inv, which was called twice at once, and what both printed."""
+    """A project after its first ./inv, called twice at once, and the output of both calls."""
     project = Project(tmp_path_factory.mktemp("scratch") / "a project", wheels)
     write_project(project.root)
     both = [project.start("train", "--model", "my net") for _ in range(2)]
@@ -224,7 +223,7 @@ def fresh(bare: Project) -> Project:
 
 
 def python_on_path(project: Project, name: str) -> None:
-    """This Python under a name. A script, for a link would find its own environment."""
+    """Puts this Python on the PATH under a name: as a script, because a link would find its own environment."""
     project.program(name, f'exec "{Path(sys.executable).resolve()}" "$@"')
 
 
@@ -331,7 +330,7 @@ def test_a_pyenv_python_without_a_shim_is_found(bare: Project, tmp_path: Path) -
 
 
 def test_without_a_python_uv_downloads_the_newest(bare: Project, tmp_path: Path) -> None:
-    """Only the download is replaced: what is asked of uv is recorded, and this Python is given in its place."""
+    """Only the download is replaced: uv's arguments are recorded, and it gets this Python instead."""
     recorded = tmp_path / "arguments"
     bare.program("uv", f"""
         if [ "$1" = venv ]; then
@@ -350,7 +349,7 @@ def test_without_python_and_uv_one_line_names_what_to_install(bare: Project) -> 
         code, out, err = bare.inv("--list")
         assert (code, out, len(err.splitlines())) == (2, "", 1), err
         assert "python3-venv" in err and "xcode-select" in err
-        bare.program("python3", "exit 1")  # a second time with programs of that name which do not work
+        bare.program("python3", "exit 1")  # the second time with broken programs of these names
         bare.program("python", "exit 1")
     assert not bare.venv.exists()
 

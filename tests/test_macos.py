@@ -1,5 +1,5 @@
-"""What macOS lacks, taken away on Linux: /proc and /sys are hidden for real, in a mount namespace, and setpriv, prctl
-and sched_getaffinity are missing. Programs that differ on macOS are scripts that print what macOS prints.
+"""Linux without what macOS lacks: a mount namespace hides /proc and /sys, and setpriv, prctl and sched_getaffinity are
+missing. Programs that differ on macOS are scripts that print what macOS prints.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.plans import TINY
 
 START = "Mon Nov 30 17:00:00 2026"
 HIDE = 'mount -t tmpfs none /proc && mount -t tmpfs none /sys && PATH="$1" && export PATH && shift && exec "$@"'
-"""Hides /proc and /sys from a program, and gives it another PATH."""
+"""Hides /proc and /sys from a program and sets its PATH."""
 
 
 class Mac:
-    """A system without /proc and /sys, with a PATH of its own.
+    """A system without /proc and /sys and with its own PATH.
 
     Attributes:
-        programs: the folder that is the whole PATH.
+        programs: the only folder on PATH.
     """
 
     def __init__(self, programs: Path) -> None:
@@ -38,7 +38,7 @@ class Mac:
         (self.programs / name).chmod(0o755)
 
     def python(self, code: str, *arguments: str | Path, **variables: str) -> str:
-        """Runs Python code, which must succeed; returns what it printed."""
+        """Runs Python code, which must succeed, and returns its output."""
         unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
         command = [*unshare, "sh", "-c", HIDE, "sh", self.programs, sys.executable, "-c", code, *arguments]
         env = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
@@ -77,7 +77,7 @@ def test_without_proc_memory_comes_from_ps_and_getrusage(mac: Mac) -> None:
 
 
 def test_without_proc_the_start_time_of_a_process_comes_from_ps(mac: Mac) -> None:
-    """1 lives, 2 is a zombie, 3 is gone."""
+    """Process 1 is running, 2 is a zombie, 3 has ended."""
     mac.program(
         "ps",
         """case "$4" in

@@ -1,4 +1,4 @@
-"""A folder is a registry."""
+"""Registries: the plug-ins are the files of a folder and the entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOLDERS = {
     "devices": "DeviceKind",
     "framework_comparison.parts": "Comparison",
 }
-"""Folder → its Protocol."""
+"""The Protocol of each folder."""
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -71,7 +71,7 @@ def recipe(name: str, weights: str = "float32", activations: str = "float32") ->
 def offered(
     monkeypatch: pytest.MonkeyPatch, folder: Path, group: str, text: str, name: str = "acme_one", package: str = "acme"
 ) -> str:
-    """Puts a package with one plug-in on the path. Returns the plug-in's module."""
+    """Puts a package with one plug-in on the path. Returns the name of the plug-in's module."""
     module = f"{package}_{folder.name}_{name.strip('_.')}".replace("-", "_")
     files = {f"{module}.py": text}
     distribution(folder / package, package, {f"lastmile.{group}": {name: module}}, files, version="1.2")
@@ -170,7 +170,7 @@ def test_an_incomplete_target_is_refused_with_the_missing_names(
 
 
 def hash_of(folder: Path) -> str:
-    """The hash of the recipe acme_one, in a process of its own that has this folder on its path."""
+    """The hash of the recipe acme_one in a process that has this folder on its path."""
     code = "from pipeline import registry; print(registry.source_hash('recipes', 'acme_one'))"
     path = f"{folder}:{ROOT}"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, check=True)
@@ -187,7 +187,7 @@ def test_the_hash_of_an_installed_plug_in_changes_with_its_files_and_version(tmp
     assert one != hash_of(distribution(tmp_path / "changed", "acme", points, changed))
     del files["acme/__init__.py"]
     space = hash_of(distribution(tmp_path / "space", "acme", points, files))
-    del files["acme/_helper.py"]  # in a namespace, which packages share, it is not the plug-in's
+    del files["acme/_helper.py"]  # packages share a namespace package, so this file is not the plug-in's
     assert space == hash_of(distribution(tmp_path / "smaller", "acme", points, files))
 
 

@@ -1,4 +1,4 @@
-"""The doors of tasks.py: what they list and print, what they load, and what a second call of them does."""
+"""The commands of tasks.py: their output, what they load, and what a second call does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASKS = (
 
 
 def loaded(build: Path, *args: object) -> tuple[Done, set[str]]:
-    """What `inv WORDS` says, and which top-level packages are loaded when it ends."""
+    """The result of `inv ARGS`, and the top-level packages that are loaded when it ends."""
     script = (
         "import atexit, json, runpy, sys\n"
         "sys.argv = ['tasks.py', *json.loads(sys.argv[1])]\n"
@@ -42,12 +42,12 @@ def loaded(build: Path, *args: object) -> tuple[Done, set[str]]:
 
 
 def cells_of(done: Done) -> list[list[str]]:
-    """The texts of every row of the printed tables."""
+    """The texts of the printed tables by row and column."""
     return [re.split(r" {2,}", line) for line in done.lines if line]
 
 
 def names_in(done: Done, column: str) -> list[str]:
-    """The texts of a column of the first table."""
+    """The texts in one column of the first table."""
     head, *rows = cells_of(done)
     place = head.index(column)
     return [row[place] for row in rows]
@@ -126,7 +126,7 @@ def test_every_command_that_the_help_mentions_exists() -> None:
     assert named and named <= {name for parser in parsers for name in (parser.name, *parser.aliases)}
 
 
-# -- what there is -----------------------------------------------------------------------------------------------------
+# -- listings ----------------------------------------------------------------------------------------------------------
 
 
 def test_models_lists_the_folders_in_models(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_targets_are_listed_with_the_reason_for_every_unsupported_recipe(tmp_pat
 def test_devices_lists_devices_toml_with_the_status_of_each_device(tmp_path: Path) -> None:
     assert set(devices.devices()) <= set(names_in(inv(tmp_path, "devices"), "device"))
     toml = tmp_path / "devices.toml"
-    toml.write_text('[desk]\nkind = "local"\nsummary = "the one I sit at"\nemulated = true\n')
+    toml.write_text('[desk]\nkind = "local"\nsummary = "my desk"\nemulated = true\n')
     _, (status, name, kind, description, *_) = cells_of(inv(tmp_path, "devices.list", LASTMILE_DEVICES=str(toml)))[:2]
     assert (status, name, kind) == ("ok", "desk", "local")
-    assert "the one I sit at" in description and "(emulated)" in description
+    assert "my desk" in description and "(emulated)" in description
 
 
 def test_doctor_checks_every_package_runtime_and_device(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_results_of_an_empty_build_folder_are_an_empty_list(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path, unbuffered: str) -> None:
-    """The first line fails, or what Python has kept until it ends."""
+    """The write fails at the first line (unbuffered), or when Python flushes at exit."""
     pipe, env = subprocess.PIPE, environment(tmp_path, PYTHONUNBUFFERED=unbuffered)
     process = subprocess.Popen([*INV, "recipes"], cwd=ROOT, env=env, stdout=pipe, stderr=pipe)
     assert process.stdout is not None
@@ -298,7 +298,7 @@ def test_clean_accepts_a_model_as_other_commands_do(tmp_path: Path, tiny: Path) 
 
 
 def test_clean_stops_emulated_boards_first(tmp_path: Path) -> None:
-    """A stand-in for QEMU that ends when it is killed, as it does where ssh finds nobody."""
+    """The stand-in for QEMU cannot be reached over ssh, so it is killed."""
     build = made(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
     with subprocess.Popen(["sleep", "600"]) as board:
         state = {

@@ -1,4 +1,4 @@
-"""Distributions of other packages, as an installer leaves them in a folder on Python's path."""
+"""Installs distributions into a folder on Python's path, as an installer does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def distribution(
     """Installs a distribution into a folder.
 
     Args:
-        entry_points: by group, name → module.
+        entry_points: group → name → module.
         files: path → text.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One of each plug-in in a package of its own, the one that docs/plug-ins.md shows, goes down the whole flow."""
+"""The package in docs/plug-ins.md, which has one plug-in of each kind, goes through the whole flow."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ EXPORT = ("--target", "acme,onnx", "--recipe", "fp32,int8_64")
 
 
 def blocks() -> dict[str, str]:
-    """The files on the page: a fenced block is one when its first line is a comment with a path."""
+    """The files on the page: fenced blocks whose first line is a comment with a path."""
     found = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     return dict(found)
 
 
 def install(folder: Path, files: Mapping[str, str]) -> Path:
-    """Installs the package of the page into a folder, by the lines of its pyproject.toml."""
+    """Installs the package on the page into a folder, according to its pyproject.toml."""
     project = tomllib.loads(files["pyproject.toml"])["project"]
     modules = {path: text for path, text in files.items() if path.endswith(".py")}
     return distribution(
@@ -45,7 +45,7 @@ def install(folder: Path, files: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Shop:
-    """The installed package, and a build folder that it was used for.
+    """The installed package and a build folder made with it.
 
     Attributes:
         model: a model folder that uses the package's dataset.
@@ -80,7 +80,7 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A shop in which everything was exported and measured."""
+    """A shop with everything exported and measured."""
     root = tmp_path_factory.mktemp("shop")
     files = blocks()
     install(root / "site", files)
@@ -158,7 +158,7 @@ def test_results_include_its_cells(shop: Shop) -> None:
 
 @pytest.fixture
 def copied(shop: Shop, tmp_path: Path) -> Shop:
-    """A shop that a test may change; Python's bytecode stays behind, whose sources are the original's."""
+    """A copy of the shop that a test may change, without bytecode, which belongs to the original's sources."""
     shutil.copytree(shop.root, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     return Shop(tmp_path, shop.model)
 

@@ -1,4 +1,4 @@
-"""Models are folders: in models/, or anywhere else, with options behind a colon."""
+"""Models are folders, in models/ or elsewhere; options follow a colon."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_spec_is_normalized_as_in_manifests(tiny: Path, tmp_path: Path) -> Non
     assert sources.find(str(tmp_path)).spec == sources.find(str(tiny)).spec
 
 
-# -- folders that are no models ----------------------------------------------------------------------------------------
+# -- invalid folders ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Chunks: each is asked for once, kept, checked, and put together as one call would have written it."""
+"""Chunks: each is requested once, stored and verified; joined, they equal the result of one call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARGS = ["predict", "model"]
 
 
 class Device:
-    """Evaluates as edge-bench does: sample i gives (i, i + 0.5, 2 i) and i². Goes away before call number `lost`."""
+    """A stand-in for edge-bench: sample i gives (i, i + 0.5, 2 i) and i². Call number `lost` loses the connection."""
 
     def __init__(self, lost: int | None = None) -> None:
         self.lost, self.starts = lost, list[int]()
@@ -92,7 +92,7 @@ def test_chunks_with_another_key_or_size_are_not_reused(tmp_path: Path) -> None:
     all_of(tmp_path, other, key="other")
     assert other.starts == [0, 5, 10, 15, 20]
     all_of(tmp_path, smaller, chunk=4, key="other")
-    assert smaller.starts == [0, 4, 8, 12, 16]  # 20 to 22 is a chunk of either size
+    assert smaller.starts == [0, 4, 8, 12, 16]  # the chunk 20 to 22 occurs in both sizes
 
 
 def test_a_chunk_with_another_hash_than_the_device_reported_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Convert as a stage: the same network's checkpoint in the other framework."""
+"""The convert stage: a checkpoint of the same network in the other framework."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_conversion_to_keras_and_back_preserves_outputs_and_weights(copied: Stor
     assert (converted.framework, converted.origin, converted.samples) == ("keras", "converted from torch", 504)
     np.testing.assert_allclose(outputs(copied, "keras"), outputs(copied, "torch"), atol=1e-4)
     before = (copied.checkpoint("tiny", "torch") / "model.safetensors").read_bytes()
-    assert convert_to(copied, job, "keras") == converted, "what is up to date is not made again"
+    assert convert_to(copied, job, "keras") == converted, "an up-to-date checkpoint is not converted again"
     assert train.ready(copied, changed(job, framework="keras")) == converted
     back = convert_to(copied, changed(job, framework="keras"), "torch")
     assert back.origin == "converted from keras"

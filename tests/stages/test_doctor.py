@@ -1,4 +1,4 @@
-"""Doctor: every check passes where the tests run, and a missing thing is reported with its fix."""
+"""inv doctor: every check passes on the machine that runs the tests, and every problem is reported with a fix."""
 
 from __future__ import annotations
 

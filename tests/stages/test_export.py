@@ -1,5 +1,5 @@
-"""Export as a stage: up-to-date files cost nothing, a file that does not match its manifest is exported again, and a
-process that dies costs one recipe."""
+"""The export stage: up-to-date files are not exported again, files that do not match their manifest are, and a process
+that dies fails one recipe."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ print(json.dumps([m for m in ("torch", "numpy", "onnx", "tensorflow", "coremltoo
 
 
 def start(build: Store, targets: list[str], recipes: list[str]) -> subprocess.Popen[str]:
-    """An export in a process of its own."""
+    """Starts an export in another process."""
     words = ["all" if names in (TARGETS, RECIPES) else ",".join(names) for names in (targets, recipes)]
     command = [sys.executable, "-c", EXPORT, str(build.root), *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[list[list[object]], list[str], str]:
-    """Outcomes, the heavy packages that were imported, and what was said."""
+    """Waits for an export. Returns its outcomes, the heavy packages it imported, and its stderr."""
     out, err = process.communicate()
     assert process.returncode == 0, err
     outcomes, heavy = out.splitlines()
@@ -92,7 +92,7 @@ print(export.key(job(), checkpoint, int8, bind("targets", "onnx")))
 
 
 def key_where(build: Store, path: Path) -> str:
-    """The key of int8 for onnx where the packages in `path` come before those installed."""
+    """The cache key of int8 for onnx when the packages in `path` come before the installed ones."""
     command = [sys.executable, "-c", KEY, str(build.checkpoint("tiny", "torch") / "checkpoint.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
@@ -134,7 +134,7 @@ def test_current_returns_none_without_a_checkpoint(tmp_path: Path, job: Job) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-# -- not what the manifest says ----------------------------------------------------------------------------------------
+# -- files that do not match -------------------------------------------------------------------------------------------
 
 
 def test_only_altered_and_truncated_artifacts_are_exported_again_with_a_message(copied: Store) -> None:
@@ -172,7 +172,7 @@ def test_a_manifest_with_a_path_outside_its_folder_is_refused(copied: Store, job
 
 
 def workers_of(parent: int) -> list[int]:
-    """Process ids of a process's children that export."""
+    """Process ids of the exporting children of a process."""
     children = Path(f"/proc/{parent}/task/{parent}/children")
     tasks = Path(f"/proc/{parent}/task")
     found = {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
@@ -207,7 +207,7 @@ def test_a_killed_worker_fails_only_its_recipe_and_the_failure_is_stored(copied:
     assert cells["onnx", "fp32"].status == "failed"
     assert (cells["onnx", "fp32"].reason or "").startswith("ended by SIGKILL")
     assert {cells["onnx", recipe].status for recipe in ("fp16", "int8")} == {"ok"}
-    assert export.current(copied, plan("onnx", "fp32"), job) is None, "what failed is tried again"
+    assert export.current(copied, plan("onnx", "fp32"), job) is None, "a failed export is tried again"
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------

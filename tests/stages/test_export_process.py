@@ -1,4 +1,4 @@
-"""The exporting process: the order of its imports, and what it says."""
+"""The exporting process: the order of its imports, and its output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_coremltools_and_litert_torch_can_both_be_imported_after_import_order() -> None:
-    """tensorflow before triton ends a process by a signal, and coremltools imports tensorflow where it is installed."""
+    """Importing tensorflow before triton crashes the process, and coremltools imports tensorflow if it is installed."""
     code = "from pipeline.registry import import_order\nimport_order()\nimport torch, coremltools, litert_torch, sys\n"
     code += "print('tensorflow' in sys.modules, 'triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -34,13 +34,13 @@ def test_coremltools_and_litert_torch_can_both_be_imported_after_import_order() 
 @pytest.mark.parametrize(
     ("framework", "elsewhere"),
     [
-        ("torch", {"coreml": {"torch", "tensorflow"}}),  # coremltools imports it where it is installed
+        ("torch", {"coreml": {"torch", "tensorflow"}}),  # coremltools imports tensorflow if it is installed
         (
             "keras",
             {
                 "coreml": {"torch", "tensorflow"},
                 "savedmodel": {"keras", "tensorflow"},
-                "tests.make_matrix": {"keras", "tensorflow", "torch"},  # trains, and then quantizes the program
+                "tests.make_matrix": {"keras", "tensorflow", "torch"},  # it trains in Keras and quantizes in PyTorch
             },
         ),
     ],
@@ -48,8 +48,8 @@ def test_coremltools_and_litert_torch_can_both_be_imported_after_import_order() 
 def test_an_export_loads_the_other_framework_only_where_its_target_needs_it(
     framework: str, elsewhere: dict[str, set[str]], request: pytest.FixtureRequest
 ) -> None:
-    """Seen from within the processes that made the matrix: each says at its end what it had loaded. What is exported
-    from Keras has become a program of PyTorch before."""
+    """The processes that made the matrix record what they had loaded when they ended. Most targets
+    export a Keras model from a PyTorch program."""
     made: Store = request.getfixturevalue("matrix" if framework == "torch" else "keras_matrix")
     loaded: dict[str, set[str]] = {}
     for path in (made.root.parent / SPIED).glob("*.json"):
@@ -61,7 +61,7 @@ def test_an_export_loads_the_other_framework_only_where_its_target_needs_it(
 
 
 def _of(words: list[str]) -> str:
-    """Whose process it was: a target's, or the module's that was run."""
+    """The target that a process exported to, or the module that it ran."""
     module = words[words.index("-m") + 1] if "-m" in words else words[-1]
     return str(json.loads(words[-1])["target"]) if module == "pipeline.stages._export_process" else module
 
@@ -74,7 +74,7 @@ def test_a_job_survives_a_round_trip_through_json() -> None:
 
 
 def test_the_process_prints_one_json_line_per_recipe_and_continues_after_a_failure(copied: Store, job: Job) -> None:
-    """The graph's kept outputs are made another graph's: the file is right, but not what it is compared with."""
+    """The stored reference outputs are replaced: the file is correct, but its reference is not."""
     folder = copied.graphs("tiny", "torch", "int8")
     checkpoint = train.ready(copied, job)
     assert checkpoint is not None
@@ -91,7 +91,7 @@ def test_the_process_prints_one_json_line_per_recipe_and_continues_after_a_failu
 
 
 def spoil_reference(folder: Path) -> None:
-    """Writes other outputs into a graphs folder, and a manifest that vouches for them."""
+    """Writes wrong reference outputs into a graphs folder, with a manifest that matches them."""
     import numpy as np
 
     from pipeline.stages import quantize

@@ -1,4 +1,5 @@
-"""Data-parallel training: many processes do what one does, a lost one ends the job, and any number resumes it."""
+"""Data-parallel training: any number of processes gives the same result, the loss of one ends the job, and any number
+resumes it."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ from tests.cli import ROOT, Done, Running, environment, inv, processes, tree
 pytestmark = pytest.mark.usefixtures("imported")
 FRAMEWORKS = registry.names("frameworks")
 JOB = plans.job(model="digits_cnn", epochs=3)
-BETWEEN = 1e-5
-"""How far the losses may be apart, as a share: sums over the batch are rounded in another order."""
+TOLERANCE = 1e-5
+"""Relative tolerance of losses: sums over the batch are rounded in another order."""
 
 
 def train_args(framework: str, epochs: int = 3) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def checkpoint_of(build: Path, framework: str) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
-    """What one process makes: batch normalisation, augmentation, and a last batch that is not full."""
+    """The checkpoint of one process. The model has batch normalisation and augmentation; the last batch is not full."""
 
     @cache
     def made(framework: str) -> Checkpoint:
@@ -55,8 +56,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoin
 
 
 def assert_alike(found: Checkpoint, alone: Checkpoint) -> None:
-    assert found.key == alone.key, "how many processes there were is no part of what was trained"
-    assert found.facts["losses"] == pytest.approx(alone.facts["losses"], rel=BETWEEN)
+    assert found.key == alone.key, "the number of processes does not change the key"
+    assert found.facts["losses"] == pytest.approx(alone.facts["losses"], rel=TOLERANCE)
     assert found.facts["best_accuracy"] == pytest.approx(alone.facts["best_accuracy"], abs=0.01)
     assert found.accuracy == pytest.approx(alone.accuracy, abs=0.01)
 
@@ -66,13 +67,13 @@ def lost(process: str) -> str:
 
 
 def member(build: Path, rank: int) -> int:
-    """The process of a rank in the training that writes into a build folder; TensorFlow's is the only one there."""
+    """The process of a rank in the training for this build folder. TensorFlow has one process per machine."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")
             command = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
-            continue  # it ended meanwhile, or is another user's
+            continue  # it has ended, or belongs to another user
         ours = f"LASTMILE_BUILD={build}".encode() in variables and b"pipeline.stages._train_process" in command
         ranks = [word.removeprefix(b"RANK=") for word in variables if word.startswith(b"RANK=")]
         if ours and ranks in ([], [str(rank).encode()]):
@@ -128,11 +129,11 @@ def test_ctrl_c_ends_every_process(framework: str, tmp_path: Path) -> None:
 
 
 def test_when_the_first_process_is_killed_all_end(tmp_path: Path) -> None:
-    """It holds the lock: another run may be writing to the folder now."""
+    """It holds the lock: once it has ended, another run may write to the folder."""
     running = Running(tmp_path, *train_args("torch", 500), "--devices", "2")
     running.until_printed("epoch 1/500")
     running.process.kill()
-    running.process.communicate()  # until the last process that writes to its streams has ended
+    running.process.communicate()  # returns when the last process that writes to its streams has ended
     assert processes(tmp_path) == []
 
 
@@ -147,13 +148,13 @@ def test_inv_train_under_torchrun_is_one_training(tmp_path: Path, alone: Callabl
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("top-1") == 1, "process 0 alone evaluates"
+    assert done.stdout.count("top-1") == 1, "only process 0 evaluates"
     found = checkpoint_of(tmp_path, "torch")
     assert (found.facts["devices"], found.facts["nodes"]) == (2, 1)
     assert_alike(found, alone("torch"))
 
 
-# -- on two ------------------------------------------------------------------------------------------------------------
+# -- on two machines ---------------------------------------------------------------------------------------------------
 
 
 def test_two_machines_train_like_one_and_the_first_writes_the_checkpoint(
@@ -167,7 +168,7 @@ def test_two_machines_train_like_one_and_the_first_writes_the_checkpoint(
 def test_a_killed_process_ends_the_training_on_both_machines_and_tf_config_resumes_it(
     tmp_path: Path, alone: Callable[[str], Checkpoint], ports: list[int]
 ) -> None:
-    """Also from a state that only the first machine has."""
+    """Also when only the first machine has the state to resume from."""
     options = (*train_args("keras"), "--num-nodes", "2", "--main-address", f"127.0.0.1:{ports[0]}")
     second = Running(tmp_path / "second", *options, "--node-rank", "1")
     first = Running(tmp_path / "first", *options)
@@ -192,7 +193,7 @@ def assert_as_one(
 ) -> None:  # fmt: skip
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     assert second.out == "" and "took part as machine 1 of 2; the checkpoint is on " in second.err
-    assert "epoch" not in second.err, "the first alone tells"
+    assert "epoch" not in second.err, "only the first machine prints progress"
     assert not (folder / "second").exists()
     found = checkpoint_of(folder / "first", framework)
     assert (found.facts["devices"], found.facts["nodes"]) == (1, 2)
@@ -201,14 +202,14 @@ def assert_as_one(
 
 @pytest.fixture
 def ports() -> list[int]:
-    """Two that nobody listens at."""
+    """Two free ports."""
     with socket.socket() as one, socket.socket() as other:
         for probe in (one, other):
             probe.bind(("127.0.0.1", 0))
         return [int(probe.getsockname()[1]) for probe in (one, other)]
 
 
-# -- groups that cannot be ---------------------------------------------------------------------------------------------
+# -- invalid groups ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

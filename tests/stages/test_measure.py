@@ -1,4 +1,4 @@
-"""Measure as a stage: raw samples and every output are kept; what is measured is not measured again."""
+"""The measure stage: raw samples and all outputs are stored, and up-to-date measurements are not repeated."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_every_input_of_a_measurement_changes_its_cache_key(
         installed = registry.versions
         patch.setattr(registry, "versions", lambda names: {**installed(names), "onnxruntime": "99.0"})
         others.append(key())
-    for name in ("sources", "requirements"):  # another edge-bench, and another runtime that a board is given
+    for name in ("sources", "requirements"):  # a changed edge-bench, and a changed runtime for boards
         with monkeypatch.context() as patch:
             edge_bench = shutil.copytree(_edge_bench.HERE, tmp_path / name)
             patch.setattr(_edge_bench, "HERE", edge_bench)
@@ -162,7 +162,7 @@ def test_accuracy_on_a_subset_is_compared_with_the_float_model_on_that_subset(co
 
 def test_nan_outputs_count_as_wrong_predictions(tmp_path: Path) -> None:
     tree = Tree(tmp_path / "build")
-    tree.logits[tree.truth == 0] = np.nan  # of which argmax says 0
+    tree.logits[tree.truth == 0] = np.nan  # argmax of these is 0
     checkpoint = tree.checkpoint()
     digest = predictions(tmp_path / "outputs.npz", output_0=tree.logits)
     np.save(tmp_path / "labels.npy", tree.truth)
@@ -238,7 +238,7 @@ def test_a_measurement_on_an_emulated_device_is_marked_and_shows_no_latency(
 
 
 def test_a_runtime_with_conflicting_requirements_runs_in_its_own_environment(copied: Store, job: Job) -> None:
-    """tflite-runtime needs numpy<2; its environment is really installed."""
+    """tflite-runtime needs numpy<2. This test really installs its environment."""
     device = devices.find("local-tflite-runtime")
     made = cells(copied, RUNNING, ["int8"])
     assert made.bench(device, QUICK) == []
@@ -252,7 +252,7 @@ def test_a_runtime_with_conflicting_requirements_runs_in_its_own_environment(cop
     assert abs(found.accuracy.value - local.accuracy.value) < 0.01
     inode = environment.stat().st_ino
     assert made.bench(device, dataclasses.replace(QUICK, threads=(2,))) == []
-    assert [path.stat().st_ino for path in environment.parent.iterdir()] == [inode], "it is not installed again"
+    assert [path.stat().st_ino for path in environment.parent.iterdir()] == [inode], "the environment is reused"
 
 
 @pytest.mark.parametrize(

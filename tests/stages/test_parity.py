@@ -22,24 +22,24 @@ FP32, INT8 = registry.load("recipes", "fp32").RECIPE, registry.load("recipes", "
 
 @pytest.fixture
 def file(matrix: Store, tmp_path: Path) -> Path:
-    """The float ONNX file, to be changed."""
+    """A copy of the float ONNX file that a test may change."""
     return Path(shutil.copy(matrix.cell("tiny", "torch", "fp32", "onnx") / "model.onnx", tmp_path))
 
 
 @pytest.fixture
 def graph(matrix: Store, tmp_path: Path) -> Path:
-    """The float graph's folder, to be changed."""
+    """A copy of the float graph's folder that a test may change."""
     return shutil.copytree(matrix.graphs("tiny", "torch"), tmp_path / "graphs")
 
 
 @pytest.fixture
 def quantized(matrix: Store, tmp_path: Path) -> Path:
-    """The int8 graph's folder, to be changed."""
+    """A copy of the int8 graph's folder that a test may change."""
     return shutil.copytree(matrix.graphs("tiny", "torch", "int8"), tmp_path / "quantized")
 
 
 def change(path: Path, transform: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Puts other values into the last layer's weights."""
+    """Changes the weights of the last layer."""
     import onnx
     from onnx import numpy_helper
 
@@ -84,7 +84,7 @@ def test_temporary_files_of_another_check_are_left_alone(file: Path, graph: Path
         (np.zeros_like, "outputs differ from the float model's"),
         (lambda w: np.full_like(w, np.nan), "outputs differ from the float model's|NaN|not finite"),
     ],
-    ids=["negative", "classes in another order", "a thousandth off", "nothing", "NaN"],
+    ids=["negative", "reversed classes", "off by 0.2 %", "zero", "NaN"],
 )
 def test_changed_weights_fail(
     transform: Callable[[np.ndarray], np.ndarray], message: str, file: Path, graph: Path

@@ -1,4 +1,4 @@
-"""A plan resolves names once, and refuses what cannot be."""
+"""A plan resolves names once and refuses invalid combinations."""
 
 from __future__ import annotations
 

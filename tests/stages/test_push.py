@@ -1,4 +1,4 @@
-"""Push: the evaluation split is made once, by content, and goes with every artifact that a device can run."""
+"""The push stage: the evaluation split is written once and sent with every artifact that the device can run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantize as a stage: graphs with their samples and outputs, remade when what went in is another."""
+"""The quantize stage: graphs with reference samples and outputs, captured again when an input changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of threads: as they are said, and as a device has cores for them."""
+"""--threads: parsing, and the limit set by the cores of a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracing one image on the host and on a device: every stage is compared."""
+"""The trace stage: one image on the host and on a device, compared step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train as a stage: a checkpoint is what was asked for, or it is made; what it replaces is kept."""
+"""The train stage: an existing checkpoint is reused if it matches the options; one that is replaced is kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_checkpoint_records_its_origin_settings_and_hashes(matrix: Store) -> N
         ["checkpoint.json", found.weights, found.predictions]
     )
     assert store.sha256(folder / found.weights) == found.weights_sha256
-    assert not (matrix.home("tiny", "torch") / "training").exists(), "the state to resume from is gone"
+    assert not (matrix.home("tiny", "torch") / "training").exists(), "the state to resume from is removed"
 
 
 def test_accuracy_is_computed_from_the_stored_outputs_of_the_test_split(matrix: Store) -> None:
@@ -83,7 +83,7 @@ def test_tensorboard_shows_the_training_curves_and_the_mistakes(matrix: Store) -
     assert run.ended() and run.nodes()
 
 
-# -- what is there and what is asked for -------------------------------------------------------------------------------
+# -- the existing checkpoint and the options ---------------------------------------------------------------------------
 
 
 def test_a_checkpoint_is_ready_only_if_it_matches_every_given_option(matrix: Store, job: Job) -> None:
@@ -116,7 +116,7 @@ def test_a_checkpoint_with_an_altered_file_is_not_ready_and_a_message_names_the_
     assert capsys.readouterr().err == f"{path} does not match its manifest: training again\n"
 
 
-# -- making it ---------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_weights_in_another_store(matrix: Store, job: Job, tmp_path: Path) -> None:
@@ -144,11 +144,11 @@ def test_imported_weights_replace_a_checkpoint_which_is_kept_beside_it(copied: S
     assert store.read(Checkpoint, kept / "checkpoint.json") == old
     assert store.sha256(kept / old.weights) == old.weights_sha256
     mine.write_bytes(mine.read_bytes() + b" ")
-    assert train.ready(copied, with_weights) is None, "the file is another now"
+    assert train.ready(copied, with_weights) is None, "the weights file has changed"
 
 
 def test_training_in_both_frameworks_prints_no_warning(tiny: Path, tmp_path: Path) -> None:
-    """On a machine without a GPU, CUDA's loader fails in another way for who comes second."""
+    """Without a GPU, CUDA's loader fails differently for the framework that is imported second."""
     done = inv(tmp_path / "build", "train", "--model", tiny, "--framework", "all", "--epochs", "1")
     assert len(done.lines) == 2
     assert "Warning" not in done.err and "CUDA" not in done.err
