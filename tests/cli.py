@@ -81,7 +81,7 @@ def inv(build: Path, *args: object, **more: str) -> Done:
 
 
 class Running:
-    """This process's environment with a build folder and more variables. Small networks run fastest with one thread."""
+    """A running command in its own process group, like a foreground job of a terminal, and the lines it has printed."""
 
     def __init__(self, build: Path, *args: object, **more: str) -> None:
         self.build = build
