@@ -113,7 +113,7 @@ def test_every_option_of_every_task_is_described() -> None:
 
 def test_the_help_of_a_task_shows_its_options(tmp_path: Path) -> None:
     shown = " ".join(inv(tmp_path, "export", "--help").out.split())
-    assert "--recipe=STRING names from `inv recipes`, with commas between, or all (default: fp32)" in shown
+    assert re.search(r"--recipe=STRING .*`inv recipes`, or all \(default: fp32\)", shown)
     for option, what in (("--target=STRING", "or all"), ("--model=STRING", "inv models"), ("--debug", "traceback")):
         assert option in shown and what in shown.partition(option)[2]
 
@@ -210,12 +210,12 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path, unbuffered: s
     process = subprocess.Popen([*INV, "recipes"], cwd=ROOT, env=env, stdout=pipe, stderr=pipe)
     assert process.stdout is not None
     process.stdout.close()
-    _, said = process.communicate()
-    assert (said, process.returncode) == (b"", 128 + signal.SIGPIPE)
+    _, err = process.communicate()
+    assert (err, process.returncode) == (b"", 128 + signal.SIGPIPE)
 
 
 def test_a_broken_pipe_to_another_program_is_an_error() -> None:
-    code = "import tasks\n@tasks.door()\ndef breaks(_c): raise BrokenPipeError(32, 'Broken pipe')\nbreaks.body(None)"
+    code = "import tasks\n@tasks.command()\ndef breaks(_c): raise BrokenPipeError(32, 'Broken pipe')\nbreaks.body(None)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.endswith("Exit: error: [Errno 32] Broken pipe\n")
 
@@ -233,8 +233,8 @@ def test_clean_removes_one_model_or_everything(copied: Store, tmp_path: Path) ->
     keep.mkdir(parents=True)
     assert inv(copied.root, "clean", "--model", "tiny").lines == [f"removed {copied.home('tiny', 'torch')}"]
     assert keep.is_dir() and not copied.home("tiny", "torch").exists()
-    said = inv(copied.root, "clean", "--model", "tiny").only
-    assert said == f"nothing of 'tiny' in {copied.root} (there is: other)"
+    error = inv(copied.root, "clean", "--model", "tiny").only
+    assert str(copied.root) in error and "'tiny'" in error and error.endswith(": other)")
     assert inv(copied.root, "clean").code == 0
     assert tree(copied.root) == {}
     assert inv(tmp_path / "nowhere", "clean").code == 0 and not (tmp_path / "nowhere").exists()
@@ -270,8 +270,8 @@ def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
 def test_clean_refuses_a_folder_that_was_not_created_as_a_build_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     made(tmp_path, "tiny.torch/checkpoint/checkpoint.json")
-    said = f"{tmp_path} did not begin as a build folder (no .lastmile of ours): remove it yourself"
-    assert inv(tmp_path, "clean").only == said
+    error = inv(tmp_path, "clean").only
+    assert error.startswith(str(tmp_path)) and ".lastmile" in error
     assert inv(tmp_path, "clean", "--model", "tiny").lines == [f"removed {tmp_path / 'tiny.torch'}"]
     assert (tmp_path / "thesis.tex").exists()
 
@@ -293,7 +293,8 @@ def test_clean_accepts_a_model_as_other_commands_do(tmp_path: Path, tiny: Path) 
     assert removed("mobilenet_v3_small:width=0.5") == ["mobilenet_v3_small-width=0.5.keras"]
     assert removed(tiny) == ["tiny.frameworks", "tiny.torch"]
     for word in ("results", "boards", "tiny"):
-        assert inv(build.root, "clean", "--model", word).only.endswith(f"in {build.root} (there is: resnet8)")
+        error = inv(build.root, "clean", "--model", word).only
+        assert str(build.root) in error and error.endswith(": resnet8)")
     assert list(tree(build.root)) == ["boards/a", "resnet8.torch/a", "results.json", "tiny.json/a"]
 
 
