@@ -280,7 +280,7 @@ def bench(
             instruction_budget.record(_place(record), counts)
             print(f"{record}: {len(counts)} counts recorded")
         else:
-            _hold(instruction_budget.compare(counts, recorded, bound, asked))
+            _check_growth(instruction_budget.compare(counts, recorded, bound, asked))
 
 
 @command()
@@ -292,7 +292,7 @@ def trace(
     from pipeline.report import terminal
     from pipeline.stages import trace as tracing
 
-    tracing.read(_place(image))  # refused before anything else
+    tracing.read(_place(image))  # raises before anything is exported
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     found = tracing.trace(_build(), plan, _place(image))
     terminal.show(*terminal.traces(found))
@@ -407,7 +407,7 @@ def _homes(build: Store, word: str) -> list[Path]:
     return homes
 
 
-# -- what there is -----------------------------------------------------------------------------------------------------
+# -- listings ----------------------------------------------------------------------------------------------------------
 
 
 @command()
@@ -580,7 +580,7 @@ def test(_c: Context, match: str | None = None) -> None:
         lint.body(_c)
     try:
         packages.install()
-    except NeedsTool as error:  # the tests that need them name them too: skipped by default, failed where CI=true
+    except NeedsTool as error:  # the tests that need them are skipped, or fail if CI=true
         say(f"{error}")
     # How they share the tests: Sharing in tests/conftest.py.
     together = ["--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
@@ -659,7 +659,7 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
 
 
 def _budget(device: BoundDevice, check: str | None, record: str | None) -> Budget:
-    """The recorded counts, read before anything is measured; empty where they are not asked for.
+    """The recorded counts, read before anything is measured; empty if there are none to read.
 
     Raises:
         BadOption, Unsupported: both options, an invalid file, or a device that does not count instructions.
@@ -678,28 +678,28 @@ def _budget(device: BoundDevice, check: str | None, record: str | None) -> Budge
     return instruction_budget.Budget(())
 
 
-def _hold(found: list[Comparison]) -> None:
-    """Prints counts beside the recorded ones; for each that grew or is not recorded a line, and exit code 1."""
+def _check_growth(found: list[Comparison]) -> None:
+    """Prints the counts beside the recorded ones. Exits with code 1 if one grew or lacks its counterpart."""
     from pipeline.report import terminal
     from pipeline.results import instruction_budget
 
     terminal.show("", terminal.budget(found))
-    told = [(one.fails, one.told) for one in found if one.told]
-    for fails, line in told:
+    messages = [(one.fails, one.message) for one in found if one.message]
+    for fails, line in messages:
         if not fails:
             print(line)
-    if any(fails for fails, _ in told):
-        raise Exit("\n".join(str(line) for fails, line in told if fails), code=1)
+    if any(fails for fails, _ in messages):
+        raise Exit("\n".join(str(line) for fails, line in messages if fails), code=1)
     print(f"{len(found)} counts within {instruction_budget.GROWTH:.0%} of the recorded ones, or below")
 
 
 def _split(text: str) -> list[str] | str:
-    """The names in "a,b", for `Plan.resolve`; "all" stays as it is."""
+    """The names in "a,b" for `Plan.resolve`; "all" is not changed."""
     return text if text == "all" else _words(text)
 
 
 def _words(text: str) -> list[str]:
-    """The words of "a,b", each once."""
+    """The words of "a,b" without duplicates."""
     return list(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
@@ -712,7 +712,7 @@ def _place(text: str) -> Path:
 
 
 def _model(word: str) -> str:
-    """--model with a path relative to the user's folder; a built-in model's name stays as it is."""
+    """--model with a path relative to the user's folder; the name of a built-in model is not changed."""
     from pipeline import sources
 
     name, colon, options = word.partition(":")

@@ -83,7 +83,7 @@ class Comparison:
         return self.growth is None or self.growth > GROWTH
 
     @property
-    def told(self) -> str | None:
+    def message(self) -> str | None:
         """A line about the difference; None if the count is as recorded."""
         one = self.now or self.recorded
         assert one is not None

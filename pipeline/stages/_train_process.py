@@ -1,7 +1,7 @@
 """One of the processes that train together, started by a framework's launcher:
 `python -m pipeline.stages._train_process REQUEST`.
 
-What it raises goes into the file that the launcher names, PyTorch's or ours, from which `inv train` makes one line.
+It writes an error to the file that the launcher (PyTorch's or ours) names; `inv train` prints it as one line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(request: dict[str, Any]) -> int:
-    """Takes part to the end; the exit code."""
+    """Takes part in the training; returns the exit code."""
     end_with_parent(ctypes.CDLL(None))
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -40,10 +40,10 @@ def main(request: dict[str, Any]) -> int:
 
 
 def end_with_parent(library: Any) -> None:
-    """Sends this process SIGTERM when its parent is gone: the build folder's lock, which the parent held, is free then.
+    """Sends this process SIGTERM when its parent ends, which also releases the build folder's lock.
 
     Args:
-        library: the C library. Linux's has prctl; without it (macOS) a thread looks for the parent every second.
+        library: the C library. It has prctl on Linux; without it (macOS) a thread checks for the parent every second.
     """
     parent = os.getppid()
     prctl = getattr(library, "prctl", None)
@@ -60,16 +60,16 @@ def end_with_parent(library: Any) -> None:
 
 
 def _leave(*_: object) -> None:
-    raise SystemExit("ended by SIGTERM")  # through every `finally`: nothing half-written stays
+    raise SystemExit("ended by SIGTERM")  # runs every `finally`, which removes temporary files
 
 
 def _record(error: BaseException) -> None:
-    """Writes an error as the launcher reads it, with its kind, and its time to less than a second."""
+    """Writes an error in the launcher's format, with its class, and its time in fractions of a second."""
     now = time.time()
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     content = {
         "message": {
-            "message": said,
+            "message": message,
             "extraInfo": {"py_callstack": traceback.format_exc(), "timestamp": str(int(now))},
         },
         "kind": type(error).__name__,
@@ -82,4 +82,4 @@ if __name__ == "__main__":
     code = main(json.loads(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the launcher may send SIGTERM now, and libraries that are just being unloaded would make a noise
+    os._exit(code)  # without unloading libraries, which would print errors if the launcher sends SIGTERM now

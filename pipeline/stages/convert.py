@@ -18,7 +18,7 @@ from pipeline.system.store import Store
 
 
 def convert(build: Store, plan: Plan, to: Plugin[Framework]) -> Checkpoint:
-    """The plan's checkpoint (of its one framework, trained first where it is missing), converted to framework `to`.
+    """Converts the checkpoint of a plan with one framework to framework `to`. A missing checkpoint is trained first.
 
     Raises:
         BadOption: both frameworks are the same.
@@ -30,7 +30,7 @@ def convert(build: Store, plan: Plan, to: Plugin[Framework]) -> Checkpoint:
     if old.name == new.name:
         known = ", ".join(registry.names("frameworks"))
         raise BadOption(f"--from and --to are both {old.name}: name two of {known}")
-    job.model.file(new.name)  # raises where the model is not written in it
+    job.model.file(new.name)  # raises if the model is not written in it
     target = replace(job, framework=new)
     existing = train.ready(build, target)
     for framework in (old, new):

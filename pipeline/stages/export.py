@@ -204,11 +204,12 @@ def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) ->
 def _run_worker(
     build: Store, target: Plugin[Target], work: Sequence[Work], threads: int, stop: Event, step: Callable[[], None]
 ) -> Made:
-    """Works through a target's recipes. A process that dies costs one of them; another process does the rest.
+    """Works through a target's recipes. If a process dies, its current recipe fails and a new process
+    does the rest.
 
     Args:
-        stop: set when the export is to end: another worker failed, or the user interrupted it.
-        step: called after each file, also if it failed.
+        stop: set to end the export: another worker failed, or the user interrupted it.
+        step: called after each file, even if it failed.
 
     Raises:
         DiskFull: the disk is full.
@@ -239,7 +240,7 @@ def _run_worker(
         if stop.is_set():
             break  # we ended it
         if left and done.code != 0:
-            job, recipe = left.pop(0)  # the one in work when the process died
+            job, recipe = left.pop(0)  # the recipe that the process was exporting
             _died(build, job, recipe, target, done)
             say(f"  {named(job, recipe)}: failed: {done.reason}")
             step()
@@ -260,14 +261,14 @@ def process(build: Store, target: str, work: Sequence[Work]) -> list[str]:
 
 
 def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], done: proc.Done) -> None:
-    """Writes how a process died as the cell's failure."""
+    """Writes the end of a process as the failure of its cell."""
     checkpoint = _checkpoint(build, job)
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
     store.write(folder / FAILURE, Failure("failed", done.reason, LOG, key(job, checkpoint, recipe, target)))
 
 
 def _checkpoint(build: Store, job: Job) -> Checkpoint:
-    """The checkpoint that this export made or found; the lock is held."""
+    """The checkpoint that this export trained or found. The caller holds the lock."""
     checkpoint = train.ready(build, job)
     assert checkpoint is not None
     return checkpoint

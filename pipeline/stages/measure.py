@@ -36,7 +36,7 @@ class Options:
         samples: size of the evaluation subset (see `stats.stratified`); None for the whole split.
         min_runs, min_seconds: a measurement ends when both are reached.
         time_limit: seconds that one call of edge-bench may take.
-        again: measure also what is up to date.
+        again: repeat up-to-date measurements.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -146,7 +146,9 @@ def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
                         failure = _measured(run, one, key_)
                         if failure:
                             failed[one.path] = failure
-            except Unreachable as error:  # the device's failure, not the artifact's; the rest would fail as well
+            except (
+                Unreachable
+            ) as error:  # a failure of the device, not of the artifact; the other artifacts would fail too
                 failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
     return [_result(bench, one, failed.get(one.path)) for one, _ in keyed]
 
@@ -157,7 +159,7 @@ def _result(bench: _Bench, one: Runnable, failure: StageFailed | None) -> Result
 
 
 def _measured(run: _Run, one: Runnable, key: str) -> StageFailed | None:
-    """Measures an artifact. A failure is also written where the measurement would be.
+    """Measures an artifact. A failure is also written to the folder of the measurement.
 
     Raises:
         Unreachable: the connection to the device was lost.
@@ -205,7 +207,7 @@ def key(
 
 
 def _without_route(device: BoundDevice) -> Device:
-    """A device that gets another address stays the same device."""
+    """The device without its address: a new address does not make it another device."""
     route = {"chunk_samples", *device.kind.ROUTE}
     return replace(device.device, options={key: value for key, value in device.options.items() if key not in route})
 
@@ -307,7 +309,7 @@ def _reference(run: _Run, samples: int) -> float:
 
 
 def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: Accuracy, key: str) -> Measurement:
-    """The measurement that edge-bench returned."""
+    """The measurement from the output of edge-bench."""
     facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **run["device"]}
     facts["frequency_hz"] = run["frequency_hz"]
     if "clock" in device.options:
@@ -359,5 +361,5 @@ def _line(measurement: Measurement) -> str:
     if measurement.device["emulated"]:
         if measurement.device.get("clock") != "instructions":
             return top1
-        return f"{formatting.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {top1}"  # one ns of its time is one
+        return f"{formatting.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {top1}"  # 1 ns per instruction
     return f"p50 {latency.p50:.4g} ms, p99 {latency.p99:.4g} ms, {top1}"

@@ -37,7 +37,7 @@ def trace(build: Store, plan: Plan, image: Path) -> list[Trace]:
         StageFailed: an export failed, or a side could not run the file.
     """
     (device,) = plan.devices
-    read(image)  # refused before anything is made for it
+    read(image)  # raises before anything is exported
     outcomes = export(build, plan)
     raise_if_failed(outcomes)
     pairs = [(job, one) for job in plan.jobs for one in runnable(plan, job, outcomes, device)]

@@ -59,7 +59,7 @@ def ready(build: Store, job: Job) -> Checkpoint | None:
     Raises:
         BadOption: an option is invalid.
     """
-    settings(job)  # an invalid option is an error even where a checkpoint exists
+    settings(job)  # an invalid option is an error even if a checkpoint exists
     folder = build.checkpoint(job.model.spec.name, job.framework.name)
     checkpoint = store.read_or_warn(Checkpoint, folder / MANIFEST)
     if checkpoint is None or not _is_asked_for(checkpoint, job):
@@ -113,7 +113,7 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
 
 
 def renewal(job: Job, checkpoint: Checkpoint) -> How | None:
-    """How to renew a checkpoint whose data have changed, after a line that says so; None where they have not.
+    """How to renew a checkpoint if its data have changed, which is also printed; None if they have not.
 
     This reads all of the data, which only `inv train` does: other commands compare the path. Weights are kept where
     their training data are unchanged or unknown.
@@ -230,7 +230,7 @@ def data_of(build: Store, job: Job) -> Path | None:
 
 
 def settings(job: Job) -> Settings:
-    """The job's choices, with the model's defaults where it leaves them open.
+    """The job's options, with the model's defaults for those not given.
 
     Raises:
         BadOption: a value is out of range.
@@ -276,15 +276,15 @@ def _key(source: str, spec: ModelSpec, chosen: Mapping[str, Any], splits: Mappin
     return store.digest([source, to_json(spec), chosen, [splits[name].sha256 for name in ("train", "validation")]])
 
 
-# -- making it ---------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class New:
-    """Weights that are to become a checkpoint.
+    """Weights for a new checkpoint.
 
     Attributes:
-        path: alone in a folder that is removed once the checkpoint exists.
+        path: the only file of a folder that is removed once the checkpoint exists.
         origin, facts, key: the checkpoint's.
     """
 
@@ -329,7 +329,7 @@ def _command(job: Job, data: Path | None, home: Path, of: Group) -> tuple[str, .
 
 def _import(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
     """The user's weights; see `Framework.adopt`."""
-    assert job.weights is not None  # that is why this is called
+    assert job.weights is not None  # this function is used only with --weights
     framework = job.framework.module
     source = store.sha256(job.weights)
     path = home / f"{store.TEMPORARY}adopted" / framework.WEIGHTS

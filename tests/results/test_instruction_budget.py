@@ -51,26 +51,26 @@ def test_growth_beyond_two_percent_fails(now: int, fails: bool) -> None:
 
 def test_growth_is_reported_with_both_counts_and_the_share() -> None:
     (found,) = compared(of(1_034_500))
-    assert found.told == "toy int8 on tflite (litert, Pi): 1,034,500 instructions, 1,000,000 recorded (+3.5%)"
+    assert found.message == "toy int8 on tflite (litert, Pi): 1,034,500 instructions, 1,000,000 recorded (+3.5%)"
 
 
 def test_another_runtime_version_is_reported_if_the_count_changed() -> None:
     (found,) = compared(of(1_100_000, "2.4.0"))
-    assert (found.told or "").endswith("(+10.0%, litert 2.4.0, 2.3.0 recorded)")
+    assert (found.message or "").endswith("(+10.0%, litert 2.4.0, 2.3.0 recorded)")
     (same,) = compared(of(1_000_000, "2.4.0"))
-    assert same.told is None and not same.fails
+    assert same.message is None and not same.fails
 
 
 def test_a_smaller_count_is_reported_and_does_not_fail() -> None:
     (found,) = compared(of(900_000))
     assert not found.fails
-    assert "(-10.0%)" in (found.told or "") and "--record" in (found.told or "")
+    assert "(-10.0%)" in (found.message or "") and "--record" in (found.message or "")
 
 
 def test_a_count_that_is_not_recorded_fails() -> None:
     (found,) = compared(ONE, recorded=())
     assert found.fails
-    assert found.told == (
+    assert found.message == (
         "toy int8 on tflite (litert, Pi): 1,000,000 instructions, none recorded: add them with --record"
     )
 
@@ -86,7 +86,7 @@ def test_another_board_runtime_or_number_of_threads_is_another_count(other: dict
 def test_a_recorded_count_that_was_requested_but_not_measured_fails() -> None:
     first, gone = compared(ONE, recorded=(ONE, TWO))
     assert not first.fails and gone.fails
-    assert gone.told == (
+    assert gone.message == (
         "toy fp32 on tflite (litert, Pi): 5,000,000 instructions recorded, none counted now: remove them there"
     )
 

@@ -48,8 +48,8 @@ def test_coremltools_and_litert_torch_can_both_be_imported_after_import_order() 
 def test_an_export_loads_the_other_framework_only_where_its_target_needs_it(
     framework: str, elsewhere: dict[str, set[str]], request: pytest.FixtureRequest
 ) -> None:
-    """The processes that made the matrix record what they had loaded when they ended. Most targets
-    export a Keras model from a PyTorch program."""
+    """The processes that made the matrix record what they had loaded when they ended. Most targets export a Keras model
+    from a PyTorch program."""
     made: Store = request.getfixturevalue("matrix" if framework == "torch" else "keras_matrix")
     loaded: dict[str, set[str]] = {}
     for path in (made.root.parent / SPIED).glob("*.json"):
