@@ -19,8 +19,9 @@ from tests.cli import ROOT
 from tests.plans import TINY
 
 START = "Mon Nov 30 17:00:00 2026"
-HIDE = 'mount -t tmpfs none /proc && mount -t tmpfs none /sys && PATH="$1" && export PATH && shift && exec "$@"'
-"""Hides /proc and /sys from a program and sets its PATH."""
+HIDE = 'mount -t tmpfs none /proc && mount -t tmpfs none /sys && PATH="$1" && export PATH && shift && "$@"'
+"""Hides /proc and /sys from a program and sets its PATH. The shell forks: a process that only execs keeps the peak memory
+of the test that started it."""
 
 
 class Mac:
