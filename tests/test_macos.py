@@ -20,8 +20,8 @@ from tests.plans import TINY
 
 START = "Mon Nov 30 17:00:00 2026"
 HIDE = 'mount -t tmpfs none /proc && mount -t tmpfs none /sys && PATH="$1" && export PATH && shift && "$@"'
-"""Hides /proc and /sys from a program and sets its PATH. The shell forks: a process that only execs keeps the peak memory
-of the test that started it."""
+"""Hides /proc and /sys from a program and sets its PATH. The shell forks, because a process that only execs keeps the
+peak memory of the test that started it."""
 
 
 class Mac:

@@ -122,7 +122,7 @@ def test_every_command_that_the_help_mentions_exists() -> None:
     import tasks
 
     named = {name for text in tasks.HELP.values() for name in re.findall(r"`inv ([\w.]+)`", text)}
-    parsers = tasks.namespace.to_contexts()
+    parsers = contexts()
     assert named and named <= {name for parser in parsers for name in (parser.name, *parser.aliases)}
 
 
