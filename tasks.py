@@ -235,7 +235,7 @@ def push(
     _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
     device: str = "local", data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
-    """Copy artifacts and evaluation data to a device; files that are already there are not sent again."""
+    """Copy artifacts and evaluation data to a device; files that the device already has are not sent again."""
     from pipeline.stages import push as pushing
 
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
@@ -397,13 +397,13 @@ def _homes(build: Store, word: str) -> list[Path]:
     from pipeline.errors import BadModel, UnknownName
 
     kinds = {f".{name}" for name in (*registry.names("frameworks"), "frameworks")}
-    there = [path for path in sorted(build.root.glob("*")) if path.suffix in kinds and path.is_dir()]
+    existing = [path for path in sorted(build.root.glob("*")) if path.suffix in kinds and path.is_dir()]
     name = word
     with contextlib.suppress(UnknownName, BadModel):  # its model folder may have been removed
         name = sources.find(_model(word)).spec.name
-    homes = [path for path in there if path.stem == name]
+    homes = [path for path in existing if path.stem == name]
     if not homes:
-        raise BadOption(f"{build.root} has nothing of {name!r} (it has: {_listed(path.stem for path in there)})")
+        raise BadOption(f"{build.root} has nothing of {name!r} (it has: {_listed(path.stem for path in existing)})")
     return homes
 
 
@@ -475,7 +475,7 @@ def devices_emulate(_c: Context, board: str | None = None, stop: bool = False) -
 
 @command(name="setup")
 def devices_setup(_c: Context, device: str, target: str = "all") -> None:
-    """Install edge-bench and the runtimes for these targets on a device; what is already there is not sent again."""
+    """Install edge-bench and the runtimes for these targets on a device; what the device has is not sent again."""
     from pipeline import devices
     from pipeline.stages import push as pushing
     from pipeline.stages.plan import plugins, refuse_unmeasurable

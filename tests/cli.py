@@ -111,15 +111,15 @@ class Running:
         out, err = self.process.communicate()
         return Done(self.process.returncode, out, "\n".join([*self.printed, *err.splitlines()]))
 
-    def interrupt(self, by: signal.Signals = signal.SIGINT) -> Done:
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> Done:
         """Sends Ctrl-C and checks the end: one line, no traceback, no process left, no temporary file.
 
         Args:
-            by: SIGTERM and SIGHUP go to `inv` alone, as `timeout` sends them; SIGINT to its process group.
+            number: SIGTERM and SIGHUP go to `inv` alone, as `timeout` sends them; SIGINT to its process group.
         """
-        (os.killpg if by is signal.SIGINT else os.kill)(self.process.pid, by)
+        (os.killpg if number is signal.SIGINT else os.kill)(self.process.pid, number)
         done = self.wait()
-        assert (done.code, done.err.splitlines()[-1]) == (128 + by, INTERRUPTED), done
+        assert (done.code, done.err.splitlines()[-1]) == (128 + number, INTERRUPTED), done
         assert "Traceback" not in done.out + done.err
         until = time.monotonic() + 1  # the kernel ends a killed process a moment later
         while processes(self.build) and time.monotonic() < until:

@@ -54,7 +54,7 @@ NO_PARAMS = SimpleNamespace(params={})
 class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type hints
     """Distributes tests over processes by file; all tests of the emulated machines go to one process.
 
-    xdist's own groups do not work here: xdist 3.8 puts the group into a name of the test that pytest 9 no longer reads.
+    xdist's own groups do not work: xdist 3.8 puts the group into a name of the test that pytest 9 no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -1,4 +1,4 @@
-"""Bad input gives one line that names the problem and the fix, and exit code 2; nothing is written."""
+"""Bad input gives one line that names the problem and the fix, and exit code 2; no incomplete file remains."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def refused(build: Path, *args: object, **more: str) -> str:
     return done.only
 
 
-def refusal(build: Path, **options: Any) -> str:
+def training_error(build: Path, **options: Any) -> str:
     """The error of a training in this process, which has PyTorch loaded; importing it again takes seconds."""
     with pytest.raises(PipelineError) as caught:
         ensure(Store(build), plans.job(**options))
@@ -298,7 +298,7 @@ def test_an_invalid_model_folder_is_refused(tmp_path: Path, what: str) -> None:
 )
 def test_code_that_builds_no_network_is_refused(tmp_path: Path, code: str, wrong: str) -> None:
     path = folder(tmp_path / "mine", DIGITS, code)
-    error = refusal(tmp_path / "build", model=path)
+    error = training_error(tmp_path / "build", model=path)
     assert "torch.py" in error and wrong in error
 
 
@@ -308,7 +308,7 @@ def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_
     code = "from torch import nn\ndef build(spec): return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))"
     path = folder(tmp_path / "mine", DIGITS, code)
     torch.save({"1.weight": torch.zeros(7, 64), "1.bias": torch.zeros(7)}, tmp_path / "mine.pt")
-    error = refusal(tmp_path / "build", model=path, weights=tmp_path / "mine.pt")
+    error = training_error(tmp_path / "build", model=path, weights=tmp_path / "mine.pt")
     assert error.startswith(f"{path}/torch.py: ") and "(2, 7)" in error and "(2, 10)" in error
 
 
@@ -367,7 +367,7 @@ def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets:
 def test_an_unreadable_image_is_named(tmp_path: Path, pets: Path) -> None:
     files = divided_files({"cat": 6, "dog": 6}) | {"train/dog/broken.png": png(9)[:60]}
     data = as_folder(tmp_path / "data", files)
-    error = refusal(tmp_path / "build", model=pets, data=data)
+    error = training_error(tmp_path / "build", model=pets, data=data)
     assert error.startswith(f"{data}/train/dog/broken.png: ")
 
 
@@ -419,7 +419,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_first_wrong_tensors(
     tmp_path: Path, tiny: Path, foreign: Path, suffix: str
 ) -> None:
     weights = foreign / f"foreign{suffix}"
-    error = refusal(tmp_path / "build", model=tiny, weights=weights)
+    error = training_error(tmp_path / "build", model=tiny, weights=weights)
     for part in (str(weights), "features.1.weight is missing", "classifier.weight is 10×64", "10×128", "head.bias"):
         assert part in error
 
@@ -446,7 +446,7 @@ def test_a_file_that_contains_no_weights_is_refused(
 ) -> None:
     weights = tmp_path / name
     weights.write_bytes(content)
-    error = refusal(tmp_path / "build", model=tiny, weights=weights)
+    error = training_error(tmp_path / "build", model=tiny, weights=weights)
     assert error.startswith(str(weights)) and wrong in error
 
 
@@ -458,7 +458,7 @@ def test_missing_weights_are_refused(tmp_path: Path, tiny: Path) -> None:
 # -- damaged files -----------------------------------------------------------------------------------------------------
 
 
-def damaged(path: Path, how: str) -> None:
+def damage(path: Path, how: str) -> None:
     """Truncates a file or changes one bit of it, as a bad disk or copy may do."""
     content = bytearray(path.read_bytes())
     if how == "truncated":
@@ -478,10 +478,10 @@ def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny
     before = tree(copied.root)
     files = cell("fp32", "onnx") / "model.onnx", cell("fp16", "onnx") / "model.onnx"
     package = cell("fp32", "coreml") / "model.mlpackage"
-    damaged(files[0], "truncated")
-    damaged(files[1], "altered")
-    damaged(package / "Manifest.json", "altered")
-    damaged(cell("int8", "onnx") / "artifact.json", "truncated")
+    damage(files[0], "truncated")
+    damage(files[1], "altered")
+    damage(package / "Manifest.json", "altered")
+    damage(cell("int8", "onnx") / "artifact.json", "truncated")
     args = ("export", "--model", tiny, "--target", "onnx,coreml", "--recipe", "fp32,fp16,int8")
     done = inv(copied.root, *args)
     assert done.code == 0, done.err
@@ -496,7 +496,7 @@ def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny
 
 def test_damaged_predictions_are_measured_again_with_a_message(copied: Store, tiny: Path) -> None:
     home = copied.cell("tiny", "torch", "fp32", "onnx") / "local"
-    damaged(home / "predictions.npz", "altered")
+    damage(home / "predictions.npz", "altered")
     quick = ("--min-runs", "3", "--min-seconds", "0")
     done = inv(copied.root, "bench", "--model", tiny, "--target", "onnx", *quick)
     assert done.code == 0, done.err
@@ -508,7 +508,7 @@ def test_altered_weights_are_trained_again_with_a_message(
 ) -> None:
     before = ready(copied, job)
     weights = copied.checkpoint("tiny", "torch") / "model.safetensors"
-    damaged(weights, "altered")
+    damage(weights, "altered")
     after = ensure(copied, job)
     assert f"{weights} does not match its manifest: training again" in capfd.readouterr().err.splitlines()
     assert before is not None and after.weights_sha256 == before.weights_sha256  # the same seed gives the same weights
@@ -539,7 +539,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
 
 
-def install(package: str, extra: str) -> str:
+def missing_extra(package: str, extra: str) -> str:
     return str(MissingExtra(package, extra))
 
 
@@ -548,7 +548,7 @@ def test_training_without_its_extra_prints_the_install_command(
     package: str, framework: str, tmp_path: Path, without: str
 ) -> None:
     done = inv(tmp_path / "build", "train", "--framework", framework, PYTHONPATH=without, ABSENT=package)
-    assert done.complaint == install(package, framework)
+    assert done.complaint == missing_extra(package, framework)
     assert tree(tmp_path / "build") == {}
 
 
@@ -565,7 +565,7 @@ def test_a_missing_package_of_either_framework_is_reported_before_the_training(
     args: tuple[str, ...], package: str, extra: str, tmp_path: Path, without: str
 ) -> None:
     done = inv(tmp_path / "build", *args, PYTHONPATH=without, ABSENT=package)
-    assert done.only == install(package, extra)
+    assert done.only == missing_extra(package, extra)
     assert tree(tmp_path / "build") == {}
 
 
@@ -576,7 +576,7 @@ def test_a_target_without_its_extra_prints_the_install_command_and_others_are_ex
         shutil.rmtree(copied.cell("tiny", "torch", "fp32", target))
     args = ("export", "--model", tiny, "--target", "executorch,coreml")
     done = inv(copied.root, *args, PYTHONPATH=without, ABSENT="executorch")
-    assert done.complaint == f"1 of 2 exports failed (executorch fp32): {install('executorch', 'executorch')}"
+    assert done.complaint == f"1 of 2 exports failed (executorch fp32): {missing_extra('executorch', 'executorch')}"
     assert not list(copied.cell("tiny", "torch", "fp32", "executorch").glob("model.*"))
     assert (copied.cell("tiny", "torch", "fp32", "coreml") / "model.mlpackage").exists()
     assert not unfinished(copied.root)
@@ -597,7 +597,7 @@ def test_every_target_checks_its_packages_first(tmp_path: Path, without: str, ta
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     error = done.stderr.splitlines()[-1]
-    assert error == f"pipeline.errors.MissingExtra: {install(package, target)}"
+    assert error == f"pipeline.errors.MissingExtra: {missing_extra(package, target)}"
 
 
 def test_a_missing_runtime_is_reported_with_the_install_command(copied: Store, tiny: Path, without: str) -> None:

@@ -46,8 +46,8 @@ def test_a_golden_file_survives_a_round_trip_byte_for_byte(file: str, tmp_path: 
 
 @pytest.mark.parametrize("file", FILES)
 def test_an_unknown_key_is_refused_with_its_name_and_path(file: str) -> None:
-    with pytest.raises(Broken, match=r"^here: unknown \['surprise'\]$"):
-        from_json(noun_of(file), {**golden(file), "surprise": 1}, "here")
+    with pytest.raises(Broken, match=r"^manifest: unknown \['surprise'\]$"):
+        from_json(noun_of(file), {**golden(file), "surprise": 1}, "manifest")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -55,23 +55,23 @@ def test_a_missing_key_is_refused_with_its_name_and_path(file: str) -> None:
     value = golden(file)
     first = next(iter(value))
     del value[first]
-    with pytest.raises(Broken, match=rf"^here: missing \['{first}'\]$"):
-        from_json(noun_of(file), value, "here")
+    with pytest.raises(Broken, match=rf"^manifest: missing \['{first}'\]$"):
+        from_json(noun_of(file), value, "manifest")
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_value_of_another_type_is_refused_with_its_path(file: str) -> None:
     for key in golden(file):
         if key not in ("schema", "facts"):
-            with pytest.raises(Broken, match=rf"here\.{key}: expected"):
-                from_json(noun_of(file), {**golden(file), key: object()}, "here")
+            with pytest.raises(Broken, match=rf"manifest\.{key}: expected"):
+                from_json(noun_of(file), {**golden(file), key: object()}, "manifest")
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if "schema" in golden(file)])
 @pytest.mark.parametrize("schema", [0, 2, None, "1"])
 def test_an_unknown_schema_version_is_refused(file: str, schema: Any) -> None:
-    with pytest.raises(Broken, match=f"here: schema {schema!r} is not 1"):
-        from_json(noun_of(file), {**golden(file), "schema": schema}, "here")
+    with pytest.raises(Broken, match=f"manifest: schema {schema!r} is not 1"):
+        from_json(noun_of(file), {**golden(file), "schema": schema}, "manifest")
 
 
 def test_a_nested_wrong_value_is_refused_with_its_path() -> None:
@@ -100,8 +100,8 @@ def test_a_tuple_of_the_wrong_length_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
 def test_a_value_that_is_no_object_is_refused(value: Any) -> None:
-    with pytest.raises(Broken, match="here: expected an object"):
-        from_json(Failure, value, "here")
+    with pytest.raises(Broken, match="manifest: expected an object"):
+        from_json(Failure, value, "manifest")
 
 
 def test_omitted_optional_fields_get_their_defaults() -> None:

@@ -75,15 +75,15 @@ def test_an_interrupted_export_continues_with_the_missing_files(copied: Store, t
     assert inv(copied.root, *args).err == ""
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_bench_continues_with_the_missing_measurements(
-    by: signal.Signals, copied: Store, tiny: Path
+    number: signal.Signals, copied: Store, tiny: Path
 ) -> None:
     targets = ("executorch", "onnx", "tflite")
     args = ("bench", "--model", tiny, "--target", ",".join(targets), "--min-runs", "4", "--min-seconds", "0.5")
     running = Running(copied.root, *args)
     running.until_printed("  executorch fp32: p50")
-    running.interrupt(by)
+    running.interrupt(number)
     before = {target: tree(copied.cell("tiny", "torch", "fp32", target) / "local") for target in targets}
     again = inv(copied.root, *args)
     assert again.code == 0, again.err
@@ -242,7 +242,7 @@ class Disk:
     again: bool = True
 
 
-def on(disk: Disk, place: Path, *args: object) -> tuple[Done, Done]:
+def run_on(disk: Disk, place: Path, *args: object) -> tuple[Done, Done]:
     """Runs a command on a nearly full disk, then again after space was freed."""
     source = str(disk.source) if disk.source else None
     request = [str(place), source, disk.free_kb, [*INV, *map(str, args)], disk.gone, disk.again]
@@ -255,13 +255,13 @@ def on(disk: Disk, place: Path, *args: object) -> tuple[Done, Done]:
 
 
 def test_a_completely_full_disk_is_reported(tmp_path: Path, tiny: Path) -> None:
-    first, _ = on(Disk(0, again=False), tmp_path, "train", "--model", tiny)
+    first, _ = run_on(Disk(0, again=False), tmp_path, "train", "--model", tiny)
     assert first.only.startswith("no space left on the disk") and first.only.endswith("nothing was lost")
 
 
 def test_a_training_on_a_full_disk_is_reported_and_resumed(tmp_path: Path, tiny: Path) -> None:
     """The space suffices for the build folder's tag and the state after the first epoch, but not after the second."""
-    first, second = on(Disk(68), tmp_path, "train", "--model", tiny, "--accelerator", "cpu")
+    first, second = run_on(Disk(68), tmp_path, "train", "--model", tiny, "--accelerator", "cpu")
     assert first.complaint.startswith("no space left on the disk of ")
     assert first.complaint.endswith("free some (inv clean) and run again; nothing was lost")
     assert second.code == 0 and "resuming after epoch 1 of 2" in second.err.splitlines(), second.err
@@ -278,12 +278,12 @@ FULL = {
 @pytest.mark.parametrize("stage", FULL)
 def test_a_stage_reports_a_full_disk_and_then_continues(tmp_path: Path, matrix: Store, tiny: Path, stage: str) -> None:
     args, disk = FULL[stage]
-    first, second = on(replace(disk, source=matrix.root), tmp_path, *args, "--model", tiny)
+    first, second = run_on(replace(disk, source=matrix.root), tmp_path, *args, "--model", tiny)
     assert "no space left on" in first.complaint.lower() and "nothing was" in first.complaint
     assert second.code == 0 or not disk.again, second.err
 
 
 def test_report_fails_on_a_full_disk_and_then_succeeds(tmp_path: Path, matrix: Store) -> None:
-    first, second = on(Disk(8, matrix.root), tmp_path, "report")
+    first, second = run_on(Disk(8, matrix.root), tmp_path, "report")
     assert first.only.startswith("no space left on the disk of ")
     assert second.code == 0, second.err

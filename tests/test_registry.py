@@ -68,7 +68,7 @@ def recipe(name: str, weights: str = "float32", activations: str = "float32") ->
     return RECIPE.format(name=name, weights=weights, activations=activations)
 
 
-def offered(
+def offer_plug_in(
     monkeypatch: pytest.MonkeyPatch, folder: Path, group: str, text: str, name: str = "acme_one", package: str = "acme"
 ) -> str:
     """Puts a package with one plug-in on the path. Returns the name of the plug-in's module."""
@@ -81,7 +81,7 @@ def offered(
 
 def test_a_plug_in_of_another_package_is_listed_and_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = registry.names("recipes")
-    module = offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"))
+    module = offer_plug_in(monkeypatch, tmp_path, "recipes", recipe("acme_one"))
     assert registry.names("recipes") == sorted([*own, "acme_one"])
     assert module not in sys.modules
     assert registry.load("recipes", "acme_one").__name__ == module
@@ -99,7 +99,7 @@ def test_the_first_of_two_installations_of_a_package_counts(monkeypatch: pytest.
 
 
 def test_the_name_of_a_built_in_plug_in_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    offered(monkeypatch, tmp_path, "recipes", recipe("int8"), "int8")
+    offer_plug_in(monkeypatch, tmp_path, "recipes", recipe("int8"), "int8")
     for call in (registry.names, registry.load_all, lambda folder: registry.load(folder, "fp32")):
         with pytest.raises(BadPlugIn) as caught:
             call("recipes")
@@ -109,8 +109,8 @@ def test_the_name_of_a_built_in_plug_in_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_name_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"))
-    offered(monkeypatch, tmp_path, "recipes", recipe("acme_one"), package="bolt")
+    offer_plug_in(monkeypatch, tmp_path, "recipes", recipe("acme_one"))
+    offer_plug_in(monkeypatch, tmp_path, "recipes", recipe("acme_one"), package="bolt")
     with pytest.raises(BadPlugIn) as caught:
         registry.load("recipes", "acme_one")
     for part in ("'acme_one'", "acme 1.2", "bolt 1.2", "pip uninstall"):
@@ -146,7 +146,7 @@ def test_an_unusable_plug_in_is_reported_with_its_package_and_does_not_affect_ot
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
 ) -> None:
     own = registry.names("recipes")
-    offered(monkeypatch, tmp_path, "recipes", text)
+    offer_plug_in(monkeypatch, tmp_path, "recipes", text)
     with pytest.raises(PipelineError) as caught:
         registry.load("recipes", "acme_one")
     assert message in str(caught.value)
@@ -164,7 +164,7 @@ def test_an_incomplete_target_is_refused_with_the_missing_names(
     SUFFIX, RUNTIME, UNCHECKED, LAYOUT, TOOLS, EXTRA = ".x", None, "never", "NHWC", (), ""
     supports = None
     """
-    offered(monkeypatch, tmp_path, "targets", dedent(text))
+    offer_plug_in(monkeypatch, tmp_path, "targets", dedent(text))
     with pytest.raises(BadPlugIn, match=r"lacks SUMMARY, supports\(\), export\(\) of pipeline\.targets\.Target"):
         registry.load("targets", "acme_one")
 

@@ -240,7 +240,7 @@ def test_clean_removes_one_model_or_everything(copied: Store, tmp_path: Path) ->
     assert inv(tmp_path / "nowhere", "clean").code == 0 and not (tmp_path / "nowhere").exists()
 
 
-def made(build: Path, *names: str) -> Store:
+def build_with(build: Path, *names: str) -> Store:
     """A build folder with files in it."""
     with store.lock(Store(build), "a test"):
         for name in names:
@@ -256,7 +256,7 @@ def test_clean_removes_an_unfinished_training(tmp_path: Path) -> None:
 
 
 def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
-    build = made(tmp_path / "build", "results.json", "boards/keys/client", "boards/.lock")
+    build = build_with(tmp_path / "build", "results.json", "boards/keys/client", "boards/.lock")
     (tmp_path / "build" / "boards" / "phone").mkdir()
     lock = (build.root / ".lock").stat().st_ino
     removed = [build.root / name for name in ("boards/keys", "boards/phone", "results.json")]
@@ -269,7 +269,7 @@ def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
 
 def test_clean_refuses_a_folder_that_was_not_created_as_a_build_folder(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    made(tmp_path, "tiny.torch/checkpoint/checkpoint.json")
+    build_with(tmp_path, "tiny.torch/checkpoint/checkpoint.json")
     error = inv(tmp_path, "clean").only
     assert error.startswith(str(tmp_path)) and ".lastmile" in error
     assert inv(tmp_path, "clean", "--model", "tiny").lines == [f"removed {tmp_path / 'tiny.torch'}"]
@@ -285,7 +285,7 @@ def test_the_default_build_folder_is_in_the_checkout(monkeypatch: pytest.MonkeyP
 
 def test_clean_accepts_a_model_as_other_commands_do(tmp_path: Path, tiny: Path) -> None:
     homes = ("resnet8.torch", "mobilenet_v3_small-width=0.5.keras", "tiny.torch", "tiny.frameworks", "tiny.json")
-    build = made(tmp_path / "build", *(f"{home}/a" for home in homes), "results.json", "boards/a")
+    build = build_with(tmp_path / "build", *(f"{home}/a" for home in homes), "results.json", "boards/a")
 
     def removed(word: object) -> list[str]:
         return [Path(line).name for line in inv(build.root, "clean", "--model", word).lines]
@@ -300,7 +300,7 @@ def test_clean_accepts_a_model_as_other_commands_do(tmp_path: Path, tiny: Path) 
 
 def test_clean_stops_emulated_boards_first(tmp_path: Path) -> None:
     """The stand-in for QEMU cannot be reached over ssh, so it is killed."""
-    build = made(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
+    build = build_with(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
     with subprocess.Popen(["sleep", "600"]) as board:
         state = {
             "schema": 1, "board": "pi4", "pid": board.pid, "started": proc.began(board.pid), "address": "127.0.0.1",

@@ -22,7 +22,7 @@ def convert(build: Store, plan: Plan, to: Plugin[Framework]) -> Checkpoint:
 
     Raises:
         BadOption: both frameworks are the same.
-        BadModel: the model is not written in `to`, or its layers differ there.
+        BadModel: the model is not written in `to`, or its layers differ in `to`.
         MissingExtra: one of the frameworks is not installed; nothing is trained then.
     """
     (job,) = plan.jobs

@@ -1,7 +1,7 @@
 """Export: every target of a plan under every recipe becomes a file, and every file is checked.
 
 Up-to-date files cost nothing: planning reads manifests and loads no framework. For the rest, one process per target
-loads its converter once and works through the recipes; as many run in parallel as there are cores.
+loads its converter once and works through the recipes; up to one process per core runs at a time.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _outcome(
 
 
 def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) -> Made:
-    """One process per target, as many in parallel as there are cores."""
+    """Runs one process per target, up to one per core at a time."""
     if not todo:
         return set()
     cores = os.cpu_count() or 1

@@ -35,7 +35,7 @@ class Device:
         return {"samples": count, "predictions_sha256": store.sha256(out)}
 
 
-def all_of(folder: Path, device: Device, chunk: int | None = 5, key: str = "k") -> list[Path]:
+def predict_all(folder: Path, device: Device, chunk: int | None = 5, key: str = "k") -> list[Path]:
     return list(_chunks.predict(folder, key, ARGS, _chunks.spans(SAMPLES, chunk), device))
 
 
@@ -55,7 +55,7 @@ def test_a_small_remainder_is_added_to_the_last_chunk() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 5, 22, 23, None])
 def test_joined_chunks_equal_the_result_of_one_call(tmp_path: Path, chunk: int | None) -> None:
-    _chunks.join(all_of(tmp_path, Device(), chunk), tmp_path / "all.npz")
+    _chunks.join(predict_all(tmp_path, Device(), chunk), tmp_path / "all.npz")
     i = np.arange(SAMPLES, dtype=np.float32)
     with np.load(tmp_path / "all.npz", allow_pickle=False) as joined:
         assert joined.files == ["output_0", "output_1"]
@@ -68,39 +68,39 @@ def test_after_a_lost_connection_only_missing_chunks_are_requested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Unreachable):
-        all_of(tmp_path, Device(lost=2))
+        predict_all(tmp_path, Device(lost=2))
     again = Device()
-    all_of(tmp_path, again)
+    predict_all(tmp_path, again)
     assert again.starts == [10, 15, 20]
     assert "2 of 5 chunks of samples exist" in capsys.readouterr().err
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_damaged_or_missing_chunk_is_requested_again(tmp_path: Path) -> None:
-    all_of(tmp_path, Device())
+    predict_all(tmp_path, Device())
     (tmp_path / "chunks/5.npz").write_bytes(b"damaged")
     (tmp_path / "chunks/15.npz").unlink()
     (tmp_path / "chunks/20.json").write_text("{")
     again = Device()
-    all_of(tmp_path, again)
+    predict_all(tmp_path, again)
     assert again.starts == [5, 15, 20]
 
 
 def test_chunks_with_another_key_or_size_are_not_reused(tmp_path: Path) -> None:
-    all_of(tmp_path, Device())
+    predict_all(tmp_path, Device())
     other, smaller = Device(), Device()
-    all_of(tmp_path, other, key="other")
+    predict_all(tmp_path, other, key="other")
     assert other.starts == [0, 5, 10, 15, 20]
-    all_of(tmp_path, smaller, chunk=4, key="other")
+    predict_all(tmp_path, smaller, chunk=4, key="other")
     assert smaller.starts == [0, 4, 8, 12, 16]  # the chunk 20 to 22 occurs in both sizes
 
 
 def test_a_chunk_with_another_hash_than_the_device_reported_is_refused(tmp_path: Path) -> None:
-    def lies(args: Sequence[str | Path]) -> Mapping[str, Any]:
+    def wrong_hash(args: Sequence[str | Path]) -> Mapping[str, Any]:
         return {**Device()(args), "predictions_sha256": "0" * 64}
 
     with pytest.raises(Broken, match="was damaged on its way from the device"):
-        list(_chunks.predict(tmp_path, "k", ARGS, _chunks.spans(4, None), lies))
+        list(_chunks.predict(tmp_path, "k", ARGS, _chunks.spans(4, None), wrong_hash))
     assert not list(tmp_path.rglob("*.npz"))
 
 

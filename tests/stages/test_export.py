@@ -91,7 +91,7 @@ print(export.key(job(), checkpoint, int8, bind("targets", "onnx")))
 """
 
 
-def key_where(build: Store, path: Path) -> str:
+def key_with(build: Store, path: Path) -> str:
     """The cache key of int8 for onnx when the packages in `path` come before the installed ones."""
     command = [sys.executable, "-c", KEY, str(build.checkpoint("tiny", "torch") / "checkpoint.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
@@ -115,11 +115,11 @@ def test_every_input_of_an_artifact_changes_its_cache_key(matrix: Store, job: Jo
         key(dataclasses.replace(checkpoint, weights_sha256="0" * 64), int8, "onnx"),
         key(dataclasses.replace(checkpoint, spec=spec), int8, "onnx"),
     ]
-    assert key_where(matrix, tmp_path) == first
+    assert key_with(matrix, tmp_path) == first
     info = tmp_path / "onnx-99.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnx\nVersion: 99.0\n")
-    others.append(key_where(matrix, tmp_path))
+    others.append(key_with(matrix, tmp_path))
     assert len({first, *others}) == 7
 
 

@@ -1,4 +1,4 @@
-"""Parity: a file that outputs otherwise than its graph is a failure, whatever the way in which it does."""
+"""Parity: a file whose outputs differ from its graph's is a failure, however they differ."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ def test_changed_weights_fail(
 
 
 def test_one_wrong_sample_in_128_fails(file: Path, graph: Path) -> None:
-    def one(outputs: np.ndarray) -> np.ndarray:
+    def reverse_one(outputs: np.ndarray) -> np.ndarray:
         outputs[77] = outputs[77, ::-1]
         return outputs
 
-    change_reference(graph, one)
+    change_reference(graph, reverse_one)
     with pytest.raises(ParityFailed, match="outputs differ from the float model's"):
         check(file, ONNX, FP32, graph)
 
