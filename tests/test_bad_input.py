@@ -138,7 +138,7 @@ def test_an_invalid_devices_file_is_refused(tmp_path: Path, text: str, wrong: st
 
 def test_a_missing_image_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     error = refused(tmp_path / "build", "trace", "--image", tmp_path / "cat.png")
-    assert error == f"--image {tmp_path / 'cat.png'}: No such file or directory"
+    assert error.startswith(f"--image {tmp_path / 'cat.png'}: ")
 
 
 def test_paths_are_relative_to_the_users_folder(tmp_path: Path, tiny: Path) -> None:
@@ -148,7 +148,7 @@ def test_paths_are_relative_to_the_users_folder(tmp_path: Path, tiny: Path) -> N
     error = refused(tmp_path / "build", "export", "--model", "mine", "--framework", "keras", **variables)
     assert error.startswith(f"model tiny has no keras.py in {tmp_path / 'mine'}")
     error = refused(tmp_path / "build", "trace", "--image", "cat.png", **variables)
-    assert error == f"--image {tmp_path / 'cat.png'}: No such file or directory"
+    assert error.startswith(f"--image {tmp_path / 'cat.png'}: ")
     error = refused(tmp_path / "build", "train", "--model", "mine", "--weights", "w.pt", **variables)
     assert str(tmp_path / "w.pt") in error
 
@@ -314,7 +314,7 @@ def test_weights_for_a_network_with_other_outputs_than_its_spec_are_refused(tmp_
 
 def test_a_folder_without_an_init_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path / "build", "train", "--model", tmp_path)
-    assert error == f"{tmp_path} is not a model folder: it has no __init__.py with SPEC"
+    assert error.startswith(str(tmp_path)) and "__init__.py" in error and "SPEC" in error
 
 
 def test_a_missing_model_folder_is_refused(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_missing_model_folder_is_refused(tmp_path: Path) -> None:
 
 def test_missing_data_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path / "build", "train", "--model", "resnet8", "--data", tmp_path / "nowhere")
-    assert error == f"--data {tmp_path}/nowhere: no such file or folder"
+    assert error.startswith(f"--data {tmp_path}/nowhere: ")
 
 
 def test_without_data_the_error_names_the_download_command(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_without_data_the_error_names_the_download_command(tmp_path: Path) -> No
 
 def test_data_for_a_built_in_dataset_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path / "build", "train", "--data", tmp_path)
-    assert error == "digits_cnn trains on digits, which is built in: omit --data"
+    assert "digits_cnn" in error and "--data" in error
 
 
 def test_empty_data_is_refused(tmp_path: Path) -> None:
@@ -357,11 +357,10 @@ def test_a_truncated_zip_is_refused(tmp_path: Path, pets: Path) -> None:
 
 def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets: Path) -> None:
     data = as_folder(tmp_path / "data", class_files("", {"cat": 5, "dog": 5, "owl": 5}))
-    assert refused(tmp_path / "build", "train", "--model", pets, "--data", data) == (
-        "pets has 2 classes and the data has 3"
-    )
+    error = refused(tmp_path / "build", "train", "--model", pets, "--data", data)
+    assert error.startswith("pets has 2 ") and error.endswith(" 3")
     error = refused(tmp_path / "build", "train", "--model", "mobilenet_v3_small", "--data", data)
-    assert error == "mobilenet_v3_small has 1000 classes and the data has 3: use --model …:classes=3"
+    assert all(part in error for part in ("mobilenet_v3_small", "1000", " 3", "--model …:classes=3"))
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path, pets: Path) -> None:
@@ -452,7 +451,7 @@ def test_a_file_that_contains_no_weights_is_refused(
 
 def test_missing_weights_are_refused(tmp_path: Path, tiny: Path) -> None:
     error = refused(tmp_path / "build", "train", "--model", tiny, "--weights", tmp_path / "w.pt")
-    assert error == f"--weights {tmp_path}/w.pt: no such file"
+    assert error.startswith(f"--weights {tmp_path}/w.pt: ")
 
 
 # -- damaged files -----------------------------------------------------------------------------------------------------
@@ -619,12 +618,12 @@ def test_weights_of_the_other_framework_are_refused_with_the_conversion_command(
 
 def test_one_weights_file_for_all_frameworks_is_refused(tmp_path: Path) -> None:
     error = inv(tmp_path / "build", "export", "--framework", "all", "--weights", "mine.keras").only
-    assert error == "--weights belongs to one framework: add --framework keras or torch"
+    assert "--weights" in error and "--framework keras or torch" in error
 
 
 def test_conversion_to_the_same_framework_is_refused(tmp_path: Path) -> None:
     error = inv(tmp_path / "build", "convert", "--from", "keras", "--to", "keras").only
-    assert error == "--from and --to are both keras: name two of keras, torch"
+    assert "--from" in error and "--to" in error and "keras, torch" in error
 
 
 # -- other errors ------------------------------------------------------------------------------------------------------

@@ -140,13 +140,9 @@ def test_when_the_first_process_is_killed_all_end(tmp_path: Path) -> None:
 def test_inv_train_under_torchrun_is_one_training(tmp_path: Path, alone: Callable[[str], Checkpoint]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tasks.py"]
     done = subprocess.run(
-        [*command, *train_args("torch")],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
+        [*command, *train_args("torch")], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True,
         check=False,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("top-1") == 1, "only process 0 evaluates"
     found = checkpoint_of(tmp_path, "torch")

@@ -90,7 +90,8 @@ def test_an_altered_graph_is_not_ready_and_a_message_names_the_file(
     path = copied.graphs("tiny", "torch", "int8") / "quantized.pt2"
     path.write_bytes(path.read_bytes()[:-1])
     assert quantize.ready(copied, plans.job(), checkpoint, INT8) is None
-    assert capsys.readouterr().err == f"{path} does not match its manifest: capturing again\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path} does not match its manifest")
     assert quantize.ready(copied, plans.job(), checkpoint, None) == graph_of(copied, None)
 
 
