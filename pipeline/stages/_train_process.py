@@ -40,7 +40,8 @@ def main(request: dict[str, Any]) -> int:
 
 
 def end_with_parent(library: Any) -> None:
-    """Sends this process SIGTERM when its parent ends, which also releases the build folder's lock.
+    """Sends this process SIGTERM when its parent ends. The parent held the build folder's lock, so another run may
+    now write to the folder.
 
     Args:
         library: the C library. It has prctl on Linux; without it (macOS) a thread checks for the parent every second.

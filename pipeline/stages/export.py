@@ -204,8 +204,8 @@ def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) ->
 def _run_worker(
     build: Store, target: Plugin[Target], work: Sequence[Work], threads: int, stop: Event, step: Callable[[], None]
 ) -> Made:
-    """Works through a target's recipes. If a process dies, its current recipe fails and a new process
-    does the rest.
+    """Works through a target's recipes. If a process dies, its current recipe fails, and a new
+    process exports the rest.
 
     Args:
         stop: set to end the export: another worker failed, or the user interrupted it.

@@ -146,9 +146,7 @@ def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
                         failure = _measured(run, one, key_)
                         if failure:
                             failed[one.path] = failure
-            except (
-                Unreachable
-            ) as error:  # a failure of the device, not of the artifact; the other artifacts would fail too
+            except Unreachable as error:  # the device failed, not the artifact; the other artifacts would fail too
                 failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
     return [_result(bench, one, failed.get(one.path)) for one, _ in keyed]
 

@@ -284,7 +284,7 @@ class New:
     """Weights for a new checkpoint.
 
     Attributes:
-        path: the only file of a folder that is removed once the checkpoint exists.
+        path: in a folder of its own, which is removed once the checkpoint exists.
         origin, facts, key: the checkpoint's.
     """
 
