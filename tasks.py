@@ -318,10 +318,10 @@ def results(_c: Context, json: bool = False, framework: str = "all") -> None:
 @command()
 def report(_c: Context, framework: str = "all") -> None:
     """Write build/report.html, report.md and results.json."""
-    from pipeline import report as reporting
+    from pipeline.report.document import write_report
 
     build = _build()
-    print(reporting.report(build, _checkpoints(build, framework)))
+    print(write_report(build, _checkpoints(build, framework)))
 
 
 @command()
@@ -350,15 +350,15 @@ def frameworks(
 @command()
 def demo(_c: Context) -> None:
     """Train on real digits, export to every target under every recipe, measure on this machine, write a report."""
-    from pipeline import report as reporting
     from pipeline.report import terminal
+    from pipeline.report.document import write_report
     from pipeline.results import collect
     from pipeline.stages import measure
 
     build, plan = _build(), _plan("digits_cnn", target="all", recipe="all", device="local")
     found = measure.bench(build, plan)
     terminal.show(*terminal.cells(collect.cells(build, [("digits_cnn", "torch")])))
-    print(f"the report: {reporting.report(build)}")
+    print(f"the report: {write_report(build)}")
     failures = [result.failure for result in found if result.failure]
     if failures:
         raise failures[0]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Training,
     )
     from pipeline.errors import PipelineError
-    from pipeline.report import report as write_report
+    from pipeline.report.document import write_report
     from pipeline.results.collect import cells
     from pipeline.results.image_trace import Trace
     from pipeline.stages.export import Outcome, export
@@ -44,7 +44,7 @@ _HOMES = {
         "Recipe", "Tensor", "Training",
     ),
     "errors": ("PipelineError",),
-    "report": ("write_report",),
+    "report.document": ("write_report",),
     "results.collect": ("cells",),
     "results.image_trace": ("Trace",),
     "stages.export": ("Outcome", "export"),
@@ -56,7 +56,7 @@ _HOMES = {
     "stats": ("latency",),
     "system.store": ("Store",),
 }  # fmt: skip
-_RENAMED = {"MeasureOptions": "Options", "write_report": "report"}
+_RENAMED = {"MeasureOptions": "Options"}
 
 __all__ = [
     "Artifact",

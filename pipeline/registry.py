@@ -229,8 +229,10 @@ def _entry_points(path: tuple[str, ...]) -> Mapping[str, list[Outside]]:
     seen = set()
     for package in metadata.distributions(path=list(path)):
         entries = [entry for entry in package.entry_points if entry.group.startswith(("lastmile.", RUNTIMES))]
+        if not entries:
+            continue  # before its metadata are parsed: there are hundreds of packages
         name = re.sub(r"[-_.]+", "-", package.name).lower()
-        if not entries or name in seen:  # of two installations of a package, the first on the path counts
+        if name in seen:  # of two installations of a package, the first on the path counts
             continue
         seen.add(name)
         matches = (re.match(r"[\w.-]+", line) for line in package.requires or ())

@@ -1,68 +1,12 @@
-"""Report: build/report.html (one file, opens offline), build/report.md and build/results.json.
+"""Report: what people read. Results come from pipeline/results; no framework is imported.
 
-The HTML page and the Markdown render the same sections, so their figures cannot differ. Only manifests and predictions
-are read; no framework is imported.
-
-    page.py       sections, and how they render to HTML (template.html) and Markdown
-    summary.py    the smallest and the fastest file without a significant accuracy drop
-    tables.py     all results, output differences, what was not measured, export parity, warnings
-    threads.py    several threads compared with one
-    charts.py     accuracy against cost, file sizes, accuracy drop by class; figures.py draws them with Plotly
-    origins.py    devices, tool versions and method
-    groups.py     rows grouped by model and by device
+document.py   writes build/report.html (one file, opens offline), build/report.md and build/results.json
+terminal.py   tables and lines at a terminal
+page.py       sections, and how they render to HTML (template.html) and Markdown
+summary.py    the smallest and the fastest file without a significant accuracy drop
+tables.py     all results, output differences, what was not measured, export parity, warnings
+threads.py    several threads compared with one
+charts.py     accuracy against cost, file sizes, accuracy drop by class; figures.py draws them with Plotly
+origins.py    devices, tool versions and method
+groups.py     rows grouped by model and by device
 """
-
-from __future__ import annotations
-
-import json
-from collections.abc import Sequence
-from pathlib import Path
-
-from pipeline.core import to_json
-from pipeline.report import charts, origins, tables, threads
-from pipeline.report.page import Section, markdown, web_page
-from pipeline.report.summary import summary
-from pipeline.results import collect
-from pipeline.results.bit_equality import Equality, equalities, over_threads
-from pipeline.results.rows import Row
-from pipeline.system import store
-from pipeline.system.store import Store
-
-
-def report(build: Store, models: Sequence[tuple[str, str]] | None = None) -> Path:
-    """Writes report.html, report.md and results.json into the build folder and returns the path of report.html.
-
-    Args:
-        models: (model, framework) pairs; by default those with a checkpoint.
-
-    Raises:
-        DiskFull: no space is left on the disk.
-    """
-    found = collect.rows(build, models)
-    sections = _sections(found, equalities(found))
-    page = build.root / "report.html"
-    results = json.dumps([to_json(row.cell) for row in found], indent=1) + "\n"
-    store.write_text(build.root / "results.json", results)
-    store.write_text(build.root / "report.md", markdown(sections))
-    store.write_text(page, web_page(sections))
-    return page
-
-
-def _sections(found: Sequence[Row], pairs: Sequence[Equality]) -> list[Section]:
-    sections = [
-        summary(found),
-        charts.trade_off(found),
-        tables.cells(found),
-        tables.steps(found),
-        charts.sizes(found),
-        tables.bit_equality(pairs),
-        threads.section(over_threads(found)),
-        charts.classes(found),
-        tables.without_figures(found),
-        tables.exports(found),
-        tables.warnings(found),
-        origins.machines(found),
-        origins.tools(found),
-        origins.method(),
-    ]
-    return [section for section in sections if section.blocks or section.nothing]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.core import Cell, Failure, Parity, from_json
-from pipeline.report import report
+from pipeline.report.document import write_report as report
 from pipeline.results import collect
 from pipeline.system import store
 from pipeline.system.store import Store
