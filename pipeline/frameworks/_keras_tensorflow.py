@@ -218,7 +218,7 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
             run = home / "tensorboard" / key[:12] if first else None
             facts = _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run)
             if group.nodes > 1:
-                _tf_distribute.broadcast_text(strategy, "end")  # wait until all machines have finished their last step
+                _tf_distribute.wait_for_all(strategy, group)
     finally:
         keras.config.set_dtype_policy("float32")
     if first:

@@ -34,6 +34,8 @@ GPU_UNUSED = (
 )
 GRACE_SECONDS = 10
 """How long a process may take to clean up after SIGTERM."""
+BROKEN = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+"""What TensorFlow raises where the connection to another machine breaks."""
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
@@ -131,6 +133,18 @@ def broadcast_text(strategy: tf.distribute.Strategy, text: str) -> str:
     return broadcast(strategy, np.resize(encoded, length)).tobytes().decode()
 
 
+def wait_for_all(strategy: tf.distribute.Strategy, group: Group) -> None:
+    """Waits until every machine has finished its last step.
+
+    The first machine needs nothing of the others after that: one whose connection is gone has finished and exited.
+    """
+    try:
+        broadcast(strategy, np.array(0))
+    except BROKEN:
+        if group.node_rank > 0:
+            raise
+
+
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
 def _sum_of_first(value: tf.Tensor) -> tf.Tensor:
     context = tf.distribute.get_replica_context()
@@ -195,7 +209,7 @@ def connection_errors(group: Group) -> Iterator[None]:
     """Raises StageFailed if the connection to another machine breaks."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+    except BROKEN as error:
         if group.nodes == 1:
             raise
         raise StageFailed(
