@@ -61,8 +61,10 @@ HELP = {
     "check": "a file of recorded counts (benchmarks/instructions.json): fail where a count grew by more than 2 %",
     "record": "write the counts of this bench to such a file; other counts in it stay",
     "samples": "evaluate this many samples, stratified by class, instead of the whole test split",
+    "processes": "measure each file in this many processes, alternately (default: 5; 1 on an emulated device)",
     "min_runs": "measure at least this many runs, and",
-    "min_seconds": "at least this many seconds",
+    "min_seconds": "at least this many seconds, in all processes together",
+    "cpus": "run only on these CPUs of the device: 0-3,6",
     "time_limit": "timeout of one measurement, in seconds",
     "again": "measure again what is up to date",
     "parts": "comma-separated: writing, graphs, training, debugging, visualisation, deployment; or all",
@@ -247,8 +249,9 @@ def push(
 def bench(
     _c: Context, model: str = "digits_cnn", target: str = "all", recipe: str = "fp32", framework: str = "torch",
     device: str = "local", data: str | None = None, weights: str | None = None, threads: str = "1",
-    min_runs: str = "64", min_seconds: str = "1", time_limit: str = "3600", again: bool = False,
-    samples: str | None = None, check: str | None = None, record: str | None = None,
+    processes: str | None = None, min_runs: str = "64", min_seconds: str = "0.5", time_limit: str = "3600",
+    again: bool = False, samples: str | None = None, cpus: str | None = None, check: str | None = None,
+    record: str | None = None,
 ) -> None:  # fmt: skip
     """Measure size, load time, latency, memory and accuracy on a device; --check fails where instructions grew."""
     from pipeline.report import terminal
@@ -256,8 +259,10 @@ def bench(
     from pipeline.stages import _threads, measure
 
     options = measure.Options(
-        _threads.wanted(threads), _whole("min-runs", min_runs), _real("min-seconds", min_seconds),
-        _real("time-limit", time_limit), again or bool(check or record), _number("samples", samples, int),
+        threads=_threads.wanted(threads), min_runs=_whole("min-runs", min_runs),
+        min_seconds=_real("min-seconds", min_seconds), time_limit=_real("time-limit", time_limit),
+        again=again or bool(check or record), samples=_number("samples", samples, int),
+        processes=_number("processes", processes, int), cpus=_threads.pinned(cpus) if cpus is not None else (),
     )  # fmt: skip
     options.check()
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)

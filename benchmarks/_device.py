@@ -35,12 +35,13 @@ def beside_host(build: Store, plan: Plan, devices: Sequence[str]) -> list[dict[s
 def _figures(row: Row, host: collect.Row) -> dict[str, Any]:
     ours, theirs = outputs(row), outputs(host)
     assert row.measurement is not None
+    process = row.measurement.processes[0]  # an emulated device has one
     parity = stats.parity("the host's outputs", theirs, ours, [None] * len(ours))
     return {
         "recipe": row.cell.recipe, "target": row.cell.target, "runtime": row.measurement.runtime["name"],
         "version": row.measurement.runtime["version"], "size_bytes": row.cell.size_bytes,
         "instructions": row.cell.instructions, "peak_rss_bytes": row.cell.peak_rss_bytes,
-        "model_rss_bytes": row.measurement.peak_rss_bytes - row.measurement.rss_before_load_bytes,
+        "model_rss_bytes": process.peak_rss_bytes - process.rss_before_load_bytes,
         "samples": row.cell.samples, "float_accuracy": row.cell.reference_accuracy, "host_accuracy": host.cell.accuracy,
         "device_accuracy": row.cell.accuracy, "drop_points": row.cell.drop_points,
         "drop_interval": row.cell.drop_interval, "equal_to_host": stats.equal_count(ours, theirs),

@@ -41,7 +41,7 @@ Plans = Sequence[tuple[Plan, int | None]]
 """What is trained and exported, and how many samples are evaluated."""
 PARTS = ("cells", "repeat", "depends", "costs")
 OPTIONS = measure.Options()
-LONGER = measure.Options(min_seconds=1.0000000001)
+LONGER = measure.Options(min_seconds=0.5000000001)
 """The same effort in a longer argument, which shifts the memory after the arguments."""
 COUNTS = Path(__file__).parent / "instructions.json"
 REPEATS = 0.001
@@ -181,11 +181,11 @@ def _count(
     """The median count of one file on its first image, as a bench counts it."""
     device.setup(build, one.runtime)
     device.push(build, [one.path, images])
-    words = measure.run_words(one, images, 1, options)
+    words = measure.run_words(one, images, 1, options, processes=1)
     done = device.call(build, one.runtime, words, options.time_limit)
     if done.code != 0:
         raise SystemExit(done.reason)
-    return round(stats.latency(json.loads(done.out)["runs"]).p50 * 1e6)
+    return round(stats.median_ms(json.loads(done.out)["runs"]) * 1e6)
 
 
 def _images(build: Store, job: Job, samples: int | None) -> Path:

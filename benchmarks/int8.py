@@ -147,7 +147,7 @@ def measure(files: dict[str, tuple[Path, str]], images: Path, checkpoint: Any, b
     for round_ in range(ROUNDS):
         for name, (path, layout) in files.items():
             run = edge_bench("run", path, "--inputs", images, "--layout", layout)
-            medians[name].append(stats.latency(run["runs"]).p50)
+            medians[name].append(stats.median_ms(run["runs"]))
         print(f"round {round_ + 1} of {ROUNDS}", file=sys.stderr)
     with np.load(build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.predictions) as kept:
         before, labels = kept["output_0"].argmax(1) == kept["labels"], kept["labels"]

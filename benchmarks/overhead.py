@@ -63,7 +63,7 @@ def pairs(path: Path) -> list[tuple[float, float]]:
     loops = measure.loops_for(measure.warm_up(session.invoke, 0.5))
     effort = measure.Effort(min_runs=64, min_seconds=0.5, warmup_seconds=0)
     return [
-        (stats.latency(measure.measure(session.invoke, loops, effort)).p50, 1e3 * _common.median(bare(call)))
+        (stats.median_ms(measure.measure(session.invoke, loops, effort)), 1e3 * _common.median(bare(call)))
         for _ in range(ROUNDS)
     ]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ModelSpec,
         Parity,
         Preprocessing,
+        Process,
         Recipe,
         Tensor,
         Training,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "core": (
         "Artifact", "Cell", "Checkpoint", "Device", "Latency", "Measurement", "ModelSpec", "Parity", "Preprocessing",
-        "Recipe", "Tensor", "Training",
+        "Process", "Recipe", "Tensor", "Training",
     ),
     "errors": ("PipelineError",),
     "report.document": ("write_report",),
@@ -72,6 +73,7 @@ __all__ = [
     "PipelineError",
     "Plan",
     "Preprocessing",
+    "Process",
     "Pushed",
     "Recipe",
     "Result",

@@ -321,18 +321,44 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Process:
+    """What one process measured: a sample of an artifact's latency. Every number is raw.
+
+    Attributes:
+        load_ns: from the file to a session that can run, without importing the runtime.
+        first_run_ns: the first inference.
+        warmup, runs: each [loops, ns]: `loops` inferences took `ns` in all.
+        single_runs: ns of inferences that were timed one by one; empty if every entry of `runs` is one inference.
+        clock_ns: the part of each of `single_runs` that reading the clock took.
+        temperature_c, load_average: at start and end; None without a sensor.
+        frequency_hz: at start and end, for each cluster of CPUs; empty if the device does not report it.
+        throttled: None if the device does not report it.
+        peak_rss_bytes: the process's high-water mark; rss_before_load_bytes: its memory before the model was loaded.
+    """
+
+    started_at: str
+    load_ns: int
+    first_run_ns: int
+    warmup: tuple[tuple[int, int], ...]
+    runs: tuple[tuple[int, int], ...]
+    single_runs: tuple[int, ...]
+    clock_ns: int
+    temperature_c: tuple[float | None, float | None]
+    frequency_hz: tuple[tuple[int, ...], tuple[int, ...]]
+    throttled: bool | None
+    load_average: tuple[float | None, float | None]
+    peak_rss_bytes: int
+    rss_before_load_bytes: int
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One artifact on one device: raw samples and facts of the device. Aggregates are computed on read.
 
     Attributes:
         device: facts: name, kind, emulated, board, cpu, cores, os, governor …
-        runtime: name, version, threads, delegate.
-        load_ns: from the file to a session that can run, without importing the runtime.
-        first_run_ns: the first inference.
-        warmup, runs: each [loops, ns]: `loops` inferences took `ns` in all.
-        temperature_c: at start and end; None without a sensor.
-        throttled: None if the device does not report it.
-        peak_rss_bytes: the process's high-water mark; rss_before_load_bytes: its memory before the model was loaded.
+        runtime: name, version, threads, delegate, cpus (those that the processes were pinned to).
+        processes: in the order of the rounds. In each round of a bench, every artifact was measured once.
     """
 
     artifact_sha256: str
@@ -343,17 +369,8 @@ class Measurement:
     device: Mapping[str, Any]
     runtime: Mapping[str, Any]
     size_bytes: int
-    load_ns: int
-    first_run_ns: int
-    warmup: tuple[tuple[int, int], ...]
-    runs: tuple[tuple[int, int], ...]
-    temperature_c: tuple[float | None, float | None]
-    throttled: bool | None
-    load_average: tuple[float | None, float | None]
-    peak_rss_bytes: int
-    rss_before_load_bytes: int
+    processes: tuple[Process, ...]
     accuracy: Accuracy
-    started_at: str
     key: str
     tools: Mapping[str, str]
     schema: int = SCHEMA
@@ -361,13 +378,28 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per inference; percentiles over the raw runs."""
+    """Milliseconds per inference, over the runs of all processes.
+
+    Attributes:
+        p50, mean: over the raw runs; of inferences under 1 ms, a run is the average of a loop.
+        p90, p99: over inferences that were timed one by one.
+        n: number of runs.
+        single_runs: number of inferences that p90 and p99 are computed from.
+        processes: number of processes, each of which is one sample.
+        spread: difference of the slowest and the fastest process's median, as a share of the median process's; None for
+            one process.
+        clock_ns: cost of reading the clock, which was subtracted for p90 and p99; None if nothing was subtracted.
+    """
 
     p50: float
     p90: float
     p99: float
     mean: float
     n: int
+    single_runs: int
+    processes: int
+    spread: float | None
+    clock_ns: int | None
 
 
 @dataclass(frozen=True)
@@ -408,6 +440,7 @@ class Cell:
             percentiles.
         throttled: whether the device slowed its clock during the run; None if it does not report it.
         threads: of the runtime.
+        cpus: those that the measuring process was pinned to, as a list such as "0-3"; None for all.
         samples: number of samples that the accuracy is computed from.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: its 95 % interval, paired sample by sample.
@@ -440,6 +473,7 @@ class Cell:
     unchecked: str | None = None
     runtime: str | None = None
     threads: int | None = None
+    cpus: str | None = None
     throttled: bool | None = None
     steps: tuple[Step, ...] = ()
     samples: int | None = None

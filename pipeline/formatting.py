@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline import stats
-from pipeline.core import Cell, Measurement
+from pipeline.core import Cell, Latency, Measurement
 
 NONE = "–"
 """The text for a figure that was not measured."""
@@ -66,6 +66,11 @@ def unit(cells: Iterable[Cell]) -> Unit:
 def instructions(p50: float, p99: float) -> str:
     """Instructions per inference with their spread: 69,314 instr., p99 +0.5%."""
     return f"{p50:,.0f} instr., p99 {100 * (p99 / max(p50, 1) - 1):+.1f}%"
+
+
+def spread(latency: Latency | None) -> str:
+    """How far the processes of a measurement differ: 2.1 %."""
+    return NONE if latency is None or latency.spread is None else f"{100 * latency.spread:.1f} %"
 
 
 def figure(value: float) -> str:
@@ -135,11 +140,13 @@ def throttled(cell: Cell) -> str:
 
 
 def device(cell: Cell) -> str:
-    """The device, marked if it is emulated, with the number of threads if there are several."""
+    """The device, marked if it is emulated, with the number of threads if there are several, and the CPUs if the
+    processes were pinned to some."""
     if cell.device is None:
         return NONE
     emulated = " (emulated)" if cell.emulated and "emulated" not in cell.device else ""
-    return cell.device + emulated + ("" if cell.threads in (None, 1) else f", {cell.threads} threads")
+    threads = "" if cell.threads in (None, 1) else f", {cell.threads} threads"
+    return cell.device + emulated + threads + (f", CPUs {cell.cpus}" if cell.cpus else "")
 
 
 def place(cell: Cell) -> str:
@@ -148,13 +155,15 @@ def place(cell: Cell) -> str:
 
 
 def runtime(measurement: Measurement) -> str:
-    """A measurement's runtime: name, version, threads, delegate, and whether its input is refilled."""
+    """A measurement's runtime: name, version, threads, delegate, CPUs, and whether its input is refilled."""
     facts = measurement.runtime
     parts = [f"{facts.get('name', '?')} {facts.get('version') or ''}".strip()]
     if facts.get("threads"):
         parts.append(f"{facts['threads']} thread" + ("s" if facts["threads"] != 1 else ""))
     if facts.get("delegate"):
         parts.append(str(facts["delegate"]))
+    if facts.get("cpus"):
+        parts.append(f"CPUs {facts['cpus']}")
     if facts.get("refills_input"):
         parts.append("input refilled in every run")
     return ", ".join(parts)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, stdev
+from statistics import NormalDist, median, stdev
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import Latency, Parity
+from pipeline.core import Latency, Parity, Process
 from pipeline.errors import ParityFailed
 
 if TYPE_CHECKING:
@@ -29,24 +29,81 @@ LARGEST_ERROR = 3.4028234663852886e38
 # -- latency -----------------------------------------------------------------------------------------------------------
 
 
-def latency(runs: Sequence[Sequence[int]]) -> Latency:
-    """Summary of raw runs, in milliseconds per inference.
+def latency(processes: Sequence[Process]) -> Latency:
+    """Summary of the runs of all processes, in milliseconds per inference.
+
+    Raises:
+        ValueError: a process has no runs, or a run has no loops.
+    """
+    medians = [median_ms(process.runs) for process in processes]
+    runs = [run for process in processes for run in process.runs]
+    single = single_runs_ms(processes)
+    clocks = sorted(process.clock_ns for process in processes if process.single_runs)
+    return Latency(
+        p50=median_ms(runs),
+        p90=percentile(single, 90),
+        p99=percentile(single, 99),
+        mean=sum(ns for _, ns in runs) / sum(loops for loops, _ in runs) / 1e6,
+        n=len(runs),
+        single_runs=len(single),
+        processes=len(processes),
+        spread=(max(medians) - min(medians)) / median(medians) if len(medians) > 1 and min(medians) > 0 else None,
+        clock_ns=clocks[len(clocks) // 2] if clocks else None,
+    )
+
+
+def median_ms(runs: Sequence[Sequence[int]]) -> float:
+    """The median of raw runs, in milliseconds per inference.
 
     Args:
-        runs: each [loops, ns]: `loops` inferences took `ns` nanoseconds in total.
-
-    Returns:
-        Percentiles of ns / loops over the runs, the mean over all inferences, and n, the number of runs. A run of
-        several loops counts as one value, the average of its loops.
+        runs: each [loops, ns]: `loops` inferences took `ns` nanoseconds in total. A run of several loops counts as one
+            value, the average of its loops.
 
     Raises:
         ValueError: there are no runs, or one has no loops.
     """
     if not runs or any(loops < 1 for loops, _ in runs):
         raise ValueError("latency needs at least one run, and at least one loop in each")
-    each = sorted(ns / loops / 1e6 for loops, ns in runs)
-    mean = sum(ns for _, ns in runs) / sum(loops for loops, _ in runs) / 1e6
-    return Latency(percentile(each, 50), percentile(each, 90), percentile(each, 99), mean, len(each))
+    return median(ns / loops / 1e6 for loops, ns in runs)
+
+
+def single_runs_ms(processes: Sequence[Process]) -> list[float]:
+    """Milliseconds of inferences that were timed one by one, ascending, without the cost of reading the clock.
+
+    Where a process timed single runs apart, the others are averages of loops and do not count.
+    """
+    return sorted(
+        ns / 1e6
+        for process in processes
+        for ns in (
+            [max(0, ns - process.clock_ns) for ns in process.single_runs]
+            if process.single_runs
+            else [ns / loops for loops, ns in process.runs]
+        )
+    )
+
+
+def latency_ratio(
+    first: Sequence[Process], second: Sequence[Process], confidence: float = 0.95
+) -> tuple[float, tuple[float, float]] | None:
+    """How many times as long an inference of the second measurement takes, with the interval of that ratio.
+
+    A sample is the median of a process. The processes of a bench alternate, so the pairs of a round had the same
+    conditions, and what changes from process to process (addresses, pages, the scheduler) is within the interval. The
+    runs of one process are not independent samples: a test of pooled runs finds differences between equal files.
+
+    Returns:
+        The geometric mean over the rounds, and its interval; None if nothing can be concluded: fewer than two
+        processes, another number of them, or measurements that did not alternate.
+    """
+    apart = max(first[0].started_at, second[0].started_at) > min(first[-1].started_at, second[-1].started_at)
+    if len(first) != len(second) or len(first) < 2 or apart:
+        return None
+    medians = [[median_ms(process.runs) for process in processes] for processes in (first, second)]
+    if min(map(min, medians)) <= 0:
+        return None
+    ratio, interval = paired_ratio(medians[0], medians[1], confidence)
+    return None if interval is None else (ratio, interval)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -118,8 +175,10 @@ def paired_shift(differences: Sequence[tuple[int, int]]) -> tuple[float, tuple[f
     return 100 * total / n, (100 * (centre - half), 100 * (centre + half))
 
 
-def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Geometric mean of second / first over pairs, with its 95 % interval.
+def paired_ratio(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> tuple[float, tuple[float, float] | None]:
+    """Geometric mean of second / first over pairs, with its interval.
 
     Args:
         first, second: positive figures of the same rounds, in the same order.
@@ -141,7 +200,7 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float
     from scipy.stats import t
 
     error = stdev(logs) / math.sqrt(len(logs))
-    half = float(t.ppf(0.975, len(logs) - 1)) * error
+    half = float(t.ppf((1 + confidence) / 2, len(logs) - 1)) * error
     return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
 
 

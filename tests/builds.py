@@ -18,6 +18,7 @@ from pipeline.core import (
     Parity,
     Port,
     Preprocessing,
+    Process,
     Tensor,
     Training,
 )
@@ -27,6 +28,7 @@ from pipeline.system.store import Store
 SAMPLES = 200
 LOCAL = {"name": "local", "kind": "local", "emulated": False, "board": "a desk", "cpu": "a cpu", "cores": 4, "os": "x"}
 BOARD = {**LOCAL, "name": "pi4-emulated", "kind": "ssh", "emulated": True, "clock": "instructions"}
+PROCESS = {field.name for field in dataclasses.fields(Process)}
 RUNS = tuple((10, 245_000 + 100 * i) for i in range(101))
 
 
@@ -120,6 +122,7 @@ class Tree:
     def measure(
         self, recipe: str, target: str, outputs: Any = None, device: dict[str, Any] | None = None, **changes: Any
     ) -> Measurement:
+        """A measurement by five processes; fields of `Process` apply to each."""
         device = LOCAL if device is None else device
         outputs = self.logits if outputs is None else outputs
         folder = self.build.cell(self.model, self.framework, recipe, target) / device["name"]
@@ -134,15 +137,7 @@ class Tree:
             device=device,
             runtime={"name": "litert", "version": "2.3.0", "threads": 1, "delegate": "XNNPACK"},
             size_bytes=4096,
-            load_ns=3_000_000,
-            first_run_ns=90_000,
-            warmup=((10, 300_000),),
-            runs=RUNS,
-            temperature_c=(None, None),
-            throttled=None,
-            load_average=(0.5, 0.9),
-            peak_rss_bytes=50_000_000,
-            rss_before_load_bytes=40_000_000,
+            processes=(process(**{name: changes.pop(name) for name in PROCESS & set(changes)}),) * 5,
             accuracy=Accuracy(
                 "digits",
                 "d" * 64,
@@ -154,7 +149,6 @@ class Tree:
                 "predictions.npz",
                 digest,
             ),
-            started_at="2026-01-01T00:00:00Z",
             key="k" * 64,
             tools={"python": "3.11.2"},
         )
@@ -170,6 +164,27 @@ class Tree:
         outputs = self.logits.copy()
         outputs[:count] = np.roll(outputs[:count], 1, axis=1)
         return outputs
+
+
+def process(**changes: Any) -> Process:
+    """One process of a measurement without warnings. Its single runs are those of its loops, with a clock of 50 ns."""
+    runs = changes.get("runs", RUNS)
+    noun = Process(
+        started_at="2026-01-01T00:00:00Z",
+        load_ns=3_000_000,
+        first_run_ns=90_000,
+        warmup=((10, 300_000),),
+        runs=runs,
+        single_runs=tuple(round(ns / loops) + 50 for loops, ns in runs if loops > 1),
+        clock_ns=50,
+        temperature_c=(None, None),
+        frequency_hz=((), ()),
+        throttled=None,
+        load_average=(0.5, 0.9),
+        peak_rss_bytes=50_000_000,
+        rss_before_load_bytes=40_000_000,
+    )
+    return dataclasses.replace(noun, **changes)
 
 
 def predictions(path: Path, **arrays: Any) -> str:

@@ -16,7 +16,7 @@ from pipeline.stages.plan import ALL, Job, Names, Plan, TrainingOptions
 from pipeline.system.store import Store
 
 TINY = Path(__file__).parent / "models" / "tiny"
-QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0)
+QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0, processes=1)
 TRAINING = {field.name for field in fields(TrainingOptions)}
 
 

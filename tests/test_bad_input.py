@@ -496,7 +496,7 @@ def test_damaged_artifacts_are_exported_again_with_a_message(copied: Store, tiny
 def test_damaged_predictions_are_measured_again_with_a_message(copied: Store, tiny: Path) -> None:
     home = copied.cell("tiny", "torch", "fp32", "onnx") / "local"
     damage(home / "predictions.npz", "altered")
-    quick = ("--min-runs", "3", "--min-seconds", "0")
+    quick = ("--processes", "1", "--min-runs", "3", "--min-seconds", "0")
     done = inv(copied.root, "bench", "--model", tiny, "--target", "onnx", *quick)
     assert done.code == 0, done.err
     assert f"{home}/predictions.npz does not match its manifest: measuring again" in done.err.splitlines()
@@ -600,7 +600,7 @@ def test_every_target_checks_its_packages_first(tmp_path: Path, without: str, ta
 
 
 def test_a_missing_runtime_is_reported_with_the_install_command(copied: Store, tiny: Path, without: str) -> None:
-    quick = ("--min-runs", "3", "--min-seconds", "0", "--again")
+    quick = ("--processes", "1", "--min-runs", "3", "--min-seconds", "0", "--again")
     done = inv(
         copied.root, "bench", "--model", tiny, "--target", "onnx", *quick, PYTHONPATH=without, ABSENT="onnxruntime"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import core
-from pipeline.core import Cell, Failure, Measurement, ModelSpec, Recipe, Tensor, from_json, safe_file_name, to_json
+from pipeline.core import Cell, Failure, ModelSpec, Process, Recipe, Tensor, from_json, safe_file_name, to_json
 from pipeline.errors import Broken
 from pipeline.system import store
 
@@ -94,8 +94,8 @@ def test_an_integer_is_accepted_for_a_float_and_keeps_its_hash() -> None:
 
 
 def test_a_tuple_of_the_wrong_length_is_refused() -> None:
-    with pytest.raises(Broken, match=r"Measurement\.runs\[0\]: expected 2 values, not 3"):
-        from_json(Measurement, {**golden("measurement.json"), "runs": [[1, 2, 3]]})
+    with pytest.raises(Broken, match=r"Process\.runs\[0\]: expected 2 values, not 3"):
+        from_json(Process, {**golden("process.json"), "runs": [[1, 2, 3]]})
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])

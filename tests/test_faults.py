@@ -19,7 +19,7 @@ import pytest
 from pipeline.system.store import Store
 from tests.cli import INV, ROOT, Done, Running, environment, inv, processes, tree, unfinished
 
-QUICK = ("--min-runs", "3", "--min-seconds", "0")
+QUICK = ("--processes", "1", "--min-runs", "3", "--min-seconds", "0")
 
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def test_a_model_folder_and_images_are_exported_and_measured_for_every_target(
     tmp_path: Path, doorbell: Path, data: Path
 ) -> None:
     build = tmp_path / "build"
-    quick = ("--min-runs", "3", "--min-seconds", "0")
+    quick = ("--processes", "1", "--min-runs", "3", "--min-seconds", "0")
     done = inv(build, "bench", "--model", doorbell, "--data", data, "--recipe", "int8", *quick)
     assert done.code == 0, done.err
     results = inv(build, "results", "--json").json

@@ -12,43 +12,110 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from pipeline import stats
-from pipeline.core import to_json
+from pipeline.core import Process, to_json
 from pipeline.errors import ParityFailed
+from tests.builds import process
 
 # -- latency -----------------------------------------------------------------------------------------------------------
 
 
 def test_latency_is_in_milliseconds_per_inference() -> None:
-    found = stats.latency([[1, 2_000_000], [1, 4_000_000]])
+    found = stats.latency([process(runs=((1, 2_000_000), (1, 4_000_000)))])
     assert (found.p50, found.mean, found.n) == (3.0, 3.0, 2)
 
 
 def test_a_run_is_divided_by_its_loops() -> None:
-    assert stats.latency([[10, 5_000_000]] * 3).p50 == 0.5
+    assert stats.median_ms([[10, 5_000_000]] * 3) == 0.5
 
 
-def test_the_mean_is_over_inferences_and_the_percentiles_over_runs() -> None:
-    found = stats.latency([[1, 3_000_000], [3, 3_000_000]])
+def test_the_mean_is_over_inferences_and_the_median_over_runs() -> None:
+    found = stats.latency([process(runs=((1, 3_000_000), (3, 3_000_000)))])
     assert found.mean == 1.5
     assert found.p50 == 2.0
 
 
-def test_percentiles_equal_numpys() -> None:
+def test_percentiles_equal_numpys_over_the_runs_of_all_processes() -> None:
     random = np.random.default_rng(0)
-    ns = random.integers(100_000, 900_000, 257)
-    found = stats.latency([[1, int(n)] for n in ns])
+    ns = random.integers(1_000_000, 9_000_000, 257)
+    runs = [(1, int(n)) for n in ns]
+    found = stats.latency([process(runs=tuple(part)) for part in (runs[:50], runs[50:180], runs[180:])])
     assert [found.p50, found.p90, found.p99] == pytest.approx(np.percentile(ns / 1e6, [50, 90, 99]))
+    assert (found.n, found.single_runs, found.processes, found.clock_ns) == (257, 257, 3, None)
+
+
+def test_p90_and_p99_of_short_inferences_are_of_single_runs_without_the_cost_of_the_clock() -> None:
+    single = tuple(20_000 + 100 * i for i in range(101))
+    one = process(runs=((50, 1_000_000),) * 3, single_runs=single, clock_ns=1_000)
+    found = stats.latency([one, one])
+    assert (found.p50, found.p90, found.p99) == (0.02, pytest.approx(0.028), pytest.approx(0.0289))
+    assert (found.n, found.single_runs, found.clock_ns) == (6, 202, 1_000)
 
 
 def test_every_percentile_of_one_run_is_that_run() -> None:
-    found = stats.latency([[2, 1_000_000]])
+    found = stats.latency([process(runs=((1, 500_000),))])
     assert (found.p50, found.p90, found.p99, found.mean, found.n) == (0.5, 0.5, 0.5, 0.5, 1)
 
 
 @pytest.mark.parametrize("runs", [[], [[0, 100]], [[1, 5], [0, 5]]])
 def test_no_runs_and_no_loops_are_refused(runs: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        stats.latency(runs)
+        stats.median_ms(runs)
+
+
+def timed(*medians_us: float, begin: int = 0) -> list[Process]:
+    """Processes of one measurement with these medians, a minute apart."""
+    return [
+        process(runs=((1, round(1000 * us)),), started_at=f"2026-01-01T00:{begin + place:02}:00+00:00")
+        for place, us in enumerate(medians_us)
+    ]
+
+
+def test_the_spread_is_the_range_of_the_processes_medians() -> None:
+    assert stats.latency(timed(95, 100, 105, 98, 102)).spread == pytest.approx(0.1)
+    assert stats.latency(timed(100)).spread is None
+
+
+def test_the_ratio_of_latencies_pairs_the_processes_of_a_round() -> None:
+    drifting = (100.0, 130.0, 180.0, 140.0, 110.0)
+    found = stats.latency_ratio(timed(*drifting), timed(*(1.05 * us for us in drifting)))
+    assert found is not None
+    ratio, (low, high) = found
+    assert ratio == pytest.approx(1.05, rel=1e-4)
+    assert 1.04 < low <= high < 1.06  # the drift is common to both
+
+
+def test_the_interval_of_a_ratio_is_wider_at_a_higher_confidence() -> None:
+    first, second = timed(100, 104, 98, 101, 99), timed(103, 102, 104, 99, 101)
+    narrow, wide = (stats.latency_ratio(first, second, confidence) for confidence in (0.95, 0.99))
+    assert narrow is not None and wide is not None
+    assert narrow[0] == wide[0]
+    assert wide[1][0] < narrow[1][0] < 1 < narrow[1][1] < wide[1][1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (timed(100), timed(200)),
+        (timed(100, 100), timed(200, 200, 200)),
+        (timed(100, 100, 100), timed(200, 200, 200, begin=30)),
+    ],
+    ids=["one process each", "another number of processes", "another bench"],
+)
+def test_without_processes_that_alternated_no_ratio_is_concluded(first: list[Process], second: list[Process]) -> None:
+    assert stats.latency_ratio(first, second) is None
+
+
+def test_equal_files_are_called_different_in_at_most_5_percent_of_comparisons() -> None:
+    """The runs of a process have its own median: pooled, they would differ in most comparisons."""
+    random = np.random.default_rng(1)
+
+    def measured() -> list[Process]:
+        return timed(*(10_000 * np.exp(random.normal(0, 0.05, 5))))
+
+    intervals = [found[1] for _ in range(400) if (found := stats.latency_ratio(measured(), measured()))]
+    false = sum(not low <= 1 <= high for low, high in intervals)
+    assert len(intervals) == 400
+    assert false <= 30  # 20 are expected; 31 or more would come in 1 of 100 seeds
 
 
 # -- paired differences ------------------------------------------------------------------------------------------------

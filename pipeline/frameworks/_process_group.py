@@ -6,7 +6,6 @@ Used by every framework.
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from pipeline import errors
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.frameworks import Group
+from pipeline.system import cpus
 
 PORT = 29500
 """The default port of machine 0, the same as torchrun's."""
@@ -59,9 +59,8 @@ class Part:
 
 
 def threads(group: Group) -> int:
-    """CPU threads of one process: an equal share of the cores that are available; macOS cannot restrict them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // group.devices)
+    """CPU threads of one process: an equal share of the cores that are available."""
+    return max(1, cpus.count() // group.devices)
 
 
 # -- rendezvous --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken
 from pipeline.frameworks import Group, Settings, _process_group, _torch_ddp, _training_loop
 from pipeline.frameworks._process_group import Part
-from pipeline.system import store
+from pipeline.system import cpus, store
 from pipeline.system.progress import bar
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class SplitDataset(TorchDataset[Batch]):
         self.labels = torch.from_numpy(split.labels.copy())
         pixels = _training_loop.decode_all(split, what, sharers)
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
-        self.workers = 0 if self.pixels is not None else max(1, min(8, (os.cpu_count() or 1) // sharers))
+        self.workers = 0 if self.pixels is not None else max(1, min(8, cpus.count() // sharers))
 
     def __len__(self) -> int:
         return len(self.split)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline.datasets import Split
 from pipeline.errors import BadData, BadOption, StageFailed
 from pipeline.frameworks import Group, Settings
+from pipeline.system import cpus
 from pipeline.system.progress import bar, say
 from pipeline.system.tensorboard import Events
 
@@ -55,7 +55,7 @@ def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.u
     def decode(i: int) -> None:
         pixels[i] = split.read(i)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpus.count()) as pool:
         reading = pool.map(decode, range(len(split)))
         for _ in bar(reading, f"reading {what}", len(split), "image") if what else reading:
             pass

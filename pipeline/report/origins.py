@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -13,9 +13,13 @@ from pipeline.results.rows import Row
 
 METHOD = (
     "Latency is the time of one inference: the input is already in memory, and the outputs are read back. Decoding and "
-    "resizing images is not included. Runs shorter than 1 ms are timed in loops, and each loop's average counts as one "
-    "run. Warm-up runs do not count. If a runtime overwrites its input, refilling it is part of the run. Percentiles "
-    "are interpolated linearly over all runs.",
+    "resizing images is not included. Warm-up runs do not count. If a runtime overwrites its input, refilling it is "
+    "part of the run. Percentiles are interpolated linearly over the runs of all processes.",
+    "Runs shorter than 1 ms are timed in loops, and p50 is the median of the loops' averages. p90 and p99 come from "
+    "inferences timed one by one, less the cost of reading the clock.",
+    "Each file is measured in several processes: they differ by more than the runs of one process do. The "
+    "processes of the files alternate. A process is one sample: a file counts as slower if the 95 % interval of the "
+    "ratio of medians (paired by round, Student's t on the logarithms) excludes 1.",
     "Load time is the time from the file to a session that can run, without the start of the runtime itself. Peak "
     "memory is the peak RSS of the process, including the runtime.",
     "Accuracy is measured on the device over the evaluation split and compared with the float model sample by sample.",
@@ -34,14 +38,16 @@ def machines(found: Sequence[Row]) -> Section:
     by_name = sorted(measured(found), key=lambda m: str(m.device.get("name")))
     for name, group in groupby(by_name, key=lambda m: str(m.device.get("name"))):
         own = list(group)
+        processes = [process for m in own for process in m.processes]
         facts = {
             key: _values(_fact(key, m.device.get(key)) for m in own) for m in own for key in m.device if key != "name"
         }
+        facts["frequency"] = _frequencies([hertz for p in processes for hertz in p.frequency_hz]) or formatting.NONE
         facts["runtimes"] = "; ".join(dict.fromkeys(formatting.runtime(m) for m in own))
-        facts["temperature, °C"] = _range(t for m in own for t in m.temperature_c)
-        facts["load average"] = _range(t for m in own for t in m.load_average)
-        facts["throttled"] = _values({True: "yes", False: "no", None: "unknown"}[m.throttled] for m in own)
-        facts["measured"] = _span([m.started_at for m in own])
+        facts["temperature, °C"] = _range(t for p in processes for t in p.temperature_c)
+        facts["load average"] = _range(t for p in processes for t in p.load_average)
+        facts["throttled"] = _values({True: "yes", False: "no", None: "unknown"}[p.throttled] for p in processes)
+        facts["measured"] = _span([p.started_at for p in processes])
         lines = tuple((_without_unit(key), value) for key, value in facts.items() if value != formatting.NONE)
         blocks.append(Block(name, table=Table(texts("fact", "value"), lines)))
     return Section("machines", "Devices", blocks=tuple(blocks), nothing="Nothing was measured.")
@@ -53,8 +59,23 @@ def _values(values: Iterable[Any]) -> str:
     return " / ".join(dict.fromkeys(known[v] if v is None or isinstance(v, bool) else str(v) for v in values))
 
 
+def _frequencies(readings: Sequence[Sequence[int]]) -> str:
+    """The range of each cluster's frequency: 1.50 to 1.80 GHz / 2.40 GHz."""
+    clusters = zip(*(reading for reading in readings if reading), strict=False)
+    ranges = [[f"{hertz / 1e9:.2f}" for hertz in (min(cluster), max(cluster))] for cluster in clusters]
+    return " / ".join(" to ".join(dict.fromkeys(pair)) + " GHz" for pair in ranges)
+
+
+def _cluster(cluster: Mapping[str, Any]) -> str:
+    """A cluster of CPUs: 0-3: Cortex-A55, schedutil, 1.80 GHz."""
+    facts = (cluster["cpu"], cluster["governor"], _fact("frequency_max_hz", cluster["frequency_max_hz"]))
+    return f"{cluster['cpus']}: {', '.join(fact for fact in facts if fact) or 'unknown'}"
+
+
 def _fact(key: str, value: Any) -> Any:
     """A fact with the unit that its name ends with; of a pair (at the start, at the end), the known values."""
+    if key == "clusters":
+        return "; ".join(map(_cluster, value)) if len(value) > 1 else None  # one cluster is in the other facts
     if isinstance(value, list | tuple):
         return " to ".join(dict.fromkeys(str(_fact(key, one)) for one in value if one is not None)) or None
     if isinstance(value, int) and key.endswith("_bytes"):

@@ -12,6 +12,10 @@ from pipeline.report.page import Block, Section, only
 from pipeline.results.output_diff import WAY
 from pipeline.results.rows import Row
 
+COUNTED_ALIKE = 1.01
+"""Numbers of instructions within this ratio are alike: addresses alone change them by up to 0.84 %
+(benchmarks/README.md)."""
+
 WORTH_MENTIONING = 1.1
 """A file must be at least this many times better than fp32 to be called better."""
 
@@ -61,22 +65,41 @@ def _best(rows: Sequence[Row]) -> list[str]:
 
 
 def _cheapest(known: Sequence[Row], rows: Sequence[Row], unit: Unit) -> list[str]:
-    """The file with the lowest median, and those whose median lies within its p50 to p90."""
-    costs = [(cost, row) for row in known if (cost := formatting.cost(row.cell))]
-    cost, best = min(costs, key=lambda each: each[0].p50)
-    near = [formatting.run(row.cell) for other, row in costs if row is not best and other.p50 <= cost.p90]
-    others = [f"Not clearly worse, with a median between its p50 and p90: {', '.join(near)}."] if near else []
+    """The file with the lowest median, and those that are not significantly worse.
+
+    The level is divided by the number of comparisons (Bonferroni): the chance of a false difference is 5 % for the
+    whole list.
+    """
+    best = min(known, key=_p50)
+    rivals = [row for row in known if row is not best]
+    near = [formatting.run(row.cell) for row in rivals if not _costs_more(row, best, 1 - 0.05 / len(rivals))]
+    others = [f"Not significantly worse: {', '.join(near)}."] if near else []
     return [_sentence(best, rows, unit), *others]
+
+
+def _p50(row: Row) -> float:
+    cost = formatting.cost(row.cell)
+    assert cost is not None  # only rows with a cost are compared
+    return cost.p50
+
+
+def _costs_more(row: Row, than: Row, confidence: float) -> bool:
+    """Whether a file is significantly slower than another one, or counts clearly more instructions."""
+    if row.cell.latency_ms is None:
+        return _p50(row) > COUNTED_ALIKE * _p50(than)
+    assert row.measurement is not None and than.measurement is not None  # they have a latency
+    found = stats.latency_ratio(than.measurement.processes, row.measurement.processes, confidence)
+    return found is not None and found[1][0] > 1
 
 
 def _sentence(row: Row, rows: Sequence[Row], unit: Unit) -> str:
     """One file in words: size, cost, accuracy drop, and whether the drop is significant."""
     cell = row.cell
-    base = next((r.cell for r in rows if (r.cell.recipe, r.cell.target) == ("fp32", cell.target)), cell)
-    parts = [f"{formatting.kilobytes(cell.size_bytes)} kB{_smaller(cell, base)}"]
+    base = next((r for r in rows if (r.cell.recipe, r.cell.target) == ("fp32", cell.target)), row)
+    parts = [f"{formatting.kilobytes(cell.size_bytes)} kB{_smaller(cell, base.cell)}"]
     cost = formatting.cost(cell)
     if cost:
-        parts.append(f"p50 {unit.text(cost.p50)} {unit.name}{_cheaper(cell, base)}")
+        parts.append(f"p50 {unit.text(cost.p50)} {unit.name}{_cheaper(row, base)}")
     parts.append(f"accuracy drop {formatting.drop_in_points(cell)}, {verdict(row)}")
     return f"{formatting.run(cell)}. {', '.join(parts)}."
 
@@ -107,10 +130,12 @@ def _smaller(cell: Cell, base: Cell) -> str:
     return f" ({ratio:.1f} times smaller than fp32)" if ratio >= WORTH_MENTIONING else ""
 
 
-def _cheaper(cell: Cell, base: Cell) -> str:
-    """How much faster a file is than fp32 on the same target, or how many fewer instructions it runs, if so."""
-    own, other = formatting.cost(cell), formatting.cost(base)
-    if not (own and other and own.p50):
+def _cheaper(row: Row, base: Row) -> str:
+    """How much faster a file is than fp32 on the same target, or how many fewer instructions it runs, if so: only
+    where the difference is significant."""
+    own, other = formatting.cost(row.cell), formatting.cost(base.cell)
+    if row is base or not (own and other and own.p50):
         return ""
-    ratio, what = other.p50 / own.p50, "faster" if cell.latency_ms else "fewer"
-    return f" ({ratio:.1f} times {what} than fp32)" if ratio >= WORTH_MENTIONING else ""
+    ratio, what = other.p50 / own.p50, "faster" if row.cell.latency_ms else "fewer"
+    clear = ratio >= WORTH_MENTIONING and _costs_more(base, row, 0.95)
+    return f" ({ratio:.1f} times {what} than fp32)" if clear else ""

@@ -15,7 +15,8 @@ from pipeline.results.rows import Row
 from pipeline.results.warnings import once
 
 ABOUT_CELLS = (
-    "Drop: accuracy lost against the float model on the same samples, in percentage points; negative is a gain. * "
+    "Spread: the difference of the slowest and the fastest process's median, as a share of the median. Drop: accuracy "
+    "lost against the float model on the same samples, in percentage points; negative is a gain. * "
     "marks a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1. "
     "Memory: the peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest "
     "is Python and the runtime's package."
@@ -48,10 +49,10 @@ def cells(found: Sequence[Row]) -> Section:
 def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
     found = [row.cell for row in rows]
     unit = formatting.unit(found)
-    load = () if found[0].emulated else ("load, ms",)
+    spread, load = ((), ()) if found[0].emulated else (("spread",), ("load, ms",))
     columns = (
         *texts("recipe", "target", "device"),
-        *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *load),
+        *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *spread, *load),
         *numbers("memory, MB", "model, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
     )
     return Block(title, table=Table(columns, tuple(_cell(row, unit) for row in rows)), caption=about)
@@ -68,20 +69,20 @@ def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
 
 
 def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
-    """p50, p90, p99; and the load time, unless the device is emulated."""
+    """p50, p90, p99; and the spread between processes and the load time, unless the device is emulated."""
     cost = formatting.cost(cell)
     texts = (NONE,) * 3 if cost is None else tuple(unit.text(value) for value in (cost.p50, cost.p90, cost.p99))
     if cell.emulated:
         return texts
-    return *texts, NONE if cell.load_ms is None else formatting.figure(cell.load_ms)
+    return *texts, formatting.spread(cell.latency_ms), NONE if cell.load_ms is None else formatting.figure(cell.load_ms)
 
 
 def _memory(row: Row) -> tuple[str, str]:
-    """The process's peak memory, and the part of it added after the runtime had started."""
-    peak, before = row.cell.peak_rss_bytes, row.measurement.rss_before_load_bytes if row.measurement else None
-    return formatting.megabytes(peak), NONE if peak is None or before is None else formatting.megabytes(
-        max(0, peak - before)
-    )
+    """The process's peak memory, and the part of it added after the runtime had started; the largest of all
+    processes."""
+    assert row.measurement is not None  # true of every measured row
+    added = [max(0, p.peak_rss_bytes - p.rss_before_load_bytes) for p in row.measurement.processes]
+    return formatting.megabytes(row.cell.peak_rss_bytes), formatting.megabytes(max(added))
 
 
 def _against_float(cell: Cell) -> tuple[str, str, str]:

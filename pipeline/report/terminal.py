@@ -141,14 +141,14 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     """One table; two, costs and accuracy, where the terminal is too narrow for one."""
     unit = formatting.unit(cell for cell in found if not cell.emulated)
     names = ("recipe", "target", "device")
-    costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "load ms", "RSS MB")
+    costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "spread", "load ms", "RSS MB")
     head = (*names, *costs, "top-1 %", "drop, points [95 %] ", "agree %")
     rows = [_figures(cell, unit) for cell in found]
     whole = table(head, rows, left=3)
     screen = console()
     if screen.measure(whole, options=screen.options.update(width=UNLIMITED)).maximum <= screen.width:
         return [whole]
-    first, second = ([(*row[:3], *row[part]) for row in (head, *rows)] for part in (slice(3, 7), slice(7, None)))
+    first, second = ([(*row[:3], *row[part]) for row in (head, *rows)] for part in (slice(3, 8), slice(8, None)))
     return [table(first[0], first[1:], left=3, gap=1), "", table(second[0], second[1:], left=3, gap=1)]
 
 
@@ -160,6 +160,7 @@ def _figures(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
         formatting.place(cell),
         formatting.kilobytes(cell.size_bytes),
         _cost(cell, unit),
+        formatting.spread(cell.latency_ms),
         formatting.NONE if cell.load_ms is None else formatting.figure(cell.load_ms),
         formatting.megabytes(cell.peak_rss_bytes),
         formatting.percent(cell.accuracy),

@@ -159,7 +159,7 @@ def count(measurement: Measurement) -> Count:
         threads=int(runtime["threads"]),
         version=str(runtime.get("version")),
         # The guest's clock advances one nanosecond per instruction.
-        instructions=round(stats.latency(measurement.runs).p50 * 1e6),
+        instructions=round(stats.latency(measurement.processes).p50 * 1e6),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from pipeline import formatting, stats
 from pipeline.core import Artifact, Cell, Failure, Measurement
@@ -139,7 +140,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
     cell = replace(
         _timed(cell, measurement),
         status="ok",
-        peak_rss_bytes=measurement.peak_rss_bytes,
+        peak_rss_bytes=max(process.peak_rss_bytes for process in measurement.processes),
         samples=accuracy.samples,
         accuracy=value,
         reference_accuracy=float(before.mean()),
@@ -147,7 +148,8 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         drop_interval=interval,
         agreement=stats.agreement(reference.outputs[0], outputs[0]),
         runtime=formatting.runtime(measurement),
-        throttled=measurement.throttled,
+        cpus=measurement.runtime.get("cpus"),
+        throttled=_throttled(measurement),
         steps=(
             output_diff.framework(reference.checkpoint, before),
             output_diff.step(measurement, reference.outputs, outputs, value),
@@ -158,11 +160,18 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
     return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))
 
 
+def _throttled(measurement: Measurement) -> bool | None:
+    """Whether the device slowed its clock in any of the processes; None if it does not report it."""
+    known = [process.throttled for process in measurement.processes if process.throttled is not None]
+    return any(known) if known else None
+
+
 def _timed(cell: Cell, measurement: Measurement) -> Cell:
     """The cell with latency on a real device, or with instructions on an emulated one that counts them."""
-    summary = stats.latency(measurement.runs)
+    processes = measurement.processes
+    summary = stats.latency(processes)
     if not cell.emulated:
-        load, first = measurement.load_ns / 1e6, measurement.first_run_ns / 1e6
+        load, first = (median(ns) / 1e6 for ns in zip(*((p.load_ns, p.first_run_ns) for p in processes), strict=True))
         return replace(cell, latency_ms=summary, load_ms=load, first_run_ms=first)
     if measurement.device.get("clock") == "instructions":  # the guest's clock advances one nanosecond an instruction
         p50, p90, p99 = (round(ms * 1e6) for ms in (summary.p50, summary.p90, summary.p99))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
-from pipeline.core import Cell, Measurement
-from pipeline.stats import latency, percentile
+from pipeline.core import Cell, Measurement, Process
+from pipeline.stats import latency, percentile, single_runs_ms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+WIDE_SPREAD = 0.10
+"""A difference of the slowest and the fastest process above this share of the median is wide. With five processes, the
+interval of a ratio of two files is then wider than ±7 %, and the summary calls a file faster from 10 % on."""
 
 FEW_RUNS = 100
 """With fewer runs, p99 is close to the slowest run."""
@@ -36,7 +41,12 @@ def of_times(measurement: Measurement) -> tuple[str, ...]:
         return ()
     return tuple(
         text
-        for text in (*_spread(measurement.runs), _throttled(measurement), _governor(measurement), _load(measurement))
+        for text in (
+            *_spread(measurement.processes),
+            _throttled(measurement),
+            _governor(measurement),
+            _load(measurement),
+        )
         if text
     )
 
@@ -60,47 +70,61 @@ def of_part(samples: int, split: int) -> tuple[str, ...]:
     return (f"accuracy covers {samples:,} of {split:,} samples: omit --samples to use all of them",)
 
 
-def _spread(runs: Sequence[Sequence[int]]) -> list[str]:
-    if not runs:
-        return ["no runs were recorded: measure again"]
-    found, summary = [], latency(runs)
-    each = sorted(ns / loops for loops, ns in runs)
-    wide = (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
-    if len(runs) < FEW_RUNS:
-        found.append(f"p99 of only {len(runs)} runs is close to the slowest run: use {FEW_RUNS} runs or more")
+def _spread(processes: Sequence[Process]) -> list[str]:
+    if not all(process.runs for process in processes):
+        return ["a process recorded no runs: measure again"]
+    found, summary, single = [], latency(processes), single_runs_ms(processes)
+    wide, typical = median(_interquartile_range(process.runs) for process in processes), percentile(single, 50)
+    if summary.spread is None:
+        found.append("measured in one process: how much processes differ is unknown; use --processes 5")
+    elif summary.spread > WIDE_SPREAD:
+        found.append(
+            f"the medians of the {len(processes)} processes differ by {summary.spread:.0%}, so smaller differences "
+            "between files mean nothing: close other programs and measure again, with more --processes"
+        )
+    if len(single) < FEW_RUNS:
+        found.append(f"p99 of only {len(single)} runs is close to the slowest run: use {FEW_RUNS} runs or more")
     if wide > WIDE_IQR:
         found.append(
             f"the interquartile range of the runs is {wide:.0%} of the median: close other programs, set the CPU "
             "governor to 'performance' and measure again"
         )
-    if summary.p50 > 0 and summary.p99 > LONG_TAIL * summary.p50:
+    if typical > 0 and summary.p99 > LONG_TAIL * typical:
         found.append(
-            f"p99 is {summary.p99 / summary.p50:.1f} times p50, so some runs were interrupted: close other programs "
-            "and measure again"
+            f"p99 is {summary.p99 / typical:.1f} times the median of single runs, so some runs were interrupted: close "
+            "other programs and measure again"
         )
     return found
 
 
+def _interquartile_range(runs: Sequence[Sequence[int]]) -> float:
+    """The interquartile range of the runs of one process, as a share of their median."""
+    each = sorted(ns / loops for loops, ns in runs)
+    return (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
+
+
 def _throttled(measurement: Measurement) -> str | None:
-    if not measurement.throttled:
+    if not any(process.throttled for process in measurement.processes):
         return None
     return "the device throttled during the measurement: let it cool, check its power supply and measure again"
 
 
 def _governor(measurement: Measurement) -> str | None:
     """Boards raise their clock under load, so a short measurement runs while the clock is still rising."""
-    governor = measurement.device.get("governor")
+    governor = measurement.device.get("governor")  # of all clusters: "performance / schedutil"
     if governor in (None, "performance"):
         return None
     return f"the CPU clock may change during the measurement (governor {governor!r}): set it to 'performance'"
 
 
 def _load(measurement: Measurement) -> str | None:
-    """Judges the load average before the first run, less this many threads: a previous measurement may have left them
-    in the average."""
-    load, cores = measurement.load_average[0], measurement.device.get("cores")
-    if load is None or not isinstance(cores, int):
+    """Judges the load averages before the runs, less this many threads: a previous process may have left them in the
+    average."""
+    loads = [process.load_average[0] for process in measurement.processes if process.load_average[0] is not None]
+    cores = measurement.device.get("cores")
+    if not loads or not isinstance(cores, int):
         return None
+    load = median(loads)
     threads = measurement.runtime.get("threads")
     own = threads if isinstance(threads, int) else 1
     if load - own <= BUSY * cores:

@@ -1,6 +1,6 @@
 """The evaluation split on a device in chunks: finished chunks are kept, and an interrupted measurement resumes.
 
-<cell>/<device>/chunks/run.json                  the finished latency run
+<cell>/<device>/chunks/run-<round>.json          a finished latency run: one process
 <cell>/<device>/chunks/<start>.npz, .json        outputs of the samples from <start>, and their cache key
 """
 
@@ -38,9 +38,13 @@ class Kept:
     schema: int = SCHEMA
 
 
-def run(folder: Path, key: str, words: Sequence[str | Path], call: Call) -> Mapping[str, Any]:
-    """The result of `edge-bench run`, run once and kept until the measurement is complete."""
-    path = folder / FOLDER / "run.json"
+def run(folder: Path, key: str, round: int, words: Sequence[str | Path], call: Call) -> Mapping[str, Any]:
+    """The result of one `edge-bench run`, run once and kept until the measurement is complete.
+
+    Args:
+        round: which of the measurement's processes it is.
+    """
+    path = folder / FOLDER / f"run-{round}.json"
     kept = store.read_or_warn(Kept, path)
     if kept is not None and kept.key == key:
         return kept.value

@@ -29,11 +29,32 @@ def wanted(text: str) -> tuple[int, ...]:
         raise BadOption(f"--threads {text!r}: must be comma-separated whole numbers, or all") from error
 
 
-def on(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]], numbers: Sequence[int]) -> tuple[int, ...]:
+def pinned(text: str) -> tuple[int, ...]:
+    """The CPUs of a list such as "0-3,6", as taskset writes it.
+
+    Raises:
+        BadOption: `text` is not such a list.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        low, high = (int(word) if word.isdecimal() else -1 for word in (first, last if dash else first))
+        if not 0 <= low <= high < 1 << 16:
+            raise BadOption(f"--cpus {text!r}: must be a list of CPUs such as 0-3,6")
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
+
+
+def on(
+    build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]], numbers: Sequence[int], pinned: int = 0
+) -> tuple[int, ...]:
     """Numbers of threads to measure on a device; where `numbers` is empty, 1 to all of its cores.
 
     More threads than cores would measure the scheduler, so they are an error. The device is asked for its cores only
     if more than one thread is asked for.
+
+    Args:
+        pinned: number of CPUs that the measuring processes are pinned to; 0 if they are not.
 
     Raises:
         BadOption: the device has fewer cores.
@@ -41,8 +62,10 @@ def on(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]], num
     """
     if tuple(numbers) == (1,):
         return (1,)
-    cores = _cores(build, device, targets)
+    cores = pinned or _cores(build, device, targets)
     most = max(numbers, default=cores)
+    if most > cores and pinned:
+        raise BadOption(f"--threads {most}: --cpus has {cores} CPU{'s'[: cores - 1]}")
     if most > cores:
         raise BadOption(
             f"--threads {most}: {device.name} has {cores} core{'s'[: cores - 1]}; --threads all measures 1 to {cores}"

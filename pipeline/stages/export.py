@@ -7,7 +7,6 @@ loads its converter once and works through the recipes; up to one process per co
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from pipeline.registry import Plugin
 from pipeline.stages import quantize as quantizing
 from pipeline.stages import train
 from pipeline.stages.plan import Job, Plan
-from pipeline.system import proc, store
+from pipeline.system import cpus, proc, store
 from pipeline.system.progress import counter, say
 from pipeline.system.store import Store
 from pipeline.targets import Target
@@ -184,7 +183,7 @@ def _run_workers(build: Store, todo: Mapping[Plugin[Target], Sequence[Work]]) ->
     """Runs one process per target, up to one per core at a time."""
     if not todo:
         return set()
-    cores = os.cpu_count() or 1
+    cores = cpus.count()
     count = sum(map(len, todo.values()))
     say(f"exporting {count} files for {', '.join(target.name for target in todo)}")
     with counter("exporting", count, "file") as step, ThreadPoolExecutor(cores) as pool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pipeline import formatting, stats
-from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, safe_file_name, to_json
+from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, Process, safe_file_name, to_json
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
 from pipeline.results import predictions
@@ -21,10 +21,15 @@ from pipeline.stages.export import FAILURE, Outcome, export, raise_if_failed
 from pipeline.stages.plan import Job, Plan
 from pipeline.stages.push import Runnable
 from pipeline.system import store
-from pipeline.system.progress import say
+from pipeline.system.progress import bar, say
 from pipeline.system.store import Store
 
 MANIFEST, PREDICTIONS = "measurement.json", "predictions.npz"
+PROCESSES = 5
+"""The median latency of a file differs from process to process by more than between the runs of one, so each process is
+one sample. Five are enough for a confidence interval and are measured in the time of the runs of one."""
+WARMUP_SECONDS = 0.25
+"""edge-bench's own default. As the runs, it is divided among the processes."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,23 @@ class Options:
     Attributes:
         threads: numbers of threads to measure with; empty for 1 to all cores of the device.
         samples: size of the evaluation subset (see `stats.stratified`); None for the whole split.
-        min_runs, min_seconds: a measurement ends when both are reached.
+        processes: how many processes measure each file; None for PROCESSES, or 1 on an emulated device: it has no
+            latency, and the instructions that it counts are the same in every process.
+        min_runs, min_seconds: a measurement has at least so many runs and takes at least so long, in all processes
+            together; each does its share.
+        cpus: the CPUs that the measuring processes are pinned to; empty for all.
         time_limit: seconds that one call of edge-bench may take.
         again: repeat up-to-date measurements.
     """
 
     threads: tuple[int, ...] = (1,)
     min_runs: int = 64
-    min_seconds: float = 1.0
+    min_seconds: float = 0.5
     time_limit: float = 3600.0
     again: bool = False
     samples: int | None = None
+    processes: int | None = None
+    cpus: tuple[int, ...] = ()
 
     def check(self) -> None:
         """
@@ -52,11 +63,17 @@ class Options:
             BadOption: a value is out of range.
         """
         seconds = self.min_seconds, self.time_limit
-        least = min([*self.threads, self.min_runs, 1 if self.samples is None else self.samples])
-        if least < 1 or seconds[0] < 0 or seconds[1] <= 0 or not all(map(isfinite, seconds)):
+        optional = [number for number in (self.samples, self.processes) if number is not None]
+        least = min([*self.threads, self.min_runs, *optional])
+        if least < 1 or seconds[0] < 0 or seconds[1] <= 0 or not all(map(math.isfinite, seconds)):
             raise BadOption(
-                "--threads, --min-runs and --samples must be at least 1, --min-seconds at least 0, --time-limit above 0"
+                "--threads, --processes, --min-runs and --samples must be at least 1, --min-seconds at least 0, "
+                "--time-limit above 0"
             )
+
+    def processes_on(self, device: Device) -> int:
+        """How many processes measure each file on a device."""
+        return self.processes or (1 if device.emulated else PROCESSES)
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,10 @@ def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result
         BadOption: an option is invalid, or a device has fewer cores than threads were asked for.
     """
     options.check()
-    threads = {device.name: _threads.on(build, device, plan.targets, options.threads) for device in plan.devices}
+    threads = {
+        device.name: _threads.on(build, device, plan.targets, options.threads, len(options.cpus))
+        for device in plan.devices
+    }
     outcomes = export(build, plan)
     raise_if_failed(outcomes)
     return [
@@ -97,7 +117,8 @@ def measure(
     build: Store, plan: Plan, outcomes: Sequence[Outcome], device: BoundDevice, options: Options
 ) -> list[Result]:
     """Measures every artifact that the device can run and that is not measured yet. One at a time: two at once would
-    disturb each other.
+    disturb each other. The processes of the artifacts alternate (A B C, A B C, …): a machine that becomes slower while
+    it is measured then does not make one of them look slow.
 
     Args:
         options: with the numbers of threads; at least one.
@@ -142,10 +163,7 @@ def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
             run = _Run(bench, checkpoint, images)
             try:
                 with device.exclusive(build):
-                    for one, key_ in todo:
-                        failure = _measured(run, one, key_)
-                        if failure:
-                            failed[one.path] = failure
+                    _measure_all([_Cell(run, one, key) for one, key in todo], failed)
             except Unreachable as error:  # the device failed, not the artifact; the other artifacts would fail too
                 failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
     return [_result(bench, one, failed.get(one.path)) for one, _ in keyed]
@@ -156,25 +174,36 @@ def _result(bench: _Bench, one: Runnable, failure: StageFailed | None) -> Result
     return Result(one.artifact, bench.device.name, bench.threads, found, failure)
 
 
-def _measured(run: _Run, one: Runnable, key: str) -> StageFailed | None:
-    """Measures an artifact. A failure is also written to the folder of the measurement.
+def _measure_all(cells: Sequence[_Cell], failed: dict[Path, StageFailed]) -> None:
+    """Measures artifacts in alternating processes. In the last round, each of them is also evaluated.
+
+    Args:
+        failed: receives the failures, by path. A failure is also written to the folder of the measurement, and ends the
+            work on its artifact only.
 
     Raises:
         Unreachable: the connection to the device was lost.
     """
-    folder, artifact = run.bench.home(one.path), one.artifact
-    try:
-        measurement = _measure(run, one, key)
-    except Unreachable:
-        raise
-    except StageFailed as error:
-        failed = StageFailed(f"{artifact.target} {artifact.recipe} on {run.bench.device.name}: {error}")
-        store.write(folder / FAILURE, Failure("failed", str(error), "", key))
-        say(f"  {failed}")
-        return failed
-    store.remove(folder / FAILURE)
-    say(f"  {artifact.target} {artifact.recipe}: {_line(measurement)}")
-    return None
+    bench = cells[0].run.bench
+    rounds = range(bench.options.processes_on(bench.device.device))
+    for cell in cells:
+        cell.begin()
+    for round, cell in bar([(round, cell) for round in rounds for cell in cells], "measuring", unit="process"):
+        if cell.one.path in failed:
+            continue
+        try:
+            cell.send()
+            cell.process(round)
+            if round == rounds[-1]:
+                cell.finish([cell.process(each) for each in rounds])
+        except Unreachable:
+            raise
+        except StageFailed as error:
+            artifact = cell.one.artifact
+            failure = StageFailed(f"{artifact.target} {artifact.recipe} on {bench.device.name}: {error}")
+            store.write(cell.folder / FAILURE, Failure("failed", str(error), "", cell.key))
+            say(f"  {failure}")
+            failed[cell.one.path] = failure
 
 
 def home(path: Path, device: str, threads: int) -> Path:
@@ -199,7 +228,8 @@ def key(
 ) -> str:
     """Cache key of a measurement: the file, the samples, what measures, where and how."""
     by = device.identity(build, one.runtime)
-    how = threads, options.min_runs, options.min_seconds, options.samples
+    processes = options.processes_on(device.device)
+    how = threads, processes, options.min_runs, options.min_seconds, options.samples, options.cpus
     of = one.artifact.sha256, checkpoint.dataset_sha256, one.runtime
     return store.digest([*of, by, to_json(_without_route(device)), how])
 
@@ -223,18 +253,65 @@ class _Run:
     images: Path
 
 
-def _measure(run: _Run, one: Runnable, key: str) -> Measurement:
-    """`edge-bench run` for times and memory; then `predict`, in chunks, for every sample's outputs."""
-    bench, artifact = run.bench, one.artifact
-    build, device, options = bench.build, bench.device, bench.options
-    folder = bench.home(one.path)
-    folder.mkdir(parents=True, exist_ok=True)
-    device.setup(build, one.runtime)
-    device.push(build, [one.path, run.images])
+@dataclass(frozen=True)
+class _Cell:
+    """The measurement of one artifact, in steps. The result of each step is kept until all are done."""
 
-    def edge_bench(words: Sequence[str | Path]) -> dict[str, Any]:
+    run: _Run
+    one: Runnable
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        return self.run.bench.home(self.one.path)
+
+    def begin(self) -> None:
+        """Forgets what an interrupted bench left, if everything is to be measured again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.run.bench.options.again:
+            _chunks.forget(self.folder)
+
+    def send(self) -> None:
+        """Sends the files, unless the device has them. A board with little space removes older ones, which may be those
+        of another artifact, so this comes before every process."""
+        build, device = self.run.bench.build, self.run.bench.device
+        device.setup(build, self.one.runtime)
+        device.push(build, [self.one.path, self.run.images])
+
+    def process(self, round: int) -> Mapping[str, Any]:
+        """`edge-bench run` for times and memory, in one process, unless its result was kept."""
+        bench = self.run.bench
+        processes = bench.options.processes_on(bench.device.device)
+        words = run_words(self.one, self.run.images, bench.threads, bench.options, processes)
+        return _chunks.run(self.folder, self.key, round, words, self._call)
+
+    def finish(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """`edge-bench predict`, in chunks, for every sample's outputs; then writes the measurement.
+
+        Args:
+            found: the results of the processes.
+        """
+        bench, artifact = self.run.bench, self.one.artifact
+        size = bench.device.options.get("chunk_samples", bench.device.kind.CHUNK)
+        spans = _chunks.spans(len(pushing.labels(self.run.images)), size)
+        words = ["predict", self.one.path, *_common(self.one, self.run.images, bench.threads)]
+        parts = list(_chunks.predict(self.folder, self.key, words, spans, self._call))
+        with store.atomic(self.folder / PREDICTIONS) as temporary:
+            _chunks.join(parts, temporary)
+            sha256 = store.sha256(temporary)
+        accuracy = _accuracy(self.run, self.folder / PREDICTIONS, sha256)
+        measurement = _noun(artifact, bench.device.device, found, accuracy, self.key)
+        store.write(self.folder / MANIFEST, measurement)
+        _chunks.forget(self.folder)
+        store.remove(self.folder / FAILURE)
+        say(f"  {artifact.target} {artifact.recipe}: {_line(measurement)}")
+
+    def _call(self, words: Sequence[str | Path]) -> dict[str, Any]:
+        """Calls edge-bench."""
+        bench, artifact = self.run.bench, self.one.artifact
+        build, device = bench.build, bench.device
         started_at = datetime.now(UTC).isoformat(timespec="seconds")  # a board's clock may be years off
-        done = device.call(build, one.runtime, words, options.time_limit)
+        done = device.call(build, self.one.runtime, words, bench.options.time_limit)
         if done.code != 0:
             raise StageFailed(done.reason.removeprefix("edge-bench: "))
         try:
@@ -243,30 +320,19 @@ def _measure(run: _Run, one: Runnable, key: str) -> Measurement:
             fix = f"run inv devices.clean --device {device.name}, then this command again"
             raise StageFailed(f"edge-bench on {device.name} ended without a result: {fix}") from error
         if value["artifact_sha256"] != artifact.sha256:
-            raise Broken(f"{one.path} changed while it was measured")
+            raise Broken(f"{self.one.path} changed while it was measured")
         return {**value, "started_at": started_at}
 
-    if options.again:
-        _chunks.forget(folder)
-    found = _chunks.run(folder, key, run_words(one, run.images, bench.threads, options), edge_bench)
-    size = device.options.get("chunk_samples", device.kind.CHUNK)
-    spans = _chunks.spans(len(pushing.labels(run.images)), size)
-    words = ["predict", one.path, *_common(one, run.images, bench.threads)]
-    parts = list(_chunks.predict(folder, key, words, spans, edge_bench))
-    with store.atomic(folder / PREDICTIONS) as temporary:
-        _chunks.join(parts, temporary)
-        sha256 = store.sha256(temporary)
-    accuracy = _accuracy(run, folder / PREDICTIONS, sha256)
-    measurement = _noun(artifact, device.device, found, accuracy, key)
-    store.write(folder / MANIFEST, measurement)
-    _chunks.forget(folder)
-    return measurement
 
-
-def run_words(one: Runnable, images: Path, threads: int, options: Options) -> list[str | Path]:
+def run_words(one: Runnable, images: Path, threads: int, options: Options, processes: int) -> list[str | Path]:
     """The arguments of `edge-bench run`. Counted instructions depend on them too: their length shifts memory addresses
     (benchmarks/README.md)."""
-    bounds = ["--min-runs", str(options.min_runs), "--min-seconds", str(options.min_seconds)]
+    runs, seconds = math.ceil(options.min_runs / processes), options.min_seconds / processes
+    bounds = ["--min-runs", str(runs), "--min-seconds", f"{seconds:.10g}"]
+    if processes > 1:
+        bounds += ["--warmup-seconds", f"{WARMUP_SECONDS / processes:g}"]
+    if options.cpus:
+        bounds += ["--cpus", ",".join(map(str, options.cpus))]
     return ["run", one.path, *_common(one, images, threads), *bounds]
 
 
@@ -306,16 +372,16 @@ def _reference(run: _Run, samples: int) -> float:
     return float((stats.top1(outputs[0][chosen]) == labels[chosen]).mean())
 
 
-def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: Accuracy, key: str) -> Measurement:
-    """The measurement from the output of edge-bench."""
-    facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **run["device"]}
-    facts["frequency_hz"] = run["frequency_hz"]
+def _noun(
+    artifact: Artifact, device: Device, found: Sequence[Mapping[str, Any]], accuracy: Accuracy, key: str
+) -> Measurement:
+    """The measurement from the outputs of edge-bench, one for each process."""
+    first, last = found[0], found[-1]
+    facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **first["device"]}
+    if "after" in facts:  # a phone's state before and after
+        facts["after"] = last["device"]["after"]
     if "clock" in device.options:
         facts["clock"] = device.options["clock"]
-
-    def pairs(name: str) -> tuple[tuple[int, int], ...]:
-        return tuple((loops, ns) for loops, ns in run[name])
-
     return Measurement(
         artifact_sha256=artifact.sha256,
         model=artifact.model,
@@ -323,21 +389,36 @@ def _noun(artifact: Artifact, device: Device, run: Mapping[str, Any], accuracy: 
         target=artifact.target,
         recipe=artifact.recipe,
         device=facts,
-        runtime={**run["runtime"], "refills_input": run["refills_input"]},
+        runtime={**first["runtime"], "refills_input": first["refills_input"]},
         size_bytes=artifact.size_bytes,
+        processes=tuple(map(_of_process, found)),
+        accuracy=accuracy,
+        key=key,
+        tools=first["tools"],
+    )
+
+
+def _of_process(run: Mapping[str, Any]) -> Process:
+    """One output of `edge-bench run`."""
+
+    def pairs(name: str) -> tuple[tuple[int, int], ...]:
+        return tuple((loops, ns) for loops, ns in run[name])
+
+    before, after = run["frequency_hz"]
+    return Process(
+        started_at=run["started_at"],
         load_ns=run["load_ns"],
         first_run_ns=run["first_run_ns"],
         warmup=pairs("warmup"),
         runs=pairs("runs"),
+        single_runs=tuple(run["single_runs"]),
+        clock_ns=run["clock_ns"],
         temperature_c=tuple(run["temperature_c"]),
+        frequency_hz=(tuple(before), tuple(after)),
         throttled=_throttled(run.get("throttled_before"), run["throttled"]),
         load_average=tuple(run["load_average"]),
         peak_rss_bytes=run["peak_rss_bytes"],
         rss_before_load_bytes=run["rss_before_load_bytes"],
-        accuracy=accuracy,
-        started_at=run["started_at"],
-        key=key,
-        tools=run["tools"],
     )
 
 
@@ -355,9 +436,10 @@ def _throttled(before: str | None, after: str | None) -> bool | None:
 def _line(measurement: Measurement) -> str:
     """A measurement in one line. An emulated device has no latency, but may count instructions."""
     top1 = f"top-1 {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
-    latency = stats.latency(measurement.runs)
+    latency = stats.latency(measurement.processes)
     if measurement.device["emulated"]:
         if measurement.device.get("clock") != "instructions":
             return top1
         return f"{formatting.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {top1}"  # 1 ns per instruction
-    return f"p50 {latency.p50:.4g} ms, p99 {latency.p99:.4g} ms, {top1}"
+    processes = f"{latency.processes} processes, spread {formatting.spread(latency)}"
+    return f"p50 {latency.p50:.4g} ms ({processes}), p99 {latency.p99:.4g} ms, {top1}"

@@ -129,7 +129,7 @@ def test_finished_work_survives_a_lost_connection_a_power_cut_and_a_wrong_clock(
     cut(board)
     assert first.wait().complaint.startswith(LOST)
     until(lambda: not busy(board))
-    ran = (chunks / "run.json").read_bytes()
+    ran = (chunks / "run-0.json").read_bytes()
 
     second = desk.running(*desk.bench())
     second.until((chunks / "200.json").exists)
@@ -141,7 +141,7 @@ def test_finished_work_survives_a_lost_connection_a_power_cut_and_a_wrong_clock(
 
     pi.boot(board.build, board.name, pi.Boot(clock="2001-01-01"))
     assert board.run("date +%Y") == "2001\n"
-    assert (chunks / "run.json").read_bytes() == ran
+    assert (chunks / "run-0.json").read_bytes() == ran
     done = desk.inv(*desk.bench())
     assert done.code == 0, done.err
     assert "2 of 3 chunks" in done.err
@@ -149,7 +149,7 @@ def test_finished_work_survives_a_lost_connection_a_power_cut_and_a_wrong_clock(
     assert emulated.shape == local.shape == (SAMPLES, 10)
     # float kernels of x86 and ARM sum in a different order
     assert np.abs(emulated - local).max() <= 1e-5 * np.abs(local).max()
-    assert desk.measurement().started_at == json.loads(ran)["value"]["started_at"]
+    assert desk.measurement().processes[0].started_at == json.loads(ran)["value"]["started_at"]
     assert sorted(path.name for path in desk.folder().iterdir()) == ["measurement.json", "predictions.npz"]
 
 
@@ -217,7 +217,8 @@ def test_two_benches_take_turns_and_the_second_starts_when_the_first_is_killed(
     died = datetime.now(UTC).isoformat(timespec="seconds")
     done = second.wait()
     assert done.code == 0, done.err
-    assert began <= died <= other_desk.measurement("int8").started_at  # by the host's clock: the board's is in 2001
+    measured = other_desk.measurement("int8").processes[0].started_at
+    assert began <= died <= measured  # by the host's clock: the board's is in 2001
     outputs = load(other_desk.folder("int8"))
     with np.load(desk.folder("int8") / "chunks" / "0.npz") as chunk:
         assert np.array_equal(chunk["output_0"], outputs[:CHUNK])  # the killed bench's finished chunk is intact

@@ -11,7 +11,7 @@ from pathlib import Path
 import edge_bench as package
 import numpy as np
 import pytest
-from edge_bench import measure, runtimes
+from edge_bench import cpus, measure, runtimes
 
 from .calls import Call
 
@@ -19,7 +19,8 @@ from .calls import Call
 def test_facts_describe_this_machine(edge_bench: Call) -> None:
     facts = edge_bench("facts").json
     assert facts["device"]["arch"] == platform.machine()
-    assert facts["device"]["cores"] == os.cpu_count()
+    assert 1 <= facts["device"]["cores"] <= len(os.sched_getaffinity(0))
+    assert cpus.parse(facts["device"]["cpus"]) == sorted(os.sched_getaffinity(0))
     assert facts["device"]["kernel"] == platform.release()
     assert facts["device"]["memory_bytes"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert facts["tools"]["python"] == platform.python_version()
@@ -79,6 +80,8 @@ def test_help_and_the_list_of_runtimes_import_no_heavy_package() -> None:
             ["run", "net.tflite", "--min-seconds", "nan"],
             "argument --min-seconds: must be a number of seconds of at least 0, not 'nan'",
         ),
+        (["run", "net.tflite", "--cpus", "3-1"], "argument --cpus: must be a list of CPUs such as 0-3,6, not '3-1'"),
+        (["run", "net.tflite", "--cpus", "60000"], "--cpus 60000: this process may use CPUs "),
         (["run", "net.tflite", "--layout", "NCHW"], "--layout requires --inputs"),
         (["run", "net.tflite", "--out", "no/m.json"], "cannot write no/m.json: the folder no does not exist"),
         (["run", "net.tflite", "--inputs", "wrong.npy"], "(5, 5, 3); input serving_default_args_0"),
@@ -128,7 +131,7 @@ def bad_samples(tmp_path: Path, samples: np.ndarray) -> Path:
 def test_output_of_runtimes_is_shown_only_with_verbose(edge_bench: Call) -> None:
     short = ("--min-runs", "1", "--min-seconds", "0", "--warmup-seconds", "0")
     quiet, verbose = edge_bench("run", "net.tflite", *short), edge_bench("run", "net.tflite", *short, "--verbose")
-    assert quiet.json["schema"] == verbose.json["schema"] == 1
+    assert quiet.json["schema"] == verbose.json["schema"] == 2
     assert quiet.err == ""
     assert "XNNPACK" in verbose.err
 

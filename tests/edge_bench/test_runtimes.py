@@ -16,11 +16,14 @@ from .calls import Call, Subject
 
 MEASUREMENT_KEYS = {
     *("schema", "artifact_sha256", "size_bytes", "device", "runtime", "load_ns", "first_run_ns", "refills_input"),
-    *("warmup", "runs", "temperature_c", "frequency_hz", "load_average"),
+    *("warmup", "runs", "single_runs", "clock_ns", "temperature_c", "frequency_hz", "load_average"),
     *("throttled", "throttled_before"),
     *("peak_rss_bytes", "rss_before_load_bytes", "started_at", "tools"),
 }
-DEVICE_KEYS = {"board", "cpu", "cores", "memory_bytes", "os", "kernel", "arch", "governor", "frequency_max_hz"}
+DEVICE_KEYS = {
+    *("board", "cpu", "cores", "cpus", "memory_bytes", "os", "kernel", "arch", "governor", "frequency_max_hz"),
+    "clusters",
+}
 
 
 def test_all_outputs_of_all_samples_equal_those_of_torch(
@@ -53,7 +56,7 @@ def test_a_measurement_contains_every_raw_sample(subject: Subject, edge_bench: C
     artifact = subject.artifact.read_bytes()
     assert set(done) == MEASUREMENT_KEYS
     assert set(done["device"]) == DEVICE_KEYS
-    assert done["schema"] == 1
+    assert done["schema"] == 2
     assert done["artifact_sha256"] == hashlib.sha256(artifact).hexdigest()
     assert done["size_bytes"] == len(artifact)
     assert done["runtime"]["name"] == subject.name
@@ -64,6 +67,9 @@ def test_a_measurement_contains_every_raw_sample(subject: Subject, edge_bench: C
     assert len({loops for loops, _ in done["runs"]}) == 1
     assert [loops for loops, _ in done["warmup"]][:3] == [1, 2, 4]
     assert all(ns > 0 for _, ns in done["runs"] + done["warmup"])
+    assert len(done["single_runs"]) == (200 if done["runs"][0][0] > 1 else 0)
+    assert all(ns > done["clock_ns"] > 0 for ns in done["single_runs"])
+    assert done["runtime"]["cpus"] is None
     assert done["load_ns"] > 0
     assert done["first_run_ns"] > 0
     assert done["peak_rss_bytes"] >= done["rss_before_load_bytes"] > 10_000_000

@@ -71,7 +71,7 @@ class Shop:
         return self.inv("export", "--model", self.model, *EXPORT)
 
     def bench(self) -> Done:
-        args = ("--device", "core0", "--min-runs", "5", "--min-seconds", "0")
+        args = ("--device", "core0", "--processes", "1", "--min-runs", "5", "--min-seconds", "0")
         return self.inv("bench", "--model", self.model, *EXPORT, *args)
 
     def read(self, noun: type, path: str) -> Any:
@@ -144,7 +144,7 @@ def test_its_device_kind_measures_with_its_runtime(shop: Shop) -> None:
             home = f"striped.torch/{recipe}/{target}/core0"
             measured = shop.read(Measurement, f"{home}/measurement.json")
             assert (measured.device["kind"], measured.runtime["name"]) == ("pinned", runtime)
-            assert (len(measured.runs) >= 5, measured.accuracy.samples) == (True, 128)
+            assert (len(measured.processes[0].runs) >= 5, measured.accuracy.samples) == (True, 128)
             assert measured.accuracy.value > 0.9
             with np.load(shop.root / "build" / home / "predictions.npz") as kept:
                 assert kept["output_0"].shape == (128, 2)
@@ -190,7 +190,7 @@ def test_a_broken_runtime_is_listed_with_the_reason_and_others_work(copied: Shop
     assert failed.startswith("failed")
     assert "acme-lastmile 1.0" in failed and "DEFAULT, IMPORT" in failed and "load()" in failed
     files = copied.root / "build" / "striped.torch" / "fp32"
-    quick = ("--min-runs", 1, "--min-seconds", 0)
+    quick = ("--processes", 1, "--min-runs", 1, "--min-seconds", 0)
     refused = copied.edge_bench("run", files / "acme" / "model.acme", "--runtime", "acme", *quick)
     assert refused.code == 2 and "acme-lastmile 1.0" in refused.err and len(refused.err.splitlines()) == 1
     assert copied.edge_bench("run", files / "onnx" / "model.onnx", *quick).json["runtime"]["name"] == "onnxruntime"

@@ -355,5 +355,7 @@ def test_a_cell_as_json_has_the_fields_that_scripts_read(tree: Tree) -> None:
     found = json.loads(json.dumps(to_json(cell(tree, "int8", "onnx"))))
     assert {"model", "framework", "recipe", "target", "device", "emulated", "status", "reason"} <= set(found)
     assert {"size_bytes", "instructions", "load_ms", "peak_rss_bytes", "accuracy", "agreement"} <= set(found)
-    assert set(found["latency_ms"]) == {"p50", "p90", "p99", "mean", "n"}
+    assert set(found["latency_ms"]) == {
+        *("p50", "p90", "p99", "mean", "n", "single_runs", "processes", "spread", "clock_ns"),
+    }
     assert len(found["drop_interval"]) == 2

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from pipeline.core import Cell, Measurement, from_json
+from pipeline.core import Cell, Measurement, Process, from_json
 from pipeline.results import warnings
+from tests.builds import PROCESS, process
 from tests.test_core import golden
 
 
-def measurement(**changes: Any) -> Measurement:
-    """A measurement without warnings, with fields replaced."""
-    quiet = dataclasses.replace(from_json(Measurement, golden("measurement.json")), runs=((4, 1_480_000),) * 100)
-    return dataclasses.replace(quiet, **changes)
+def measurement(processes: Sequence[Process] | None = None, **changes: Any) -> Measurement:
+    """A measurement without warnings, with fields of each process or of the measurement replaced."""
+    own = {name: changes.pop(name) for name in PROCESS & set(changes)}
+    noun = dataclasses.replace(from_json(Measurement, golden("measurement.json")), **changes)
+    return dataclasses.replace(noun, processes=tuple(processes or [quiet(**own)] * 5))
+
+
+def quiet(**changes: Any) -> Process:
+    return process(**{"runs": ((4, 1_480_000),) * 100, "load_average": (0.1, 0.9), **changes})
 
 
 def test_a_quiet_measurement_gives_no_warning() -> None:
@@ -21,30 +28,44 @@ def test_a_quiet_measurement_gives_no_warning() -> None:
 
 
 def test_few_runs_give_a_warning() -> None:
-    (text,) = warnings.of_times(measurement(runs=((1, 1_000_000),) * 20))
+    (text,) = warnings.of_times(measurement(runs=((1, 1_000_000),) * 4))
     assert "p99 of only 20 runs" in text and "100 runs or more" in text
 
 
 def test_no_runs_give_a_warning() -> None:
     (text,) = warnings.of_times(measurement(runs=()))
-    assert text.startswith("no runs")
+    assert "no runs" in text
 
 
-def test_a_wide_spread_gives_a_warning() -> None:
+def test_runs_that_differ_within_a_process_give_a_warning() -> None:
     runs = tuple((1, 1_000_000 + 4_000 * i) for i in range(100))
     (text,) = warnings.of_times(measurement(runs=runs))
     assert "17% of the median" in text
     assert "'performance'" in text
 
 
-def test_a_long_tail_gives_a_warning() -> None:
-    runs = ((1, 1_000_000),) * 97 + ((1, 5_000_000),) * 3
-    (text,) = warnings.of_times(measurement(runs=runs))
-    assert text.startswith("p99 is 5.0 times p50")
+def test_processes_that_differ_give_a_warning() -> None:
+    def differing(*us: int) -> tuple[str, ...]:
+        return warnings.of_times(measurement([quiet(runs=((1, 1_000 * each),) * 100) for each in us]))
+
+    (text,) = differing(1_000, 1_020, 990, 1_130, 1_010)
+    assert "5 processes differ by 14%" in text
+    assert differing(1_000, 1_020, 990, 1_080, 1_010) == ()
 
 
-def test_throttling_gives_a_warning_and_unknown_throttling_does_not() -> None:
-    (text,) = warnings.of_times(measurement(throttled=True))
+def test_one_process_gives_a_warning() -> None:
+    (text,) = warnings.of_times(measurement([quiet()]))
+    assert "one process" in text and "--processes" in text
+
+
+def test_a_long_tail_of_single_runs_gives_a_warning() -> None:
+    single = (400_050,) * 97 + (2_000_050,) * 3
+    (text,) = warnings.of_times(measurement(single_runs=single))
+    assert text.startswith("p99 is 5.0 times the median")
+
+
+def test_throttling_in_any_process_gives_a_warning_and_unknown_throttling_does_not() -> None:
+    (text,) = warnings.of_times(measurement([*[quiet(throttled=False)] * 4, quiet(throttled=True)]))
     assert "throttled" in text
     assert warnings.of_times(measurement(throttled=None)) == ()
 
@@ -57,6 +78,8 @@ def test_a_governor_that_changes_the_clock_gives_a_warning() -> None:
     (text,) = governed("ondemand")
     assert "'ondemand'" in text and "'performance'" in text
     assert governed("performance") == governed(None) == ()
+    (text,) = governed("performance / schedutil")  # of two clusters
+    assert "schedutil" in text
 
 
 def test_a_busy_machine_gives_a_warning() -> None:

@@ -104,17 +104,18 @@ def test_a_chunk_with_another_hash_than_the_device_reported_is_refused(tmp_path:
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_a_finished_latency_run_is_reused(tmp_path: Path) -> None:
+def test_a_finished_process_is_reused(tmp_path: Path) -> None:
     def run(args: Sequence[str | Path]) -> Mapping[str, Any]:
         return {"runs": [[1, 2]], "args": list(args)}
 
     def never(args: Sequence[str | Path]) -> Mapping[str, Any]:
         raise AssertionError
 
-    first = _chunks.run(tmp_path, "k", ["run"], run)
-    assert _chunks.run(tmp_path, "k", ["run"], never) == first
-    with pytest.raises(AssertionError):
-        _chunks.run(tmp_path, "other", ["run"], never)
+    first = _chunks.run(tmp_path, "k", 0, ["run"], run)
+    assert _chunks.run(tmp_path, "k", 0, ["run"], never) == first
+    for key, round in (("other", 0), ("k", 1)):
+        with pytest.raises(AssertionError):
+            _chunks.run(tmp_path, key, round, ["run"], never)
     _chunks.forget(tmp_path)
     with pytest.raises(AssertionError):
-        _chunks.run(tmp_path, "k", ["run"], never)
+        _chunks.run(tmp_path, "k", 0, ["run"], never)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import devices, registry, stats
+from pipeline import devices, formatting, registry, stats
 from pipeline.core import Device, Failure, Measurement
 from pipeline.devices import BoundDevice, _edge_bench
-from pipeline.errors import BadOption
+from pipeline.errors import BadOption, Unreachable
 from pipeline.results import bit_equality, collect
 from pipeline.stages import measure, push, train
 from pipeline.stages.plan import Job
 from pipeline.system import store
+from pipeline.system.proc import Done
 from pipeline.system.store import Store
-from tests.builds import Tree, predictions
+from tests.builds import Tree, predictions, process
 from tests.plans import QUICK, cells, job, plan
 
 LOCAL = devices.find("local")
@@ -45,10 +48,13 @@ def test_raw_samples_and_facts_are_stored(target: str, recipe: str, matrix: Stor
     assert found.artifact_sha256 == artifact["sha256"]
     assert found.size_bytes == artifact["size_bytes"]
     assert (found.target, found.recipe, found.model, found.framework) == (target, recipe, "tiny", "torch")
-    assert len(found.runs) >= QUICK.min_runs
-    assert found.warmup and all(loops >= 1 and ns > 0 for loops, ns in (*found.warmup, *found.runs))
-    assert found.load_ns > 0 and found.first_run_ns > 0
-    assert found.peak_rss_bytes >= found.rss_before_load_bytes > 1 << 20
+    (process,) = found.processes
+    assert len(process.runs) >= QUICK.min_runs
+    assert process.warmup and all(loops >= 1 and ns > 0 for loops, ns in (*process.warmup, *process.runs))
+    assert bool(process.single_runs) == (process.runs[0][0] > 1)
+    assert all(ns > 0 for ns in process.single_runs) and process.clock_ns > 0
+    assert process.load_ns > 0 and process.first_run_ns > 0
+    assert process.peak_rss_bytes >= process.rss_before_load_bytes > 1 << 20
     assert (found.device["name"], found.device["kind"], found.device["emulated"]) == ("local", "local", False)
     assert found.runtime["name"] == registry.load("targets", target).RUNTIME
     assert found.runtime["threads"] == 1
@@ -102,7 +108,10 @@ def test_every_input_of_a_measurement_changes_its_cache_key(
         key(devices.bound(dataclasses.replace(LOCAL.device, name="other"))),
         measure.key(matrix, checkpoint, LOCAL, altered, 1, QUICK),
         measure.key(matrix, checkpoint, LOCAL, one, 2, QUICK),
-        measure.key(matrix, checkpoint, LOCAL, one, 1, dataclasses.replace(QUICK, samples=100)),
+        *(
+            measure.key(matrix, checkpoint, LOCAL, one, 1, dataclasses.replace(QUICK, **how))
+            for how in ({"samples": 100}, {"processes": 2}, {"cpus": (0,)})
+        ),
     ]
     with monkeypatch.context() as patch:
         installed = registry.versions
@@ -118,7 +127,7 @@ def test_every_input_of_a_measurement_changes_its_cache_key(
             others.append(key())
     _edge_bench.identity.cache_clear()
     assert key() == first
-    assert len({first, *others}) == 9
+    assert len({first, *others}) == 11
 
 
 def test_each_number_of_threads_has_its_own_measurement_and_again_repeats_it(copied: Store, job: Job) -> None:
@@ -135,7 +144,7 @@ def test_each_number_of_threads_has_its_own_measurement_and_again_repeats_it(cop
     assert [(result.threads, result.measurement) for result in found_now] == [(1, one), (2, two)]
     assert made.bench(LOCAL, dataclasses.replace(two_threads, again=True)) == []
     again = measurement_of(copied, "onnx", "fp32", "local/threads-2")
-    assert again.key == two.key and again.runs != two.runs
+    assert again.key == two.key and again.processes != two.processes
     assert again.accuracy == two.accuracy
     found = [row for row in collect.rows(copied) if (row.cell.target, row.cell.recipe) == ("onnx", "fp32")]
     assert [(row.cell.device, row.cell.threads) for row in found] == [("local", 1), ("local", 2)]
@@ -178,6 +187,70 @@ def test_more_samples_than_the_split_has_are_refused(copied: Store, job: Job) ->
         made.bench(LOCAL, dataclasses.replace(QUICK, samples=505))
 
 
+@dataclasses.dataclass
+class Losing:
+    """The kind `local`, which loses the connection in call number `lost`. `calls` has each command and recipe."""
+
+    lost: int | None = None
+    calls: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(LOCAL.kind, name)
+
+    def call(self, build: Store, device: Device, runtime: str, words: Sequence[str | Path], timeout: float) -> Done:
+        if len(self.calls) == self.lost:
+            raise Unreachable("the connection was lost")
+        self.calls.append((str(words[0]), Path(words[1]).parent.parent.name))
+        return LOCAL.kind.call(build, device, runtime, words, timeout)
+
+
+def test_processes_of_the_files_alternate_and_an_interrupted_bench_continues(copied: Store, job: Job) -> None:
+    made = cells(copied, ["onnx"], ["fp32", "int8"])
+    three = dataclasses.replace(QUICK, processes=3)
+    first, second = Losing(lost=3), Losing()
+    failures = made.bench(BoundDevice(Device("board", "local"), first), three)
+    assert [type(failure) for failure in failures] == [Unreachable, Unreachable]
+    a, b = [recipe for _, recipe in first.calls[:2]]
+    assert {a, b} == {"fp32", "int8"}
+    assert first.calls == [("run", a), ("run", b), ("run", a)]
+    assert made.bench(BoundDevice(Device("board", "local"), second), three) == []
+    assert second.calls == [("run", b), ("run", a), ("predict", a), ("run", b), ("predict", b)]
+    found, other = (measurement_of(copied, "onnx", recipe, "board").processes for recipe in (a, b))
+    begins = [process.started_at for process in found]
+    assert begins == sorted(begins)
+    summary = stats.latency(found)
+    assert (len(found), summary.processes, summary.spread is not None) == (3, 3, True)
+    assert stats.latency_ratio(found, other) is not None
+
+
+def test_the_effort_is_divided_among_the_processes(copied: Store, job: Job) -> None:
+    made = cells(copied, ["onnx"], ["fp32"])
+    (one,) = push.runnable(made.plan, job, made.outcomes, LOCAL)
+    options = measure.Options(cpus=(0, 1))
+    five, single = (measure.run_words(one, Path("x.npy"), 1, options, n)[-8:] for n in (5, 1))
+    assert five == ["--min-runs", "13", "--min-seconds", "0.1", "--warmup-seconds", "0.05", "--cpus", "0,1"]
+    assert single[-6:] == ["--min-runs", "64", "--min-seconds", "0.5", "--cpus", "0,1"]
+
+
+def test_a_real_device_is_measured_in_five_processes_and_an_emulated_one_in_one() -> None:
+    emulated = Device("board", "ssh", emulated=True)
+    assert measure.Options().processes_on(LOCAL.device) == 5
+    assert measure.Options().processes_on(emulated) == 1
+    assert measure.Options(processes=3).processes_on(emulated) == 3
+
+
+def test_processes_run_on_the_given_cpus_and_the_results_show_them(copied: Store, job: Job) -> None:
+    made = cells(copied, ["onnx"], ["fp32"])
+    last = max(os.sched_getaffinity(0))
+    assert made.bench(LOCAL, dataclasses.replace(QUICK, cpus=(last,))) == []
+    assert measurement_of(copied, "onnx", "fp32").runtime["cpus"] == str(last)
+    (found,) = [c for c in collect.cells(copied) if (c.target, c.recipe) == ("onnx", "fp32")]
+    assert (found.status, found.cpus) == ("ok", str(last))
+    assert formatting.device(found) == f"local, CPUs {last}"
+    (failure,) = made.bench(LOCAL, dataclasses.replace(QUICK, cpus=(60_000,)))
+    assert "--cpus 60000" in str(failure)
+
+
 def test_altered_predictions_are_measured_again_with_a_message(
     copied: Store, job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +268,7 @@ def test_altered_predictions_are_measured_again_with_a_message(
 def test_a_measurement_that_exceeds_the_time_limit_is_stored_as_a_failure(copied: Store, job: Job) -> None:
     made = cells(copied, ["onnx"], ["int8"])
     (folder_of(copied, "onnx", "int8") / "measurement.json").unlink()
-    forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3)
+    forever = measure.Options(min_runs=10**9, min_seconds=10**6, time_limit=3, processes=1)
     (failed,) = made.bench(LOCAL, forever)
     assert str(failed) == "onnx int8 on local: timeout after 3 s"
     failure = store.read(Failure, folder_of(copied, "onnx", "int8") / "failure.json")
@@ -258,12 +331,12 @@ def test_a_runtime_with_conflicting_requirements_runs_in_its_own_environment(cop
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"threads": (0,)}, {"threads": (1, -1)}, {"min_runs": 0}, {"min_seconds": -0.1}, {"time_limit": 0},
-        {"min_seconds": float("nan")}, {"time_limit": float("inf")},
+        {"threads": (0,)}, {"threads": (1, -1)}, {"processes": 0}, {"min_runs": 0}, {"min_seconds": -0.1},
+        {"time_limit": 0}, {"min_seconds": float("nan")}, {"time_limit": float("inf")},
     ],
 )  # fmt: skip
 def test_invalid_options_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match="--threads, --min-runs and --samples must be at least 1"):
+    with pytest.raises(BadOption, match="--processes, --min-runs and --samples must be at least 1"):
         dataclasses.replace(measure.Options(), **wrong).check()
 
 
@@ -276,7 +349,7 @@ def test_a_bench_uses_the_evaluation_images_of_the_checkpoint(matrix: Store, job
 
 def test_a_line_of_an_emulated_device_shows_counted_instructions_and_never_a_time(matrix: Store) -> None:
     found = measurement_of(matrix, "onnx", "fp32")
-    found = dataclasses.replace(found, runs=((1, 69_314),) * 99 + ((2, 140_000),))
+    found = dataclasses.replace(found, processes=(process(runs=((1, 69_314),) * 99 + ((2, 140_000),)),))
     assert "ms, p99" in measure._line(found)
     emulated = {**found.device, "emulated": True}
     silent = measure._line(dataclasses.replace(found, device=emulated))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,11 @@ from pipeline import devices
 from pipeline.errors import BadOption
 from pipeline.stages import _threads
 from pipeline.stages.plan import plugins
-from pipeline.system import store
+from pipeline.system import cpus, store
 from pipeline.system.store import Store
 
 LOCAL = devices.find("local")
-CORES = os.cpu_count() or 1
+CORES = cpus.count()
 
 
 @pytest.mark.parametrize(("text", "numbers"), [("1", (1,)), ("4,1,2,2", (1, 2, 4)), (" 1, 2", (1, 2)), ("all", ())])
@@ -40,6 +39,25 @@ def test_one_thread_needs_no_call_to_the_device(matrix: Store) -> None:
 def test_a_device_that_runs_none_of_the_targets_is_named(matrix: Store) -> None:
     with pytest.raises(BadOption, match="local runs none of coreml"):
         _threads.on(matrix, LOCAL, plugins("targets", "coreml"), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0", (0,)), ("0-3,6", (0, 1, 2, 3, 6)), ("2,1", (1, 2)), ("7,0-1,0", (0, 1, 7))]
+)
+def test_cpus_are_sorted_without_duplicates(text: str, numbers: tuple[int, ...]) -> None:
+    assert _threads.pinned(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "0,,1", "0-99999", "1.5"])
+def test_a_text_that_is_no_list_of_cpus_is_refused(text: str) -> None:
+    with pytest.raises(BadOption, match="--cpus"):
+        _threads.pinned(text)
+
+
+def test_pinned_processes_have_at_most_as_many_threads_as_cpus(matrix: Store) -> None:
+    assert _threads.on(matrix, LOCAL, plugins("targets", "onnx"), (), pinned=2) == (1, 2)
+    with pytest.raises(BadOption, match="--threads 3"):
+        _threads.on(matrix, LOCAL, plugins("targets", "onnx"), (1, 3), pinned=2)
 
 
 @pytest.mark.parametrize(("number", "folder"), [(1, "pi4"), (4, "pi4/threads-4")])

@@ -6,6 +6,7 @@ EdgeBenchError          one line on stderr, exit code 2
   NotInstalled          the runtime is not installed: shows the command that installs it
   BadArtifact           the file is missing, or the runtime refuses it
   BadSamples            the samples are unreadable, or do not fit the model
+  BadCpus               --cpus names CPUs that this process may not use
   CannotWrite           the result could not be written
 """
 
@@ -34,6 +35,10 @@ class BadArtifact(EdgeBenchError):
 
 class BadSamples(EdgeBenchError):
     """The samples cannot be read, or do not fit the model's input."""
+
+
+class BadCpus(EdgeBenchError):
+    """The process cannot be pinned to these CPUs."""
 
 
 class CannotWrite(EdgeBenchError):

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, cpus
 
-CPU_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+POLICIES = Path("/sys/devices/system/cpu/cpufreq")
+CPU_INFO = Path("/proc/cpuinfo")
 THERMAL_FOLDER = Path("/sys/class/thermal")
 BOARD_FILES = (
     Path("/proc/device-tree/model"),  # a Raspberry Pi and similar boards
@@ -43,28 +45,98 @@ ARM_PARTS = {
 
 
 def device() -> dict[str, Any]:
-    """Facts that stay the same during a run: board, cpu, cores, memory_bytes, os, kernel, arch, governor, …"""
+    """Facts that stay the same during a run: board, cpu, cores, memory_bytes, os, kernel, arch, governor, …
+
+    cores is the number of CPUs that this process can keep busy, and cpus those that it may run on. governor and cpu
+    have the values of all clusters.
+    """
+    groups = _clusters()
+    governors = dict.fromkeys(one for group in groups for one in group.governors)
     return {
         "board": board(),
-        "cpu": cpu(),
-        "cores": os.cpu_count(),
+        "cpu": " + ".join(dict.fromkeys(group.name for group in groups if group.name)) or _other_cpu(),
+        "cores": cpus.count(),
+        "cpus": cpus.text(cpus.allowed()),
         "memory_bytes": memory_bytes(),
         "os": operating_system(),
         "kernel": platform.release(),
         "arch": platform.machine(),
-        "governor": _read(CPU_FOLDER / "scaling_governor"),
-        "frequency_max_hz": _hertz("cpuinfo_max_freq"),
+        "governor": " / ".join(governors) or None,
+        "frequency_max_hz": max((group.max_hz for group in groups if group.max_hz), default=None),
+        "clusters": [
+            {
+                "cpus": cpus.text(group.cpus),
+                "cpu": group.name,
+                "governor": " / ".join(group.governors) or None,
+                "frequency_max_hz": group.max_hz,
+            }
+            for group in groups
+        ],
     }
 
 
 def state() -> dict[str, Any]:
-    """Facts that change: temperature_c, frequency_hz, load_average (runnable tasks over one minute), throttled."""
+    """Facts that change: temperature_c, frequency_hz (of each cluster, that of its fastest CPU), load_average (runnable
+    tasks over one minute), throttled."""
     return {
         "temperature_c": temperature_c(),
-        "frequency_hz": _hertz("scaling_cur_freq"),
+        "frequency_hz": [
+            hertz
+            for group in _clusters()
+            if (hertz := max((_hertz(policy / "scaling_cur_freq") or 0 for policy in group.policies), default=0))
+        ],
         "load_average": round(os.getloadavg()[0], 2),
         "throttled": throttled(),
     }
+
+
+@dataclass
+class _Cluster:
+    """CPUs of one kind: the same name and the same highest frequency."""
+
+    name: str | None
+    max_hz: int | None
+    cpus: list[int] = field(default_factory=list)
+    policies: list[Path] = field(default_factory=list)
+
+    @property
+    def governors(self) -> list[str]:
+        found = (_read(policy / "scaling_governor") for policy in self.policies)
+        return list(dict.fromkeys(governor for governor in found if governor))
+
+
+def _clusters() -> list[_Cluster]:
+    """The clusters of CPUs, in the order of their first CPU. Empty where the system lists no CPUs (macOS).
+
+    A policy of the kernel's cpufreq is a set of CPUs that share a clock; on a PC, that is often a single one.
+    """
+    names = _names()
+    policy_of: dict[int, Path] = {}
+    for policy in POLICIES.glob("policy*"):
+        related = (_read(policy / "related_cpus") or "").split()
+        policy_of.update({int(cpu): policy for cpu in related if cpu.isdecimal()})
+    found: dict[tuple[str | None, int | None], _Cluster] = {}
+    for cpu in sorted({*names, *policy_of}):
+        of = policy_of.get(cpu)
+        name, max_hz = names.get(cpu), _hertz(of / "cpuinfo_max_freq") if of else None
+        cluster = found.setdefault((name, max_hz), _Cluster(name, max_hz))
+        cluster.cpus.append(cpu)
+        if of and of not in cluster.policies:
+            cluster.policies.append(of)
+    return list(found.values())
+
+
+def _names() -> dict[int, str | None]:
+    """The name of every CPU that is online."""
+    found: dict[int, str | None] = {}
+    for block in (_read(CPU_INFO) or "").split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        fields = {key.strip(): value.strip() for key, _, value in pairs}
+        number, part = fields.get("processor", ""), fields.get("CPU part")
+        if number.isdecimal():
+            arm = ARM_PARTS.get(part, f"ARM part {part}") if part else None
+            found[int(number)] = fields.get("model name") or arm
+    return found
 
 
 def tools(distributions: Iterable[str] = ()) -> dict[str, str | None]:
@@ -84,18 +156,9 @@ def board() -> str | None:
     return next(filter(None, map(_read, BOARD_FILES)), None) or _sysctl("hw.model")
 
 
-def cpu() -> str | None:
-    """The processor's name; on ARM, that of its first core."""
-    fields: dict[str, str] = {}
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    if "model name" in fields:
-        return fields["model name"]
-    part = fields.get("CPU part")
-    if part is None:
-        return _sysctl("machdep.cpu.brand_string") or platform.processor() or None
-    return ARM_PARTS.get(part, f"ARM part {part}")
+def _other_cpu() -> str | None:
+    """The processor's name where /proc/cpuinfo has none."""
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or None
 
 
 def memory_bytes() -> int | None:
@@ -135,8 +198,8 @@ def throttled() -> str | None:
     return value if key == "throttled" else None
 
 
-def _hertz(name: str) -> int | None:
-    kilohertz = _read(CPU_FOLDER / name)
+def _hertz(path: Path) -> int | None:
+    kilohertz = _read(path)
     return int(kilohertz) * 1000 if kilohertz and kilohertz.isdigit() else None
 
 

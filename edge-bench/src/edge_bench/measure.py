@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from . import facts, memory, model
+from . import cpus, facts, memory, model
 from .errors import EdgeBenchError, first_line
 from .runtimes import Session
 from .samples import Samples, pseudo_random
@@ -27,6 +27,11 @@ Entry = tuple[int, int]
 
 ENTRY_NS = 1_000_000
 """Minimum length of an entry, approximately. The cost of reading the clock is then negligible."""
+
+SINGLE_RUNS = 200
+"""How many runs are also timed one by one where entries have loops: percentiles of averages are not those of runs."""
+
+CLOCK_READINGS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,14 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
         samples: the runs use the first one; None for a fixed pseudo-random input.
 
     Returns:
-        A measurement (schema 1), ready for JSON.
+        A measurement (schema 2), ready for JSON.
 
     Raises:
-        EdgeBenchError: the model could not be loaded or run.
+        EdgeBenchError: the model could not be loaded or run, or the process cannot be pinned.
     """
+    device = facts.device()  # before pinning: cpus and cores are those of the machine
+    if job.cpus:
+        cpus.pin(job.cpus)
     started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     before = facts.state()
     loaded = model.load(job)
@@ -62,9 +70,9 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
         ) from error
     after = facts.state()
     return {
-        "schema": 1,
+        "schema": 2,
         **loaded.artifact,
-        "device": facts.device(),
+        "device": device,
         "runtime": loaded.runtime,
         "load_ns": loaded.load_ns,
         **timing,
@@ -87,7 +95,7 @@ def _inputs(session: Session, samples: Samples | None) -> list[Array]:
 
 
 def _timing(session: Session, inputs: Sequence[Array], effort: Effort) -> dict[str, Any]:
-    """first_run_ns, refills_input, warmup and runs."""
+    """first_run_ns, refills_input, warmup, runs, single_runs and clock_ns."""
     session.set(inputs)
     with _no_garbage_collection():
         _, first_run_ns = entry(session.invoke, 1)
@@ -100,8 +108,18 @@ def _timing(session: Session, inputs: Sequence[Array], effort: Effort) -> dict[s
                 return session.invoke()
 
         warmup = warm_up(call, effort.warmup_seconds)
-        runs = measure(call, loops_for(warmup), effort)
-    return {"first_run_ns": first_run_ns, "refills_input": refills, "warmup": warmup, "runs": runs}
+        loops = loops_for(warmup)
+        runs = measure(call, loops, effort)
+        singles = single_runs(call, SINGLE_RUNS if loops > 1 else 0)
+        clock = clock_ns()
+    return {
+        "first_run_ns": first_run_ns,
+        "refills_input": refills,
+        "warmup": warmup,
+        "runs": runs,
+        "single_runs": singles,
+        "clock_ns": clock,
+    }
 
 
 def entry(call: Callable[[], object], loops: int) -> Entry:
@@ -140,6 +158,25 @@ def measure(call: Callable[[], object], loops: int, effort: Effort) -> list[Entr
     while len(entries) < effort.min_runs or time.perf_counter_ns() < end:
         entries.append(entry(call, loops))
     return entries
+
+
+def single_runs(call: Callable[[], object], count: int) -> list[int]:
+    """The nanoseconds of `count` runs, each timed alone. They include the cost of reading the clock: `clock_ns`."""
+    clock, found = time.perf_counter_ns, []
+    for _ in range(count):
+        begin = clock()
+        call()
+        found.append(clock() - begin)
+    return found
+
+
+def clock_ns() -> int:
+    """What the clock adds to the time of a single run: the median time between two readings."""
+    clock, found = time.perf_counter_ns, []
+    for _ in range(CLOCK_READINGS):
+        begin = clock()
+        found.append(clock() - begin)
+    return sorted(found)[CLOCK_READINGS // 2]
 
 
 def _keeps_input(session: Session) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import facts, files, memory, runtimes, streams
+from . import cpus, facts, files, memory, runtimes, streams
 from .errors import BadArtifact, first_line
 
 
@@ -19,12 +20,14 @@ class Job:
         path: the model file.
         runtime: name of the runtime; None for the default of the file's suffix.
         verbose: show what the runtime prints while it loads.
+        cpus: the CPUs that the process is pinned to; empty for all.
     """
 
     path: Path
     runtime: str | None = None
     threads: int = 1
     verbose: bool = False
+    cpus: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Model:
 
     Attributes:
         artifact: its sha256 and size_bytes.
-        runtime: name, version, threads, delegate.
+        runtime: name, version, threads, delegate, cpus.
         tools: versions; see `facts.tools`.
         load_ns: time to build the session and allocate its memory, with the file in the system's cache. It does not
             include the import of the runtime.
@@ -79,6 +82,7 @@ def load(job: Job) -> Model:
             "version": runtimes.version(runtime),
             "threads": job.threads,
             "delegate": session.delegate,
+            "cpus": cpus.text(job.cpus) or None,
         },
         tools=facts.tools([runtime.DISTRIBUTION]),
         load_ns=load_ns,

@@ -6,6 +6,7 @@ heavy is imported before `library()` or `load()` is called.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -168,6 +169,7 @@ def imported(name: str) -> Runtime:
     reason = missing(runtime)
     if reason is not None:
         raise NotInstalled(f"{name}: {reason}; {install_line(runtime)}")
+    gc.disable()  # it would search the thousands of objects of a large library again and again while these are made
     try:
         runtime.library()
     except (ImportError, AttributeError, OSError) as error:  # AttributeError: built for another major version of numpy
@@ -175,6 +177,9 @@ def imported(name: str) -> Runtime:
             f"{name}: {runtime.DISTRIBUTION} cannot be imported ({first_line(error)}); "
             f"install it in a separate virtual environment: {install_line(runtime)}"
         ) from error
+    finally:
+        gc.freeze()
+        gc.enable()
     return runtime
 
 
