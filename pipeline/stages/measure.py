@@ -441,5 +441,5 @@ def _line(measurement: Measurement) -> str:
         if measurement.device.get("clock") != "instructions":
             return top1
         return f"{formatting.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {top1}"  # 1 ns per instruction
-    processes = f"{latency.processes} processes, spread {formatting.spread(latency)}"
-    return f"p50 {latency.p50:.4g} ms ({processes}), p99 {latency.p99:.4g} ms, {top1}"
+    spread = "" if latency.spread is None else f" ({latency.processes} processes: {formatting.spread(latency)} apart)"
+    return f"p50 {latency.p50:.4g} ms{spread}, p99 {latency.p99:.4g} ms, {top1}"

@@ -26,7 +26,7 @@ def test_a_list_of_cpus_is_read_and_written_as_the_kernel_does(text: str, number
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "0,,1", "0-99999", "1.5"])
 def test_a_text_that_is_no_list_of_cpus_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         cpus.parse(text)
 
 
