@@ -13,6 +13,7 @@ import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantiz
 from pipeline.core import ModelSpec
 from pipeline.errors import BadModel, first_line
 from pipeline.frameworks import _int8_constants
+from pipeline.frameworks._normalization import nchw
 from pipeline.registry import extra
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[n
     prepared = pt2e.prepare_pt2e(load(captured / FLOAT).module(), quantizer)
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            prepared(_nchw(torch.from_numpy(images[start : start + 32])))
+            prepared(nchw(torch.from_numpy(images[start : start + 32])))
     _int8_constants.pin_input_ranges(prepared, value_range)
     folder.mkdir(parents=True, exist_ok=True)
-    example = _nchw(torch.from_numpy(images[:2]))
+    example = nchw(torch.from_numpy(images[:2]))
     for name, fold in ((FOLDED, True), (UNFOLDED, False)):
         converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
         _int8_constants.round_constants(converted)
@@ -69,7 +70,7 @@ def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     module = load(_graph_file(folder)).module()
     with torch.no_grad():
         batches = [torch.from_numpy(images[start : start + 64]) for start in range(0, len(images), 64)]
-        return np.concatenate([module(_nchw(batch)).numpy() for batch in batches])
+        return np.concatenate([module(nchw(batch)).numpy() for batch in batches])
 
 
 def step(folder: Path) -> float | None:
@@ -110,12 +111,3 @@ def _with_batch_of_one(path: Path) -> Any:
     program = load(path)
     (image,) = program.example_inputs[0]
     return torch.export.export(program.module(), (image[:1].clone(),))
-
-
-def _nchw(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, height, width, channels) as float32 (N, channels, height, width).
-
-    clone() instead of contiguous(), which keeps unusual strides where there is one channel; graphs traced with those
-    fail in ExecuTorch and Core ML.
-    """
-    return images.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)

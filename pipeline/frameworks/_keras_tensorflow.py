@@ -72,13 +72,14 @@ def batch_parts(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part]
         end of the part in it, and the seed; weight of the part, float32.
     """
     places, weights, indices = [], [], []
-    for number in range(-(-len(order) // batch_size)):
-        batch = order[number * batch_size : (number + 1) * batch_size]
+    batches = [order[batch] for batch in _training_loop.batches(len(order), batch_size)]
+    longest = max(map(len, batches))
+    for number, batch in enumerate(batches):
         for part in parts:
             own = part.of(len(batch))
             places.append((number, len(batch), own.start, own.stop, seed))
             weights.append(part.weight(len(batch)))
-            indices.append(np.resize(batch[own], -(-batch_size // part.world)))
+            indices.append(np.resize(batch[own], -(-longest // part.world)))
     return np.array(indices, np.int64), np.array(places, np.int64), np.array(weights, np.float32)
 
 
@@ -281,7 +282,8 @@ class Loop:
             own = batch_parts(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
             batches = tf.data.Dataset.from_tensor_slices(own).repeat().map(self.validation_part, tf.data.AUTOTUNE)
             self.validation_batches = self._iterator(batches)
-        correct = self.count_correct(self.validation_batches, tf.constant(-(-len(validation) // size)))
+        count = len(_training_loop.batches(len(validation), size))
+        correct = self.count_correct(self.validation_batches, tf.constant(count))
         return int(correct) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
@@ -321,8 +323,8 @@ class Loop:
 
         def elements(epoch: tf.Tensor) -> tf.data.Dataset:
             indices, places, weights = tf.numpy_function(of, [epoch], (tf.int64, tf.int64, tf.float32))
-            indices = tf.ensure_shape(indices, (None, -(-size // group.size)))
-            elements = indices, tf.ensure_shape(places, (None, 5)), tf.ensure_shape(weights, (None,))
+            shapes = (None, None), (None, 5), (None,)
+            elements = tuple(map(tf.ensure_shape, (indices, places, weights), shapes))
             return tf.data.Dataset.from_tensor_slices(elements)
 
         return tf.data.Dataset.range(epoch, self.settings.epochs).flat_map(elements)

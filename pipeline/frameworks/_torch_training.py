@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from pipeline.core import Training
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken
-from pipeline.frameworks import Group, Settings, _process_group, _torch_ddp, _training_loop
+from pipeline.frameworks import Group, Settings, _process_group, _torch_ddp, _torch_trial, _training_loop
 from pipeline.frameworks._process_group import Part
 from pipeline.system import cpus, store
-from pipeline.system.progress import bar
+from pipeline.system.progress import bar, say
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,14 +59,14 @@ class SplitDataset(TorchDataset[Batch]):
     def loader(self, batch_size: int, part: Part = Part()) -> DataLoader[Batch]:  # noqa: B008  # frozen
         """Batches in order; process r of n gets images r, r + n, r + 2n …"""
         indices = range(part.rank, len(self), part.world)
-        return DataLoader(self, batch_size, sampler=indices, num_workers=self.workers, collate_fn=_identity)
+        batches = [list(indices[batch]) for batch in _training_loop.batches(len(indices), batch_size)]
+        return DataLoader(self, batch_sampler=batches, num_workers=self.workers, collate_fn=_identity)
 
     def shuffled(self, batch_size: int, part: Part, order: torch.Generator, pin: bool) -> DataLoader[Batch]:
         """The process's part of each batch; the batches do not depend on the number of processes."""
-        batches = BatchSampler(RandomSampler(self, generator=order), batch_size, drop_last=False)
         return DataLoader(
             self,
-            batch_sampler=_Parts(batches, part),
+            batch_sampler=_Parts(RandomSampler(self, generator=order), batch_size, part),
             generator=order,
             num_workers=self.workers,
             collate_fn=_identity,
@@ -75,14 +75,16 @@ class SplitDataset(TorchDataset[Batch]):
 
 
 class _Parts:
-    """A process's part of each batch of indices."""
+    """A process's part of each batch of indices. Every iteration draws the indices again."""
 
-    def __init__(self, batches: BatchSampler, part: Part) -> None:
-        self.batches, self.part = batches, part
+    def __init__(self, indices: Sampler[int], batch_size: int, part: Part) -> None:
+        self.indices, self.part = indices, part
+        self.batches = _training_loop.batches(len(indices), batch_size)  # type: ignore[arg-type]  # torch's types
 
     def __iter__(self) -> Iterator[list[int]]:
+        indices = list(self.indices)
         for batch in self.batches:
-            yield batch[self.part.of(len(batch))]
+            yield indices[batch][self.part.of(batch.stop - batch.start)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -197,6 +199,7 @@ class _Loop:
     settings: Settings
     training: Training
     state: State
+    memory_format: torch.memory_format
 
     @property
     def steps(self) -> int:
@@ -204,7 +207,7 @@ class _Loop:
 
     def epoch(self, epoch: int) -> float:
         """See `_training_loop.Loop`."""
-        engine, size = self.engine, self.settings.batch_size
+        engine = self.engine
         part = Part(engine.global_rank, engine.world_size)
         seed = _training_loop.epoch_seed(self.settings, epoch)
         torch.manual_seed(seed + part.rank)  # for dropout
@@ -214,11 +217,12 @@ class _Loop:
         loss_function = nn.CrossEntropyLoss(label_smoothing=self.training.label_smoothing)
         self.network.train()
         total = torch.zeros((), device=engine.device)
-        for step, (images, labels) in enumerate(batches):
-            count = min(size, len(self.splits["train"]) - step * size)
+        places = _training_loop.batches(len(self.splits["train"]), self.settings.batch_size)
+        for place, (images, labels) in zip(places, batches, strict=True):
+            count = place.stop - place.start
             inputs = augment(images.float(), self.training.augment, draws, count, part.of(count))
             with engine.autocast():
-                logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
+                logits = self.network(_torch_trial.arranged(inputs, self.memory_format))
                 loss = loss_function(logits, labels) * part.weight(count)
             self.optimizer.zero_grad(set_to_none=True)
             engine.backward(loss)
@@ -242,7 +246,7 @@ class _Loop:
         correct = torch.zeros((), dtype=torch.int64, device=engine.device)
         with torch.no_grad():
             for images, labels in self.splits["validation"].loader(512, Part(engine.global_rank, engine.world_size)):
-                inputs = images.to(engine.device).float().contiguous(memory_format=torch.channels_last)
+                inputs = _torch_trial.arranged(images.to(engine.device).float(), self.memory_format)
                 correct += (self.network(inputs).argmax(1) == labels.to(engine.device)).sum()
         return int(engine.all_reduce(correct, reduce_op="sum")) / len(self.splits["validation"])
 
@@ -272,14 +276,35 @@ def make_loop(
     engine: Fabric, network: nn.Module, training: Training, settings: Settings, splits: Mapping[str, SplitDataset],
     state: State,
 ) -> _Loop:  # fmt: skip
-    """Sets up the network with its optimizer and learning rate schedule, on its device and in its group."""
+    """Sets up the network with its optimizer and learning rate schedule, on its device and in its group.
+
+    Raises:
+        BadModel: the network cannot be trained.
+    """
+    trial = _trial(engine, network, splits["train"], settings)
     if settings.group.size > 1:
         network = _torch_ddp.synchronize_batch_norm(network, gpu=engine.device.type == "cuda")
     steps = settings.epochs * _training_loop.steps_per_epoch(len(splits["train"]), settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_training_loop.learning_rate, steps=steps))
-    network, optimizer = engine.setup(_channels_last(network), optimizer)
-    return _Loop(engine, network, optimizer, schedule, splits, settings, training, state)
+    network, optimizer = engine.setup(network, optimizer)
+    return _Loop(engine, network, optimizer, schedule, splits, settings, training, state, trial.memory_format)
+
+
+def _trial(engine: Fabric, network: nn.Module, split: SplitDataset, settings: Settings) -> _torch_trial.Trial:
+    """A training step on two images, or on one if that is the batch size."""
+    from lightning_fabric.strategies import DDPStrategy
+
+    images, labels = split.__getitems__(range(min(2, settings.batch_size, len(split))))
+    network.to(engine.device)
+    trial = _torch_trial.attempt(network, images.to(engine.device), labels.to(engine.device), engine.autocast)
+    trial = _torch_trial.Trial(*engine.broadcast(vars(trial)).values())  # all processes need the same memory format
+    _torch_trial.converted(network, trial.memory_format)
+    if trial.unused and isinstance(engine.strategy, DDPStrategy):
+        engine.strategy._ddp_kwargs["find_unused_parameters"] = True  # else the processes wait for their gradients
+    if trial.more_outputs and engine.is_global_zero:
+        say("the network returns several outputs in training: only the main one is trained")
+    return trial
 
 
 def augment(images: torch.Tensor, names: Sequence[str], draws: torch.Generator, size: int, part: slice) -> torch.Tensor:
@@ -312,11 +337,6 @@ def augment(images: torch.Tensor, names: Sequence[str], draws: torch.Generator, 
 def state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
     """The state of a network wrapped by Fabric, under the network's own names."""
     return dict(network.state_dict())
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    converted: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-    return converted
 
 
 def _save(path: Path, state: Mapping[str, Any]) -> None:

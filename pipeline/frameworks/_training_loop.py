@@ -96,9 +96,20 @@ def read_facts(folder: Path, group: Group) -> dict[str, Any]:
 # -- epochs ------------------------------------------------------------------------------------------------------------
 
 
+def batches(samples: int, batch_size: int) -> list[slice]:
+    """The place of each batch in an epoch's order. The last batch may be smaller.
+
+    A last batch of one image joins the batch before it: batch normalisation has no statistics over a single value.
+    """
+    starts = list(range(0, samples, batch_size))
+    if batch_size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+
+
 def steps_per_epoch(samples: int, settings: Settings) -> int:
-    """Number of batches in an epoch, the last of which may be smaller."""
-    return math.ceil(samples / settings.batch_size)
+    """Number of batches in an epoch."""
+    return len(batches(samples, settings.batch_size))
 
 
 def epoch_seed(settings: Settings, epoch: int) -> int:

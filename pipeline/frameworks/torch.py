@@ -55,7 +55,11 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
         _torch_ddp.launch(group)  # the new processes call train() too, without a command
         return _training_loop.read_facts(folder, group)
     torch.manual_seed(settings.seed)  # for the initial weights
-    facts = _torch_training.fit(network(model), model.spec.training, data, settings, home, key)
+    net = network(model)
+    try:
+        facts = _torch_training.fit(net, model.spec.training, data, settings, home, key)
+    except BadModel as error:
+        raise BadModel(f"{model.file('torch')}: {error}") from error
     if _torch_ddp.leave_group() > 0:
         return {}
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
@@ -89,7 +93,10 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
     net = loaded(model, weights).to(device)
     with torch.no_grad():
         batches = _torch_training.SplitDataset(split, "evaluation").loader(256)
-        return np.concatenate([net(images.to(device).float().contiguous()).cpu().numpy() for images, _ in batches])
+        return np.concatenate([
+            net(images.to(device).float().clone(memory_format=torch.contiguous_format)).cpu().numpy()
+            for images, _ in batches
+        ])  # fmt: skip
 
 
 def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -98,6 +105,7 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
         import numpy as np
         import torch
 
+        from pipeline.frameworks._normalization import nchw
     net, inputs = loaded(model, weights), {}
     layers = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
 
@@ -109,7 +117,7 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
     batches = []
     with torch.no_grad():
         for start in range(0, len(images), 64):
-            net(torch.from_numpy(images[start : start + 64]).permute(0, 3, 1, 2).float())
+            net(nchw(torch.from_numpy(images[start : start + 64])))
             batches.append(inputs["last"])
     return np.concatenate(batches)
 
@@ -222,7 +230,7 @@ def network(model: Model) -> torch.nn.Module:
 
     def run(images: NDArray[np.float32]) -> Any:
         with torch.no_grad():
-            return module(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+            return module(_normalization.nchw(torch.from_numpy(images)))
 
     _build.check(model, "torch", run)
     return module.train()

@@ -307,6 +307,12 @@ def _fit(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
 def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> tuple[dict[str, Any], str]:
     """Trains, or takes part in it; see `Framework.train`. Returns facts and cache key."""
     splits = {name: job.dataset.module.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
+    for name, least in (("train", 2), ("validation", 1)):
+        if len(splits[name]) < least:
+            count = f"{len(splits[name])} image{'' if len(splits[name]) == 1 else 's'}"
+            raise BadData(
+                f"the {name} split of {data or model.spec.dataset} has {count}: training needs at least {least}"
+            )
     chosen = settings(job)
     key = _key(model.source(job.framework.name), model.spec, _decisive(chosen), splits)
     member = job.training.member

@@ -77,6 +77,12 @@ def test_training_learns_and_returns_its_facts(framework: Framework, tmp_path: P
     assert (outputs.argmax(1) == np.arange(40) % 10).mean() > 0.5
 
 
+def test_a_last_batch_of_one_image_joins_the_batch_before_it(framework: Framework, tmp_path: Path) -> None:
+    splits = {"train": synthetic.split(MODEL.spec, 33), "validation": synthetic.split(MODEL.spec, 10, seed=1)}
+    facts = framework.train(MODEL, splits, Settings(2, 16, 1e-2, 0, "cpu"), tmp_path, KEY)
+    assert facts["steps"] == 2 * 2 and np.isfinite(facts["losses"]).all()
+
+
 def test_the_seed_determines_the_weights(framework: Framework, tmp_path: Path) -> None:
     first, _ = train(framework, tmp_path / "first")
     again, _ = train(framework, tmp_path / "again")

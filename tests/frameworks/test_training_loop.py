@@ -18,6 +18,18 @@ def test_the_learning_rate_rises_over_a_tenth_of_the_steps_and_then_falls_to_zer
     assert [_training_loop.learning_rate(step, 1) for step in (0, 1)] == [1, 1], "one step is the warm-up"
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 31, 32, 33, 64, 65, 129])
+def test_batches_cover_an_epoch_and_a_last_batch_of_one_joins_the_one_before_it(samples: int, batch_size: int) -> None:
+    order = list(range(samples))
+    batches = [order[batch] for batch in _training_loop.batches(samples, batch_size)]
+    assert [index for batch in batches for index in batch] == order
+    sizes = [len(batch) for batch in batches]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] <= batch_size + 1
+    assert (1 in sizes) == (1 in (samples, batch_size))
+
+
 def test_augmentations_are_flip_and_shifts_by_a_number_of_pixels() -> None:
     assert [_training_loop.max_shift(name) for name in ("flip", "shift1", "shift12")] == [None, 1, 12]
     for name in ("flop", "shift", "shift-1", "shift1.5", "2"):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import NeedsTool
 from pipeline.framework_comparison.parts._clock import Clock, cleaned, noise
-from pipeline.frameworks import _torch_training
+from pipeline.frameworks import _torch_training, _torch_trial
 from pipeline.frameworks import torch as framework
 from pipeline.sources import Model
 
@@ -54,14 +54,20 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 def _step(model: Model, device: torch.device, compiled: bool) -> Step:
     """A training step like the training loop's, on a new network."""
     training = model.spec.training
-    net = framework.network(model).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    net = framework.network(model).to(device)
+
+    def autocast() -> Any:
+        return torch.autocast(device.type, torch.bfloat16, enabled=_torch_training.precision(device.type) == "bfloat16")
+
+    example, classes = (torch.from_numpy(each).to(device) for each in noise(model.spec, 2))
+    memory_format = _torch_trial.attempt(net, example.permute(0, 3, 1, 2), classes, autocast).memory_format
     optimizer = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=training.weight_decay)
     criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
     run = torch.compile(net) if compiled else net
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=_torch_training.precision(device.type) == "bfloat16"):
-            loss = criterion(run(images.contiguous(memory_format=torch.channels_last)), labels)
+        with autocast():
+            loss = criterion(run(_torch_trial.arranged(images, memory_format)), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
