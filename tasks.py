@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke.collection import Collection
+from invoke.completion.complete import print_completion_script
+from invoke.config import Config
 from invoke.context import Context
 from invoke.exceptions import Exit, ParseError
+from invoke.parser import parser
 from invoke.program import Program
 from invoke.tasks import task
 
@@ -88,8 +91,12 @@ HELP = {
 }
 
 
-def command(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """An invoke task that reports errors in one line with exit code 2, or with a traceback under --debug."""
+def command(can_run_dry: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """An invoke task that reports errors in one line with exit code 2, or with a traceback under --debug.
+
+    Args:
+        can_run_dry: whether the task obeys --dry, which is in its context's config.run.dry; other tasks refuse it.
+    """
 
     def wrap(body: Callable[..., Any]) -> Any:
         @functools.wraps(body)
@@ -122,7 +129,9 @@ def command(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         known = {name: HELP[name] + _default(p) for name, p in run.__signature__.parameters.items() if name in HELP}  # type: ignore[attr-defined]
         if own:
             known["debug"] = "an app that a debugger and run-as can attach to"
-        return task(help=known, auto_shortflags=False, **options)(run)
+        made = task(help=known, auto_shortflags=False, **options)(run)
+        made.can_run_dry = can_run_dry
+        return made
 
     return wrap
 
@@ -155,9 +164,91 @@ def _reader_is_gone() -> bool:
     return bool(gone)
 
 
+CORE = {
+    "complete": None,
+    "dry": "print what would be removed, and remove nothing; tasks that cannot do that refuse it",
+    "help": None,
+    "list": None,
+    "list-depth": None,
+    "list-format": None,
+    "print-completion-script": None,
+    "version": None,
+}
+"""The options of invoke that have an effect here, and their help where invoke's is not true here."""
+
+LIST_FORMATS = ("flat", "nested", "json")
+
+
+class Machine(parser.ParseMachine):
+    """invoke's parser, which would take the second value of a repeated option for a task: `--model a --model clean`."""
+
+    def switch_to_flag(self, flag: str, inverse: bool = False) -> None:
+        name = self.context.inverse_flags[flag] if inverse else flag
+        if (self.context.flags.get(name) or self.initial.flags[name]).raw_value is not None:
+            self.error(f"{flag} is given twice")
+        super().switch_to_flag(flag, inverse)
+
+    def see_value(self, value: Any) -> None:
+        try:
+            super().see_value(value)
+        except ValueError:
+            name = self.flag.name if self.flag else ""
+            self.error(f"--{name} {value!r} is not a whole number")
+
+    def complete_flag(self) -> None:
+        flag = self.flag
+        if flag and flag.takes_value and flag.raw_value is None and not flag.optional:
+            self.error(f"--{flag.name} needs a value")
+        super().complete_flag()
+
+    def complete_context(self) -> None:
+        missing = (
+            [f"--{each.name}".rstrip("_") for each in self.context.missing_positional_args] if self.context else []
+        )
+        if missing:
+            options = " and ".join(missing)
+            self.error(f"{self.context.name} needs {options}")
+        super().complete_context()
+
+
+# Its metaclass gives a class only the states and transitions of its own body.
+Machine._class_states = parser.ParseMachine._class_states
+Machine._class_transitions = parser.ParseMachine._class_transitions
+parser.ParseMachine = Machine  # type: ignore[misc]
+
+
 class Lastmile(Program):
     """invoke's program with the commands of this file, in which input that cannot be parsed is bad input: exit code 2.
-    (invoke exits with 1, which a script would read as a failed job.)"""
+    (invoke exits with 1, which a script would read as a failed job.)
+
+    Of invoke's options only those in CORE exist: the others are about shell commands and files of invoke, which no
+    command here uses.
+    """
+
+    def create_config(self) -> None:
+        self.config = Config(lazy=True)  # no ~/.invoke.yaml
+
+    def core_args(self) -> list[Any]:
+        known = {argument.name: argument for argument in super().core_args()}
+        for name, text in CORE.items():
+            known[name].help = text or known[name].help
+        return [known[name] for name in CORE]
+
+    def task_args(self) -> list[Any]:
+        return []
+
+    def parse_core(self, argv: list[str] | None) -> None:
+        sys.dont_write_bytecode = True  # models live in folders of users
+        self.normalize_argv(argv)
+        with _bad_input():
+            self.parse_core_args()
+        if self.args.version.value:
+            self.print_version()
+            raise Exit
+        if shell := self.args["print-completion-script"].value:
+            with _bad_input():
+                print_completion_script(shell=shell, names=self.binary_names)
+            raise Exit
 
     def load_collection(self) -> None:
         self.collection = namespace
@@ -167,8 +258,24 @@ class Lastmile(Program):
             super().parse_tasks()
 
     def parse_cleanup(self) -> None:
+        if self.args["list-format"].value not in LIST_FORMATS:
+            raise Exit(f"error: --list-format must be one of {', '.join(LIST_FORMATS)}", code=2)
         with _bad_input():
             super().parse_cleanup()
+
+    def update_config(self, merge: bool = True) -> None:
+        """Refuses --dry for a task that cannot obey it, before any task runs."""
+        dry = self.args.dry.value or os.environ.get("INVOKE_RUN_DRY", "0") not in ("", "0")
+        refuse = [str(each.name) for each in self.tasks if dry and not self.collection[each.name].can_run_dry]
+        if refuse:
+            able = ", ".join(name for name in self.collection.task_names if self.collection[name].can_run_dry)
+            raise Exit(f"error: {', '.join(refuse)} cannot run dry: only {able} can", code=2)
+        self.config.load_overrides({"run": {"dry": dry}}, merge=merge)
+
+    def print_version(self) -> None:
+        import tomllib
+
+        print(f"{self.name} {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}")
 
 
 @contextlib.contextmanager
@@ -178,6 +285,8 @@ def _bad_input() -> Iterator[None]:
     except ParseError as error:
         more = f"inv --help {error.context.name}" if error.context and error.context.name else "inv --list"
         raise Exit(f"error: {_one_line(error).rstrip('!')} (see {more})", code=2) from error
+    except Exit as error:  # an unknown collection of --list
+        raise Exit(f"error: {error.message}", code=2) if error.message else error from None
 
 
 # -- the flow ----------------------------------------------------------------------------------------------------------
@@ -369,9 +478,9 @@ def demo(_c: Context) -> None:
         raise failures[0]
 
 
-@command()
-def clean(_c: Context, model: str | None = None) -> None:
-    """Remove everything in build/ and stop emulated boards; or remove one model's part."""
+@command(can_run_dry=True)
+def clean(c: Context, model: str | None = None) -> None:
+    """Remove everything in build/ and stop emulated boards; or remove one model's part. --dry only prints it."""
     from pipeline import emulate
     from pipeline.system import store
 
@@ -380,6 +489,12 @@ def clean(_c: Context, model: str | None = None) -> None:
     if not model and found and not build.tagged and build.root != ROOT / "build":
         raise BadOption(f"{build.root} was not created as a build folder (it has no {store.TAG}): remove it yourself")
     if not found:
+        return
+    if c.config.run.dry:
+        for board in () if model else emulate.running(build):
+            print(f"{board}: would be stopped")
+        for path in found:
+            print(f"would remove {path}")
         return
     boards = store.Store(build.root / "boards")  # booting locks this before the build folder
     alone = store.lock(boards, "clean") if not model and boards.root.is_dir() else contextlib.nullcontext()
@@ -751,7 +866,9 @@ def _listed(names: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """The message in one line. Other programs' words are in it, so what is not printable is escaped."""
+    line = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _system_error(error: OSError) -> str:
@@ -798,4 +915,4 @@ namespace.add_collection(Collection("data", data_download))
 namespace.add_collection(Collection("android", android_build))
 
 if __name__ == "__main__":
-    Lastmile(name="inv", binary="inv").run()
+    Lastmile(name="inv", binary="inv", binary_names=["./inv"]).run()

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+import tasks
 from pipeline import registry
 from pipeline.errors import BadData, BadWeights, MissingExtra, PipelineError
 from pipeline.stages.plan import Job
 from pipeline.stages.train import ensure, ready
 from pipeline.system.store import Store
 from tests import plans
-from tests.cli import ROOT, Done, environment, inv, tree, unfinished
+from tests.cli import ROOT, Done, contexts, environment, inv, tree, unfinished
 from tests.datasets.synthetic import as_folder, as_zip, class_files, divided_files, png
 
 SPEC = """
@@ -78,12 +79,61 @@ def training_error(build: Path, **options: Any) -> str:
         (("export", "--targt", "onnx"), "No idea what '--targt' is (see inv --help export)"),
         (
             ("devices.setup",),
-            "'devices.setup' did not receive required positional arguments: 'device' (see inv --help devices.setup)",
+            "devices.setup needs --device (see inv --help devices.setup)",
         ),
+        (("convert", "--from", "keras"), "convert needs --to (see inv --help convert)"),
+        (("train", "--model"), "--model needs a value (see inv --help train)"),
+        (("--list-depth", "x", "recipes"), "--list-depth 'x' is not a whole number (see inv --list)"),
+        (("--list-format", "tree", "--list"), "--list-format must be one of flat, nested, json"),
     ],
 )
 def test_a_command_line_that_cannot_be_parsed_is_bad_input(tmp_path: Path, args: tuple[str, ...], message: str) -> None:
     assert refused(tmp_path / "build", *args) == message
+
+
+def test_an_option_given_twice_is_refused(tmp_path: Path) -> None:
+    """invoke would take the second value for a task, and run it."""
+    (tmp_path / "keep").write_text("a file of a user")
+    for args in (
+        ("train", "--model", "tiny", "--model", "clean"),
+        ("train", "--model=tiny", "--epochs=1", "--model=digits_cnn"),
+        ("train", "--resume", "--no-resume"),
+        ("clean", "--dry", "--model", "tiny", "-R"),
+    ):
+        assert "is given twice" in inv(tmp_path, *args).only, args
+    assert (tmp_path / "keep").is_file()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--echo", "-e", "--warn-only", "-w", "--hide=both", "--pty", "-p", "--command-timeout=1", "-T1", "--no-dedupe",
+        "--prompt-for-sudo-password", "--config=x.yaml", "-fx.yaml", "--write-pyc", "--collection=x", "--search-root=/",
+    ],
+)  # fmt: skip
+def test_options_of_invoke_without_effect_are_unknown(tmp_path: Path, option: str) -> None:
+    for args in ((option, "recipes"), ("recipes", option)):
+        assert "No idea what" in refused(tmp_path / "build", *args)
+
+
+class NothingRuns(tasks.Lastmile):
+    def execute(self) -> None:
+        pytest.fail(f"{[task.name for task in self.tasks]} would run")
+
+
+def test_every_task_but_clean_refuses_to_run_dry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    for task in contexts():
+        values = [word for each in task.positional_args for word in (f"--{each.name.rstrip('_')}", "x")]
+        runs = task.name == "clean"
+        expected = pytest.raises(pytest.fail.Exception) if runs else pytest.raises(SystemExit, match=r"^2$")
+        for args in ((task.name, *values, "--dry"), ("-R", task.name, *values), ("clean", task.name, *values, "-R")):
+            with expected:
+                NothingRuns(name="inv", binary="inv").run(["inv", *args])
+
+
+def test_a_task_that_cannot_run_dry_is_named(tmp_path: Path) -> None:
+    assert refused(tmp_path / "build", "clean", "recipes", "--dry") == "recipes cannot run dry: only clean can"
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,27 @@ def test_clean_removes_an_unfinished_training(tmp_path: Path) -> None:
     assert inv(tmp_path / "build", "clean", "--model", "tiny").lines == [f"removed {home}"]
 
 
+@pytest.mark.parametrize("args", [("clean", "--dry"), ("--dry", "clean"), ("clean", "-R"), ("-R", "clean")])
+def test_a_dry_clean_prints_what_it_would_remove_and_removes_nothing(tmp_path: Path, args: tuple[str, ...]) -> None:
+    build = build_with(tmp_path / "build", "results.json", "tiny.torch/checkpoint/checkpoint.json")
+    before = tree(build.root)
+    printed = [f"would remove {build.root / name}" for name in ("results.json", "tiny.torch")]
+    assert inv(build.root, *args).lines == printed
+    assert inv(build.root, *args, "--model", "tiny").lines == printed[1:]
+    assert inv(build.root, "clean", INVOKE_RUN_DRY="1").lines == printed
+    assert tree(build.root) == before
+
+
+def test_a_dry_clean_stops_no_board(tmp_path: Path) -> None:
+    build = build_with(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
+    with subprocess.Popen(["sleep", "600"]) as board:
+        (build.root / "boards" / "pi4" / "board.json").write_text(json.dumps(running_board(board.pid)))
+        lines = inv(build.root, "clean", "--dry").lines
+        assert lines == ["pi4: would be stopped", f"would remove {build.root / 'boards' / 'pi4'}"]
+        assert board.poll() is None
+        board.kill()
+
+
 def test_clean_keeps_the_lock_and_the_tag(tmp_path: Path) -> None:
     build = build_with(tmp_path / "build", "results.json", "boards/keys/client", "boards/.lock")
     (tmp_path / "build" / "boards" / "phone").mkdir()
@@ -298,14 +319,18 @@ def test_clean_accepts_a_model_as_other_commands_do(tmp_path: Path, tiny: Path) 
     assert list(tree(build.root)) == ["boards/a", "resnet8.torch/a", "results.json", "tiny.json/a"]
 
 
+def running_board(pid: int) -> dict[str, object]:
+    """The state of an emulated board whose QEMU is this process."""
+    return {
+        "schema": 1, "board": "pi4", "pid": pid, "started": proc.began(pid), "address": "127.0.0.1",
+        "port": 1, "user": "pi", "identity": "none", "known_hosts": "none",
+    }  # fmt: skip
+
+
 def test_clean_stops_emulated_boards_first(tmp_path: Path) -> None:
     """The stand-in for QEMU cannot be reached over ssh, so it is killed."""
     build = build_with(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
     with subprocess.Popen(["sleep", "600"]) as board:
-        state = {
-            "schema": 1, "board": "pi4", "pid": board.pid, "started": proc.began(board.pid), "address": "127.0.0.1",
-            "port": 1, "user": "pi", "identity": "none", "known_hosts": "none",
-        }  # fmt: skip
-        (build.root / "boards" / "pi4" / "board.json").write_text(json.dumps(state))
+        (build.root / "boards" / "pi4" / "board.json").write_text(json.dumps(running_board(board.pid)))
         assert inv(build.root, "clean").lines == ["pi4: stopped", f"removed {build.root / 'boards' / 'pi4'}"]
         assert board.wait() == -signal.SIGKILL

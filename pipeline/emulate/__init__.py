@@ -38,6 +38,12 @@ def stop(build: Store, board: str) -> bool:
     return pi.stop(build, board)
 
 
+def running(build: Store) -> list[str]:
+    """The boards that are running."""
+    endpoints = {board: phone.endpoint(build) if board == PHONE else pi.endpoint(build, board) for board in BOARDS}
+    return [board for board, endpoint in endpoints.items() if not isinstance(endpoint, str)]
+
+
 def _check(board: str) -> None:
     if board not in BOARDS:
         raise UnknownName("board", board, BOARDS)
