@@ -42,7 +42,8 @@ GONE = re.compile(
     r"|cannot connect to daemon|couldn't read from device", re.M,
 )  # fmt: skip
 """What adb prints on standard error when the phone or adb's own server goes away."""
-ENDED = "lastmile ended with "
+MARK, ENDED = "lastmile output follows", "lastmile ended with "
+"""Around what a script prints. The phone's shell may print more."""
 LOST = "the connection was lost; run the same command again: finished work is kept"
 PROPERTIES = (
     "ro.product.manufacturer", "ro.product.model", "ro.soc.manufacturer", "ro.soc.model", "ro.product.cpu.abi",
@@ -120,14 +121,16 @@ class Phone:
     def shell(self, script: str, *args: str, timeout: float | None = COMMAND_SECONDS) -> Done:
         """Runs a script in the phone's shell with `args` as $1, $2, …
 
-        The last line of output marks that the script finished: adb may report success after a lost connection.
+        Marks surround its output. The last one shows that the script finished: adb may report success after a lost
+        connection.
 
         Raises:
             Unreachable: the script did not finish, for another reason than the timeout.
         """
-        ending = f"({script}\n)\ncode=$?; echo; echo {ENDED}$code; exit $code"
+        ending = f"echo {MARK}; ({script}\n)\ncode=$?; echo; echo {ENDED}$code; exit $code"
         done = self.adb(["shell", _quoted(ending, args)], timeout)
-        out, ended, code = done.out.rpartition(f"\n{ENDED}")
+        printed, ended, code = done.out.rpartition(f"\n{ENDED}")
+        out = printed.partition(f"{MARK}\n")[2]
         if done.timed_out:
             return done
         if not ended or not code.strip().isdigit():
@@ -136,9 +139,10 @@ class Phone:
 
     @contextlib.contextmanager
     def exclusive(self, script: str, *args: str) -> Iterator[list[str]]:
-        """Locks the phone with a script that prints "held" once it has the lock and ends with its standard input.
+        """Locks the phone with a script that prints "lastmile held" once it has the lock and ends with its standard
+        input.
 
-        The script prints "waits NAME" while another job has the phone. Nested blocks do nothing.
+        The script prints "lastmile waits NAME" while another job has the phone. Nested blocks do nothing.
 
         Yields:
             The words that follow "held".
@@ -169,7 +173,10 @@ class Phone:
     def _held(self, process: subprocess.Popen[str]) -> list[str]:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
-            word, _, rest = line.rstrip("\n").partition(" ")
+            mark, _, message = line.rstrip("\n").partition(" ")
+            word, _, rest = message.partition(" ")
+            if mark != "lastmile":
+                continue  # the phone's shell printed it
             if word == "waits":
                 say(f"{self.name} is in use by {rest or 'another job'}; waiting for it")
             elif word == "held":

@@ -1,7 +1,8 @@
 """The board's side of a session. The host sends this source at the start; the board's own python3 runs it from memory.
 
-Standard input: a line with the length of this source (compressed), the source, then requests: each a line of JSON and
-the request's bytes. Standard output: a response to each, a line of JSON and the bytes of the files that it sends back.
+Standard input: a line with the length of this source (compressed), the source, a line with a random mark, then
+requests: each a line of JSON and the request's bytes. Standard output: a response to each, a line with the mark and
+JSON, and the bytes of the files that it sends back. The mark tells a response from what the board's shell prints.
 Both sides also send blank lines: from the board as a heartbeat, by which a dead connection is noticed; from the host to
 stop a request.
 
@@ -426,12 +427,13 @@ class Arriving:
 
 
 WRITING = threading.Lock()
+MARK = [b""]
 
 
 def reply(response: Request, files: Iterable[Path] = ()) -> None:
     out = sys.stdout.buffer
     with WRITING:
-        out.write(json.dumps(response).encode() + b"\n")
+        out.write(MARK[0] + json.dumps(response).encode() + b"\n")
         for path in files:
             with path.open("rb") as file:
                 shutil.copyfileobj(file, out, PIECE)
@@ -475,6 +477,7 @@ def refuse(request: Request, kind: str, why: str) -> None:
 
 def main() -> None:
     """Handles requests, one after another, until the end of standard input."""
+    MARK[0] = sys.stdin.buffer.readline().strip()
     threading.Thread(target=beat, daemon=True).start()
     for line in iter(sys.stdin.buffer.readline, b""):
         if line.strip():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import secrets
 import subprocess
 import tempfile
 import threading
@@ -64,14 +65,18 @@ class Session:
         name: the device's name, for messages.
         argv: the command that connects to the board and runs STARTS in its shell.
         traffic: counts what is sent and received.
+
+    Attributes:
+        mark: begins every response, and nothing else that the board's shell may print.
     """
 
     def __init__(self, name: str, argv: Sequence[str], traffic: Traffic) -> None:
         self.name, self.traffic = name, traffic
         self.err = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         self.process = proc.started(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
+        self.mark = secrets.token_hex(8).encode()
         source = zlib.compress(SOURCE.read_bytes())
-        self._send([b"%d\n" % len(source), source])
+        self._send([b"%d\n" % len(source), source, self.mark + b"\n"])
 
     def request(
         self,
@@ -156,14 +161,14 @@ class Session:
             self.traffic.received_bytes += len(line)
         if not line.endswith(b"\n"):
             raise self._ended()
-        try:
-            value: dict[str, Any] = json.loads(line)
-        except ValueError as error:
-            text = line[:80].decode("utf-8", "replace").strip()
+        greeting, marked, answer = line.partition(self.mark)
+        if greeting or not marked:
+            text = greeting[:80].decode("utf-8", "replace").strip()
             raise StageFailed(
                 f"{self.name}: its shell prints {text!r} before the response: remove what prints that from the board's "
                 "~/.bashrc, which is read for commands too"
-            ) from error
+            )
+        value: dict[str, Any] = json.loads(answer)
         if "refused" in value:
             raise Refused(value["refused"], f"{self.name}: {value['why']}")
         return value

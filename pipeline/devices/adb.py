@@ -55,13 +55,13 @@ clean() { am force-stop "$3"; rm -rf "$1"/runs/* "$1"/files/.tmp-* "$4"/*; }
 for attempt in 1 2 3 4 5; do
   mkdir -p "$1/files" "$1/runs" && cd "$1" || exit 1
   (
-    flock -n 9 || { echo "waits $(cat who)"; flock 9; }
+    flock -n 9 || { echo "lastmile waits $(cat who)"; flock 9; }
     [ lock -ef /proc/self/fd/9 ] || exit 1
     echo "$2" >who
     clean "$@"
     p=$(pm path "$3"); p=${p#package:}
     [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled true
-    echo held $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
+    echo lastmile held $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
     cat >/dev/null
     [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled false
     clean "$@"

@@ -144,7 +144,7 @@ def _machine() -> dict[str, str]:
     done = proc.run([sys.executable, "-m", "edge_bench", "facts"])
     if done.code != 0:
         raise StageFailed(f"edge-bench facts failed: {done.reason}")
-    printed: dict[str, Any] = json.loads(done.out)
+    printed = done.result("device", "tools")
     facts = {**printed["device"], "python": printed["tools"]["python"]}
     return {name: str(facts[name]) for name in MACHINE if facts.get(name) is not None}
 

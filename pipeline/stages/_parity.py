@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +73,7 @@ def predict(path: Path, target: Target, samples: NDArray[np.uint8]) -> list[NDAr
         done = proc.run([sys.executable, "-m", "edge_bench", *words], own_group=False)
         if done.code != 0:
             raise StageFailed(f"{target.RUNTIME} cannot run the file: {done.reason.removeprefix('edge-bench: ')}")
-        count = len(json.loads(done.out)["outputs"])
+        count = len(done.result("outputs")["outputs"])
         with np.load(outputs, allow_pickle=False) as kept:
             return [kept[f"output_{i}"] for i in range(count)]
     finally:

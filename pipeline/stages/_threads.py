@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from pipeline.devices import BoundDevice
@@ -84,5 +83,5 @@ def _cores(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]])
         done = device.call(build, runtime, ["facts"], ASK_SECONDS)
     if done.code != 0:
         raise StageFailed(f"{device.name}: {done.reason}")
-    cores: int = json.loads(done.out)["device"]["cores"]
+    cores: int = done.result("device")["device"]["cores"]
     return cores

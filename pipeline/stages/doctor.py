@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -85,7 +84,7 @@ def _runtimes() -> Iterator[Check]:
     if done.code != 0:
         yield Check("edge-bench", done.reason, "pip install ./edge-bench")
         return
-    for runtime in json.loads(done.out)["runtimes"]:
+    for runtime in done.result("runtimes")["runtimes"]:
         name = runtime["name"]
         if runtime["available"]:
             yield Check(f"runtime {name}", str(runtime["version"]))

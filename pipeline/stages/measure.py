@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -315,10 +314,10 @@ class _Cell:
         if done.code != 0:
             raise StageFailed(done.reason.removeprefix("edge-bench: "))
         try:
-            value: dict[str, Any] = json.loads(done.out)
-        except ValueError as error:
+            value = done.result("artifact_sha256")
+        except StageFailed as error:
             fix = f"run inv devices.clean --device {device.name}, then this command again"
-            raise StageFailed(f"edge-bench on {device.name} ended without a result: {fix}") from error
+            raise StageFailed(f"{device.name}: {error}: {fix}") from error
         if value["artifact_sha256"] != artifact.sha256:
             raise Broken(f"{self.one.path} changed while it was measured")
         return {**value, "started_at": started_at}

@@ -137,7 +137,7 @@ def _run(cell: _Cell, device: BoundDevice, pixels: dict[str, Any]) -> Side:
         done = device.call(build, one.runtime, words, SECONDS)
     if done.code != 0:
         raise StageFailed(f"{device.name}: {done.reason.removeprefix('edge-bench: ')}")
-    runtime = json.loads(done.out)["runtime"]
+    runtime = done.result("runtime")["runtime"]
     with np.load(out, allow_pickle=False) as kept:
         arrays = {**pixels, **{name: kept[name] for name in kept.files}}
     return Side(f"{runtime['name']} {runtime['version']} on {device.name}", arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from pipeline.errors import NeedsTool
+from pipeline.errors import NeedsTool, StageFailed
 
 RUNNING: set[subprocess.Popen[str]] = set()
 """What `watch` is watching now."""
@@ -48,6 +49,21 @@ class Done:
     err: str
     seconds: float
     timed_out: bool = False
+
+    def result(self, *keys: str) -> dict[str, Any]:
+        """The result that edge-bench printed: a JSON object with a schema and these keys.
+
+        Raises:
+            StageFailed: it printed something else.
+        """
+        try:
+            value = json.loads(self.out)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not {"schema", *keys} <= value.keys():
+            first = next(iter(self.out.strip().splitlines()), "")
+            raise StageFailed(f"edge-bench printed {first[:80]!r} instead of a result")
+        return value
 
     @property
     def reason(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from pipeline import registry
 from pipeline.core import Device
 from pipeline.devices import _adb, adb
+from pipeline.devices._adb import Phone
 from pipeline.errors import BadOption, NeedsTool, StageFailed, Unreachable
 from pipeline.system import packages
 from pipeline.system.store import Store
@@ -100,6 +103,23 @@ def test_arguments_pass_through_the_phones_shell_unchanged() -> None:
     command = _adb._quoted('for w; do printf "%s\\0" "$w"; done', HOSTILE)
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)  # as adbd calls its shell
     assert done.stdout.decode().split("\0")[:-1] == HOSTILE
+
+
+@pytest.fixture(params=["42", "held 1", "lastmile", "\x1b[32mhi\x1b[0m\n{}"])
+def noisy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
+    """A phone whose shell prints something before it runs a command. This machine's shell stands in for it."""
+    program = tmp_path / "adb"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(request.param)}\nexec sh -c \"$4\"\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return Phone("noisy", "serial", {})
+
+
+def test_what_the_phones_shell_prints_is_not_part_of_an_answer(noisy: Phone) -> None:
+    assert noisy.shell('printf "%s " "$@"; false', "a", "b c").out == "a b c "
+    assert noisy.shell("false").code == 1
+    with noisy.exclusive("echo lastmile held one two; cat") as held:
+        assert held == ["one", "two"]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,29 @@ def test_output_of_the_boards_shell_before_the_response_is_reported(own_board: B
     assert reason is not None and "'Welcome to the board'" in reason and "~/.bashrc" in reason
 
 
+GREETINGS = [
+    "42", "null", "{}", "[1]", '"refused"', '{"refused": "full", "why": "x"}', '{"machine": "aarch64"}', "two\\nlines",
+    "\\n\\n42", "\\033[32mhi\\033[0m", "\\377", "no line\\c",
+]  # fmt: skip
+"""What a board's shell may print, in the words of `echo`."""
+
+
+@pytest.mark.parametrize("greeting", GREETINGS)
+def test_a_greeting_is_never_taken_for_a_response(greeting: str) -> None:
+    argv = ["sh", "-c", f"printf '%b' {shlex.quote(greeting)}; echo; exec {shlex.join(_session.STARTS)}"]
+    session = _session.Session("noisy", argv, _session.Traffic())
+    with pytest.raises(StageFailed, match=r"^noisy: its shell prints '.+' before the response") as caught:
+        session.request({"verb": "ask", "folder": "/nonexistent"})
+    session.end(at_once=False)
+    assert type(caught.value) is StageFailed and str(caught.value).isprintable()
+
+
+def test_a_silent_shell_gets_a_response() -> None:
+    session = _session.Session("quiet", ["sh", "-c", shlex.join(_session.STARTS)], _session.Traffic())
+    assert session.request({"verb": "ask", "folder": "/nonexistent"})["runtimes"] == []
+    session.end(at_once=False)
+
+
 def test_an_unknown_host_key_is_an_error_with_the_command_that_adds_it(own_board: Board) -> None:
     known = own_board.folder / "known_hosts"
     known.write_text("")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import NeedsTool
+from pipeline.errors import NeedsTool, StageFailed
 from pipeline.system import proc
 
 ROOT = Path(__file__).parents[2]
@@ -227,3 +227,15 @@ def test_an_error_in_the_reader_ends_the_program() -> None:
         proc.watch(python(PARENT), each)
     wait_until_ended(pids)
     assert not proc.RUNNING
+
+
+@pytest.mark.parametrize(
+    "out", ["", "42", "null", "[1]", '"x"', "{}", '{"schema": 1}', '{"runs": []}', 'hi\n{"schema": 1, "runs": []}']
+)
+def test_output_that_is_no_result_of_edge_bench_is_an_error(out: str) -> None:
+    with pytest.raises(StageFailed, match="instead of a result"):
+        proc.Done((), 0, out, "", 0.0).result("runs")
+
+
+def test_a_result_of_edge_bench_is_read() -> None:
+    assert proc.Done((), 0, '{"schema": 1, "runs": []}\n', "", 0.0).result("runs") == {"schema": 1, "runs": []}

@@ -141,7 +141,7 @@ def benched(run: Run, found: Mapping[Cell, rows.Row]) -> dict[str, dict[Cell, Sa
                 for samples in kept.values():
                     samples[cell] = f"failed: {done.reason}"
                 continue
-            printed = json.loads(done.out)
+            printed = done.result("runs", "load_ns", "peak_rss_bytes")
             _add(kept["ms"], cell, tuple(float(f"{ns / loops / 1e6:.5g}") for loops, ns in printed["runs"]))
             _add(kept["load_ms"], cell, (float(f"{printed['load_ns'] / 1e6:.5g}"),))
             _add(kept["peak_mb"], cell, (printed["peak_rss_bytes"] / 1e6,))
