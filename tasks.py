@@ -63,6 +63,7 @@ HELP = {
     "threads": "threads of the runtime: 1, or 1,2,4, or all (1 to all cores of the device)",
     "check": "a file of recorded counts (benchmarks/instructions.json): fail where a count grew by more than 2 %",
     "record": "write the counts of this bench to such a file; other counts in it stay",
+    "margin": "recommend a file only if its accuracy drop is shown to be below this, in percentage points",
     "samples": "evaluate this many samples, stratified by class, instead of the whole test split",
     "processes": "measure each file in this many processes, alternately (default: 5; 1 on an emulated device)",
     "min_runs": "measure at least this many runs, and",
@@ -104,6 +105,7 @@ def command(can_run_dry: bool = False, **options: Any) -> Callable[[Callable[...
             signal.signal(signal.SIGTERM, _terminate)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup sets SIG_IGN
                 signal.signal(signal.SIGHUP, _terminate)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, every failed program seems to succeed
             traceback = debug and not own
             try:
                 body(*args, **({**kwargs, "debug": debug} if own else kwargs))
@@ -360,7 +362,7 @@ def bench(
     device: str = "local", data: str | None = None, weights: str | None = None, threads: str = "1",
     processes: str | None = None, min_runs: str = "64", min_seconds: str = "0.5", time_limit: str = "3600",
     again: bool = False, samples: str | None = None, cpus: str | None = None, check: str | None = None,
-    record: str | None = None,
+    record: str | None = None, margin: str = "1",
 ) -> None:  # fmt: skip
     """Measure size, load time, latency, memory and accuracy on a device; --check fails where instructions grew."""
     from pipeline.report import terminal
@@ -374,12 +376,14 @@ def bench(
         processes=_number("processes", processes, int), cpus=_threads.pinned(cpus) if cpus is not None else (),
     )  # fmt: skip
     options.check()
+    points = _margin(margin)
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     (bound,) = plan.devices
     recorded = _budget(bound, check, record)
     build = _build()
     found = measure.bench(build, plan, options)
-    cells = collect.cells(build, [(plan.model.spec.name, framework.name) for framework in plan.frameworks])
+    models = [(plan.model.spec.name, framework.name) for framework in plan.frameworks]
+    cells = collect.cells(build, models, points)
     asked = {(target.name, recipe.name) for target in plan.targets for recipe in plan.recipes}
     shown = [c for c in cells if (c.target, c.recipe) in asked and c.device in (bound.name, None)]
     terminal.show(*terminal.cells(shown))
@@ -413,14 +417,14 @@ def trace(
 
 
 @command()
-def results(_c: Context, json: bool = False, framework: str = "all") -> None:
+def results(_c: Context, json: bool = False, framework: str = "all", margin: str = "1") -> None:
     """Print every cell that was exported or measured."""
     from pipeline import core
     from pipeline.report import terminal
     from pipeline.results import collect as reading
 
     build = _build()
-    cells = reading.cells(build, _checkpoints(build, framework))
+    cells = reading.cells(build, _checkpoints(build, framework), _margin(margin))
     if json:
         from json import dumps
 
@@ -430,12 +434,12 @@ def results(_c: Context, json: bool = False, framework: str = "all") -> None:
 
 
 @command()
-def report(_c: Context, framework: str = "all") -> None:
+def report(_c: Context, framework: str = "all", margin: str = "1") -> None:
     """Write build/report.html, report.md and results.json."""
     from pipeline.report.document import write_report
 
     build = _build()
-    print(write_report(build, _checkpoints(build, framework)))
+    print(write_report(build, _checkpoints(build, framework), _margin(margin)))
 
 
 @command()
@@ -861,6 +865,14 @@ def _real(option: str, text: str) -> float:
     return float(_number(option, text, float))
 
 
+def _margin(text: str) -> float:
+    from pipeline.results import verdicts
+
+    margin = _real("margin", text)
+    verdicts.check(margin)
+    return margin
+
+
 def _listed(names: Any) -> str:
     return ", ".join(sorted(set(names))) or "nothing"
 
@@ -914,5 +926,16 @@ namespace.add_collection(Collection("devices", devices_list, devices_setup, devi
 namespace.add_collection(Collection("data", data_download))
 namespace.add_collection(Collection("android", android_build))
 
+
+def _open_streams() -> None:
+    """Opens the null device for each standard stream that is closed. A file would get its number, and what is printed
+    would go into that file."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(number, mode))  # noqa: PTH123, SIM115 (a descriptor, as long as this process)
+
+
 if __name__ == "__main__":
+    _open_streams()
     Lastmile(name="inv", binary="inv", binary_names=["./inv"]).run()

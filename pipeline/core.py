@@ -444,6 +444,10 @@ class Cell:
         samples: number of samples that the accuracy is computed from.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: its 95 % interval, paired sample by sample.
+        lost, gained: samples that only the float model, or only this file, classifies correctly.
+        margin_points: the margin that the verdict is about.
+        verdict: "better", "no worse", "worse" or "cannot tell"; see `stats.verdict`.
+        samples_needed: with about how many samples a verdict other than "cannot tell" can be expected.
         agreement: share of samples with the float model's top-1.
         steps: framework, host runtime and, if it is another one, the device.
     """
@@ -468,6 +472,11 @@ class Cell:
     reference_accuracy: float | None = None
     drop_points: float | None = None
     drop_interval: tuple[float, float] | None = None
+    lost: int | None = None
+    gained: int | None = None
+    margin_points: float | None = None
+    verdict: str | None = None
+    samples_needed: int | None = None
     agreement: float | None = None
     parity: Parity | None = None
     unchecked: str | None = None

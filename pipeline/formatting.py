@@ -109,6 +109,24 @@ def drop_in_points(cell: Cell) -> str:
     return f"{points(cell.drop_points)} points {interval(cell.drop_interval).rstrip('*')}"
 
 
+def margin(value: float) -> str:
+    """A margin in words: 1 point, 0.5 points."""
+    return f"{value:g} point{'' if value == 1 else 's'}"
+
+
+def about(count: int) -> str:
+    """A count rounded up to two significant digits: 4,200."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return f"{-(-count // step) * step:,}"
+
+
+def verdict(cell: Cell) -> str:
+    """The verdict on a cell's drop; in brackets, about how many samples would tell: cannot tell (4,200)."""
+    if cell.verdict is None:
+        return NONE
+    return cell.verdict + (f" ({about(cell.samples_needed)})" if cell.samples_needed else "")
+
+
 def kilobytes(size_bytes: int | None) -> str:
     """A size in kB of 1000 bytes."""
     return NONE if size_bytes is None else f"{size_bytes / 1000:,.1f}"

@@ -33,8 +33,12 @@ os.environ.pop("LASTMILE_BUILD", None)
 os.environ.pop("LASTMILE_DEVICES", None)
 os.environ.pop("LASTMILE_FROM", None)
 os.environ.pop("FORCE_COLOR", None)  # commands print plain text in tests
-# A shell that starts the tests in the background sets SIGINT to ignored, which the processes they start inherit.
+# Programs inherit ignored signals: SIGINT from a shell that starts the tests in the background, SIGHUP from nohup.
+# Tests send both to the programs that they start. A handler is not inherited, and lets the tests survive a hangup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if "UNDER_NOHUP" in os.environ or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    os.environ["UNDER_NOHUP"] = "1"  # for xdist's processes
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 MACHINES = (

@@ -235,6 +235,12 @@ def test_a_missing_devices_file_is_named(tmp_path: Path) -> None:
         (("bench", "--min-seconds", "nan"), "--min-seconds at least 0"),
         (("bench", "--min-seconds", "inf"), "--min-seconds at least 0"),
         (("bench", "--time-limit", "0"), "--time-limit above 0"),
+        *(
+            ((task, "--margin", text), f"--margin {text}")
+            for task in ("report", "results", "bench")
+            for text in ("0", "-1", "nan", "inf", "100")
+        ),
+        (("report", "--margin", "small"), "--margin 'small' is not a number"),
         (("export", "--model", "mobilenet_v3_small:width=wide"), "width='wide' is not a number"),
         (("export", "--model", "mobilenet_v3_small:depth=2"), "has no option 'depth' (it has: classes, width)"),
         (("export", "--model", "mobilenet_v3_small:width=0"), "width must be above 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,27 @@ def test_a_command_under_nohup_ignores_sighup() -> None:
     code += "signal.raise_signal(signal.SIGHUP)\nprint('goes on')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "goes on", done.stderr
+
+
+def test_a_failed_program_is_noticed_although_sigchld_is_ignored() -> None:
+    """The kernel then keeps no exit codes, and Python takes that for success."""
+    code = "import signal, subprocess, tasks\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\ntasks.recipes.body(None)\n"
+    code += "print(subprocess.run(['false']).returncode)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "1", done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_reach_the_files_of_a_build(copied: Store, tiny: Path, closed: str) -> None:
+    shutil.rmtree(copied.cell("tiny", "torch", "fp32", "onnx"))
+    line = f"{shlex.join(INV)} export --model {shlex.quote(str(tiny))} --target onnx {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=ROOT, env=environment(copied.root), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert (copied.cell("tiny", "torch", "fp32", "onnx") / "artifact.json").is_file()
+    assert done.stdout.startswith("ok ") is (">&-" not in closed.split())
+    assert (" bytes in " in done.stderr) is ("2>&-" not in closed)
 
 
 def test_ctrl_c_ends_a_wait_for_another_run(tmp_path: Path, tiny: Path) -> None:

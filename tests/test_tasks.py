@@ -198,6 +198,20 @@ def test_results_as_json_is_a_list_of_cells_with_the_documented_fields(matrix: S
         assert cell["size_bytes"] > 0 and cell["load_ms"] > 0 and cell["peak_rss_bytes"] > 0
 
 
+def test_the_margin_decides_the_verdict(matrix: Store) -> None:
+    def cells(*options: str) -> list[dict[str, object]]:
+        found = inv(matrix.root, "results", "--json", *options).json
+        return [cell for cell in found if cell["device"] == "local" and cell["status"] == "ok"]
+
+    for cell in cells("--margin", "99"):
+        assert (cell["verdict"], cell["margin_points"], cell["samples_needed"]) == ("no worse", 99.0, None)
+    for cell in cells("--margin", "0.0625"):
+        assert (cell["verdict"], cell["margin_points"]) == ("cannot tell", 0.0625)
+        assert cell["samples_needed"] > cell["samples"]
+    assert {cell["margin_points"] for cell in cells()} == {1.0}
+    assert "cannot tell (" in inv(matrix.root, "results", "--margin", "0.0625").out
+
+
 def test_results_of_an_empty_build_folder_are_an_empty_list(tmp_path: Path) -> None:
     assert inv(tmp_path / "build", "results", "--json").json == []
     assert inv(tmp_path / "build", "results").code == 0

@@ -13,23 +13,27 @@ from pipeline.core import to_json
 from pipeline.report import charts, origins, tables, threads
 from pipeline.report.page import Section, markdown, web_page
 from pipeline.report.summary import summary
-from pipeline.results import collect
+from pipeline.results import collect, verdicts
 from pipeline.results.bit_equality import Equality, equalities, over_threads
 from pipeline.results.rows import Row
 from pipeline.system import store
 from pipeline.system.store import Store
 
 
-def write_report(build: Store, models: Sequence[tuple[str, str]] | None = None) -> Path:
+def write_report(
+    build: Store, models: Sequence[tuple[str, str]] | None = None, margin: float = verdicts.MARGIN
+) -> Path:
     """Writes report.html, report.md and results.json into the build folder and returns the path of report.html.
 
     Args:
         models: (model, framework) pairs; by default those with a checkpoint.
+        margin: the largest drop of a recommended file, in percentage points.
 
     Raises:
+        BadOption: the margin is not between 0 and 100 points.
         DiskFull: no space is left on the disk.
     """
-    found = collect.rows(build, models)
+    found = collect.rows(build, models, margin)
     sections = _sections(found, equalities(found))
     page = build.root / "report.html"
     results = json.dumps([to_json(row.cell) for row in found], indent=1) + "\n"

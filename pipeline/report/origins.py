@@ -26,6 +26,10 @@ METHOD = (
     "The 95 % interval of an accuracy drop is an adjusted Wald interval for paired proportions (Bonett and Price, "
     "Journal of Educational and Behavioral Statistics 37(4), 2012). A difference is significant if its interval "
     "excludes 0. About 1 in 20 intervals does so by chance.",
+    "A file is recommended only if the interval of its drop ends below the margin: a non-inferiority test, one-sided "
+    "at 2.5 % (ICH E9, 1998). If the interval contains the margin, the report gives the number of samples that would "
+    "tell with a probability of 80 %, provided that the same share of them is discordant (Connor, Biometrics 43, 1987; "
+    "Liu et al., Statistics in Medicine 21, 2002).",
     "A sample is bit-equal if all bytes of all its outputs are equal. NaN and infinite values are never equal.",
     "1 kB = 1000 bytes. Every run's time is recorded in measurement.json; every sample's outputs are in "
     "predictions.npz next to it.",

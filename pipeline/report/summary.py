@@ -1,4 +1,4 @@
-"""The summary: for each model and device, the smallest and the fastest file without a significant accuracy drop."""
+"""The summary: for each model and device, the smallest and the fastest file whose accuracy drop is below the margin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pipeline.core import Cell
 from pipeline.formatting import Unit
 from pipeline.report.groups import by_device, samples
 from pipeline.report.page import Block, Section, only
+from pipeline.results import verdicts
 from pipeline.results.output_diff import WAY
 from pipeline.results.rows import Row
 
@@ -18,6 +19,9 @@ COUNTED_ALIKE = 1.01
 
 WORTH_MENTIONING = 1.1
 """A file must be at least this many times better than fp32 to be called better."""
+
+SHOWN = 4
+"""At most so many files of which the verdict is open are listed: the smallest."""
 
 
 def summary(found: Sequence[Row]) -> Section:
@@ -39,29 +43,61 @@ def summary(found: Sequence[Row]) -> Section:
 
 
 def verdict(row: Row) -> str:
-    """Whether a row's accuracy drop is significant."""
-    interval, count = row.cell.drop_interval, f"{samples(row):,} samples"
-    if interval is None or not stats.is_significant(interval):
-        return f"not significant over {count}"
-    return f"significant {'loss' if interval[0] > 0 else 'gain'} over {count}"
+    """The verdict on a row's accuracy drop, in words."""
+    cell = row.cell
+    count = f"over {samples(row):,} samples"
+    if cell.verdict is None or cell.margin_points is None or cell.drop_interval is None:
+        return f"not judged {count}"
+    margin = formatting.margin(cell.margin_points)
+    words = {
+        stats.BETTER: "better than the float model",
+        stats.NO_WORSE: f"no worse than the margin of {margin}",
+        stats.WORSE: f"worse by more than {margin}",
+        stats.CANNOT_TELL: f"cannot tell whether that is below {margin}",
+    }[cell.verdict]
+    return f"{words} {count}"
 
 
 def _best(rows: Sequence[Row]) -> list[str]:
-    """The float model's accuracy, and the smallest and the fastest file of one model on one device."""
+    """The float model's accuracy, the recommended files of one model on one device, and the files of which the samples
+    cannot tell whether their drop is below the margin."""
     accuracy = formatting.percent(rows[0].cell.reference_accuracy)
+    margin = formatting.margin(rows[0].cell.margin_points or verdicts.MARGIN)
     points = [f"Float model: {accuracy} % accuracy over {samples(rows[0]):,} samples."]
-    kept = [row for row in rows if row.cell.drop_interval and row.cell.drop_interval[0] <= 0]
-    if not kept:
-        return [*points, "Every measured file is significantly less accurate than the float model."]
+    kept = [row for row in rows if verdicts.recommended(row.cell)]
+    unknown = [row for row in rows if row.cell.verdict == stats.CANNOT_TELL]
+    if kept:
+        points += _recommended(kept, rows, margin)
+    elif unknown:
+        points.append(f"No file can be recommended: none is shown to have a drop below {margin}.")
+    else:
+        points.append(f"Every measured file is less accurate than the float model by more than {margin}.")
+    if unknown:
+        smallest = sorted(unknown, key=lambda row: row.cell.size_bytes or 0)
+        more = f"; and {len(unknown) - SHOWN} more, see “All results”" if len(unknown) > SHOWN else ""
+        shown = "; ".join(map(_needs, smallest[:SHOWN]))
+        points.append(f"Cannot tell whether the drop is below {margin}: {shown}{more}.")
+    return points
+
+
+def _recommended(kept: Sequence[Row], rows: Sequence[Row], margin: str) -> list[str]:
+    """The smallest and the fastest file."""
     unit = formatting.unit(row.cell for row in rows)
     smallest = min(kept, key=lambda row: row.cell.size_bytes or 0)
-    points.append(f"Smallest without a significant drop: {_sentence(smallest, rows, unit)}")
+    points = [f"Smallest with a drop below {margin}: {_sentence(smallest, rows, unit)}"]
     known = [row for row in kept if formatting.cost(row.cell)]
     if known:
         best = "Fewest instructions" if unit == formatting.INSTRUCTIONS else "Fastest"
         cheapest, *others = _cheapest(known, rows, unit)
-        points += [f"{best} without a significant drop: {cheapest}", *others]
+        points += [f"{best} with a drop below {margin}: {cheapest}", *others]
     return points
+
+
+def _needs(row: Row) -> str:
+    """A file, and how many samples would tell: int8 on onnx, +1.00 points [-0.95, +2.95], about 4,200 samples would."""
+    needed = row.cell.samples_needed
+    would = f", about {formatting.about(needed)} samples would" if needed else ""
+    return f"{formatting.run(row.cell)}, {formatting.drop_in_points(row.cell)}{would}"
 
 
 def _cheapest(known: Sequence[Row], rows: Sequence[Row], unit: Unit) -> list[str]:
@@ -93,7 +129,7 @@ def _costs_more(row: Row, than: Row, confidence: float) -> bool:
 
 
 def _sentence(row: Row, rows: Sequence[Row], unit: Unit) -> str:
-    """One file in words: size, cost, accuracy drop, and whether the drop is significant."""
+    """One file in words: size, cost, accuracy drop, and the verdict on the drop."""
     cell = row.cell
     base = next((r for r in rows if (r.cell.recipe, r.cell.target) == ("fp32", cell.target)), row)
     parts = [f"{formatting.kilobytes(cell.size_bytes)} kB{_smaller(cell, base.cell)}"]

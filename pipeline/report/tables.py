@@ -16,10 +16,11 @@ from pipeline.results.warnings import once
 
 ABOUT_CELLS = (
     "Spread: the difference of the slowest and the fastest process's median, as a share of the median. Drop: accuracy "
-    "lost against the float model on the same samples, in percentage points; negative is a gain. * "
-    "marks a significant difference: its 95 % interval excludes 0. Agree: samples with the float model's top-1. "
-    "Memory: the peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest "
-    "is Python and the runtime's package."
+    "lost against the float model on the same samples, in percentage points; negative is a gain. * marks a significant "
+    "difference: its 95 % interval excludes 0. Verdict: no worse if the interval ends below the margin, worse if it "
+    "begins above it; cannot tell (N): about N samples would. Agree: samples with the float model's top-1. Memory: the "
+    "peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest is Python "
+    "and the runtime's package."
 )
 ABOUT_EMULATED = (
     "Emulation runs the real instructions, so outputs, accuracy and memory are real. Time is not, so the table shows "
@@ -53,7 +54,7 @@ def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
     columns = (
         *texts("recipe", "target", "device"),
         *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *spread, *load),
-        *numbers("memory, MB", "model, MB", "accuracy, %", "drop, points", "95 % interval", "agree, %"),
+        *numbers("memory, MB", "model, MB", "accuracy, %", "drop, points", "95 % interval", "verdict", "agree, %"),
     )
     return Block(title, table=Table(columns, tuple(_cell(row, unit) for row in rows)), caption=about)
 
@@ -85,13 +86,14 @@ def _memory(row: Row) -> tuple[str, str]:
     return formatting.megabytes(row.cell.peak_rss_bytes), formatting.megabytes(max(added))
 
 
-def _against_float(cell: Cell) -> tuple[str, str, str]:
-    """The accuracy drop, its interval and the top-1 agreement."""
+def _against_float(cell: Cell) -> tuple[str, str, str, str]:
+    """The accuracy drop, its interval, the verdict on it and the top-1 agreement."""
     if cell.drop_points is None or cell.drop_interval is None:
-        return NONE, NONE, formatting.percent(cell.agreement)
+        return NONE, NONE, NONE, formatting.percent(cell.agreement)
     return (
         formatting.points(cell.drop_points),
         formatting.interval(cell.drop_interval),
+        formatting.verdict(cell),
         formatting.percent(cell.agreement),
     )
 

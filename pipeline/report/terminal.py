@@ -131,7 +131,7 @@ def cells(found: Sequence[Cell]) -> list[RenderableType]:
             parts.append("")
         if others:
             parts.append(_others(others))
-    notes = [("!", note) for note in warnings.once(found)]
+    notes = [("i", note) for note in _about_verdicts(found)] + [("!", note) for note in warnings.once(found)]
     if notes:
         parts += ["", table(("", ""), notes, header=False)]
     return parts
@@ -142,7 +142,7 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     unit = formatting.unit(cell for cell in found if not cell.emulated)
     names = ("recipe", "target", "device")
     costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "spread", "load ms", "RSS MB")
-    head = (*names, *costs, "top-1 %", "drop, points [95 %] ", "agree %")
+    head = (*names, *costs, "top-1 %", "drop, points [95 %] ", "verdict", "agree %")
     rows = [_figures(cell, unit) for cell in found]
     whole = table(head, rows, left=3)
     screen = console()
@@ -150,6 +150,15 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
         return [whole]
     first, second = ([(*row[:3], *row[part]) for row in (head, *rows)] for part in (slice(3, 8), slice(8, None)))
     return [table(first[0], first[1:], left=3, gap=1), "", table(second[0], second[1:], left=3, gap=1)]
+
+
+def _about_verdicts(found: Sequence[Cell]) -> list[str]:
+    """What the verdicts mean."""
+    margins = {formatting.margin(cell.margin_points) for cell in found if cell.margin_points is not None}
+    return [
+        f"no worse: the drop is shown to be below {margin}; cannot tell (N): about N samples would"
+        for margin in margins
+    ]
 
 
 def _figures(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
@@ -165,6 +174,7 @@ def _figures(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
         formatting.megabytes(cell.peak_rss_bytes),
         formatting.percent(cell.accuracy),
         drop if drop.endswith("*") else drop + " ",
+        formatting.verdict(cell),
         formatting.percent(cell.agreement),
     )
 

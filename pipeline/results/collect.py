@@ -13,28 +13,33 @@ from pathlib import Path
 from pipeline import formatting, registry
 from pipeline.core import Artifact, Cell, Failure, Recipe, safe_file_name
 from pipeline.errors import Broken
-from pipeline.results import measured, output_diff, reference
+from pipeline.results import measured, output_diff, reference, verdicts
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, require_same
 from pipeline.system import store
 from pipeline.system.store import Store
 
 
-def cells(build: Store, models: Sequence[tuple[str, str]] | None = None) -> list[Cell]:
+def cells(build: Store, models: Sequence[tuple[str, str]] | None = None, margin: float = verdicts.MARGIN) -> list[Cell]:
     """The cells of each (model, framework) × recipe × target, one for each device that ran the file.
 
     Args:
         models: (model, framework) pairs; by default those with a checkpoint.
+        margin: of the verdicts, in percentage points.
+
+    Raises:
+        BadOption: the margin is not between 0 and 100 points.
     """
-    return [row.cell for row in rows(build, models)]
+    return [row.cell for row in rows(build, models, margin)]
 
 
-def rows(build: Store, models: Sequence[tuple[str, str]] | None = None) -> list[Row]:
+def rows(build: Store, models: Sequence[tuple[str, str]] | None = None, margin: float = verdicts.MARGIN) -> list[Row]:
     """As `cells`, with the manifests each cell was read from."""
+    verdicts.check(margin)
     found: list[Row] = []
     for model, framework in build.models() if models is None else models:
         found += _of_model(build, model, framework)
-    return found
+    return [replace(row, cell=verdicts.judged(row.cell, margin)) for row in found]
 
 
 def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:

@@ -136,6 +136,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
             f"measurement.json has {accuracy.value:.4f} over {accuracy.samples}"
         )
     drop, interval = stats.paired_drop(before, correct)
+    lost, gained = stats.discordant(before, correct)
     assert reference.checkpoint is not None  # without one the cell has a problem and does not get here
     cell = replace(
         _timed(cell, measurement),
@@ -146,6 +147,8 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         reference_accuracy=float(before.mean()),
         drop_points=drop,
         drop_interval=interval,
+        lost=lost,
+        gained=gained,
         agreement=stats.agreement(reference.outputs[0], outputs[0]),
         runtime=formatting.runtime(measurement),
         cpus=measurement.runtime.get("cpus"),

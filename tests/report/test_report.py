@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import formatting
 from pipeline.core import Cell, Failure, Parity, from_json
 from pipeline.report.document import write_report as report
 from pipeline.results import collect
@@ -128,7 +129,8 @@ def test_the_table_has_every_cell_with_its_figures(demo: Demo, page: str) -> Non
     assert [row[:3] for row in rows] == [[c.recipe, c.target, c.device or "–"] for c in (*first, *then)]
     (int8,) = [row for row in rows if row[:3] == ["int8", "executorch", "local"]]
     assert int8[3:] == [
-        "96.9", "0.106", "0.108", "0.109", "0.0 %", "3.00", "50.0", "10.0", "80.20", "+1.00", "[−0.95, +2.95]", "94.00",
+        "96.9", "0.106", "0.108", "0.109", "0.0 %", "3.00", "50.0", "10.0", "80.20", "+1.00", "[−0.95, +2.95]",
+        "cannot tell", "94.00",
     ]  # fmt: skip
 
 
@@ -162,8 +164,7 @@ def test_an_emulated_device_has_instructions_with_their_spread_and_no_latency(pa
     rows = [row for row in found if row[2] == "pi4-emulated"]
     assert [row[4] for row in rows] == ["41,000,000", "41,000,000", "38,000,000", "38,000,000"]
     assert '"text":"p50, instructions"' in section(page, "trade-off")
-    assert "38,000,000 instructions" in section(page, "summary")
-    assert "Fewest instructions without a significant drop: int8 on executorch" in section(page, "summary")
+    assert "Cannot tell whether the drop is below 1 point: int8 on tflite" in section(page, "summary")
 
 
 def test_output_differences_are_shown_step_by_step(page: str) -> None:
@@ -203,7 +204,7 @@ def test_a_throttled_run_is_marked_wherever_its_times_appear(tmp_path: Path) -> 
     tree.artifact("int8", "onnx")
     tree.measure("int8", "onnx")
     tree.measure("int8", "onnx", device={**LOCAL, "name": "pi4", "kind": "ssh"}, throttled=True)
-    page = report(tree.build).read_text()
+    page = report(tree.build, margin=5).read_text()
     assert [row[2] for row in lines(section(page, "cells")) if row[:2] == ["int8", "onnx"]] == [
         "local",
         "pi4 (throttled)",
@@ -216,12 +217,54 @@ def test_a_throttled_run_is_marked_wherever_its_times_appear(tmp_path: Path) -> 
     assert "| int8 | onnx | pi4 (throttled) |" in (tmp_path / "report.md").read_text()
 
 
-def test_the_fastest_file_has_its_size_latency_and_drop(page: str) -> None:
-    part = html.unescape(section(page, "summary"))
+def test_the_fastest_file_has_its_size_latency_and_drop(demo: Demo) -> None:
+    report(demo.build, margin=3)
+    part = html.unescape(section((demo.root / "report.html").read_text(), "summary"))
+    report(demo.build)
     assert (
-        "Fastest without a significant drop: int8 on executorch. 96.9 kB (3.3 times smaller than fp32), p50 0.106 ms "
-        "(1.8 times faster than fp32), accuracy drop +1.00 points [-0.95, +2.95], not significant over 500 samples."
+        "Fastest with a drop below 3 points: int8 on executorch. 96.9 kB (3.3 times smaller than fp32), p50 0.106 ms "
+        "(1.8 times faster than fp32), accuracy drop +1.00 points [-0.95, +2.95], "
+        "no worse than the margin of 3 points over 500 samples."
     ) in part
+    assert "38,000,000 instructions" in part
+    assert "Fewest instructions with a drop below 3 points: int8 on executorch" in part
+
+
+def test_a_file_whose_drop_may_exceed_the_margin_is_not_recommended(page: str, demo: Demo) -> None:
+    part = html.unescape(section(page, "summary"))
+    _, fastest = part.split("Fastest with a drop below 1 point: ")
+    assert fastest.startswith("fp32 on executorch")
+    (cell,) = [c for c in collect.cells(demo.build) if (c.recipe, c.target, c.device) == ("int8", "tflite", "local")]
+    assert (cell.verdict, cell.margin_points) == ("cannot tell", 1.0) and cell.samples_needed is None
+    (cell,) = [
+        c for c in collect.cells(demo.build, margin=2) if (c.recipe, c.target, c.device) == ("int8", "tflite", "local")
+    ]
+    assert cell.verdict == "cannot tell" and cell.samples_needed is not None and cell.samples_needed > 500
+
+
+def test_with_few_samples_no_file_is_recommended(tmp_path: Path) -> None:
+    """10 points fewer on 20 samples are not significant, and no reason to ship the file."""
+    tree = Tree(tmp_path)
+    tree.truth, tree.logits = tree.truth[:20], tree.logits[:20]
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", tree.wrong(2))
+    (cell,) = [c for c in collect.cells(tree.build) if c.device]
+    assert cell.drop_points == pytest.approx(10) and cell.drop_interval is not None and cell.drop_interval[0] < 0
+    assert cell.verdict == "cannot tell" and cell.samples_needed is not None
+    part = section(report(tree.build).read_text(), "summary")
+    assert "No file can be recommended" in part
+    assert f"about {formatting.about(cell.samples_needed)} samples would" in part
+
+
+def test_if_every_file_is_worse_the_summary_is_one_sentence(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx", tree.wrong(60))
+    part = section(report(tree.build).read_text(), "summary")
+    assert "Every measured file is less accurate than the float model by more than 1 point." in part
+    assert "Cannot tell" not in part and "with a drop below" not in part
 
 
 def test_a_significant_loss_is_marked_and_not_recommended(tmp_path: Path) -> None:
@@ -231,11 +274,11 @@ def test_a_significant_loss_is_marked_and_not_recommended(tmp_path: Path) -> Non
     tree.measure("fp32", "onnx")
     tree.artifact("int8", "onnx", 4000)
     tree.measure("int8", "onnx", tree.wrong(20))
-    report(tree.build)
+    report(tree.build, margin=5)
     page = (tmp_path / "report.html").read_text()
-    assert "Smallest without a significant drop: fp32 on onnx. 8.0 kB" in section(page, "summary")
+    assert "Smallest with a drop below 5 points: fp32 on onnx. 8.0 kB" in section(page, "summary")
     (int8,) = [row for row in lines(section(page, "cells")) if row[:3] == ["int8", "onnx", "local"]]
-    assert int8[-3:-1] == ["+10.00", "[+5.56, +14.24]*"]
+    assert int8[-4:-1] == ["+10.00", "[+5.56, +14.24]*", "worse"]
 
 
 def test_files_that_are_not_significantly_slower_than_the_fastest_one_are_listed(tmp_path: Path) -> None:
@@ -250,9 +293,9 @@ def test_files_that_are_not_significantly_slower_than_the_fastest_one_are_listed
         tree.artifact("fp32", target)
         processes = tuple(process(runs=((1, 1000 * us),) * 20) for us in microseconds)
         tree.measure("fp32", target, processes=processes)
-    report(tree.build)
+    report(tree.build, margin=5)
     part = section((tmp_path / "report.html").read_text(), "summary")
-    assert "Fastest without a significant drop: fp32 on onnx" in part
+    assert "Fastest with a drop below 5 points: fp32 on onnx" in part
     assert "Not significantly worse: fp32 on tflite." in part
 
 
@@ -262,7 +305,7 @@ def test_a_file_measured_in_one_process_is_never_called_faster(tmp_path: Path) -
     for recipe, us in (("fp32", 200), ("int8", 100)):
         tree.artifact(recipe, "onnx")
         tree.measure(recipe, "onnx", processes=(process(runs=((1, 1000 * us),) * 200),))
-    report(tree.build)
+    report(tree.build, margin=5)
     part = section((tmp_path / "report.html").read_text(), "summary")
     assert "faster than fp32" not in part
     assert "Not significantly worse: fp32 on onnx." in part
@@ -314,7 +357,7 @@ def test_a_fast_model_is_in_microseconds_on_the_whole_page(tmp_path: Path) -> No
     tree.checkpoint()
     tree.artifact("int8", "onnx")
     tree.measure("int8", "onnx", runs=((1000, 2_230_000),) * 100)
-    page = report(tree.build).read_text()
+    page = report(tree.build, margin=5).read_text()
     head, *rows = lines(section(page, "cells"))
     (int8,) = [row for row in rows if row[:3] == ["int8", "onnx", "local"]]
     assert head[4:9] == ["p50, µs", "p90, µs", "p99, µs", "spread", "load, ms"]
