@@ -428,7 +428,7 @@ def _hyperparameters(checkpoint: Checkpoint) -> dict[str, bool | float | str]:
 
 
 def _set_aside(final: Path) -> None:
-    """Renames a checkpoint that is about to be replaced: its new name has the first digits of its weights' hash."""
+    """Copies a checkpoint that is about to be replaced: the copy's name has the first digits of its weights' hash."""
     try:
         old = store.read(Checkpoint, final / MANIFEST)
     except Broken:
@@ -437,5 +437,6 @@ def _set_aside(final: Path) -> None:
         return
     aside = final.with_name(f"checkpoint-{old.weights_sha256[:8]}")
     if not aside.exists():
-        final.rename(aside)
+        with store.atomic(aside) as folder:
+            shutil.copytree(final, folder)
         say(f"kept the old checkpoint: --weights {aside / old.weights} restores it")

@@ -12,17 +12,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pipeline.errors import NeedsTool, StageFailed
 
-RUNNING: set[subprocess.Popen[str]] = set()
-"""What `watch` is watching now."""
+T = TypeVar("T")
+
+RUNNING: set[subprocess.Popen[str] | subprocess.Popen[bytes]] = set()
+"""Programs that end with this process's work: `end_all` ends them."""
+INTERRUPTED = threading.Event()
+"""Set while `side_by_side` ends its threads. A thread that runs a program then raises KeyboardInterrupt."""
 SETPRIV = shutil.which("setpriv")
 LEASH = (SETPRIV, "--pdeathsig", "KILL") if SETPRIV else ()
 """Arguments before a program that `run` and `watch` wait for: the kernel ends it when the waiting thread is gone, so
@@ -106,17 +111,22 @@ def run(
     try:
         with unbroken():
             process = _start(command, subprocess.PIPE, env, cwd, own_group)
+            RUNNING.add(process)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             timed_out = True
             end(process)
             out, err = process.communicate()
+        check_interrupt()
     except BaseException:
         if process is not None:
             end(process)
             process.wait()
         raise
+    finally:
+        if process is not None:
+            RUNNING.discard(process)
     return Done(command, process.returncode, out, err, time.perf_counter() - started, timed_out)
 
 
@@ -149,8 +159,42 @@ def watch(argv: Sequence[str | Path], each: Callable[[str], None], env: Mapping[
 
 def started(argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
     """Starts a program in its own process group. The caller must end it."""
+    check_interrupt()
     with unbroken():
         return subprocess.Popen(argv, start_new_session=True, **streams)
+
+
+def side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of functions that run at the same time, each in a thread; a single one runs in this thread.
+
+    Ctrl-C, and an exception of one of them, ends the programs that the others run: KeyboardInterrupt is raised there.
+    """
+    if len(calls) < 2:
+        return [call() for call in calls]
+    try:
+        with ThreadPoolExecutor(len(calls)) as pool:
+            running = [pool.submit(call) for call in calls]
+            try:
+                for future in wait(running, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                INTERRUPTED.set()
+                while not all(future.done() for future in running):
+                    end_all()
+                    time.sleep(0.05)
+                raise
+    finally:
+        INTERRUPTED.clear()
+    return [future.result() for future in running]
+
+
+def check_interrupt() -> None:
+    """
+    Raises:
+        KeyboardInterrupt: this is a thread of `side_by_side`, and its work is to end.
+    """
+    if INTERRUPTED.is_set() and threading.current_thread() is not threading.main_thread():
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -184,6 +228,7 @@ def _start(
     cwd: Path | None = None,
     own_group: bool = True,
 ) -> subprocess.Popen[str]:
+    check_interrupt()
     if shutil.which(command[0]) is None:
         raise NeedsTool(f"{command[0]} is not installed or not on PATH")
     return subprocess.Popen(
@@ -242,6 +287,6 @@ def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
 
 
 def end_all() -> None:
-    """Ends all programs that threads of this process watch: Ctrl-C reaches only the main thread."""
+    """Ends all programs that threads of this process run: Ctrl-C reaches only the main thread."""
     for process in list(RUNNING):
         end(process)

@@ -25,17 +25,33 @@ SECONDS_BETWEEN_LINES = 30.0
 """Where there is no live bar, long work reports its progress this often."""
 
 _LOCK = threading.Lock()
+_own = threading.local()
+"""For each thread, what its lines and bars begin with; see `named`."""
 _live: Progress | None = None
 """The display of every bar that is shown now. rich keeps one live display per console."""
 
 
 def say(text: str) -> None:
     """Prints a line on stderr, above the bars; stdout is for results."""
-    live = _live
+    live, text = _live, f"{_name()}{text}"
     if live is None:
         print(text, file=sys.stderr, flush=True)
     else:
         live.console.print(text, soft_wrap=True)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Lets the lines and bars of this thread begin with a name, because other threads print as well."""
+    _own.name = f"[{name}] "
+    try:
+        yield
+    finally:
+        del _own.name
+
+
+def _name() -> str:
+    return str(getattr(_own, "name", ""))
 
 
 def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
@@ -105,7 +121,7 @@ def _bar(what: str, total: int | None, unit: str) -> Iterator[Step]:
             _live = _display()
             _live.start()
         live = _live
-        task = live.add_task(what, total=total, unit=unit)
+        task = live.add_task(f"{_name()}{what}", total=total, unit=unit)
     try:
         yield lambda: live.advance(task)
     finally:

@@ -15,10 +15,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,9 +37,12 @@ T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 """Prefix of temporary files. The next run removes those that an interrupted run left."""
-OWNED = re.compile(re.escape(TEMPORARY) + r"(\d+)-(\d+)-")
-"""Prefix of temporary files written without the lock: with the writing process's id and start time, because ids are
-reused."""
+ASIDE = ".old-"
+"""Prefix of a folder that is being replaced, where the file system cannot exchange two names in one call."""
+OWNED = re.compile(rf"(?:{re.escape(TEMPORARY)}|{re.escape(ASIDE)})(\d+)-(\d+)-(?:\d+-)?(.*)")
+"""A temporary name: the writing process's id and start time, because ids are reused; a number; the final name."""
+FEW_FILES = 100
+"""Up to so many files are flushed one by one; more of them with everything else on the disk."""
 THREADS = "threads-"
 """Prefix of the folder within a device's folder that contains a measurement with several threads."""
 LOCK = ".lock"
@@ -44,7 +50,13 @@ LOCK = ".lock"
 TAG = ".lastmile"
 """Marks a build folder: `inv clean` empties no other folder. It is not a CACHEDIR.TAG, because backups would then
 exclude trained weights."""
+POLL_SECONDS = 0.1
 SIGNATURE = "A build folder of Lastmile's: inv clean empties it.\n"
+
+
+_of_thread = threading.local()
+"""Build folders that each thread has locked."""
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,22 @@ class Store:
     def cell(self, model: str, framework: str, recipe: str, target: str) -> Path:
         return self.home(model, framework) / recipe / target
 
+    def device(self, name: str) -> Store:
+        """The folder whose lock the measurements under a device's name hold: they write the same files."""
+        return Store(self.root / "devices" / name)
+
+    def hardware(self, identity: str) -> Store:
+        """The folder whose lock the measurements on one piece of hardware hold, whatever its name in devices.toml."""
+        return Store(self.root / "devices" / f"hardware-{digest(identity)[:16]}")
+
     def models(self) -> list[tuple[str, str]]:
         """(model, framework) of every checkpoint."""
         found = sorted(self.root.glob("*/checkpoint/checkpoint.json"))
         return [(home.stem, home.suffix[1:]) for home in (path.parent.parent for path in found)]
+
+    def locked(self) -> list[Store]:
+        """It and the folders below it, as far as they have a lock of their own."""
+        return [] if self.root.is_symlink() else [Store(path.parent) for path in sorted(self.root.rglob(LOCK))]
 
     @property
     def tagged(self) -> bool:
@@ -81,9 +105,7 @@ class Store:
     def contents(self) -> list[Path]:
         """Everything but the tag and the locks, which other processes may be waiting for, also in nested folders."""
         entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        parts = [
-            Store(path).contents() if (path / LOCK).is_file() and not path.is_symlink() else [path] for path in entries
-        ]
+        parts = [Store(path).contents() if Store(path).locked() else [path] for path in entries]
         return [path for part in parts for path in part if path.name not in (TAG, LOCK)]
 
 
@@ -131,34 +153,102 @@ def write_text(path: Path, text: str) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, which replaces `path` when the block ends without an error.
 
-    The block creates a file or a folder there. After an error, `path` is unchanged and nothing temporary remains.
+    The block creates a file or a folder there. After an error, `path` is unchanged and nothing temporary remains. After
+    a kill or a power cut at any moment, `path` is the old or the new one, complete.
 
     Raises:
         DiskFull: no space is left on the disk.
     """
-    temporary, old = unfinished(path), unfinished(path.with_name(f"old-{path.name}"))
+    temporary = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if temporary.is_dir() and path.exists():  # a rename cannot replace a folder with contents
-            path.rename(old)
-            temporary.rename(path)
-            remove(old)
+        _flush(temporary)
+        if path.exists() and (temporary.is_dir() or path.is_dir()):
+            _replace_folder(temporary, path)
         else:
             temporary.replace(path)
+        _flush_entry(path.parent)
+        remove(temporary)
     except BaseException as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
         remove(temporary)
         if isinstance(error, OSError) and is_full(error):
             raise full(path) from error
         raise
 
 
+def _replace_folder(new: Path, path: Path) -> None:
+    """Gives `new` the name `path`, and what is there the name `new`. A rename cannot replace a folder with contents.
+
+    Where the file system cannot exchange names, the old folder gets a name from which the next holder of the lock
+    restores it.
+    """
+    if _exchanged(new, path):
+        return
+    pid = os.getpid()
+    old = path.with_name(f"{ASIDE}{pid}-{proc.began(pid)}-{next(_numbers)}-{path.name}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    old.rename(new)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Exchanges two names in one call. False where the system or the file system cannot.
+
+    Source: renameat2(2), RENAME_EXCHANGE; macOS's rename(2), RENAME_SWAP.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if hasattr(library, "renameat2"):
+        failed = library.renameat2(-100, names[0], -100, names[1], 2)  # -100: AT_FDCWD
+    elif hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*names, 2)
+    else:
+        return False
+    number = ctypes.get_errno() if failed else 0
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    if number:
+        raise OSError(number, os.strerror(number), str(second))
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Writes a file, or all files of a folder, to the disk."""
+    found = [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
+    if len(found) > FEW_FILES:
+        os.sync()
+        return
+    for each in found:
+        if each.is_file() and not each.is_symlink():
+            with each.open("rb") as file:
+                os.fsync(file.fileno())
+        elif each.is_dir():
+            _flush_entry(each)
+
+
+def _flush_entry(folder: Path) -> None:
+    """Writes the names in a folder to the disk. Some network file systems cannot, and have nothing to write."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
+
+
 def unfinished(path: Path) -> Path:
     """A temporary name next to `path`, owned by this process: no other process removes it while this one lives."""
     pid = os.getpid()
-    return path.with_name(f"{TEMPORARY}{pid}-{proc.began(pid)}-{path.name}")
+    return path.with_name(f"{TEMPORARY}{pid}-{proc.began(pid)}-{next(_numbers)}-{path.name}")
 
 
 def is_full(error: OSError) -> bool:
@@ -210,17 +300,27 @@ def size(path: Path) -> int:
 
 @contextmanager
 def lock(store: Store, what: str) -> Iterator[None]:
-    """Locks the build folder for writing. A second writer waits, and prints which process it waits for.
+    """Locks the build folder for writing. A second writer waits, and prints which process it waits for. Reentrant in
+    a thread.
 
     The kernel releases the lock when the process ends, however it ends.
     """
+    held: set[Path] = _of_thread.__dict__.setdefault("held", set())
+    root = store.root.absolute()
+    if root in held:
+        yield
+        return
     with _held(store.root) as file:
         file.seek(0)
         file.truncate()
         file.write(f"{what} (process {os.getpid()})\n")
         file.flush()
         sweep(store.root)
-        yield
+        held.add(root)
+        try:
+            yield
+        finally:
+            held.remove(root)
 
 
 def _held(root: Path) -> IO[str]:
@@ -234,11 +334,25 @@ def _held(root: Path) -> IO[str]:
             except BlockingIOError:
                 file.seek(0)
                 say(f"{root} is in use by {file.read().strip() or 'another run'}; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _wait_for(file)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
                     return file
+
+
+def _wait_for(file: IO[str]) -> None:
+    """Waits for the lock. Ctrl-C ends the wait; in a thread, where no signal arrives, that takes polling."""
+    if threading.current_thread() is threading.main_thread():
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    while True:
+        proc.check_interrupt()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(POLL_SECONDS)
 
 
 def _opened(path: Path) -> IO[str]:
@@ -255,7 +369,8 @@ def _opened(path: Path) -> IO[str]:
 
 
 def sweep(root: Path) -> None:
-    """Removes temporary files of interrupted runs. Only the holder of the lock may call this.
+    """Removes temporary files of interrupted runs, and restores folders that they were replacing. Only the holder of
+    the lock may call this.
 
     Nested folders with their own lock are skipped, as are files that a living process writes without the lock (a
     report).
@@ -264,7 +379,23 @@ def sweep(root: Path) -> None:
         for name in (*folders, *files):
             if name.startswith(TEMPORARY) and not _in_use(name):
                 remove(Path(home) / name)
-        folders[:] = [name for name in folders if not (name.startswith(TEMPORARY) or Path(home, name, LOCK).exists())]
+            elif name.startswith(ASIDE) and not _in_use(name):
+                _restore(Path(home) / name)
+        folders[:] = [
+            name for name in folders if not (name.startswith((TEMPORARY, ASIDE)) or Path(home, name, LOCK).exists())
+        ]
+
+
+def _restore(old: Path) -> None:
+    """Gives a folder its name back, unless the new folder has it already."""
+    owner = OWNED.fullmatch(old.name)
+    assert owner is not None  # `_replace_folder` gave it the name
+    path = old.with_name(owner[3])
+    if path.exists():
+        remove(old)
+    else:
+        old.rename(path)
+        say(f"{path} is the old one again: a run was killed while it replaced it")
 
 
 def _in_use(name: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,83 @@ def test_a_folder_replaces_a_folder_with_contents(tmp_path: Path) -> None:
     assert names(tmp_path) == ["package"]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.system import store
+
+place, exchanges = Path(sys.argv[1]), sys.argv[2] == "True"
+if not exchanges:
+    store._exchanged = lambda first, second: False
+
+def replace(kind, path, text):
+    with store.atomic(path) as new:
+        if kind == "folder":
+            (new / "below").mkdir(parents=True)
+            for name in ("one", "below/two"):
+                (new / name).write_text(text)
+        else:
+            new.write_text(text)
+
+def content(path):
+    if not path.exists():
+        return None
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    return sorted(p.read_text() for p in files)
+
+def killed(kind, path, step):
+    pid = os.fork()
+    if pid == 0:
+        left = step
+        def count(frame, event, function):
+            nonlocal left
+            system = event in ("c_call", "c_return") and function.__module__ == "posix"
+            left -= system or frame.f_code.co_filename == store.__file__
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.setprofile(count)
+        replace(kind, path, "new")
+        sys.setprofile(None)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] != 0
+
+for kind, whole in (("folder", 2), ("file", 1)):
+    seen, step = set(), 0
+    while True:
+        home = place / f"{kind}-{step}"
+        path = home / "thing"
+        replace(kind, path, "old")
+        ended = not killed(kind, path, step)
+        if exchanges:
+            assert content(path) in (["old"] * whole, ["new"] * whole), (kind, step, content(path))
+        with store.lock(store.Store(home), "a test"):
+            pass
+        found = content(path)
+        assert found in (["old"] * whole, ["new"] * whole), (kind, step, found)
+        assert sorted(p.name for p in home.iterdir()) == [".lock", "thing"], (kind, step, list(home.iterdir()))
+        seen.add(found[0])
+        if ended:
+            break
+        step += 1
+    print(kind, step > 30, sorted(seen))
+"""
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_one(tmp_path: Path, exchanges: bool) -> None:
+    """Processes are killed at each call of the system and of store.py, and at each return. Where the file system cannot
+    exchange two names, the next holder of the lock restores the old folder."""
+    memory = Path("/dev/shm")  # hundreds of flushed folders take minutes on a disk
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
+        argv = [sys.executable, "-c", KILLED, place, str(exchanges)]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["folder True ['new', 'old']", "file True ['new', 'old']"]
+
+
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old folder has already been renamed when the new one's rename fails."""
+    """The file system cannot exchange names, and the second rename fails."""
+    monkeypatch.setattr(store, "_exchanged", lambda first, second: False)
     path = folder_of(tmp_path / "package", {"old": "1"})
     rename = Path.rename
 
@@ -135,6 +211,14 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         folder_of(temporary, {"new": "2"})
     assert names(path) == ["old"]
     assert names(tmp_path) == ["package"]
+
+
+def test_two_names_are_exchanged_in_one_call(tmp_path: Path) -> None:
+    first, second = folder_of(tmp_path / "first", {"a": "1"}), folder_of(tmp_path / "second", {"b": "2"})
+    assert store._exchanged(first, second)
+    assert (names(first), names(second)) == (["b"], ["a"])
+    with pytest.raises(FileNotFoundError):
+        store._exchanged(first, tmp_path / "third")
 
 
 def test_the_temporary_name_keeps_the_suffix_for_converters(tmp_path: Path) -> None:
