@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.core import Checkpoint
     from pipeline.devices import BoundDevice
     from pipeline.results.instruction_budget import Budget, Comparison
+    from pipeline.stages.measure import Result
     from pipeline.stages.plan import Plan, TrainingOptions
     from pipeline.system.store import Store
 
@@ -47,7 +48,7 @@ HELP = {
     "to_": "the framework to convert it to",
     "target": "comma-separated names from `inv targets`, or all",
     "recipe": "comma-separated names from `inv recipes`, or all",
-    "device": "a name from `inv devices`",
+    "device": "comma-separated names from `inv devices`, or all; several are measured side by side",
     "data": "the dataset: a folder or archive; later commands on this model use it again",
     "weights": "your own weights instead of training: .safetensors, .pt (read with weights_only) or .keras",
     "accelerator": "auto (a GPU if there is one), cpu or cuda",
@@ -378,27 +379,28 @@ def bench(
     options.check()
     points = _margin(margin)
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
-    (bound,) = plan.devices
-    recorded = _budget(bound, check, record)
+    recorded = _budget(plan.devices, check, record)
     build = _build()
     found = measure.bench(build, plan, options)
     models = [(plan.model.spec.name, framework.name) for framework in plan.frameworks]
     cells = collect.cells(build, models, points)
     asked = {(target.name, recipe.name) for target in plan.targets for recipe in plan.recipes}
-    shown = [c for c in cells if (c.target, c.recipe) in asked and c.device in (bound.name, None)]
+    named = [device.name for device in plan.devices]
+    shown = [c for c in cells if (c.target, c.recipe) in asked and c.device in (*named, None)]
     terminal.show(*terminal.cells(shown))
-    failures = [result.failure for result in found if result.failure]
-    if failures:
-        raise failures[0]
+    _raise_failures(found)
     if check or record:
-        counts = [instruction_budget.count(result.measurement) for result in found if result.measurement]
+        kept = [(result.device, result.measurement) for result in found if result.measurement]
+        counted = [(d, [instruction_budget.count(one) for name, one in kept if name == d.name]) for d in plan.devices]
+        counts = [count for _, own in counted for count in own]
         if not counts:
-            raise BadOption(f"{bound.name} runs none of these files: there is nothing to count")
+            raise BadOption(f"{', '.join(named)}: no file of these runs there, so there is nothing to count")
         if record:
             instruction_budget.record(_place(record), counts)
             print(f"{record}: {len(counts)} counts recorded")
         else:
-            _check_growth(instruction_budget.compare(counts, recorded, bound, asked))
+            compared = [instruction_budget.compare(own, recorded, device, asked) for device, own in counted]
+            _check_growth([one for device in compared for one in device])
 
 
 @command()
@@ -477,9 +479,7 @@ def demo(_c: Context) -> None:
     found = measure.bench(build, plan)
     terminal.show(*terminal.cells(collect.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {write_report(build)}")
-    failures = [result.failure for result in found if result.failure]
-    if failures:
-        raise failures[0]
+    _raise_failures(found)
 
 
 @command(can_run_dry=True)
@@ -500,9 +500,9 @@ def clean(c: Context, model: str | None = None) -> None:
         for path in found:
             print(f"would remove {path}")
         return
-    boards = store.Store(build.root / "boards")  # booting locks this before the build folder
-    alone = store.lock(boards, "clean") if not model and boards.root.is_dir() else contextlib.nullcontext()
-    with alone, store.lock(build, "clean"):
+    with contextlib.ExitStack() as alone:
+        for folder in reversed(build.locked()):  # a boot and a bench lock these before the build folder
+            alone.enter_context(store.lock(folder, "clean"))
         for board in () if model else emulate.BOARDS:
             if emulate.stop(build, board):
                 print(f"{board}: stopped")
@@ -739,7 +739,7 @@ def _plan(
         frameworks=_split(framework),
         recipes=_split(recipe),
         targets=_split(target),
-        devices=device or (),
+        devices=_split(device) if device else (),
         data=_path(data),
         weights=_path(weights),
         training=training or TrainingOptions(),
@@ -782,7 +782,16 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
     return android.path(build)
 
 
-def _budget(device: BoundDevice, check: str | None, record: str | None) -> Budget:
+def _raise_failures(found: list[Result]) -> None:
+    """Ends the command with exit code 2 and the first failure of each device, if there are failures."""
+    first = {result.device: result.failure for result in reversed(found) if result.failure}
+    if len(first) == 1:
+        raise first.popitem()[1]
+    if first:
+        raise Exit("\n".join(f"error: {_one_line(failure)}" for failure in reversed(first.values())), code=2)
+
+
+def _budget(devices: tuple[BoundDevice, ...], check: str | None, record: str | None) -> Budget:
     """The recorded counts, read before anything is measured; empty if there are none to read.
 
     Raises:
@@ -793,7 +802,8 @@ def _budget(device: BoundDevice, check: str | None, record: str | None) -> Budge
     if check and record:
         raise BadOption("--check and --record exclude each other: use one of them")
     if check or record:
-        instruction_budget.require_clock(device)
+        for device in devices:
+            instruction_budget.require_clock(device)
     file = _place(check or record or "")
     if check or (record and file.exists()):
         return instruction_budget.read(file)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import registry
 from pipeline.devices import BoundDevice
-from pipeline.errors import StageFailed
+from pipeline.errors import PipelineError
 from pipeline.stages import export, measure
 from pipeline.stages.export import Outcome
 from pipeline.stages.plan import ALL, Job, Names, Plan, TrainingOptions
@@ -51,7 +51,7 @@ class Cells:
     plan: Plan
     outcomes: Sequence[Outcome]
 
-    def bench(self, device: BoundDevice, options: measure.Options = QUICK) -> list[StageFailed]:
+    def bench(self, device: BoundDevice, options: measure.Options = QUICK) -> list[PipelineError]:
         """Measures the files and returns the failures."""
         found = measure.measure(self.build, self.plan, self.outcomes, device, options)
         return [result.failure for result in found if result.failure]

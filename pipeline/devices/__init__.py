@@ -55,6 +55,16 @@ class DeviceKind(Protocol):
     def setup(self, build: Store, device: Device, runtime: str) -> None:
         """Makes edge-bench with this runtime callable on the device; cheap where it already is."""
 
+    def hardware(self, build: Store, device: Device) -> str:
+        """What tells this piece of hardware from every other, in a few words: a serial number, not an address. It is
+        part of a measurement's cache key and shown beside its figures.
+
+        A device that has to be asked is asked once per command. While the device is locked, it is what was locked.
+
+        Raises:
+            Unreachable, StageFailed: the device has to be asked, and cannot be.
+        """
+
     def identity(self, build: Store, device: Device, runtime: str) -> str:
         """Hash of what measures on the device: edge-bench and the runtime. It is part of a measurement's cache key."""
 
@@ -125,6 +135,9 @@ class BoundDevice:
 
     def setup(self, build: Store, runtime: str) -> None:
         self.kind.setup(build, self.device, runtime)
+
+    def hardware(self, build: Store) -> str:
+        return self.kind.hardware(build, self.device)
 
     def identity(self, build: Store, runtime: str) -> str:
         return self.kind.identity(build, self.device, runtime)

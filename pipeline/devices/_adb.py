@@ -93,6 +93,7 @@ class Phone:
         env: environment variables for adb; empty for the user's own adb server.
         known: files that this job has found intact on the phone.
         app: sha256 of the installed app's APK; empty if the app is not installed.
+        hardware: what tells it from other phones, once it was asked; see `hardware`.
         holder: the process whose shell holds the lock during a job.
         depth: how many `exclusive` blocks are nested in the first.
     """
@@ -103,6 +104,7 @@ class Phone:
     traffic: Traffic = field(default_factory=Traffic)
     known: set[str] = field(default_factory=set)
     app: str = ""
+    hardware: str = ""
     holder: subprocess.Popen[str] | None = None
     depth: int = 0
 
@@ -165,6 +167,7 @@ class Phone:
         )  # fmt: skip
         self.holder = process
         HELD.append(self)
+        proc.RUNNING.add(process)
         try:
             yield self._held(process)
         finally:
@@ -182,6 +185,7 @@ class Phone:
             elif word == "held":
                 return rest.split()
         err = process.stderr.read().strip()
+        proc.check_interrupt()
         raise Unreachable(f"{self.name}: {err.splitlines()[-1] if err and not GONE.search(err) else LOST}")
 
     def release(self) -> None:
@@ -192,6 +196,7 @@ class Phone:
             HELD.remove(self)
         if process is None:
             return
+        proc.RUNNING.discard(process)
         try:
             process.communicate(timeout=END_SECONDS)  # closes its standard input
         except (subprocess.TimeoutExpired, ValueError):
@@ -246,6 +251,11 @@ def describe(phone: Phone) -> str:
     done = phone.shell('for p; do getprop "$p"; done', *PROPERTIES)
     maker, model, chip_maker, chip, abi, release = [*done.out.splitlines(), *[""] * len(PROPERTIES)][: len(PROPERTIES)]
     return f"{maker} {model}, {' '.join(filter(None, (chip_maker, chip))) or 'SoC unknown'}, {abi}, Android {release}"
+
+
+def hardware(phone: Phone, serial: str, fingerprint: str) -> str:
+    """What tells a phone from others. Its own serial number, because over Wi-Fi adb's is an address."""
+    return f"serial {serial or phone.serial}" + (f", build {fingerprint}" if fingerprint else "")
 
 
 def check(done: Done, name: str, doing: str) -> Done:

@@ -45,6 +45,7 @@ class Board:
         libc: "glibc 2.36"; empty for another C library.
         python: major and minor version.
         runtimes: names of the archives that are unpacked on it.
+        hardware: model, serial and machine_id; "" for what it does not have.
     """
 
     machine: str
@@ -54,6 +55,7 @@ class Board:
     folder: str
     free_bytes: int
     runtimes: tuple[str, ...]
+    hardware: Mapping[str, str]
 
     @classmethod
     def of(cls, response: Mapping[str, Any]) -> Board:
@@ -117,9 +119,20 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         runtime, wanted, parts, board.platform(), board.python, [path.name for path in native], EXCLUDED,
     ])  # fmt: skip
     folder = build.root / "environments" / f"{runtime}-{board.machine}-{key[:16]}"
+    made = _made(folder)
+    if made is None:
+        with store.lock(Store(folder.parent), f"fetching {runtime} for a board"):
+            made = _made(folder) or _fetch(board, runtime, wanted, native, folder, key)
+    return made, folder / made.file
+
+
+def _made(folder: Path) -> Bundle | None:
     made = store.read_or_warn(Bundle, folder / "bundle.json")
-    if made is not None and store.size(folder / made.file) == made.size_bytes:
-        return made, folder / made.file
+    return made if made is not None and store.size(folder / made.file) == made.size_bytes else None
+
+
+def _fetch(board: Board, runtime: str, wanted: list[str], native: list[Path], folder: Path, key: str) -> Bundle:
+    source = _edge_bench.HERE / "src"
     with (
         working(f"fetching {runtime} for {board.platform()}, Python {'.'.join(map(str, board.python))}"),
         store.atomic(folder) as new,
@@ -138,7 +151,7 @@ def make(build: Store, board: Board, runtime: str) -> tuple[Bundle, Path]:
         file = new / "bundle.tar.gz"
         made = Bundle(runtime, file.name, store.sha256(file), store.size(file), unpacked, key)
         store.write(new / "bundle.json", made)
-    return made, folder / made.file
+    return made
 
 
 def _install(board: Board, wanted: list[str], folder: Path) -> None:

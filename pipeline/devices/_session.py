@@ -75,6 +75,7 @@ class Session:
         self.err = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         self.process = proc.started(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.err)
         self.mark = secrets.token_hex(8).encode()
+        proc.RUNNING.add(self.process)
         source = zlib.compress(SOURCE.read_bytes())
         self._send([b"%d\n" % len(source), source, self.mark + b"\n"])
 
@@ -142,6 +143,7 @@ class Session:
         except subprocess.TimeoutExpired:
             proc.end(self.process)
             self.process.wait()
+        proc.RUNNING.discard(self.process)
         self.process.stdout.close()
         self.err.close()
 
@@ -187,6 +189,7 @@ class Session:
     def _ended(self) -> StageFailed:
         """Why there is no response."""
         code = self.process.wait()
+        proc.check_interrupt()
         self.err.seek(0)
         done = proc.Done((), code, "", self.err.read().decode("utf-8", "replace"), 0.0)
         if code == LOST or code < 0:

@@ -65,7 +65,11 @@ class Link:
         with tempfile.TemporaryFile("w+", errors="replace") as err:  # the connection would keep a pipe open
             argv = [*client(self.device), "-M", "-f", "-N", "-S", str(self.socket)]
             argv += ["-o", f"ControlPersist={PERSIST_SECONDS}", "--", address(self.device)]
-            code = proc.started(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err).wait()
+            process = proc.started(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err)
+            proc.RUNNING.add(process)
+            code = process.wait()
+            proc.RUNNING.discard(process)
+            proc.check_interrupt()
             err.seek(0)
             if code != 0:
                 raise Unreachable(f"{self.device.name}: {explain(self.device, err.read())}")

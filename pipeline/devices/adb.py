@@ -34,7 +34,7 @@ from pipeline.system.store import Store
 CHUNK: int | None = 500
 RUNTIMES: Mapping[str, str] = {}
 DECODES = True
-ROUTE: tuple[str, ...] = ("cool_down_c",)
+ROUTE: tuple[str, ...] = ("serial", "board", "cool_down_c")
 KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
 )  # fmt: skip
@@ -61,7 +61,8 @@ for attempt in 1 2 3 4 5; do
     clean "$@"
     p=$(pm path "$3"); p=${p#package:}
     [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled true
-    echo lastmile held $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
+    s=$(getprop ro.serialno) b=$(getprop ro.build.fingerprint)
+    echo lastmile held "${s:--}" "${b:--}" $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
     cat >/dev/null
     [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled false
     clean "$@"
@@ -71,7 +72,8 @@ for attempt in 1 2 3 4 5; do
 done
 exit 1
 """
-"""Locks the phone. Arguments: FOLDER, who holds the lock, PACKAGE, RESULTS, whether to use fixed-performance mode.
+"""Locks the phone and prints its serial number, its build's fingerprint and the hash of the installed app. Arguments:
+FOLDER, who holds the lock, PACKAGE, RESULTS, whether to use fixed-performance mode.
 
 A job that leaves no file on the phone removes the whole folder, lock included. A job that waited for that lock then
 creates a new one."""
@@ -194,7 +196,9 @@ def exclusive(build: Store, device: Device) -> Iterator[None]:
     first = phone.holder is None
     with phone.exclusive(HOLD, FOLDER, who, PACKAGE, RESULTS, fixed) as held:
         if first:
-            phone.app = held[0] if held else ""
+            serial, fingerprint, *app = held
+            phone.app = app[0] if app else ""
+            phone.hardware = _adb.hardware(phone, serial.strip("-"), fingerprint.strip("-"))
         yield
 
 
@@ -220,6 +224,20 @@ def setup(build: Store, device: Device, runtime: str) -> None:
             raise StageFailed(f"{device.name}: {_install_error(output, done)}")
         phone.traffic.sent_bytes += store.size(apk)
         phone.app = digest
+
+
+def hardware(build: Store, device: Device) -> str:
+    """See `DeviceKind.hardware`: the serial number and the build's fingerprint. The emulated phones are all the same,
+    so one that does not run need not be asked."""
+    _check(device)
+    if "board" in device.options:
+        return f"emulated {device.options['board']}"
+    phone = _phone(build, device)
+    if not phone.hardware:
+        done = phone.shell("getprop ro.serialno; getprop ro.build.fingerprint")
+        serial, fingerprint, *_ = [*done.out.splitlines(), "", ""]
+        phone.hardware = _adb.hardware(phone, serial.strip(), fingerprint.strip())
+    return phone.hardware
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:

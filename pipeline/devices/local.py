@@ -7,7 +7,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 
 from pipeline import registry
@@ -57,8 +58,8 @@ def unavailable(build: Store, device: Device) -> str | None:
 
 
 def exclusive(build: Store, device: Device) -> AbstractContextManager[None]:
-    """See `DeviceKind.exclusive`: the lock on the build folder already admits one job at a time to this machine."""
-    return nullcontext()
+    """See `DeviceKind.exclusive`: the lock on the build folder, so that nothing is made here during a measurement."""
+    return store.lock(build, f"a measurement on {device.name}")
 
 
 def setup(build: Store, device: Device, runtime: str) -> None:
@@ -77,9 +78,29 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         return
     package = f"{_edge_bench.HERE}[{runtime}]"
     what = f"installing edge-bench with {runtime} into {python.parent.parent}"
-    with working(what), store.atomic(python.parent.parent) as folder:
+    lock = store.lock(Store(python.parents[2]), f"installing {runtime}")
+    with lock, working(what), store.atomic(python.parent.parent) as folder:
         _run([*UV, "venv", "--quiet", "--python", PYTHON_APART, folder])
         _run([*UV, "pip", "install", "--quiet", "--python", folder / "bin/python", package])
+
+
+def hardware(build: Store, device: Device) -> str:
+    """See `DeviceKind.hardware`: the processor's name and its number of cores."""
+    return f"{_processor()}, {os.cpu_count()} cores"
+
+
+@cache
+def _processor() -> str:
+    """The processor's name, or on ARM the part numbers of its cores. Source: proc(5), cpuinfo; sysctl(8) of macOS."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        named = proc.run(["sysctl", "-n", "machdep.cpu.brand_string"], timeout=30).out.strip()
+        return named or platform.machine()
+    fields = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    names = [value for key, value in fields if key == "model name"]
+    parts = [value for key, value in fields if key == "CPU part"]
+    return " + ".join(dict.fromkeys(names or parts)) or platform.machine()
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:

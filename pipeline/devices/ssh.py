@@ -62,9 +62,8 @@ def unavailable(build: Store, device: Device) -> str | None:
     """See `DeviceKind.unavailable`."""
     try:
         device = _resolved(build, device)
-        return _bundle.Board.of(_request(device, {"verb": "ask"}, ASK_SECONDS)).unsupported()
-    except TimeoutError:
-        return f"no response within {ASK_SECONDS:.0f} s"
+        _ask(device)
+        return _bundle.Board.of(_ssh.link(device).description).unsupported()
     except PipelineError as error:
         return str(error).removeprefix(f"{device.name}: ")
 
@@ -104,6 +103,24 @@ def setup(build: Store, device: Device, runtime: str) -> None:
             verb = {"verb": "unpack", "name": bundle.sha256, "sha256": bundle.sha256}
             _send(device, verb, [(path, bundle.size_bytes)], bundle.unpacked_bytes, [bundle.sha256])
         link.runtimes[runtime] = bundle.sha256
+
+
+def hardware(build: Store, device: Device) -> str:
+    """See `DeviceKind.hardware`: model, serial number and machine-id. A board that has neither of the last two is known
+    by its address only.
+
+    The emulated boards are all the same, so one that does not run need not be asked.
+    """
+    _check(device)
+    if "board" in device.options:
+        return f"emulated {device.options['board']}"
+    link = _ssh.link(device)
+    if not link.description:
+        _ask(device)
+    found = _bundle.Board.of(link.description).hardware
+    own = [f"serial {found['serial']}"] if found["serial"] else []
+    own += [f"machine {found['machine_id']}"] if found["machine_id"] else []
+    return ", ".join(filter(None, [found["model"], *(own or [f"at {_ssh.address(device)}"])]))
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:
@@ -218,7 +235,19 @@ def _refresh(device: Device) -> None:
     """Asks the board again which runtimes it has."""
     link = _ssh.link(device)
     link.runtimes.clear()
-    link.description = _request(device, {"verb": "ask"}, ASK_SECONDS)
+    _ask(device)
+
+
+def _ask(device: Device) -> None:
+    """Asks the board what it is.
+
+    Raises:
+        Unreachable: it does not respond.
+    """
+    try:
+        _ssh.link(device).description = _request(device, {"verb": "ask"}, ASK_SECONDS)
+    except TimeoutError as error:
+        raise Unreachable(f"{device.name}: no response within {ASK_SECONDS:.0f} s") from error
 
 
 def _send(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, StageFailed
 from pipeline.registry import Plugin
-from pipeline.system import store
 from pipeline.system.store import Store
 from pipeline.targets import Target
 
@@ -78,7 +77,7 @@ def _cores(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]])
     runtime = next((device.runtime(target) for target in runnable), None)
     if runtime is None:
         raise BadOption(f"--threads: {device.name} runs none of {', '.join(target.name for target in targets)}")
-    with store.lock(build, f"asking {device.name} for its cores"):
+    with device.exclusive(build):
         device.setup(build, runtime)
         done = device.call(build, runtime, ["facts"], ASK_SECONDS)
     if done.code != 0:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline import formatting, stats
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, Process, safe_file_name, to_json
 from pipeline.devices import BoundDevice
-from pipeline.errors import BadOption, Broken, StageFailed, Unreachable
+from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
 from pipeline.results import predictions
 from pipeline.stages import _chunks, _threads, train
 from pipeline.stages import push as pushing
 from pipeline.stages.export import FAILURE, Outcome, export, raise_if_failed
 from pipeline.stages.plan import Job, Plan
 from pipeline.stages.push import Runnable
-from pipeline.system import store
+from pipeline.system import proc, progress, store
 from pipeline.system.progress import bar, say
 from pipeline.system.store import Store
 
@@ -81,35 +83,97 @@ class Result:
 
     Attributes:
         measurement: what was measured now or before; None where it failed.
-        failure: why the last run failed.
+        failure: why the last run, or the device, failed.
     """
 
     artifact: Artifact
     device: str
     threads: int
     measurement: Measurement | None = None
-    failure: StageFailed | None = None
+    failure: PipelineError | None = None
 
 
 def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result]:
-    """Exports what is missing of a plan, then measures it on the plan's devices.
+    """Exports what is missing of a plan, then measures it on the plan's devices side by side.
+
+    A device that fails, at any time, does not end the others: its results have the failure.
 
     Raises:
         StageFailed: an export failed.
-        BadOption: an option is invalid, or a device has fewer cores than threads were asked for.
+        PipelineError: no device can be used, or has as many cores as threads were asked for.
     """
     options.check()
-    threads = {
-        device.name: _threads.on(build, device, plan.targets, options.threads, len(options.cpus))
-        for device in plan.devices
-    }
+    found = proc.side_by_side([partial(_asked, build, plan, device, options) for device in plan.devices])
+    failures = [one.failure for one in found if one.failure]
+    if failures and len(failures) == len(found):
+        raise failures[0]  # before anything is trained or exported
     outcomes = export(build, plan)
     raise_if_failed(outcomes)
+    same: dict[str, list[_Asked]] = {}
+    for one in found:
+        same.setdefault(one.hardware or one.device.name, []).append(one)
+    calls = [partial(_in_turn, build, plan, outcomes, devices, options) for devices in same.values()]
+    return [result for results in proc.side_by_side(calls) for result in results]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A device before anything is exported.
+
+    Attributes:
+        hardware: see `DeviceKind.hardware`.
+        threads: the numbers of threads to measure with.
+        failure: why it cannot be used.
+    """
+
+    device: BoundDevice
+    hardware: str = ""
+    threads: tuple[int, ...] = (1,)
+    failure: PipelineError | None = None
+
+
+def _asked(build: Store, plan: Plan, device: BoundDevice, options: Options) -> _Asked:
+    needed = any(device.unsupported(target) is None for target in plan.targets)
+    try:
+        with _named(plan, device):
+            threads = _threads.on(build, device, plan.targets, options.threads, len(options.cpus))
+            return _Asked(device, device.hardware(build) if needed else "", threads)
+    except PipelineError as error:
+        return _Asked(device, failure=error)
+
+
+def _in_turn(
+    build: Store, plan: Plan, outcomes: Sequence[Outcome], same: Sequence[_Asked], options: Options
+) -> list[Result]:
+    """Measures on devices that are the same hardware, one after another."""
+    found: list[Result] = []
+    for one in same:
+        with _named(plan, one.device):
+            found += _on_device(build, plan, outcomes, one, replace(options, threads=one.threads))
+    return found
+
+
+def _on_device(build: Store, plan: Plan, outcomes: Sequence[Outcome], asked: _Asked, options: Options) -> list[Result]:
+    device, failure = asked.device, asked.failure
+    if failure is None:
+        try:
+            return measure(build, plan, outcomes, device, options)
+        except PipelineError as error:
+            if len(plan.devices) == 1:
+                raise
+            failure = error
+    say(str(failure))
     return [
-        result
-        for device in plan.devices
-        for result in measure(build, plan, outcomes, device, replace(options, threads=threads[device.name]))
+        Result(one.artifact, device.name, number, None, failure)
+        for job in plan.jobs
+        for number in options.threads
+        for one in pushing.runnable(plan, job, outcomes, device)
     ]
+
+
+def _named(plan: Plan, device: BoundDevice) -> AbstractContextManager[None]:
+    """Lets every line name the device, if there are several."""
+    return progress.named(device.name) if len(plan.devices) > 1 else nullcontext()
 
 
 def measure(
@@ -157,15 +221,29 @@ def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
     todo = [(one, key) for one, key in keyed if bench.options.again or not ready(bench.home(one.path), key)]
     failed: dict[Path, StageFailed] = {}
     if todo:
-        with store.lock(build, f"bench of {bench.plan.model.spec.name} on {device.name}"):
-            images = pushing.evaluation(build, bench.job, checkpoint, bench.options.samples)
-            run = _Run(bench, checkpoint, images)
+        images = pushing.evaluation(build, bench.job, checkpoint, bench.options.samples)
+        run, hardware = _Run(bench, checkpoint, images), device.hardware(build)
+        what = f"bench of {bench.plan.model.spec.name} on {device.name}"
+        with store.lock(build.device(device.name), what), store.lock(build.hardware(hardware), what):
             try:
                 with device.exclusive(build):
-                    _measure_all([_Cell(run, one, key) for one, key in todo], failed)
+                    _require_same(device, hardware, device.hardware(build))
+                    cells = [_Cell(run, one, key) for one, key in todo]
+                    _measure_all([cell for cell in cells if bench.options.again or not cell.ready], failed)
             except Unreachable as error:  # the device failed, not the artifact; the other artifacts would fail too
                 failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
     return [_result(bench, one, failed.get(one.path)) for one, _ in keyed]
+
+
+def _require_same(device: BoundDevice, planned: str, found: str) -> None:
+    """
+    Raises:
+        Unreachable: another device was connected after the bench was planned.
+    """
+    if planned != found:
+        raise Unreachable(
+            f"{device.name} was {planned} when this bench began and is {found} now: run the command again to measure it"
+        )
 
 
 def _result(bench: _Bench, one: Runnable, failure: StageFailed | None) -> Result:
@@ -183,6 +261,8 @@ def _measure_all(cells: Sequence[_Cell], failed: dict[Path, StageFailed]) -> Non
     Raises:
         Unreachable: the connection to the device was lost.
     """
+    if not cells:
+        return
     bench = cells[0].run.bench
     rounds = range(bench.options.processes_on(bench.device.device))
     for cell in cells:
@@ -230,13 +310,13 @@ def key(
     processes = options.processes_on(device.device)
     how = threads, processes, options.min_runs, options.min_seconds, options.samples, options.cpus
     of = one.artifact.sha256, checkpoint.dataset_sha256, one.runtime
-    return store.digest([*of, by, to_json(_without_route(device)), how])
+    return store.digest([*of, by, device.hardware(build), to_json(_decisive(device)), how])
 
 
-def _without_route(device: BoundDevice) -> Device:
-    """The device without its address: a new address does not make it another device."""
-    route = {"chunk_samples", *device.kind.ROUTE}
-    return replace(device.device, options={key: value for key, value in device.options.items() if key not in route})
+def _decisive(device: BoundDevice) -> Device:
+    """The device with the options that change a figure. How it is reached and described does not."""
+    others = {"chunk_samples", "summary", "targets", "runtimes", *device.kind.ROUTE}
+    return replace(device.device, options={key: value for key, value in device.options.items() if key not in others})
 
 
 @dataclass(frozen=True)
@@ -263,6 +343,11 @@ class _Cell:
     @property
     def folder(self) -> Path:
         return self.run.bench.home(self.one.path)
+
+    @property
+    def ready(self) -> bool:
+        """Whether another command measured it while this one waited for the device."""
+        return ready(self.folder, self.key)
 
     def begin(self) -> None:
         """Forgets what an interrupted bench left, if everything is to be measured again."""
@@ -298,8 +383,8 @@ class _Cell:
         with store.atomic(self.folder / PREDICTIONS) as temporary:
             _chunks.join(parts, temporary)
             sha256 = store.sha256(temporary)
-        accuracy = _accuracy(self.run, self.folder / PREDICTIONS, sha256)
-        measurement = _noun(artifact, bench.device.device, found, accuracy, self.key)
+        accuracy, hardware = _accuracy(self.run, self.folder / PREDICTIONS, sha256), bench.device.hardware(bench.build)
+        measurement = _noun(artifact, bench.device.device, hardware, found, accuracy, self.key)
         store.write(self.folder / MANIFEST, measurement)
         _chunks.forget(self.folder)
         store.remove(self.folder / FAILURE)
@@ -372,11 +457,17 @@ def _reference(run: _Run, samples: int) -> float:
 
 
 def _noun(
-    artifact: Artifact, device: Device, found: Sequence[Mapping[str, Any]], accuracy: Accuracy, key: str
+    artifact: Artifact,
+    device: Device,
+    hardware: str,
+    found: Sequence[Mapping[str, Any]],
+    accuracy: Accuracy,
+    key: str,
 ) -> Measurement:
     """The measurement from the outputs of edge-bench, one for each process."""
     first, last = found[0], found[-1]
-    facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, **first["device"]}
+    facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, "hardware": hardware}
+    facts |= first["device"]
     if "after" in facts:  # a phone's state before and after
         facts["after"] = last["device"]["after"]
     if "clock" in device.options:

@@ -158,7 +158,7 @@ class Plan:
         plan._check()
         if ALL not in (targets, recipes):
             plan.refuse_unsupported()
-        if targets != ALL:
+        if ALL not in (targets, devices):
             refuse_unmeasurable(plan.devices, plan.targets)
         return plan
 

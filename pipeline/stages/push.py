@@ -79,9 +79,8 @@ def _pushed(build: Store, plan: Plan, device: BoundDevice, outcomes: Sequence[Ou
     for job in plan.jobs:
         checkpoint = train.ready(build, job)
         assert checkpoint is not None  # it was exported
-        with store.lock(build, f"push of {plan.model.spec.name} to {device.name}"):
-            own = [evaluation(build, job, checkpoint), *(one.path for one in runnable(plan, job, outcomes, device))]
-            _, more = device.push(build, own)
+        own = [evaluation(build, job, checkpoint), *(one.path for one in runnable(plan, job, outcomes, device))]
+        _, more = device.push(build, own)
         files, sent = files + len(own), sent + more
     return Pushed(device.name, files, sent)
 
@@ -96,7 +95,7 @@ def setup(build: Store, device: BoundDevice, targets: Sequence[Plugin[Target]]) 
         Unreachable: the device cannot be reached.
     """
     named = [device.runtime(target) for target in targets if device.unsupported(target) is None]
-    with store.lock(build, f"setup of {device.name}"), device.exclusive(build):
+    with device.exclusive(build):
         for runtime in dict.fromkeys(name for name in named if name):
             try:
                 device.setup(build, runtime)
@@ -136,13 +135,19 @@ def evaluation(build: Store, job: Job, checkpoint: Checkpoint, samples: int | No
     samples = None if samples == checkpoint.samples else samples
     name = f"{checkpoint.spec.dataset}-{checkpoint.dataset_sha256[:16]}" + (f"-{samples}" if samples else "")
     folder = build.root / "data" / name
-    made = store.read_or_warn(Evaluation, folder / "evaluation.json")
-    if made is not None and all(
-        (folder / name).is_file() and store.sha256(folder / name) == digest for name, digest in made.sha256.items()
-    ):
-        return folder / made.images
-    _write_evaluation(job, checkpoint, folder, samples)
+    if not _written(folder):
+        with store.lock(build, f"preparing the evaluation images of {checkpoint.spec.dataset}"):
+            if not _written(folder):  # another process may have written them meanwhile
+                _write_evaluation(job, checkpoint, folder, samples)
     return folder / "images.npy"
+
+
+def _written(folder: Path) -> bool:
+    """Whether a folder contains an intact evaluation split."""
+    made = store.read_or_warn(Evaluation, folder / "evaluation.json")
+    return made is not None and all(
+        (folder / name).is_file() and store.sha256(folder / name) == digest for name, digest in made.sha256.items()
+    )
 
 
 def labels(images: Path) -> Any:

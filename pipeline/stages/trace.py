@@ -36,6 +36,8 @@ def trace(build: Store, plan: Plan, image: Path) -> list[Trace]:
         BadOption, BadData: the image cannot be read, or the device runs none of the artifacts.
         StageFailed: an export failed, or a side could not run the file.
     """
+    if len(plan.devices) != 1:
+        raise BadOption("inv trace compares this machine with one device: name one with --device")
     (device,) = plan.devices
     read(image)  # raises before anything is exported
     outcomes = export(build, plan)
@@ -55,21 +57,19 @@ def _traced(build: Store, plan: Plan, job: Job, device: BoundDevice, one: Runnab
     pixels = {"decoded": decoded, "resized": resized}
     import numpy as np
 
-    with store.lock(build, f"trace on {device.name}"):
-        work = build.root / f"{store.TEMPORARY}trace"
+    work = store.unfinished(build.root / "trace")
+    work.mkdir()
+    try:
+        np.save(work / "images.npy", resized[np.newaxis])
+        copy = work / f"image{image.suffix}"
+        copy.write_bytes(content)
+        cell = _Cell(build, job, checkpoint, _recipe(plan, one.artifact), one, work, copy)
+        host = devices.find(HOST)
+        local = _run(replace(cell, one=replace(one, runtime=_host_runtime(plan, one, host))), host, pixels)
+        other = local if device.name == HOST else _run(cell, device, pixels)
+        reference = _framework(cell, local, pixels) if device.device.kind == HOST else local
+    finally:
         store.remove(work)
-        work.mkdir()
-        try:
-            np.save(work / "images.npy", resized[np.newaxis])
-            copy = work / f"image{image.suffix}"
-            copy.write_bytes(content)
-            cell = _Cell(build, job, checkpoint, _recipe(plan, one.artifact), one, work, copy)
-            host = devices.find(HOST)
-            local = _run(replace(cell, one=replace(one, runtime=_host_runtime(plan, one, host))), host, pixels)
-            other = local if device.name == HOST else _run(cell, device, pixels)
-            reference = _framework(cell, local, pixels) if device.device.kind == HOST else local
-        finally:
-            store.remove(work)
     stages = image_trace.differences(reference, other, device.kind.DECODES)
     return Trace(one.artifact, reference, other, tuple(stages))
 

@@ -11,6 +11,7 @@ import pytest
 from pipeline import devices
 from pipeline.core import Device, Measurement
 from pipeline.devices import _ssh
+from pipeline.errors import Unreachable
 from pipeline.results import collect
 from pipeline.stages import measure
 from pipeline.stages import push as pushing
@@ -55,19 +56,59 @@ def test_a_board_of_the_same_processor_gives_the_same_outputs(build: Store, own_
     assert sorted(path.name for path in folder.iterdir()) == ["measurement.json", "predictions.npz"]
 
 
-def test_an_up_to_date_bench_does_not_connect_and_a_repeated_one_sends_no_model(
+def test_an_up_to_date_bench_asks_once_what_the_board_is_and_a_repeated_one_sends_no_model(
     build: Store, own_board: Board, cells: Cells
 ) -> None:
     cells.bench(devices.bound(own_board.device()))
     _ssh.close_all()
-    moved = own_board.device(address="localhost", cool_down_c=95)
-    cells.bench(devices.bound(moved))
-    assert _ssh.LINKS == {}
+    before = measured(build, "board")[1]
+    moved = own_board.device(address="localhost", cool_down_c=95, summary="on the other shelf")
+    (own_board.folder / "known_hosts").write_text(
+        (own_board.folder / "known_hosts").read_text().replace("127.0.0.1", "localhost")
+    )
+    assert cells.bench(devices.bound(moved)) == []
+    assert _ssh.link(moved).traffic.trips == 1
+    assert measured(build, "board")[1] == before
+    own_board.trust()
     device = own_board.device(chunk_samples=1000)
     cells.bench(devices.bound(device), dataclasses.replace(QUICK, again=True))
     traffic = _ssh.link(device).traffic
-    assert traffic.trips == 4  # hold, have, run, predict (all samples are one chunk)
+    assert traffic.trips == 5  # ask, hold, have, run, predict (all samples are one chunk)
     assert traffic.sent_bytes < 40_000
+
+
+def test_another_board_at_the_same_address_shares_no_figure_with_the_first(
+    build: Store, own_board: Board, cells: Cells, tmp_path: Path
+) -> None:
+    device = devices.bound(own_board.device())
+    assert cells.bench(device) == []
+    first = measured(build, "board")[1]
+    own_board.replaced_by(tmp_path / "other-machine-id")
+    _ssh.close_all()
+    assert cells.bench(device) == []
+    other = measured(build, "board")[1]
+    assert first.key != other.key and first.device["hardware"] != other.device["hardware"]
+    own_board.replaced_by(None)
+    _ssh.close_all()
+    assert device.hardware(build) == first.device["hardware"]
+
+
+def test_a_board_that_was_replaced_after_the_bench_was_planned_is_not_measured(
+    build: Store, own_board: Board, cells: Cells, tmp_path: Path
+) -> None:
+    device = devices.bound(own_board.device())
+    planned = device.hardware(build)
+    own_board.replaced_by(tmp_path / "other-machine-id")
+    (failure,) = cells.bench(device)
+    assert isinstance(failure, Unreachable) and planned in str(failure)
+    assert not list(build.root.glob("*/fp32/onnx/board/*.json"))
+
+
+def test_a_board_without_serial_and_machine_id_is_known_by_its_address(build: Store, own_board: Board) -> None:
+    empty = own_board.folder / "empty"
+    empty.touch()
+    own_board.replaced_by(empty)
+    assert devices.bound(own_board.device()).hardware(build).endswith("at 127.0.0.1")
 
 
 def test_with_a_clock_that_counts_instructions_no_latency_is_reported(
@@ -102,7 +143,9 @@ def test_only_throttling_during_the_run_counts(before: str | None, after: str | 
     assert measure._throttled(before, after) is throttled
 
 
-def test_the_identity_of_a_device_does_not_depend_on_its_address() -> None:
+def test_the_address_and_the_description_of_a_device_are_in_no_key() -> None:
     one = Device("pi", "ssh", False, {"address": "a", "clock": "instructions"})
-    two = Device("pi", "ssh", False, {"address": "b", "port": 1, "identity": "i", "clock": "instructions"})
-    assert measure._without_route(devices.bound(one)) == measure._without_route(devices.bound(two))
+    two = Device(
+        "pi", "ssh", False, {"address": "b", "port": 1, "identity": "i", "summary": "a Pi", "clock": "instructions"}
+    )
+    assert measure._decisive(devices.bound(one)) == measure._decisive(devices.bound(two))

@@ -191,18 +191,18 @@ def test_a_python_process_that_dies_is_an_error(own_board: Board) -> None:
     assert "the process on the board ended" in str(ssh.unavailable(NOWHERE, own_board.device()))
 
 
-PI = _bundle.Board("aarch64", 64, "glibc 2.36", (3, 11), "/home/pi/.lastmile", 1 << 30, ())
+PI = _bundle.Board("aarch64", 64, "glibc 2.36", (3, 11), "/home/pi/.lastmile", 1 << 30, (), {})
 
 
 @pytest.mark.parametrize(
     ("board", "reason"),
     [
         (PI, None),
-        (_bundle.Board("armv7l", 32, "glibc 2.31", (3, 9), "", 0, ()), "32-bit (armv7l)"),
-        (_bundle.Board("aarch64", 32, "glibc 2.36", (3, 11), "", 0, ()), "32-bit (aarch64)"),
-        (_bundle.Board("riscv64", 64, "glibc 2.36", (3, 11), "", 0, ()), "architecture riscv64"),
-        (_bundle.Board("aarch64", 64, "", (3, 12), "", 0, ()), "not glibc"),
-        (_bundle.Board("aarch64", 64, "glibc 2.28", (3, 7), "", 0, ()), "Python is 3.7"),
+        (_bundle.Board("armv7l", 32, "glibc 2.31", (3, 9), "", 0, (), {}), "32-bit (armv7l)"),
+        (_bundle.Board("aarch64", 32, "glibc 2.36", (3, 11), "", 0, (), {}), "32-bit (aarch64)"),
+        (_bundle.Board("riscv64", 64, "glibc 2.36", (3, 11), "", 0, (), {}), "architecture riscv64"),
+        (_bundle.Board("aarch64", 64, "", (3, 12), "", 0, (), {}), "not glibc"),
+        (_bundle.Board("aarch64", 64, "glibc 2.28", (3, 7), "", 0, (), {}), "Python is 3.7"),
     ],
 )  # fmt: skip
 def test_the_reason_why_a_board_is_unsupported(board: _bundle.Board, reason: str | None) -> None:
@@ -212,12 +212,12 @@ def test_the_reason_why_a_board_is_unsupported(board: _bundle.Board, reason: str
 
 def test_wheels_are_chosen_by_the_boards_glibc() -> None:
     assert PI.platform() == "aarch64-manylinux_2_36"
-    assert _bundle.Board("x86_64", 64, "glibc 2.30", (3, 9), "", 0, ()).platform() == "x86_64-manylinux_2_28"
-    assert _bundle.Board("aarch64", 64, "glibc 2.99", (3, 14), "", 0, ()).platform() == "aarch64-manylinux_2_40"
+    assert _bundle.Board("x86_64", 64, "glibc 2.30", (3, 9), "", 0, (), {}).platform() == "x86_64-manylinux_2_28"
+    assert _bundle.Board("aarch64", 64, "glibc 2.99", (3, 14), "", 0, (), {}).platform() == "aarch64-manylinux_2_40"
 
 
 def test_missing_wheels_for_the_boards_python_are_an_error(wheels: Store) -> None:
-    modern = _bundle.Board("aarch64", 64, "glibc 2.40", (3, 13), "", 0, ())
+    modern = _bundle.Board("aarch64", 64, "glibc 2.40", (3, 13), "", 0, (), {})
     with pytest.raises(StageFailed, match=r"tflite-runtime.* Python 3.13 on aarch64.*works"):
         _bundle.make(wheels, modern, "tflite_runtime")
     assert not list(wheels.root.rglob(".tmp-*"))
