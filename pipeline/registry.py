@@ -31,6 +31,13 @@ PROTOCOLS = {
 }
 """The registries, and the Protocol in each folder's __init__.py that its plug-ins have."""
 
+NEUTRAL = (
+    "pipeline.core", "pipeline.errors", "pipeline.registry", "pipeline.formatting", "pipeline.system.",
+    "pipeline.results.", "pipeline.report.", "pipeline.devices.", "pipeline.stages.plan", "pipeline.stages.train",
+)  # fmt: skip
+"""Modules and folders whose code decides no content of an exported file: see `code_hash`. Packages' own files, which
+have Protocols and nouns, do not count either."""
+
 RUNTIMES = "edge_bench.runtimes"
 """The group of edge-bench's runtimes, which edge-bench itself loads."""
 
@@ -291,7 +298,7 @@ def _version(distribution: str) -> str:
 
 
 def source_hash(folder: str, name: str) -> str:
-    """Hash of a plug-in's source, its helpers' included: a file made by other code is out of date.
+    """Hash of a plug-in's source and of the helpers that it names: a file made by other code is out of date.
 
     Of a plug-in of another package: the hash of that package's Python files, its name and its version.
     """
@@ -310,12 +317,29 @@ def outside_hash(offer: Outside) -> str:
     return digest.hexdigest()
 
 
-@cache
 def _own_hash(folder: str, name: str) -> str:
+    return code_hash(f"pipeline.{folder}.{name}")
+
+
+@cache
+def code_hash(*modules: str) -> str:
+    """Hash of the source of modules of ours and of every module of ours that they name, imported or started as a
+    process; those in NEUTRAL decide no content of a file."""
     import hashlib
 
-    files = [_place(folder) / f"{name}.py", *sorted(_place(folder).glob("_[!_]*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    found: dict[str, bytes] = {}
+    left = list(modules)
+    while left:
+        module = left.pop()
+        path = HERE.parent.joinpath(*module.split(".")).with_suffix(".py")
+        if module in found or module.startswith(NEUTRAL) or not path.is_file():
+            continue
+        found[module] = path.read_bytes()
+        text = found[module].decode()
+        left += re.findall(r"\bpipeline(?:\.\w+)+", text)
+        for package, names in re.findall(r"\bfrom (pipeline[.\w]*) import (\([^)]*\)|[^\n]*)", text):
+            left += [f"{package}.{name}" for name in re.findall(r"\w+", names)]
+    return hashlib.sha256(b"".join(name.encode() + found[name] for name in sorted(found))).hexdigest()
 
 
 def import_order() -> None:

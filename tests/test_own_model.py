@@ -198,6 +198,50 @@ def test_helper_modules_of_the_folder_belong_to_its_code(tmp_path: Path, doorbel
     assert find(str(doorbell)).source("torch") != before
 
 
+def test_modules_in_sub_folders_belong_to_its_code_and_hidden_ones_do_not(tmp_path: Path, doorbell: Path) -> None:
+    layers = doorbell / "layers" / "deep"
+    layers.mkdir(parents=True)
+    sources = [find(str(doorbell)).source("torch")]
+    for text in ("WIDTH = 8\n", "WIDTH = 24\n"):
+        (layers / "blocks.py").write_text(text)
+        sources.append(find(str(doorbell)).source("torch"))
+    (layers / "blocks.py").rename(layers / "parts.py")
+    sources.append(find(str(doorbell)).source("torch"))
+    assert len(set(sources)) == 4
+    for folder in (doorbell / ".venv", layers / "__pycache__"):
+        folder.mkdir()
+        (folder / "module.py").touch()
+    (layers / "notes.txt").touch()
+    assert find(str(doorbell)).source("torch") == sources[-1]
+
+
+def test_changed_code_is_imported_again_in_the_same_process(tmp_path: Path, doorbell: Path) -> None:
+    (doorbell / "layers").mkdir()
+    found = []
+    for width in (8, 24):
+        (doorbell / "layers" / "sizes.py").write_text(f"WIDTH = {width}\n")
+        (doorbell / "torch.py").write_text("from .layers.sizes import WIDTH\nbuild = lambda spec: WIDTH\n")
+        found.append(find(str(doorbell)).code("torch").build(None))
+    assert found == [8, 24]
+
+
+@pytest.mark.parametrize("line", ["from blocks import convolution", "import blocks", "from layers.parts import x"])
+def test_an_absolute_import_of_a_helper_module_says_that_a_dot_is_missing(
+    line: str, tmp_path: Path, doorbell: Path
+) -> None:
+    (doorbell / "layers").mkdir()
+    (doorbell / "layers" / "parts.py").touch()
+    (doorbell / "torch.py").write_text(f"{line}\n")
+    with pytest.raises(BadModel, match=r"from \.(blocks|layers) import"):
+        find(str(doorbell)).code("torch")
+
+
+def test_a_missing_package_is_not_taken_for_a_helper_module(tmp_path: Path, doorbell: Path) -> None:
+    (doorbell / "torch.py").write_text("import no_such_package\n")
+    with pytest.raises(BadModel, match=r"no_such_package'$"):
+        find(str(doorbell)).code("torch")
+
+
 def test_two_model_folders_with_the_same_module_names_do_not_conflict(tmp_path: Path, doorbell: Path) -> None:
     other = doorbell.parent / "other"
     other.mkdir()

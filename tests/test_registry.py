@@ -231,6 +231,38 @@ def test_every_tool_that_decides_the_output_is_an_installed_distribution() -> No
             assert versions and "none" not in versions.values(), (name, versions)
 
 
+def test_the_hash_of_code_covers_the_modules_that_it_names_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "targets/one.py": "from pipeline.targets import Target, _shared\n",
+        "targets/_shared.py": "from pipeline.frameworks._graphs import (\n    nodes,\n)\n",
+        "frameworks/_graphs.py": 'ARGV = ["-m", "pipeline.frameworks._process"]\n',
+        "frameworks/_process.py": "from pipeline.system import store\nfrom pipeline.errors import Broken\n",
+        "targets/_other.py": "", "targets/two.py": "", "system/store.py": "", "errors.py": "",
+    }  # fmt: skip
+    for name, text in files.items():
+        path = tmp_path / "pipeline" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(registry, "HERE", tmp_path / "pipeline")
+
+    def hash_of(module: str) -> str:
+        registry.code_hash.cache_clear()
+        return registry.code_hash(module)
+
+    before, changing = hash_of("pipeline.targets.one"), []
+    for name in files:
+        path = tmp_path / "pipeline" / name
+        text = path.read_text()
+        path.write_text(text + "# changed\n")
+        if hash_of("pipeline.targets.one") != before:
+            changing.append(name)
+        path.write_text(text)
+    registry.code_hash.cache_clear()
+    assert changing == ["targets/one.py", "targets/_shared.py", "frameworks/_graphs.py", "frameworks/_process.py"]
+
+
 def test_every_plug_in_has_a_different_source_hash() -> None:
     hashes = {registry.source_hash("targets", name) for name in registry.names("targets")}
     assert len(hashes) == len(registry.names("targets"))

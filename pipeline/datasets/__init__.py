@@ -27,7 +27,8 @@ class Split:
 
     Attributes:
         labels: int64 (N,), indices into the dataset's classes.
-        sha256: hash of the split's content: its images, their order and labels, and the preprocessing.
+        sha256: hash of the split's content: its images, their order and labels, the preprocessing, and the code that
+            decodes them.
         read: returns the i-th image, decoded, resized and cropped: uint8 (height, width, channels), 0–255.
     """
 

@@ -8,10 +8,13 @@ pixels depend only on the content and the preprocessing.
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import TYPE_CHECKING
 
+from pipeline import registry
 from pipeline.core import Preprocessing
 from pipeline.errors import BadData, BadModel
+from pipeline.system.store import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,12 @@ CHANNELS = {"RGB": 3, "L": 1}
 
 MAX_ASPECT_RATIO = 100
 """Beyond this ratio of the sides, resizing the shorter side could take gigabytes."""
+
+
+@cache
+def identity() -> str:
+    """What decides the pixels of a file besides its content and the preprocessing: this code, and Pillow."""
+    return digest([registry.code_hash(__name__), registry.versions(("pillow",))])
 
 
 def is_image_file(name: str) -> bool:

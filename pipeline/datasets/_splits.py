@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core import Preprocessing
-from pipeline.datasets import SPLITS, Split
+from pipeline.datasets import SPLITS, Split, _images
 from pipeline.errors import BadOption
 from pipeline.system.store import digest
 
@@ -85,7 +85,9 @@ def make(samples: Iterable[Sample], read_image: ReadImage, preprocessing: Prepro
     import numpy as np
 
     ordered = tuple(_ranked(samples, "order"))
-    content = {"samples": [tuple(sample) for sample in ordered], "preprocessing": preprocessing}
+    content = {
+        "samples": [tuple(sample) for sample in ordered], "preprocessing": preprocessing, "decoder": _images.identity()
+    }  # fmt: skip
     return Split(
         labels=np.array([sample.label for sample in ordered], dtype=np.int64),
         sha256=digest(content),

@@ -80,9 +80,12 @@ class Model:
         return module
 
     def source(self, framework: str) -> str:
-        """Hash of the Python files that define the network; those of other frameworks do not count."""
-        others = set(registry.names("frameworks")) - {framework}
-        return digest([sha256(path) for path in sorted(self.folder.glob("*.py")) if path.stem not in others])
+        """Hash of the Python files that define the network, those in sub-folders included; the files of other
+        frameworks do not count."""
+        from pipeline.sources import folder
+
+        others = {f"{name}.py" for name in registry.names("frameworks") if name != framework}
+        return digest([(name, sha256(self.folder / name)) for name in folder.files(self.folder) if name not in others])
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from pipeline.core import ModelSpec, from_json, to_json
 from pipeline.errors import BadModel, Broken, PipelineError
-from pipeline.system.store import digest
+from pipeline.system.store import digest, sha256
 
 
 def load(folder: Path) -> ModelSpec:
@@ -58,13 +58,21 @@ def _check(folder: Path, spec: ModelSpec) -> None:
         )
 
 
+def files(folder: Path) -> list[str]:
+    """The Python files of a model folder and its sub-folders, without hidden ones, by relative path."""
+    found = (path.relative_to(folder) for path in folder.rglob("*.py") if path.is_file())
+    return sorted(str(path) for path in found if not any(p.startswith(".") or p == "__pycache__" for p in path.parts))
+
+
 def module(folder: Path, name: str | None = None) -> ModuleType:
-    """The folder imported as a package of its own, wherever it is; or the module `name` in it.
+    """The folder imported as a package of its own, wherever it is; or the module `name` in it. Changed files are
+    imported again.
 
     Raises:
         BadModel: importing it fails.
     """
-    package = f"_lastmile_model_{digest(str(folder))[:12]}"
+    content = [(path, sha256(folder / path)) for path in files(folder)]
+    package = f"_lastmile_model_{digest([str(folder), content])[:12]}"
     full = f"{package}.{name}" if name else package
     if full in sys.modules:
         return sys.modules[full]
@@ -83,5 +91,15 @@ def module(folder: Path, name: str | None = None) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything
         del sys.modules[full]
-        raise BadModel(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}{_relative(folder, error)}"
+        raise BadModel(f"{path} cannot be imported: {reason}") from error
     return loaded
+
+
+def _relative(folder: Path, error: BaseException) -> str:
+    """What to write instead, if an absolute import names a module of the folder; "" otherwise."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    found = [path for path in files(folder) if name and name in (Path(path).stem, *Path(path).parts[:-1])]
+    if not found:
+        return ""
+    return f": {found[0]} is a file of the model's own package, so put a dot before the name (from .{name} import …)"

@@ -29,6 +29,8 @@ from pipeline.system.store import Store
 from pipeline.targets import Target
 
 MANIFEST, FAILURE, LOG = "artifact.json", "failure.json", "export.log"
+CODE = "pipeline.stages._export_process"
+"""The module of the process that makes the files and checks them."""
 Work = tuple[Job, Recipe]
 """What a target's process makes: a job's model under a recipe."""
 Made = set[tuple[str, str, str]]
@@ -137,7 +139,7 @@ def key(job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]
     """Cache key of the file: a hash of everything that decides its content."""
     return store.digest([
         quantizing.key(job, checkpoint, recipe if recipe.static else None), to_json(recipe),
-        registry.versions(target.module.TOOLS), target.source_hash,
+        registry.versions(target.module.TOOLS), target.source_hash, registry.code_hash(CODE),
     ])  # fmt: skip
 
 
@@ -256,7 +258,7 @@ def process(build: Store, target: str, work: Sequence[Work]) -> list[str]:
         "target": target,
         "work": [{"job": job.to_json(), "recipe": to_json(recipe)} for job, recipe in work],
     }
-    return [sys.executable, "-m", "pipeline.stages._export_process", json.dumps(request)]
+    return [sys.executable, "-m", CODE, json.dumps(request)]
 
 
 def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], done: proc.Done) -> None:

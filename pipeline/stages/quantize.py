@@ -132,8 +132,9 @@ def _check(build: Store, checkpoint: Checkpoint, outputs: NDArray[np.float32]) -
 def key(job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> str:
     """Cache key of the graph: a hash of everything that decides its content."""
     return store.digest([
-        checkpoint.weights_sha256, to_json(checkpoint.spec), checkpoint.dataset_sha256, to_json(recipe), SAMPLES,
-        registry.versions(job.framework.module.TOOLS), job.framework.source_hash,
+        checkpoint.weights_sha256, to_json(checkpoint.spec), checkpoint.dataset_sha256, to_json(recipe),
+        checkpoint.facts.get("train_sha256") if recipe else None, registry.versions(job.framework.module.TOOLS),
+        job.framework.source_hash, registry.code_hash(__name__),
     ])  # fmt: skip
 
 

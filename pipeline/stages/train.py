@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import registry, sources, stats
 from pipeline.core import Checkpoint, ModelSpec, to_json
-from pipeline.datasets import SPLITS, Split
+from pipeline.datasets import SPLITS, Split, _images
 from pipeline.errors import BadData, BadModel, BadOption, Broken
 from pipeline.frameworks import Group, Settings
 from pipeline.stages.plan import Job, Plan
@@ -98,6 +98,9 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
         raise BadData(f"{data}: its test split has no images")
     home = build.home(model.spec.name, job.framework.name)
     new = how(model, job, home, data)
+    if "train_sha256" not in new.facts:  # calibration samples are taken from this split
+        training = dataset.load(data, "train", model.spec.preprocessing)
+        new = replace(new, facts={**new.facts, "train_sha256": training.sha256})
     final = build.checkpoint(model.spec.name, job.framework.name)
     with store.atomic(final) as folder:
         folder.mkdir()
@@ -118,19 +121,33 @@ def renewal(job: Job, checkpoint: Checkpoint) -> How | None:
     This reads all of the data, which only `inv train` does: other commands compare the path. Weights are kept where
     their training data are unchanged or unknown.
     """
-    if checkpoint.data is None or not Path(checkpoint.data).exists():
+    facts, dataset, made_with = checkpoint.facts, job.dataset.module, _made_with(job)
+    if dataset.EMBEDDED and facts.get("made_with") == made_with:
         return None
-    data, facts, dataset = Path(checkpoint.data), checkpoint.facts, job.dataset.module
+    if not dataset.EMBEDDED and (checkpoint.data is None or not Path(checkpoint.data).exists()):
+        return None
+    data = Path(checkpoint.data) if checkpoint.data else None
     spec = replace(checkpoint.spec, labels=dataset.classes(data))
     splits = {name: dataset.load(data, name, spec.preprocessing) for name in SPLITS}
     trained = checkpoint.origin == "trained"
-    if trained and _key(facts["source"], spec, facts["settings"], splits) != checkpoint.key:
-        say(f"the images in {data} changed since {spec.name} was trained: training it again")
+    images = f"images in {data}" if data else f"images of {spec.dataset}"
+    before = facts.get("made_with", {})
+    newer = [name for name, version in made_with.items() if before.get(name) != version]
+    what = f"the {images}" if not newer else f"the {images}, or what they were used with ({', '.join(newer)}),"
+    if trained and _key(facts["source"], spec, facts["settings"], splits, made_with) != checkpoint.key:
+        say(f"{what} changed since {spec.name} was trained: training it again")
         return _fit
-    if splits["test"].sha256 != checkpoint.dataset_sha256 or spec != checkpoint.spec:
-        say(f"the test images in {data} changed since {spec.name} was evaluated: evaluating it again")
+    same = splits["train"].sha256 == facts.get("train_sha256") and splits["test"].sha256 == checkpoint.dataset_sha256
+    if not same or spec != checkpoint.spec:
+        say(f"{what} changed since {spec.name} was evaluated: evaluating it again")
         return partial(_same, checkpoint)
     return None
+
+
+def _made_with(job: Job) -> dict[str, str]:
+    """What decides weights and accuracy besides the model, the settings and the files of the dataset: the versions of
+    the tools that train, and what decodes images."""
+    return {**registry.versions(tuple(job.framework.module.PACKAGES)), "decoder": _images.identity()}
 
 
 def group(job: Job) -> Group:
@@ -190,10 +207,11 @@ def split_of(checkpoint: Checkpoint, job: Job, name: str = "test") -> Split:
     """
     data = Path(checkpoint.data) if checkpoint.data else None
     split = job.dataset.module.load(data, name, checkpoint.spec.preprocessing)
-    if name == "test" and split.sha256 != checkpoint.dataset_sha256:
+    known = {"test": checkpoint.dataset_sha256, "train": checkpoint.facts.get("train_sha256")}.get(name)
+    if known not in (None, split.sha256):
         raise Broken(
-            f"the test images in {data} changed since {checkpoint.spec.name} was trained; "
-            f"inv train{checkpoint.options} uses the new ones"
+            f"the {name} images in {data or checkpoint.spec.dataset}, or the code that decodes them, changed since "
+            f"{checkpoint.spec.name} was trained; inv train{checkpoint.options} uses the new ones"
         )
     return split
 
@@ -271,9 +289,12 @@ def _decisive(chosen: Settings) -> dict[str, Any]:
     return {name: value for name, value in to_json(chosen).items() if name not in how}
 
 
-def _key(source: str, spec: ModelSpec, chosen: Mapping[str, Any], splits: Mapping[str, Split]) -> str:
+def _key(
+    source: str, spec: ModelSpec, chosen: Mapping[str, Any], splits: Mapping[str, Split], made_with: Mapping[str, str]
+) -> str:
     """Cache key of a training."""
-    return store.digest([source, to_json(spec), chosen, [splits[name].sha256 for name in ("train", "validation")]])
+    images = [splits[name].sha256 for name in ("train", "validation")]
+    return store.digest([source, to_json(spec), chosen, images, made_with])
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -314,7 +335,7 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
                 f"the {name} split of {data or model.spec.dataset} has {count}: training needs at least {least}"
             )
     chosen = settings(job)
-    key = _key(model.source(job.framework.name), model.spec, _decisive(chosen), splits)
+    key = _key(model.source(job.framework.name), model.spec, _decisive(chosen), splits, _made_with(job))
     member = job.training.member
     if not member and chosen.group.rank is None:
         chosen = replace(chosen, group=replace(chosen.group, command=_command(job, data, home, chosen.group)))
@@ -354,7 +375,8 @@ def _same(checkpoint: Checkpoint, _: sources.Model, __: Job, home: Path, ___: Pa
     path = home / f"{store.TEMPORARY}kept" / checkpoint.weights
     path.parent.mkdir(exist_ok=True)
     shutil.copy(Store(home.parent).checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights, path)
-    return New(path, checkpoint.origin, dict(checkpoint.facts), checkpoint.key)
+    facts = {name: value for name, value in checkpoint.facts.items() if name != "train_sha256"}
+    return New(path, checkpoint.origin, facts, checkpoint.key)
 
 
 def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Split) -> Checkpoint:
@@ -364,13 +386,14 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
     framework = job.framework.module
     outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.training.accelerator)
     np.savez(folder / PREDICTIONS, output_0=outputs, labels=test.labels)
+    facts = {"source": model.source(job.framework.name), "model": model.word, "made_with": _made_with(job)}
     return Checkpoint(
         spec=model.spec,
         framework=job.framework.name,
         weights=framework.WEIGHTS,
         weights_sha256=store.sha256(folder / framework.WEIGHTS),
         origin=new.origin,
-        facts={**new.facts, "source": model.source(job.framework.name), "model": model.word},
+        facts={**new.facts, **facts},
         data=None,
         dataset_sha256=test.sha256,
         samples=len(test),

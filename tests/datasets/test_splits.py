@@ -8,7 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pipeline import registry
 from pipeline.core import Preprocessing
+from pipeline.datasets import _images
 from pipeline.datasets._splits import Sample, divide, make
 from tests.datasets.synthetic import RGB
 
@@ -62,3 +64,17 @@ def test_the_hash_covers_names_labels_contents_and_preprocessing() -> None:
     hashes.add(make(one, nothing, Preprocessing("RGB", 32, 32, (1.0,) * 3, (255.0,) * 3)).sha256)
     hashes.add(make(others, nothing, RGB).sha256)
     assert len(hashes) == 6
+
+
+def test_the_hash_covers_the_code_that_decodes_and_pillows_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = make(samples({0: 3}), nothing, RGB).sha256
+    assert make(samples({0: 3}), nothing, RGB).sha256 == before
+    versions = registry.versions
+    monkeypatch.setattr(registry, "versions", lambda names: {**versions(names), "pillow": "99.0"})
+    _images.identity.cache_clear()
+    other = make(samples({0: 3}), nothing, RGB).sha256
+    monkeypatch.undo()
+    monkeypatch.setattr(registry, "code_hash", lambda *modules: "other code")
+    _images.identity.cache_clear()
+    assert len({before, other, make(samples({0: 3}), nothing, RGB).sha256}) == 3
+    _images.identity.cache_clear()

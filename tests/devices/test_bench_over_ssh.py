@@ -99,6 +99,7 @@ def test_a_board_that_was_replaced_after_the_bench_was_planned_is_not_measured(
     device = devices.bound(own_board.device())
     planned = device.hardware(build)
     own_board.replaced_by(tmp_path / "other-machine-id")
+    own_board.cut()
     (failure,) = cells.bench(device)
     assert isinstance(failure, Unreachable) and planned in str(failure)
     assert not list(build.root.glob("*/fp32/onnx/board/*.json"))

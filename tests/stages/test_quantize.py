@@ -97,6 +97,7 @@ def test_an_altered_graph_is_not_ready_and_a_message_names_the_file(
 
 def test_every_input_of_a_graph_changes_its_cache_key(checkpoint: Checkpoint) -> None:
     spec = dataclasses.replace(checkpoint.spec, labels=tuple("abcdefghij"))
+    calibrated_on_others = dataclasses.replace(checkpoint, facts={**checkpoint.facts, "train_sha256": "0" * 64})
     keys = [
         quantize.key(plans.job(), checkpoint, None),
         quantize.key(plans.job(), checkpoint, INT8),
@@ -104,6 +105,8 @@ def test_every_input_of_a_graph_changes_its_cache_key(checkpoint: Checkpoint) ->
         quantize.key(plans.job(), dataclasses.replace(checkpoint, weights_sha256="0" * 64), INT8),
         quantize.key(plans.job(), dataclasses.replace(checkpoint, spec=spec), INT8),
         quantize.key(plans.job(), dataclasses.replace(checkpoint, dataset_sha256="0" * 64), INT8),
+        quantize.key(plans.job(), calibrated_on_others, INT8),
     ]
     assert len(set(keys)) == len(keys)
+    assert quantize.key(plans.job(), calibrated_on_others, None) == keys[0]  # the float graph is not calibrated
     assert quantize.key(plans.job(), dataclasses.replace(checkpoint, origin="elsewhere"), INT8) == keys[1]

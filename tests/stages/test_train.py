@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.datasets import Split
 from pipeline.errors import BadOption
@@ -103,6 +104,18 @@ def test_an_up_to_date_checkpoint_is_reused_without_loading_a_framework(matrix: 
     command = [sys.executable, "-c", code, str(matrix.root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == [checkpoint_of(matrix).key, "[]"]
+
+
+def test_inv_train_trains_again_with_other_versions_of_the_tools_and_other_commands_do_not(
+    matrix: Store, job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = checkpoint_of(matrix)
+    assert train.renewal(job, found) is None
+    versions = registry.versions
+    monkeypatch.setattr(registry, "versions", lambda names: {**versions(names), "lightning_fabric": "99.0"})
+    assert train.renewal(job, found) is not None
+    assert "lightning_fabric" in capsys.readouterr().err
+    assert train.ready(matrix, job) == found
 
 
 @pytest.mark.parametrize("which", ["weights", "predictions"])
