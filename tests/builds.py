@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import devices, registry
 from pipeline.core import (
     Accuracy,
     Artifact,
     Checkpoint,
+    Failure,
     Measurement,
     ModelSpec,
     Parity,
@@ -22,6 +24,7 @@ from pipeline.core import (
     Tensor,
     Training,
 )
+from pipeline.results import keys
 from pipeline.system import store
 from pipeline.system.store import Store
 
@@ -155,6 +158,22 @@ class Tree:
         noun = dataclasses.replace(noun, **changes)
         store.write(folder / "measurement.json", noun)
         return noun
+
+    def fail(self, recipe: str, target: str, reason: str, status: str = "failed", device: str | None = None) -> Path:
+        """Writes the failure of an export, or of a run on a device of devices.toml, under its current key."""
+        folder = self.build.cell(self.model, self.framework, recipe, target)
+        checkpoint = store.read(Checkpoint, self.build.checkpoint(self.model, self.framework) / "checkpoint.json")
+        assert checkpoint is not None
+        if device is None:
+            key = keys.artifact(checkpoint, registry.load("recipes", recipe).RECIPE, target)
+        else:
+            artifact, bound = store.read(Artifact, folder / "artifact.json"), devices.find(device)
+            runtime = bound.runtime(registry.bind("targets", target))
+            assert artifact is not None and runtime is not None
+            key = keys.run(self.build, checkpoint, artifact, bound, runtime)
+        path = folder / (device or ".") / "failure.json"
+        store.write(path, Failure(status, reason, "" if device else "export.log", key))
+        return path
 
     def share_right(self, outputs: Any) -> float:
         return float((np.argmax(outputs, axis=1) == self.truth).mean())

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import formatting, registry
 from pipeline.core import Artifact, Cell, Failure, Recipe, safe_file_name
 from pipeline.errors import Broken
-from pipeline.results import measured, output_diff, reference, verdicts
+from pipeline.results import keys, measured, output_diff, reference, verdicts
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, require_same
 from pipeline.system import store
@@ -73,7 +73,7 @@ def _of_target(build: Store, baseline: Reference, cell: Cell) -> Iterator[Row]:
     cell = replace(cell, size_bytes=artifact.size_bytes, parity=artifact.parity, unchecked=artifact.unchecked)
     homes = {path.parent for name in ("measurement.json", "failure.json") for path in folder.glob(f"*/**/{name}")}
     found = [
-        measured.row(home, artifact, baseline, replace(cell, device=device, threads=threads))
+        measured.row(build, home, artifact, baseline, replace(cell, device=device, threads=threads))
         for home, device, threads in sorted(
             (home, *store.device_and_threads(home.relative_to(folder))) for home in homes
         )
@@ -116,6 +116,9 @@ def _not_exported(folder: Path, baseline: Reference, cell: Cell, stale: str | No
         failure = store.read(Failure, folder / "failure.json")
         if failure is not None and failure.status not in ("failed", "unsupported"):
             raise Broken(f"failure.json has the status {failure.status!r}")
+        checkpoint, recipe = baseline.checkpoint, _recipes()[cell.recipe]
+        if checkpoint is None or (failure and failure.key != keys.artifact(checkpoint, recipe, cell.target)):
+            failure = None  # other code, tools or weights: the next export may succeed
     except READ_ERRORS as error:
         return failed(cell, error)
     if failure is not None:

@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from pipeline import formatting, stats
+from pipeline import devices, formatting, registry, stats
 from pipeline.core import Artifact, Cell, Failure, Measurement
 from pipeline.errors import Broken
-from pipeline.results import output_diff, predictions, warnings
+from pipeline.results import keys, output_diff, predictions, warnings
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, outputs, require_same
 from pipeline.system import store
+from pipeline.system.store import Store
 
 
-def row(home: Path, artifact: Artifact, reference: Reference, cell: Cell) -> Row:
+def row(build: Store, home: Path, artifact: Artifact, reference: Reference, cell: Cell) -> Row:
     """The row of the measurement in the folder `home`, with the failure of a later run, if any."""
-    return _with_failure(home, _measured(home, artifact, reference, cell))
+    return _with_failure(build, home, artifact, _measured(home, artifact, reference, cell))
 
 
 def with_host_step(row: Row, hosts: Sequence[Row], reference: Reference) -> Row:
@@ -87,18 +88,28 @@ def _require_own(measurement: Measurement, cell: Cell) -> None:
     )
 
 
-def _with_failure(home: Path, row: Row) -> Row:
-    """Adds the last run's failure: as the reason if there is no measurement, else as a warning on the older one."""
+def _with_failure(build: Store, home: Path, artifact: Artifact, row: Row) -> Row:
+    """Adds the last run's failure: as the reason if there is no measurement, else as a warning on the older one. The
+    failure of another file, runtime or edge-bench is not added: the next run may succeed."""
     try:
         failure = store.read(Failure, home / "failure.json")
+        if failure is None or failure.key != _key_now(build, artifact, row):
+            return row
     except READ_ERRORS as error:
         return replace(row, cell=failed(row.cell, error))
-    if failure is None:
-        return row
     if row.cell.status != "ok":
         return replace(row, cell=failed(row.cell, failure.reason))
     warning = formatting.one_line(f"these figures are older: the last run failed ({failure.reason})")
     return replace(row, cell=replace(row.cell, warnings=(*row.cell.warnings, warning)))
+
+
+def _key_now(build: Store, artifact: Artifact, row: Row) -> str | None:
+    """The key that a failure of this cell would have now; None without the checkpoint or the device."""
+    device = devices.devices().get(str(row.cell.device))
+    runtime = device.runtime(registry.bind("targets", artifact.target)) if device else None
+    if row.checkpoint is None or device is None or runtime is None:
+        return None
+    return keys.run(build, row.checkpoint, artifact, device, runtime)
 
 
 def _emulated(measurement: Measurement) -> bool:

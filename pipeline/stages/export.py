@@ -20,6 +20,7 @@ from pipeline import registry
 from pipeline.core import Artifact, Checkpoint, Failure, Recipe, safe_file_name, to_json
 from pipeline.errors import Broken, DiskFull, StageFailed
 from pipeline.registry import Plugin
+from pipeline.results import keys
 from pipeline.stages import quantize as quantizing
 from pipeline.stages import train
 from pipeline.stages.plan import Job, Plan
@@ -29,8 +30,6 @@ from pipeline.system.store import Store
 from pipeline.targets import Target
 
 MANIFEST, FAILURE, LOG = "artifact.json", "failure.json", "export.log"
-CODE = "pipeline.stages._export_process"
-"""The module of the process that makes the files and checks them."""
 Work = tuple[Job, Recipe]
 """What a target's process makes: a job's model under a recipe."""
 Made = set[tuple[str, str, str]]
@@ -136,11 +135,8 @@ def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
 
 
 def key(job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> str:
-    """Cache key of the file: a hash of everything that decides its content."""
-    return store.digest([
-        quantizing.key(job, checkpoint, recipe if recipe.static else None), to_json(recipe),
-        registry.versions(target.module.TOOLS), target.source_hash, registry.code_hash(CODE),
-    ])  # fmt: skip
+    """See `keys.artifact`."""
+    return keys.artifact(checkpoint, recipe, target.name)
 
 
 def _ready(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> Artifact | None:
@@ -258,7 +254,7 @@ def process(build: Store, target: str, work: Sequence[Work]) -> list[str]:
         "target": target,
         "work": [{"job": job.to_json(), "recipe": to_json(recipe)} for job, recipe in work],
     }
-    return [sys.executable, "-m", CODE, json.dumps(request)]
+    return [sys.executable, "-m", keys.FILES, json.dumps(request)]
 
 
 def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], done: proc.Done) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import formatting, stats
-from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, Process, safe_file_name, to_json
+from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, Process, safe_file_name
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
-from pipeline.results import predictions
+from pipeline.results import keys, predictions
 from pipeline.stages import _chunks, _threads, train
 from pipeline.stages import push as pushing
 from pipeline.stages.export import FAILURE, Outcome, export, raise_if_failed
@@ -280,7 +280,8 @@ def _measure_all(cells: Sequence[_Cell], failed: dict[Path, StageFailed]) -> Non
         except StageFailed as error:
             artifact = cell.one.artifact
             failure = StageFailed(f"{artifact.target} {artifact.recipe} on {bench.device.name}: {error}")
-            store.write(cell.folder / FAILURE, Failure("failed", str(error), "", cell.key))
+            key = keys.run(bench.build, cell.run.checkpoint, artifact, bench.device, cell.one.runtime)
+            store.write(cell.folder / FAILURE, Failure("failed", str(error), "", key))
             say(f"  {failure}")
             failed[cell.one.path] = failure
 
@@ -306,17 +307,10 @@ def key(
     build: Store, checkpoint: Checkpoint, device: BoundDevice, one: Runnable, threads: int, options: Options
 ) -> str:
     """Cache key of a measurement: the file, the samples, what measures, where and how."""
-    by = device.identity(build, one.runtime)
     processes = options.processes_on(device.device)
     how = threads, processes, options.min_runs, options.min_seconds, options.samples, options.cpus
-    of = one.artifact.sha256, checkpoint.dataset_sha256, one.runtime
-    return store.digest([*of, by, device.hardware(build), to_json(_decisive(device)), how])
-
-
-def _decisive(device: BoundDevice) -> Device:
-    """The device with the options that change a figure. How it is reached and described does not."""
-    others = {"chunk_samples", "summary", "targets", "runtimes", *device.kind.ROUTE}
-    return replace(device.device, options={key: value for key, value in device.options.items() if key not in others})
+    run = keys.run(build, checkpoint, one.artifact, device, one.runtime)
+    return store.digest([run, device.hardware(build), how])
 
 
 @dataclass(frozen=True)

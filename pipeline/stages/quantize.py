@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import registry
-from pipeline.core import SCHEMA, Calibration, Checkpoint, Recipe, to_json
+from pipeline.core import SCHEMA, Calibration, Checkpoint, Recipe
 from pipeline.errors import ParityFailed
+from pipeline.results import keys
 from pipeline.stages.plan import Job
 from pipeline.stages.train import model_of, split_of
 from pipeline.system import store
@@ -130,12 +131,8 @@ def _check(build: Store, checkpoint: Checkpoint, outputs: NDArray[np.float32]) -
 
 
 def key(job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> str:
-    """Cache key of the graph: a hash of everything that decides its content."""
-    return store.digest([
-        checkpoint.weights_sha256, to_json(checkpoint.spec), checkpoint.dataset_sha256, to_json(recipe),
-        checkpoint.facts.get("train_sha256") if recipe else None, registry.versions(job.framework.module.TOOLS),
-        job.framework.source_hash, registry.code_hash(__name__),
-    ])  # fmt: skip
+    """See `keys.graph`."""
+    return keys.graph(checkpoint, recipe)
 
 
 def _folder(build: Store, checkpoint: Checkpoint, recipe: Recipe | None) -> Path:

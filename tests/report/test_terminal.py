@@ -15,13 +15,11 @@ import numpy as np
 import pytest
 from rich.console import RenderableType
 
-from pipeline.core import Failure
 from pipeline.report import terminal
 from pipeline.report.terminal import Check
 from pipeline.results import collect
 from pipeline.results.image_trace import Difference, Side, Trace
 from pipeline.results.instruction_budget import Comparison, Count
-from pipeline.system import store
 from tests.builds import BOARD, Tree
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +85,7 @@ def test_a_cell_without_a_measurement_shows_its_status_and_reason(tree: Tree) ->
 
 
 def test_control_characters_and_line_breaks_of_a_reason_are_removed(tree: Tree) -> None:
-    folder = tree.build.cell("toy", "torch", "int8", "onnx")
-    store.write(folder / "failure.json", Failure("failed", "red\x1b[31m\nalert", "export.log", "k"))
+    tree.fail("int8", "onnx", "red\x1b[31m\nalert")
     (failed,) = [row for row in of(tree) if row[0] == "failed"]
     assert failed[-1] == "red [31m alert"
 
@@ -190,8 +187,7 @@ terminal.show(*terminal.checks(CHECKS))
 def build(tree: Tree) -> Path:
     tree.artifact("int8", "onnx")
     tree.measure("int8", "onnx", load_average=(4.4, 3.0))
-    folder = tree.build.cell("toy", "torch", "int8", "executorch")
-    store.write(folder / "failure.json", Failure("failed", "a long reason " * 20, "export.log", "k"))
+    tree.fail("int8", "executorch", "a long reason " * 20)
     return tree.root
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import formatting
+from pipeline import formatting, registry
 from pipeline.core import Cell, Failure, to_json
 from pipeline.results import collect
 from pipeline.system import store
@@ -156,25 +156,58 @@ def test_a_core_ml_export_is_ok_but_marked_as_not_checked(tree: Tree) -> None:
 
 @pytest.mark.parametrize("status", ["failed", "unsupported"])
 def test_a_recorded_failure_is_shown_with_its_reason(tree: Tree, status: str) -> None:
-    folder = tree.build.cell("toy", "torch", "int8", "onnx")
-    store.write(folder / "failure.json", Failure(status, "no kernel for Foo", "export.log", "k"))
+    tree.fail("int8", "onnx", "no kernel for Foo", status)
     found = cell(tree, "int8", "onnx")
     assert (found.status, found.reason) == (status, "no kernel for Foo")
 
 
 def test_a_failed_run_on_a_device_is_a_failed_cell_of_that_device(tree: Tree) -> None:
     tree.artifact("int8", "onnx")
-    folder = tree.build.cell("toy", "torch", "int8", "onnx") / "pi5"
-    store.write(folder / "failure.json", Failure("failed", "Illegal instruction", "", "k"))
+    tree.fail("int8", "onnx", "Illegal instruction", device="pi5-emulated")
     found = cell(tree, "int8", "onnx")
-    assert (found.status, found.device, found.reason) == ("failed", "pi5", "Illegal instruction")
+    assert (found.status, found.device, found.reason) == ("failed", "pi5-emulated", "Illegal instruction")
+
+
+def test_an_export_that_failed_under_another_key_is_not_exported_yet(tree: Tree) -> None:
+    """Other weights, tools or code: the failure may have been fixed."""
+    path = tree.fail("int8", "onnx", "no kernel for Foo", "unsupported")
+    failure = store.read(Failure, path)
+    assert failure is not None
+    for weights, status in (("x" * 64, "missing"), ("w" * 64, "unsupported")):
+        tree.checkpoint(weights_sha256=weights)
+        assert cell(tree, "int8", "onnx").status == status
+    store.write(path, dataclasses.replace(failure, key="k" * 64))
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.reason) == (
+        "missing", "not exported yet: inv export --model toy --target onnx --recipe int8",
+    )  # fmt: skip
+
+
+def test_a_run_that_failed_with_another_file_is_not_measured_yet(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.fail("int8", "onnx", "Illegal instruction", device="pi5-emulated")
+    tree.artifact("int8", "onnx", sha256="exported again")
+    found = cell(tree, "int8", "onnx")
+    assert (found.status, found.device) == ("missing", "pi5-emulated")
+    assert (found.reason or "").startswith("not measured yet: inv bench ")
+
+
+def test_a_run_that_failed_with_another_runtime_is_no_warning_on_the_older_figures(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    tree.fail("int8", "onnx", "Illegal instruction", device="local")
+    assert len(cell(tree, "int8", "onnx").warnings) == 1
+    versions = registry.versions
+    monkeypatch.setattr(registry, "versions", lambda names: {**versions(names), "onnxruntime": "99.0"})
+    assert cell(tree, "int8", "onnx").warnings == ()
 
 
 def test_a_failed_run_after_a_successful_one_is_a_warning_on_its_cell(tree: Tree) -> None:
     tree.artifact("int8", "onnx")
     tree.measure("int8", "onnx")
-    folder = tree.build.cell("toy", "torch", "int8", "onnx") / "local"
-    store.write(folder / "failure.json", Failure("failed", "timeout after 600 s", "", "k"))
+    tree.fail("int8", "onnx", "timeout after 600 s", device="local")
     found = cell(tree, "int8", "onnx")
     assert found.status == "ok"
     (warning,) = found.warnings
@@ -210,8 +243,7 @@ def test_an_export_from_other_weights_is_not_shown(tree: Tree) -> None:
 
 def test_a_failure_takes_precedence_over_the_stale_export_it_could_not_replace(tree: Tree) -> None:
     tree.artifact("int8", "onnx", weights_sha256="older")
-    folder = tree.build.cell("toy", "torch", "int8", "onnx")
-    store.write(folder / "failure.json", Failure("failed", "no kernel for Foo", "export.log", "k"))
+    tree.fail("int8", "onnx", "no kernel for Foo")
     assert cell(tree, "int8", "onnx").reason == "no kernel for Foo"
 
 
