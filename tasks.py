@@ -787,8 +787,10 @@ def _raise_failures(found: list[Result]) -> None:
     first = {result.device: result.failure for result in reversed(found) if result.failure}
     if len(first) == 1:
         raise first.popitem()[1]
-    if first:
-        raise Exit("\n".join(f"error: {_one_line(failure)}" for failure in reversed(first.values())), code=2)
+    texts = {name: _one_line(failure) for name, failure in reversed(first.items())}
+    lines = [f"error: {text if name in text else f'{name}: {text}'}" for name, text in texts.items()]
+    if lines:
+        raise Exit("\n".join(lines), code=2)
 
 
 def _budget(devices: tuple[BoundDevice, ...], check: str | None, record: str | None) -> Budget:

@@ -441,6 +441,8 @@ class Cell:
         throttled: whether the device slowed its clock during the run; None if it does not report it.
         threads: of the runtime.
         cpus: those that the measuring process was pinned to, as a list such as "0-3"; None for all.
+        hardware: what tells the measured device from others: a serial number, or this machine's processor.
+        shares_name: whether other hardware was measured under the same device name.
         samples: number of samples that the accuracy is computed from.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: its 95 % interval, paired sample by sample.
@@ -483,6 +485,8 @@ class Cell:
     runtime: str | None = None
     threads: int | None = None
     cpus: str | None = None
+    hardware: str | None = None
+    shares_name: bool = False
     throttled: bool | None = None
     steps: tuple[Step, ...] = ()
     samples: int | None = None

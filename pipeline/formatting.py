@@ -159,12 +159,13 @@ def throttled(cell: Cell) -> str:
 
 def device(cell: Cell) -> str:
     """The device, marked if it is emulated, with the number of threads if there are several, and the CPUs if the
-    processes were pinned to some."""
+    processes were pinned to some. With its hardware, if other hardware was measured under the same name."""
     if cell.device is None:
         return NONE
     emulated = " (emulated)" if cell.emulated and "emulated" not in cell.device else ""
     threads = "" if cell.threads in (None, 1) else f", {cell.threads} threads"
-    return cell.device + emulated + threads + (f", CPUs {cell.cpus}" if cell.cpus else "")
+    hardware = f" ({cell.hardware or 'unknown hardware'})" if cell.shares_name else ""
+    return cell.device + hardware + emulated + threads + (f", CPUs {cell.cpus}" if cell.cpus else "")
 
 
 def place(cell: Cell) -> str:

@@ -29,8 +29,12 @@ from pipeline.system import store
 from pipeline.system.store import Store
 
 SAMPLES = 200
-LOCAL = {"name": "local", "kind": "local", "emulated": False, "board": "a desk", "cpu": "a cpu", "cores": 4, "os": "x"}
-BOARD = {**LOCAL, "name": "pi4-emulated", "kind": "ssh", "emulated": True, "clock": "instructions"}
+LOCAL = {
+    "name": "local", "kind": "local", "emulated": False, "hardware": "a cpu, 4 cores", "board": "a desk",
+    "cpu": "a cpu", "cores": 4, "os": "x",
+}  # fmt: skip
+EMULATED = {"name": "pi4-emulated", "kind": "ssh", "emulated": True, "hardware": "emulated pi4"}
+BOARD = {**LOCAL, **EMULATED, "clock": "instructions"}
 PROCESS = {field.name for field in dataclasses.fields(Process)}
 RUNS = tuple((10, 245_000 + 100 * i) for i in range(101))
 

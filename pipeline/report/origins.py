@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline import formatting
+from pipeline.core import Measurement
 from pipeline.report.groups import measured
 from pipeline.report.page import Block, Section, Table, only, texts
 from pipeline.results.rows import Row
@@ -39,8 +40,12 @@ METHOD = (
 def machines(found: Sequence[Row]) -> Section:
     """Facts about each device. If its measurements differ in a fact, all values are listed."""
     blocks = []
-    by_name = sorted(measured(found), key=lambda m: str(m.device.get("name")))
-    for name, group in groupby(by_name, key=lambda m: str(m.device.get("name"))):
+
+    def hardware(one: Measurement) -> tuple[str, str]:
+        return str(one.device.get("name")), str(one.device.get("hardware"))
+
+    by_hardware = sorted(measured(found), key=hardware)
+    for (name, _), group in groupby(by_hardware, key=hardware):
         own = list(group)
         processes = [process for m in own for process in m.processes]
         facts = {

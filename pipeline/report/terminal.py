@@ -131,10 +131,17 @@ def cells(found: Sequence[Cell]) -> list[RenderableType]:
             parts.append("")
         if others:
             parts.append(_others(others))
-    notes = [("i", note) for note in _about_verdicts(found)] + [("!", note) for note in warnings.once(found)]
+    facts = [*_hardware(found), *_about_verdicts(found)]
+    notes = [("i", note) for note in facts] + [("!", note) for note in warnings.once(found)]
     if notes:
         parts += ["", table(("", ""), notes, header=False)]
     return parts
+
+
+def _hardware(found: Sequence[Cell]) -> list[str]:
+    """What was measured under each device name."""
+    measured = [cell for cell in found if cell.status == "ok" and cell.hardware]
+    return list(dict.fromkeys(formatting.one_line(f"{cell.device}: {cell.hardware}") for cell in measured))
 
 
 def _measured(found: Sequence[Cell]) -> list[RenderableType]:

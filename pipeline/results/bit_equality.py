@@ -75,7 +75,7 @@ def over_threads(found: Iterable[Row]) -> list[OverThreads]:
 
 
 def _file(cell: Cell) -> tuple[str | int | None, ...]:
-    return cell.model, cell.framework, cell.recipe, cell.target, cell.device, cell.samples
+    return cell.model, cell.framework, cell.recipe, cell.target, cell.device, cell.hardware, cell.samples
 
 
 def _compare(rows: Sequence[Row]) -> Iterator[Equality]:

@@ -39,7 +39,15 @@ def rows(build: Store, models: Sequence[tuple[str, str]] | None = None, margin: 
     found: list[Row] = []
     for model, framework in build.models() if models is None else models:
         found += _of_model(build, model, framework)
-    return [replace(row, cell=verdicts.judged(row.cell, margin)) for row in found]
+    return [replace(row, cell=verdicts.judged(row.cell, margin)) for row in _told_apart(found)]
+
+
+def _told_apart(found: Sequence[Row]) -> list[Row]:
+    """Marks the figures of different hardware under one device name, such as two phones on one cable one after the
+    other."""
+    measured = {(row.cell.device, row.cell.hardware) for row in found if row.cell.status == "ok" and row.measurement}
+    names = [name for name, _ in measured]
+    return [replace(row, cell=replace(row.cell, shares_name=names.count(row.cell.device) > 1)) for row in found]
 
 
 def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:

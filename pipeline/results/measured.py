@@ -57,7 +57,7 @@ def _measured(home: Path, artifact: Artifact, reference: Reference, cell: Cell) 
         measurement = store.read(Measurement, home / "measurement.json")
         if measurement is None:
             return Row(_to_bench("not measured yet", reference, cell), reference.checkpoint, artifact)
-        cell = replace(cell, emulated=_emulated(measurement))
+        cell = replace(cell, hardware=measurement.device.get("hardware"), emulated=_emulated(measurement))
         _require_own(measurement, cell)
         stale = _stale(artifact, reference, measurement)
         if stale:

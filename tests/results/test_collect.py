@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import formatting, registry
 from pipeline.core import Cell, Failure, to_json
+from pipeline.report.groups import by_device
 from pipeline.results import collect
 from pipeline.system import store
 from pipeline.system.store import Store
@@ -97,6 +98,24 @@ def test_each_device_has_a_cell_of_its_own(tree: Tree) -> None:
     tree.measure("fp32", "onnx", device=BOARD)
     devices = [c.device for c in collect.cells(tree.build) if c.status == "ok"]
     assert devices == ["local", "pi4-emulated"]
+
+
+def test_figures_of_two_phones_under_one_name_are_shown_apart(tree: Tree) -> None:
+    first, second = ({**LOCAL, "name": "phone", "kind": "adb", "hardware": f"serial {n}"} for n in (1, 2))
+    tree.artifact("fp32", "onnx")
+    tree.artifact("int8", "onnx")
+    tree.measure("fp32", "onnx", device=first)
+    tree.measure("int8", "onnx", device=second)
+    found = {c.recipe: c for c in collect.cells(tree.build) if c.status == "ok"}
+    assert {recipe: (c.device, c.hardware) for recipe, c in found.items()} == {
+        "fp32": ("phone", "serial 1"), "int8": ("phone", "serial 2"),
+    }  # fmt: skip
+    groups = by_device(collect.rows(tree.build))
+    assert [len(rows) for _, rows in groups] == [1, 1]
+    assert ["serial 1" in name for name, _ in groups] == [True, False]
+    tree.measure("fp32", "onnx", device=second)
+    assert [len(rows) for _, rows in by_device(collect.rows(tree.build))] == [2]
+    assert not any(c.shares_name for c in collect.cells(tree.build))
 
 
 def test_each_number_of_threads_has_a_cell_of_its_own(tree: Tree) -> None:
