@@ -66,7 +66,9 @@ def _name(requirement: str) -> str:
 
 
 @cache
-def identity() -> str:
-    """Hash of edge-bench and of its runtimes' required versions."""
-    files = [*sources(), HERE / "pyproject.toml", _runner.SOURCE]
-    return store.digest([[store.sha256(path) for path in files], registry.versions(("executorch",))])
+def identity(runtime: str) -> str:
+    """Hash of edge-bench and of what it requires for a runtime: versions, or the source of one that is built."""
+    found = [(str(path.relative_to(HERE)), store.sha256(path)) for path in sources()]
+    wanted = [] if outside(runtime) else requirements(runtime)
+    built = [store.sha256(_runner.SOURCE), registry.versions(("executorch",))] if runtime in NATIVE else []
+    return store.digest([found, wanted, built])

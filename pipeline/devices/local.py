@@ -108,7 +108,7 @@ def identity(build: Store, device: Device, runtime: str) -> str:
     installed = () if _edge_bench.apart(runtime) else _edge_bench.packages(runtime)
     offer = _edge_bench.outside(runtime)
     code = registry.outside_hash(offer) if offer else None
-    return store.digest([_edge_bench.identity(), code, registry.versions(installed)])
+    return store.digest([_edge_bench.identity(runtime), code, registry.versions(installed)])
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:
@@ -133,7 +133,7 @@ def _python(build: Store, runtime: str) -> Path:
     """The interpreter of the environment that contains the runtime."""
     if not _edge_bench.apart(runtime):
         return Path(sys.executable)
-    name = f"{runtime}-{_edge_bench.identity()[:16]}"  # each version of edge-bench gets its own environment
+    name = f"{runtime}-{_edge_bench.identity(runtime)[:16]}"  # each version of edge-bench gets its own environment
     return build.root / "environments" / name / "bin" / "python"
 
 

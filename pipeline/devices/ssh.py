@@ -125,7 +125,7 @@ def hardware(build: Store, device: Device) -> str:
 
 def identity(build: Store, device: Device, runtime: str) -> str:
     """See `DeviceKind.identity`."""
-    return _edge_bench.identity()
+    return _edge_bench.identity(runtime)
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:

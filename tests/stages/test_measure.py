@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import devices, formatting, registry, stats
 from pipeline.core import Device, Failure, Measurement
-from pipeline.devices import BoundDevice, _edge_bench
+from pipeline.devices import BoundDevice, _edge_bench, local
 from pipeline.errors import BadOption, Unreachable
 from pipeline.results import bit_equality, collect
 from pipeline.stages import measure, push, train
@@ -117,17 +117,22 @@ def test_every_input_of_a_measurement_changes_its_cache_key(
         installed = registry.versions
         patch.setattr(registry, "versions", lambda names: {**installed(names), "onnxruntime": "99.0"})
         others.append(key())
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_processor", lambda: "another processor")
+        others.append(key())
     for name in ("sources", "requirements"):  # a changed edge-bench, and a changed runtime for boards
         with monkeypatch.context() as patch:
             edge_bench = shutil.copytree(_edge_bench.HERE, tmp_path / name)
             patch.setattr(_edge_bench, "HERE", edge_bench)
             changed = edge_bench / ("pyproject.toml" if name == "requirements" else "src/edge_bench/measure.py")
-            changed.write_text(changed.read_text() + "\n")
+            changed.write_text(changed.read_text().replace("onnxruntime==", "onnxruntime>=") + "\n")
             _edge_bench.identity.cache_clear()
             others.append(key())
     _edge_bench.identity.cache_clear()
     assert key() == first
-    assert len({first, *others}) == 11
+    assert len({first, *others}) == 12
+    described = dataclasses.replace(LOCAL.device, options={"summary": "a description", "chunk_samples": 7})
+    assert key(devices.bound(described)) == first
 
 
 def test_each_number_of_threads_has_its_own_measurement_and_again_repeats_it(copied: Store, job: Job) -> None:
