@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,67 @@ def test_the_same_seed_gives_the_same_weights_in_another_store(matrix: Store, jo
     again = train.ensure(Store(tmp_path), job)
     assert again.weights_sha256 == checkpoint_of(matrix).weights_sha256
     assert again.key == checkpoint_of(matrix).key
+
+
+KILLED = """
+import dataclasses, os, signal, sys
+from pathlib import Path
+from pipeline.core import Checkpoint
+from pipeline.stages import train
+from pipeline.system import store
+from tests.builds import Tree
+
+def write(folder, checkpoint):
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_text(checkpoint.weights_sha256)
+    store.write(folder / train.MANIFEST, checkpoint)
+
+def weights(folder):
+    found = store.read(Checkpoint, folder / train.MANIFEST)
+    assert found is not None, folder
+    assert (folder / "model.safetensors").read_text() == found.weights_sha256
+    return found.weights_sha256[0]
+
+def replaced(final, old, step):
+    pid = os.fork()
+    if pid == 0:
+        left = step
+        def count(frame, event, function):
+            nonlocal left
+            left -= event in ("c_call", "c_return") and function.__module__ == "posix"
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.setprofile(count)
+        with store.atomic(final) as new:
+            write(new, dataclasses.replace(old, weights_sha256="n" * 64))
+            train._set_aside(final)
+        sys.setprofile(None)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+step, seen, ended = 0, set(), False
+while not ended:
+    tree = Tree(Path(sys.argv[1]) / str(step))
+    old, final = tree.checkpoint(), tree.build.checkpoint("toy", "torch")
+    write(final, old)
+    ended = replaced(final, old, step)
+    seen.add(weights(final))
+    with store.lock(tree.build, "a test"):
+        pass
+    kept = sorted(path for path in final.parent.iterdir() if path != final)
+    assert {weights(path) for path in [final, *kept]} >= {"w"}, step
+    step += 7
+print(step > 30, sorted(seen))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_checkpoint_and_the_old_weights(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")  # flushing to a disk takes long
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as place:
+        command = [sys.executable, "-c", KILLED, place]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True ['n', 'w']\n"
 
 
 def test_imported_weights_replace_a_checkpoint_which_is_kept_beside_it(copied: Store, job: Job, tmp_path: Path) -> None:
