@@ -23,6 +23,7 @@ from typing import Any
 from pipeline.core import Device
 from pipeline.devices import _bundle, _edge_bench, _session, _ssh
 from pipeline.emulate import pi
+from pipeline.emulate.pi import image
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
 from pipeline.system import store
 from pipeline.system.proc import Done
@@ -124,8 +125,9 @@ def hardware(build: Store, device: Device) -> str:
 
 
 def identity(build: Store, device: Device, runtime: str) -> str:
-    """See `DeviceKind.identity`."""
-    return _edge_bench.identity(runtime)
+    """See `DeviceKind.identity`. The system of an emulated board is ours too, and decides how many instructions run."""
+    system = [image.definition()] if "board" in device.options else []
+    return store.digest([_edge_bench.identity(runtime), *system])
 
 
 def push(build: Store, device: Device, files: Sequence[Path]) -> tuple[dict[Path, str], int]:

@@ -124,10 +124,18 @@ def make(build: Store) -> Image:
 
 def _key(pairs: Keys) -> str:
     """Hash of what determines the image: the list of packages and the other files of FILES, the keys and this code."""
-    names = sorted(FILES.iterdir())
     public = [pairs.public(pairs.host), pairs.public(pairs.client)]
+    return store.digest([*_parts(), public, PYTHON])[:16]
+
+
+def definition() -> str:
+    """Hash of what determines the system of the boards, without the keys."""
+    return store.digest([*_parts(), PYTHON])
+
+
+def _parts() -> list[str]:
     code = [store.sha256(Path(str(module))) for module in (__file__, debian.__file__)]
-    return store.digest([*code, *map(store.sha256, names), public, PYTHON])[:16]
+    return [*code, *map(store.sha256, sorted(FILES.iterdir()))]
 
 
 # -- packages ----------------------------------------------------------------------------------------------------------
