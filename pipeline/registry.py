@@ -34,6 +34,7 @@ PROTOCOLS = {
 NEUTRAL = (
     "pipeline.core", "pipeline.errors", "pipeline.registry", "pipeline.formatting", "pipeline.system.",
     "pipeline.results.", "pipeline.report.", "pipeline.devices.", "pipeline.stages.plan", "pipeline.stages.train",
+    "pipeline.stages.export",
 )  # fmt: skip
 """Modules and folders whose code decides no content of an exported file: see `code_hash`. Packages' own files, which
 have Protocols and nouns, do not count either."""

@@ -101,6 +101,7 @@ def _part(run: Run, name: str, home: Path, machine: Mapping[str, str], again: bo
         machine,
         tools,
         registry.source_hash(REGISTRY, name),
+        registry.code_hash(*(f"pipeline.{REGISTRY}._{each}" for each in FRAMEWORKS)),  # started as processes, by name
     ]
     key, path = store.digest(inputs), home / f"{name}.json"
     kept = store.read_or_warn(Part, path)

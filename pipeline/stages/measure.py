@@ -313,7 +313,8 @@ def key(
 ) -> str:
     """Cache key of a measurement: the file, the samples, what measures, where and how."""
     processes = options.processes_on(device.device)
-    how = threads, processes, options.min_runs, options.min_seconds, options.samples, options.cpus
+    words = [word for word in run_words(one, Path(), threads, options, processes) if isinstance(word, str)]
+    how = words, processes, options.samples
     run = keys.run(build, checkpoint, one.artifact, device, one.runtime)
     return store.digest([run, device.hardware(build), how])
 
