@@ -22,7 +22,7 @@ KINDS = registry.names("devices")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_has_all_verbs_and_a_docstring(kind: str) -> None:
     module = registry.load("devices", kind)
-    for verb in ("describe", "unavailable", "exclusive", "setup", "identity", "push", "call", "clean"):
+    for verb in ("describe", "unavailable", "exclusive", "setup", "hardware", "identity", "push", "call", "clean"):
         assert callable(getattr(module, verb))
     assert module.__doc__ and module.__doc__.splitlines()[0].endswith(".")
 
