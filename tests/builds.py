@@ -114,7 +114,7 @@ class Tree:
             quantized_by="graph" if recipe == "int8" else None,
             calibration=None,
             parity=Parity("float model", SAMPLES, 90.0, 1.0, 1e-4, None, 1.0, 0.5) if checked else None,
-            unchecked=None if checked else "not checked on Linux: Core ML runs on Apple systems only",
+            unchecked=None if checked else "not checked by Lastmile: Core ML runs on Apple systems only",
             notes=(),
             spec=self.spec,
             weights_sha256="w" * 64,

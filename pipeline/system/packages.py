@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import NeedsTool
 from pipeline.system import proc
-from pipeline.system.progress import working
+from pipeline.system.progress import say, working
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def require(use: str) -> None:
 
 
 def install(uses: Iterable[str] = tuple(PURPOSES)) -> None:
-    """Prints and installs missing programs where this user may: as root, or with sudo that asks for no password.
+    """Prints a line and installs missing programs where this user may: as root, or with sudo that asks for no password.
+
+    Only `inv test` may call it; a test enforces that.
 
     Raises:
         NeedsTool: this user may not, or the installation failed.
@@ -128,6 +130,7 @@ def install(uses: Iterable[str] = tuple(PURPOSES)) -> None:
     opens = SERVICES.is_dir() and any(tool.serves for tool in gone)
     if prefix is None or opens or find("apt-get") is None:
         raise NeedsTool(_not_found(gone))
+    say(f"system packages are missing; running as root: {install_line(gone)}")
     silent = {"DEBIAN_FRONTEND": "noninteractive"}
     with working(f"installing {', '.join(_packages(gone))}"):
         for words in (["update"], ["install", "--yes", "--no-install-recommends", *_packages(gone)]):

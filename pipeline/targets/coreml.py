@@ -13,7 +13,7 @@ from pipeline.targets import Exported, Source, _recipes, only_programs
 
 SUFFIX = ".mlpackage"
 RUNTIME: str | None = None
-UNCHECKED: str | None = "not checked on Linux: Core ML runs on Apple systems only"
+UNCHECKED: str | None = "not checked by Lastmile: Core ML runs on Apple systems only"
 LAYOUT = "image"
 TOOLS: tuple[str, ...] = ("coremltools", "torch", "torchao")
 EXTRA = "coreml"

@@ -58,3 +58,10 @@ def test_the_first_export_of_each_framework_imports_the_converter_and_does_not_c
     assert [counts for _, counts in plan] == [False, False, True, True, True, True]
     assert {cell for cell, counts in plan if not counts} == set(both)
     assert [cell for cell, counts in plan if counts] == [*both, *both[::-1]]
+
+
+def test_the_peak_memory_is_known_without_proc_too(tmp_path: Path) -> None:
+    from pipeline.framework_comparison.parts._stages import _peak_rss_bytes
+
+    own, without_proc = _peak_rss_bytes(many=False), _peak_rss_bytes(False, tmp_path / "status")
+    assert 10_000_000 < own <= without_proc < 100 * own

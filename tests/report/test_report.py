@@ -148,7 +148,7 @@ def test_unsupported_and_failed_cells_show_their_reasons_in_both_tables(page: st
 def test_core_ml_is_shown_as_not_checked_and_never_as_ok(demo: Demo, page: str) -> None:
     rows = [row for row in lines(section(page, "cells")) if row[1] == "coreml" and row[0] != "int8_dynamic"]
     assert len(rows) == 4
-    assert all(len(row) == 5 and row[4].startswith("not checked on Linux") for row in rows)
+    assert all(len(row) == 5 and row[4].startswith("not checked by Lastmile") for row in rows)
     assert [row[5] for row in lines(section(page, "unmeasured")) if row[2] == "coreml"].count("not checked") == 4
     assert not [line for line in markdown(demo).splitlines() if "coreml" in line and "ok" in line.split()]
 

@@ -170,7 +170,7 @@ def test_a_core_ml_export_is_ok_but_marked_as_not_checked(tree: Tree) -> None:
     found = cell(tree, "fp32", "coreml")
     assert (found.status, found.device, found.size_bytes) == ("ok", None, 4096)
     assert (found.accuracy, found.latency_ms, found.parity) == (None, None, None)
-    assert (found.unchecked or "").startswith("not checked on Linux")
+    assert (found.unchecked or "").startswith("not checked by Lastmile")
 
 
 @pytest.mark.parametrize("status", ["failed", "unsupported"])

@@ -73,6 +73,6 @@ def test_a_device_gets_only_the_targets_that_devices_toml_lists(matrix: Store, j
 
 
 def test_a_named_target_that_a_device_cannot_run_is_refused_with_the_reason() -> None:
-    with pytest.raises(Unsupported, match=r"^coreml cannot be measured on local: not checked on Linux"):
+    with pytest.raises(Unsupported, match=r"^coreml cannot be measured on local: not checked by Lastmile"):
         plan(["onnx", "coreml"], devices="local")
     assert plan(["onnx", "tflite"], devices="local").devices[0].name == "local"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,13 @@ def capturing(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     return {CAPTURED: captured - started, QUANTIZED: quantized - captured}
 
 
-def _peak_rss_bytes(many: bool) -> int:
-    """The peak of this process, or of the largest of its child processes if there are `many`."""
-    if many:
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) * 1024
+def _peak_rss_bytes(many: bool, status: Path = Path("/proc/self/status")) -> int:
+    """The peak of this process, or of the largest of its child processes if there are `many`.
+
+    Linux counts into ru_maxrss what the process was before exec, so its own status is better; macOS has none.
+    """
+    if many or not status.exists():
+        unit = 1 if sys.platform == "darwin" else 1024  # Source: getrusage(2) of both systems
+        return resource.getrusage(resource.RUSAGE_CHILDREN if many else resource.RUSAGE_SELF).ru_maxrss * unit
+    lines = status.read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
