@@ -192,10 +192,12 @@ class Machine(parser.ParseMachine):
         super().switch_to_flag(flag, inverse)
 
     def see_value(self, value: Any) -> None:
+        name = self.flag.name if self.flag else ""
+        if not value.strip():
+            self.error(f"--{name} needs a value")
         try:
             super().see_value(value)
         except ValueError:
-            name = self.flag.name if self.flag else ""
             self.error(f"--{name} {value!r} is not a whole number")
 
     def complete_flag(self) -> None:
@@ -636,6 +638,8 @@ def android_build(
         raise BadOption("--debug and --release exclude each other: use one of them")
     if key_alias and not keystore:
         raise BadOption("--key-alias names a key of --keystore: add --keystore")
+    if keystore and not _place(keystore).is_file():
+        raise BadOption(f"--keystore {_place(keystore)}: no such file")
     key = package.Key(_path(keystore), key_alias) if keystore else package.DEBUG_KEY
     options = android.Options(tuple(_words(abi)), tuple(_words(engine)), debug, key)
     options.check()
@@ -724,7 +728,10 @@ def docs(_c: Context) -> None:
 def _build() -> Store:
     from pipeline.system.store import Store
 
-    return Store(Path(os.environ.get("LASTMILE_BUILD") or ROOT / "build"))
+    root = Path(os.environ.get("LASTMILE_BUILD") or ROOT / "build")
+    if root.exists() and not root.is_dir():
+        raise BadOption(f"the build folder {root} is not a folder: remove it, or set LASTMILE_BUILD to another path")
+    return Store(root)
 
 
 def _plan(
@@ -844,7 +851,10 @@ def _path(text: str | None) -> Path | None:
 
 
 def _place(text: str) -> Path:
-    return FROM / Path(text).expanduser()
+    try:
+        return FROM / Path(text).expanduser()
+    except RuntimeError as error:
+        raise BadOption(f"{text}: there is no such user") from error
 
 
 def _model(word: str) -> str:

@@ -104,6 +104,34 @@ def test_an_option_given_twice_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "keep").is_file()
 
 
+def test_an_empty_value_is_refused(tmp_path: Path) -> None:
+    for args in (("train", "--model="), ("train", "--data", ""), ("bench", "--device", " "), ("bench", "--record=")):
+        option = args[1].rstrip("=")
+        assert refused(tmp_path / "build", *args).startswith(f"{option} needs a value")
+
+
+@pytest.mark.parametrize(
+    ("args", "wrong"),
+    [
+        (("train", "--model", "resnet8", "--data", "~no-such-user/x"), "~no-such-user/x"),
+        (("train", "--model", "~no-such-user/x"), "~no-such-user/x"),
+        (("android.build", "--keystore", "/nonexistent/key"), "--keystore /nonexistent/key"),
+        (("export", "--model", "\x1b[31mred\nline"), "\\x1b[31mred"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path, args: tuple[str, ...], wrong: str) -> None:
+    error = refused(tmp_path / "build", *args)
+    assert wrong in error and error.isprintable()
+
+
+def test_a_build_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    build.write_text("a user's")
+    for args in (("results",), ("clean",), ("report",), ("train",)):
+        assert inv(build, *args).only.startswith(f"the build folder {build} is not a folder")
+    assert build.read_text() == "a user's"
+
+
 @pytest.mark.parametrize(
     "option",
     [
