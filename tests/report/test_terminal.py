@@ -81,7 +81,7 @@ def test_a_cell_without_a_measurement_shows_its_status_and_reason(tree: Tree) ->
     for status in ("unsupported", "failed", "missing"):
         assert sum(row[0] == status for row in found) == sum(cell.status == status for cell in cells)
     (coreml,) = [row for row in found if row[0] == "not checked"]
-    assert coreml[1:3] == ["fp32", "coreml"] and "4.1" in coreml and "on Linux" in coreml[-1]
+    assert coreml[1:3] == ["fp32", "coreml"] and "4.1" in coreml and "Apple" in coreml[-1]
 
 
 def test_control_characters_and_line_breaks_of_a_reason_are_removed(tree: Tree) -> None:
