@@ -280,6 +280,12 @@ def test_a_dry_clean_prints_what_it_would_remove_and_removes_nothing(tmp_path: P
     assert tree(build.root) == before
 
 
+def test_a_build_folder_with_the_former_tag_can_be_cleaned(tmp_path: Path) -> None:
+    build = build_with(tmp_path / "build", "results.json")
+    (build.root / store.TAG).write_text(store.OLD_SIGNATURE)
+    assert inv(build.root, "clean").lines == [f"removed {build.root / 'results.json'}"]
+
+
 def test_a_dry_clean_stops_no_board(tmp_path: Path) -> None:
     build = build_with(tmp_path / "build", "boards/.lock", "boards/pi4/known_hosts")
     with subprocess.Popen(["sleep", "600"]) as board:

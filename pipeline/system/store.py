@@ -52,6 +52,7 @@ TAG = ".lastmile"
 exclude trained weights."""
 POLL_SECONDS = 0.1
 SIGNATURE = "A build folder of Lastmile's: inv clean empties it.\n"
+OLD_SIGNATURE = "The build folder of Lastmile: inv clean empties it.\n"
 
 
 _of_thread = threading.local()
@@ -100,7 +101,7 @@ class Store:
     def tagged(self) -> bool:
         """Whether the folder is marked as a build folder."""
         tag = self.root / TAG
-        return tag.is_file() and tag.read_bytes() == SIGNATURE.encode()
+        return tag.is_file() and tag.read_bytes() in (SIGNATURE.encode(), OLD_SIGNATURE.encode())
 
     def contents(self) -> list[Path]:
         """Everything but the tag and the locks, which other processes may be waiting for, also in nested folders."""
