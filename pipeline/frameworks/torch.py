@@ -57,7 +57,7 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, home: Pat
     torch.manual_seed(settings.seed)  # for the initial weights
     net = network(model)
     try:
-        facts = _torch_training.fit(net, model.spec.training, data, settings, home, key)
+        facts = _torch_training.fit(net, model, data, settings, home, key)
     except BadModel as error:
         raise BadModel(f"{model.file('torch')}: {error}") from error
     if _torch_ddp.leave_group() > 0:
@@ -75,7 +75,7 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     net = network(model).get_submodule("net")
     expected = net.state_dict()
     counters = {name: value for name, value in expected.items() if name.endswith(COUNTER)}
-    state = counters | _torch_weights.read(weights)  # counters are optional in the file
+    state = counters | _torch_weights.read(weights, expected)  # counters are optional in the file
     _torch_weights.check_fit(weights, state, expected)
     net.load_state_dict(state)
     _torch_weights.save(net.state_dict(), out)
@@ -230,7 +230,10 @@ def network(model: Model) -> torch.nn.Module:
 
     def run(images: NDArray[np.float32]) -> Any:
         with torch.no_grad():
-            return module(_normalization.nchw(torch.from_numpy(images)))
+            outputs = module(_normalization.nchw(torch.from_numpy(images)))
+        if isinstance(outputs, torch.Tensor) and outputs.dtype is not torch.float32:
+            raise BadModel(f"{model.file('torch')}: the network returns {outputs.dtype}, not torch.float32")
+        return outputs
 
     _build.check(model, "torch", run)
     return module.train()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +109,86 @@ def test_the_counters_of_batch_normalisation_are_optional(state: dict[str, Any],
     assert all(torch.equal(adopted[name], fewer[name]) for name in fewer)
 
 
-def test_weights_of_a_model_in_distributed_data_parallel_are_refused_with_advice(
+def renamed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def left_by_trainers(state: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoints as training scripts and libraries write them."""
+    import torch
+
+    other = {name: value * 2 for name, value in state.items()}
+    return {
+        "tutorial.pt": {"model_state_dict": state, "optimizer_state_dict": {"lr": 0.1}, "epoch": 3},
+        "torchvision.pth": {"model": state, "best_accuracy": np.float64(0.9), "epoch": np.int64(3)},
+        "net.bin": {"net": state},
+        "lightning.ckpt": {"state_dict": renamed(state, "model."), "pytorch-lightning_version": "2.5"},
+        "timm.pth.tar": {"state_dict": state, "state_dict_ema": other},
+        "with_ema.pt": {"model": state, "ema": other},
+        "only_ema.pt": {"model_ema": state, "optimizer": {}},
+        "within.pt": {"ema": {"module": renamed(state, "module.")}},
+        "parallel.pt": renamed(state, "module."),
+        "compiled.pt": renamed(state, "_orig_mod."),
+        "all_of_them.pt": {"model": renamed(state, "module._orig_mod.model.")},
+        "averaged.pt": {**renamed(state, "module."), "n_averaged": torch.tensor(5)},
+    }
+
+
+def test_checkpoints_of_training_scripts_are_imported(
+    state: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    for name, content in left_by_trainers(state).items():
+        torch.save(content, tmp_path / name)
+        adopted = adopt(tmp_path / name)
+        assert adopted.keys() == state.keys(), name
+        assert all(torch.equal(adopted[tensor], state[tensor]) for tensor in state), name
+        assert str(tmp_path / name) in capsys.readouterr().err, "what was used is printed"
+    save_file(renamed(state, "model."), tmp_path / "mine.safetensors")
+    assert adopt(tmp_path / "mine.safetensors").keys() == state.keys()
+
+
+def test_the_moving_average_is_named_where_it_is_used_and_where_it_is_not(
+    state: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    for name, printed in (("only_ema.pt", "using model_ema, a moving average"), ("timm.pth.tar", "not state_dict_ema")):
+        torch.save(left_by_trainers(state)[name], tmp_path / name)
+        adopt(tmp_path / name)
+        assert printed in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_fits_in_part_or_is_ambiguous_is_refused_with_its_names(
     state: dict[str, Any], tmp_path: Path
 ) -> None:
     import torch
 
-    path = tmp_path / "mine.pt"
-    torch.save({f"module.{name}": value for name, value in state.items()}, path)
-    message = refusal(path)
-    assert "DistributedDataParallel" in message and "model.module.state_dict()" in message
+    fewer = {name: value for name, value in state.items() if name != "classifier.bias"}
+    refused: dict[str, tuple[Any, str]] = {
+        "fewer.pt": ({"model": renamed(fewer, "module.")}, "classifier.bias is missing"),
+        "more.ckpt": ({"state_dict": {**renamed(state, "model."), "loss.weight": torch.ones(3)}}, "loss.weight is not"),
+        "two.pt": ({"model": state, "net": state}, "model, net"),
+        "unknown.pt": ({"generator": state, "epoch": 1}, "generator, epoch"),
+        "tensor.pt": (torch.ones(3), "Tensor"),
+        "arguments.pt": ({"model": state, "args": argparse.Namespace(lr=1e-3)}, "argparse.Namespace"),
+    }
+    for name, (content, complaint) in refused.items():
+        torch.save(content, tmp_path / name)
+        assert complaint in refusal(tmp_path / name)
+
+
+def test_a_torchscript_file_is_refused_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "scripted.pt"))
+    recwarn.clear()
+    message = refusal(tmp_path / "scripted.pt")
+    assert "TorchScript" in message and "state_dict()" in message and not recwarn.list
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
