@@ -153,7 +153,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> Loops:
     engine.launch()
     shown_to = dict.fromkeys(("train", "validation"), _torch_training.SplitDataset(split, None))
     state = _torch_training.State(folder, "key")
-    ours = _torch_training.make_loop(engine, framework.network(model), training, settings, shown_to, state)
+    ours = _torch_training.make_loop(engine, framework.network(model), model, settings, shown_to, state)
     first = next(iter(ours.batches(0)))
 
     class Same(_torch_training._Loop):

@@ -22,6 +22,11 @@ A message is one sentence: what is wrong, and what would be right.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+MODEL_PACKAGE = "_lastmile_model_"
+"""How the names of packages begin under which model folders are imported."""
 
 
 class PipelineError(Exception):
@@ -100,7 +105,33 @@ class DiskFull(PipelineError):
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if lines[0] == "Graph execution error:":  # TensorFlow: places of Python code follow, and the reason is last
+        return [line for line in lines if not line.startswith(("[[", "File "))][-1]
+    return lines[0]
+
+
+def described(error: BaseException) -> str:
+    """An unexpected error in one line: its type, the first line of its message, and where it was raised."""
+    return f"{type(error).__name__}: {first_line(error)}{origin(error)}"
+
+
+def origin(error: BaseException) -> str:
+    """The layer and the line of the user's code in which an error was raised, as " (…)"; empty if neither is known."""
+    layers, line, trace = list[Any](), "", error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if str(frame.f_globals.get("__name__", "")).startswith(MODEL_PACKAGE):
+            line = f"{Path(frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        layer = frame.f_locals.get("self")
+        if callable(getattr(type(layer), "named_modules", None)):  # a torch.nn.Module
+            layers.append(layer)
+        trace = trace.tb_next
+    names = [name for name, layer in layers[0].named_modules() if layer is layers[-1]] if layers else []
+    name = names[0].partition("net.")[2] if names else ""
+    found = [f"layer {name}, {type(layers[-1]).__name__}"] if name else []
+    found += [line] if line else []
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def again(kind: str, says: str) -> PipelineError | None:

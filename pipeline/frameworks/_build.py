@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import BadModel, PipelineError, first_line
+from pipeline.errors import BadModel, PipelineError, described
 from pipeline.sources import Model
+from pipeline.system.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,32 +26,61 @@ def build(model: Model, framework: str) -> Any:
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise BadModel(f"{model.file(framework)}: build(spec) failed: {reason}") from error
+        raise BadModel(f"{model.file(framework)}: build(spec) failed: {described(error)}") from error
 
 
 def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]], Any]) -> None:
-    """Runs a network on two images of noise, so that a mistake shows before training or importing weights.
+    """Runs a network on images of noise, so that a mistake shows before training or importing weights.
+
+    On two images and on one: training and evaluation take batches of different sizes, and devices run single images.
 
     Args:
-        network: takes float32 (2, height, width, channels), 0–255.
+        network: takes float32 (N, height, width, channels), 0–255.
 
     Raises:
-        BadModel: the network fails, or its outputs are not (2, classes).
+        BadModel: the network fails, or its outputs are not (N, classes).
     """
+    for count in (2, 1):
+        problem = _problem(model, network, count)
+        if problem is not None:
+            size = model.spec.training.batch_size
+            others = [n for n in dict.fromkeys((2, 1, size)) if n != count and _problem(model, network, n) is None]
+            advice = ""
+            if others:
+                advice = f"; a batch of {others[0]} works: the code must keep the batch axis, of any size"
+            raise BadModel(f"{model.file(framework)}: {problem}{advice}")
+
+
+def _problem(model: Model, network: Callable[[NDArray[np.float32]], Any], count: int) -> str | None:
+    """What is wrong with a network's outputs for a number of images."""
     import numpy as np
 
-    images = np.random.default_rng(0).uniform(0, 255, (2, *model.spec.inputs[0].shape)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0, 255, (count, *model.spec.inputs[0].shape)).astype(np.float32)
+    number = {1: "one image", 2: "two images"}.get(count, f"{count} images")
     try:
         outputs = network(images)
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise BadModel(f"{model.file(framework)}: the network fails on a batch of two images: {reason}") from error
-    wanted = (2, model.spec.classes)
+        return f"the network fails on a batch of {number}: {described(error)}"
+    wanted = (count, model.spec.classes)
     found = tuple(outputs.shape) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
     if found != wanted:
-        raise BadModel(
-            f"{model.file(framework)}: the network returns {found} for two images, but SPEC.outputs requires {wanted}"
+        return f"the network returns {found} for {number}, but SPEC.outputs requires {wanted}"
+    return None
+
+
+def warn_of_probabilities(model: Model, framework: str, outputs: NDArray[np.float32], sigmoid: bool) -> None:
+    """Prints a warning if a network that is about to be trained returns probabilities: the loss expects logits.
+
+    Args:
+        outputs: of a few images. Logits after log_softmax are not changed by the loss's own.
+        sigmoid: whether the last operation is a sigmoid.
+    """
+    rows = outputs.astype("float64")
+    softmax = rows.shape[1] > 1 and rows.min() >= 0 and rows.max() <= 1 and abs(rows.sum(1) - 1).max() < 1e-2
+    if softmax or sigmoid:
+        say(
+            f"warning: {model.file(framework)}: the network ends with a {'softmax' if softmax else 'sigmoid'}, but the "
+            "loss applies its own softmax to logits and cannot fall to 0: return the values before it"
         )

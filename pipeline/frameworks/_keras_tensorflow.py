@@ -14,7 +14,7 @@ import tensorflow as tf
 from pipeline.core import ModelSpec, Preprocessing
 from pipeline.datasets import Split
 from pipeline.errors import Broken
-from pipeline.frameworks import Settings, _keras, _tf_distribute, _training_loop
+from pipeline.frameworks import Settings, _build, _keras, _tf_distribute, _training_loop
 from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import store
@@ -245,6 +245,12 @@ class Loop:
         self.steps = _training_loop.steps_per_epoch(len(splits["train"]), settings)
         keras.utils.set_random_seed(settings.seed)
         self.net = _keras.network(model, strategy.scope)
+        if settings.group.node_rank == 0:
+            images = splits["train"].read(tf.range(min(2, len(splits["train"])), dtype=tf.int64))
+            outputs = tf.cast(self.net(_floats(images), training=False), tf.float32).numpy()
+            last = self.net.outputs[0]._keras_history.operation
+            sigmoid = getattr(last, "activation", None) is keras.activations.sigmoid
+            _build.warn_of_probabilities(model, "keras", outputs, sigmoid)
         if settings.group.size > 1:
             _tf_distribute.synchronize_batch_norm(self.net)
         with strategy.scope():

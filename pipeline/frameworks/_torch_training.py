@@ -20,8 +20,9 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline.core import Training
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken
-from pipeline.frameworks import Group, Settings, _process_group, _torch_ddp, _torch_trial, _training_loop
+from pipeline.frameworks import Group, Settings, _build, _process_group, _torch_ddp, _torch_trial, _training_loop
 from pipeline.frameworks._process_group import Part
+from pipeline.sources import Model
 from pipeline.system import cpus, store
 from pipeline.system.progress import bar, say
 
@@ -147,7 +148,7 @@ def fabric(accelerator: str, group: Group) -> Fabric:
 
 
 def fit(
-    network: nn.Module, training: Training, data: Mapping[str, Split], settings: Settings, home: Path, key: str
+    network: nn.Module, model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str
 ) -> dict[str, Any]:
     """Trains `network` (raw pixels to logits) and writes the best epoch's state to home/training/best.ckpt.
 
@@ -173,7 +174,7 @@ def fit(
     splits = {
         name: SplitDataset(data[name], name if first else None, group.devices) for name in ("train", "validation")
     }
-    loop = make_loop(engine, network, training, settings, splits, State(home / "training", key))
+    loop = make_loop(engine, network, model, settings, splits, State(home / "training", key))
     facts = _training_loop.initial_facts() | _resume(loop)
     run = home / "tensorboard" / key[:12] if first else None
     return _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run) | device_facts(engine)
@@ -273,7 +274,7 @@ class _Loop:
 
 
 def make_loop(
-    engine: Fabric, network: nn.Module, training: Training, settings: Settings, splits: Mapping[str, SplitDataset],
+    engine: Fabric, network: nn.Module, model: Model, settings: Settings, splits: Mapping[str, SplitDataset],
     state: State,
 ) -> _Loop:  # fmt: skip
     """Sets up the network with its optimizer and learning rate schedule, on its device and in its group.
@@ -281,7 +282,7 @@ def make_loop(
     Raises:
         BadModel: the network cannot be trained.
     """
-    trial = _trial(engine, network, splits["train"], settings)
+    trial, training = _trial(engine, network, model, splits["train"], settings), model.spec.training
     if settings.group.size > 1:
         network = _torch_ddp.synchronize_batch_norm(network, gpu=engine.device.type == "cuda")
     steps = settings.epochs * _training_loop.steps_per_epoch(len(splits["train"]), settings)
@@ -291,8 +292,10 @@ def make_loop(
     return _Loop(engine, network, optimizer, schedule, splits, settings, training, state, trial.memory_format)
 
 
-def _trial(engine: Fabric, network: nn.Module, split: SplitDataset, settings: Settings) -> _torch_trial.Trial:
-    """A training step on two images, or on one if that is the batch size."""
+def _trial(
+    engine: Fabric, network: nn.Module, model: Model, split: SplitDataset, settings: Settings
+) -> _torch_trial.Trial:
+    """A training step on two images, or on one if that is the batch size. Prints what the user should change."""
     from lightning_fabric.strategies import DDPStrategy
 
     images, labels = split.__getitems__(range(min(2, settings.batch_size, len(split))))
@@ -302,8 +305,10 @@ def _trial(engine: Fabric, network: nn.Module, split: SplitDataset, settings: Se
     _torch_trial.converted(network, trial.memory_format)
     if trial.unused and isinstance(engine.strategy, DDPStrategy):
         engine.strategy._ddp_kwargs["find_unused_parameters"] = True  # else the processes wait for their gradients
-    if trial.more_outputs and engine.is_global_zero:
-        say("the network returns several outputs in training: only the main one is trained")
+    if engine.is_global_zero:
+        _build.warn_of_probabilities(model, "torch", trial.outputs, trial.sigmoid)
+        if trial.more_outputs:
+            say(f"{model.file('torch')}: the network returns several outputs in training: only the main one is trained")
     return trial
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from pipeline.errors import BadModel, PipelineError, first_line
+from pipeline.errors import BadModel, PipelineError, described
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -26,11 +31,15 @@ class Trial:
             as x.view(x.size(0), -1) after a convolution.
         unused: whether a trainable tensor got no gradient.
         more_outputs: whether the network returns more than the main output in training.
+        outputs: of the two images, in inference.
+        sigmoid: whether a sigmoid is the last operation.
     """
 
     memory_format: torch.memory_format
     unused: bool
     more_outputs: bool
+    outputs: NDArray[np.float32]
+    sigmoid: bool
 
 
 def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, autocast: Autocast) -> Trial:
@@ -48,19 +57,17 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, auto
     hook = network.get_submodule("net").register_forward_hook(lambda _, __, outputs: returned.append(outputs))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     try:
-        expected = _step(network, images.float(), labels, torch.contiguous_format, autocast)
+        expected, last = _step(network, images.float(), labels, torch.contiguous_format, autocast)
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         count = "one image" if len(images) == 1 else f"{len(images)} images"
-        raise BadModel(
-            f"the network fails in training on a batch of {count}: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise BadModel(f"the network fails in training on a batch of {count}: {described(error)}") from error
     unused = any(one.requires_grad and one.grad is None for one in network.parameters())
     chosen = torch.contiguous_format
     network.load_state_dict(before)
     try:
-        found = _step(network, images.float(), labels, torch.channels_last, autocast)
+        found, _ = _step(network, images.float(), labels, torch.channels_last, autocast)
         if (found - expected).norm() <= TOLERANCE * expected.norm():
             chosen = torch.channels_last
     except (Exception, SystemExit):
@@ -69,7 +76,8 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, auto
     network.load_state_dict(before)
     network.zero_grad(set_to_none=True)
     converted(network, chosen).train()
-    return Trial(chosen, unused, not all(isinstance(one, torch.Tensor) for one in returned))
+    more = not all(isinstance(one, torch.Tensor) for one in returned)
+    return Trial(chosen, unused, more, expected.cpu().numpy(), last == "SigmoidBackward0")
 
 
 def arranged(images: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
@@ -92,8 +100,8 @@ def converted(network: nn.Module, memory_format: torch.memory_format) -> nn.Modu
 def _step(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, memory_format: torch.memory_format,
     autocast: Autocast,
-) -> torch.Tensor:  # fmt: skip
-    """One training step without the optimizer; returns the outputs of inference before it."""
+) -> tuple[torch.Tensor, str]:  # fmt: skip
+    """One training step without the optimizer; returns the outputs of inference before it, and its last operation."""
     images = arranged(images, memory_format)
     converted(network, memory_format).eval()
     with torch.no_grad():
@@ -108,4 +116,4 @@ def _step(
             )
         loss = nn.functional.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]
-    return outputs
+    return outputs, logits.grad_fn.name() if logits.grad_fn is not None else ""

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.core import ModelSpec, from_json, to_json
-from pipeline.errors import BadModel, Broken, PipelineError
+from pipeline.core import ModelSpec, Preprocessing, from_json, to_json
+from pipeline.errors import MODEL_PACKAGE, BadModel, Broken, PipelineError
+from pipeline.system.progress import say
 from pipeline.system.store import digest, sha256
 
 
@@ -52,6 +53,7 @@ def _check(folder: Path, spec: ModelSpec) -> None:
         raise BadModel(f"{folder}: preprocessing.mean and .std need {channels} values each, one per channel")
     if not all(map(math.isfinite, preparation.mean)) or not all(0 < value < math.inf for value in preparation.std):
         raise BadModel(f"{folder}: preprocessing.mean must be finite, and .std finite and above 0")
+    _warn_of_scale(folder, preparation)
     if not height == width == preparation.crop or preparation.resize < preparation.crop:
         raise BadModel(
             f"{folder}: preprocessing.crop must equal the input's height and width, and resize must be at least crop"
@@ -64,6 +66,30 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path) for path in found if not any(p.startswith(".") or p == "__pycache__" for p in path.parts))
 
 
+BEYOND = 20.0
+"""No usual normalisation of pixels from 0 to 255 gives values this large."""
+
+
+def _warn_of_scale(folder: Path, preparation: Preprocessing) -> None:
+    """Prints a warning if mean or std look like those of pixels from 0 to 1, as they are usually published."""
+    channels = list(zip(preparation.mean, preparation.std, strict=True))
+    if max(abs(pixel - mean) / std for mean, std in channels for pixel in (0, 255)) <= BEYOND:
+        return
+    advice = [
+        f"{name}=({', '.join(f'{255 * value:.6g}' for value in values)},)"
+        for name, values, small in (
+            ("mean", preparation.mean, any(preparation.mean) and all(0 <= value <= 1 for value in preparation.mean)),
+            ("std", preparation.std, all(value < 1 for value in preparation.std)),
+        )
+        if small
+    ]
+    if advice:
+        say(
+            f"warning: {folder}: preprocessing.mean and .std look like those of pixels from 0 to 1, and pixels are "
+            f"from 0 to 255: probably {' and '.join(advice)}"
+        )
+
+
 def module(folder: Path, name: str | None = None) -> ModuleType:
     """The folder imported as a package of its own, wherever it is; or the module `name` in it. Changed files are
     imported again.
@@ -72,7 +98,7 @@ def module(folder: Path, name: str | None = None) -> ModuleType:
         BadModel: importing it fails.
     """
     content = [(path, sha256(folder / path)) for path in files(folder)]
-    package = f"_lastmile_model_{digest([str(folder), content])[:12]}"
+    package = f"{MODEL_PACKAGE}{digest([str(folder), content])[:12]}"
     full = f"{package}.{name}" if name else package
     if full in sys.modules:
         return sys.modules[full]
