@@ -24,7 +24,7 @@ from invoke.parser import parser
 from invoke.program import Program
 from invoke.tasks import task
 
-from pipeline.errors import BadOption, PipelineError
+from pipeline.errors import BadOption, PipelineError, StageFailed, Unreachable, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.core import Checkpoint
     from pipeline.devices import BoundDevice
     from pipeline.results.instruction_budget import Budget, Comparison
-    from pipeline.stages.measure import Result
+    from pipeline.stages.measure import Options, Result
     from pipeline.stages.plan import Plan, TrainingOptions
     from pipeline.system.store import Store
 
@@ -50,7 +50,7 @@ HELP = {
     "recipe": "comma-separated names from `inv recipes`, or all",
     "device": "comma-separated names from `inv devices`, or all; several are measured side by side",
     "data": "the dataset: a folder or archive; later commands on this model use it again",
-    "weights": "your own weights instead of training: .safetensors, .pt (read with weights_only) or .keras",
+    "weights": "your own weights instead of training: .safetensors, .keras, or .pt, .pth, .ckpt … (weights only)",
     "accelerator": "auto (a GPU if there is one), cpu or cuda",
     "epochs": "passes over the training split",
     "batch_size": "samples per step",
@@ -121,6 +121,13 @@ def command(can_run_dry: bool = False, **options: Any) -> Callable[[Callable[...
                 if traceback:
                     raise
                 raise Exit(f"error: {_system_error(error)}", code=2) from error
+            except Exit:
+                raise
+            except Exception as error:  # of a library, or of the user's code
+                if traceback:
+                    raise
+                line = f"error: {_one_line(described(error))}"
+                raise Exit(f"{line}; --debug shows the traceback" if not own else line, code=2) from error
             except KeyboardInterrupt as error:
                 code = 128 + (error.args[0] if error.args else signal.SIGINT)
                 raise Exit("interrupted; run the command again to continue", code=code) from None
@@ -316,7 +323,7 @@ def train(
     )  # fmt: skip
     build = _build()
     plan = _plan(model, framework, data=data, weights=weights, training=options)
-    for checkpoint in training.train(build, plan):
+    for checkpoint in training.checkpoints(build, plan):
         _print_checkpoint(build, checkpoint)
 
 
@@ -383,13 +390,16 @@ def bench(
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     recorded = _budget(plan.devices, check, record)
     build = _build()
-    found = measure.bench(build, plan, options)
+    found, failure = _benched(build, plan, options)
     models = [(plan.model.spec.name, framework.name) for framework in plan.frameworks]
     cells = collect.cells(build, models, points)
     asked = {(target.name, recipe.name) for target in plan.targets for recipe in plan.recipes}
     named = [device.name for device in plan.devices]
     shown = [c for c in cells if (c.target, c.recipe) in asked and c.device in (*named, None)]
-    terminal.show(*terminal.cells(shown))
+    if shown or not failure:
+        terminal.show(*terminal.cells(shown))
+    if failure:
+        raise failure
     _raise_failures(found)
     if check or record:
         kept = [(result.device, result.measurement) for result in found if result.measurement]
@@ -789,6 +799,18 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
     return android.path(build)
 
 
+def _benched(build: Store, plan: Plan, options: Options) -> tuple[list[Result], StageFailed | None]:
+    """What was measured; and why an export failed, which is reported after the table of the others."""
+    from pipeline.stages import measure
+
+    try:
+        return measure.bench(build, plan, options), None
+    except Unreachable:
+        raise
+    except StageFailed as error:
+        return [], error
+
+
 def _raise_failures(found: list[Result]) -> None:
     """Ends the command with exit code 2 and the first failure of each device, if there are failures."""
     first = {result.device: result.failure for result in reversed(found) if result.failure}
@@ -899,7 +921,7 @@ def _listed(names: Any) -> str:
     return ", ".join(sorted(set(names))) or "nothing"
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     """The message in one line. Other programs' words are in it, so what is not printable is escaped."""
     line = " ".join(str(error).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -16,6 +16,7 @@ from pipeline.core import ModelSpec, from_json
 from pipeline.errors import PipelineError
 from pipeline.registry import import_order
 from pipeline.sources import Model
+from pipeline.system.progress import claim_stdout
 
 
 def main(request: dict[str, Any]) -> None:
@@ -52,7 +53,8 @@ def main(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    out = claim_stdout()
     try:
         main(json.loads(sys.argv[1]))
     except PipelineError as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}), file=out, flush=True)

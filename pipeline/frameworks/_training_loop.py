@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,7 @@ from pipeline.errors import BadData, BadOption, StageFailed
 from pipeline.frameworks import Group, Settings
 from pipeline.system import cpus
 from pipeline.system.progress import bar, say
-from pipeline.system.tensorboard import Events
+from pipeline.system.tensorboard import Events, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,12 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 def read_facts(folder: Path, group: Group) -> dict[str, Any]:
     """What `write_facts` wrote; empty on all machines but the first."""
-    return dict(json.loads((folder / FACTS).read_text())) if group.node_rank == 0 else {}
+    if group.node_rank > 0:
+        return {}
+    try:
+        return dict(json.loads((folder / FACTS).read_text()))
+    except FileNotFoundError as error:
+        raise StageFailed("a training process ended without an error and without a result") from error
 
 
 # -- epochs ------------------------------------------------------------------------------------------------------------
@@ -166,6 +172,10 @@ class Loop(Protocol):
         """Writes the full training state, from which training resumes, and the network as well if it is the best."""
 
 
+def _histograms(events: Events, loop: Loop, step: int) -> None:
+    events.histograms(loop.weights(), step)
+
+
 def initial_facts() -> dict[str, Any]:
     """The facts before the first epoch."""
     return {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0, "losses": []}
@@ -205,9 +215,10 @@ def run_epochs(loop: Loop, facts: dict[str, Any], settings: Settings, samples: i
                 continue
             done = (epoch + 1) * steps
             lr = settings.lr * learning_rate(done, settings.epochs * steps)
-            events.scalars({"loss/train": loss, "accuracy/validation": accuracy, "lr": lr}, done)
-            events.histograms(loop.weights(), done)
             loop.save(facts, best)
+            curves = {"loss/train": loss, "accuracy/validation": accuracy, "lr": lr}
+            shown("curves", partial(events.scalars, curves, done))
+            shown("weights", partial(_histograms, events, loop, done))
             say(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.4f}, validation accuracy {accuracy:.4f}")
     group = settings.group
     return facts | {

@@ -1,7 +1,7 @@
 """The process that exports for one target, started by export.py: `python -m pipeline.stages._export_process REQUEST`.
 
-Standard output has one JSON line per finished recipe. Everything that a converter prints, from Python or from native
-code, goes to the log beside the file.
+Standard output has one JSON line per finished recipe. Everything that a converter or a model folder prints, from Python
+or from native code, goes to the log beside the file, or to standard error.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from pipeline.stages._parity import check
 from pipeline.stages.export import FAILURE, LOG, MANIFEST
 from pipeline.stages.plan import Job
 from pipeline.system import store
-from pipeline.system.progress import logged
+from pipeline.system.progress import claim_stdout, logged
 from pipeline.system.store import Store
 from pipeline.targets import Target
 
 
 def main(request: dict[str, Any]) -> None:
     """Works through one target's recipes, of one model in one or several frameworks, in the order of the request."""
+    out = claim_stdout()
     registry.import_order()
     build, target = Store(Path(request["build"])), registry.bind("targets", request["target"])
     for work in request["work"]:
@@ -41,7 +42,7 @@ def main(request: dict[str, Any]) -> None:
             event = cell.made()
         except DiskFull as error:
             event = {"disk_full": str(error)}
-        print(json.dumps(event), flush=True)
+        print(json.dumps(event), file=out, flush=True)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError, origin
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -32,10 +34,10 @@ def main(request: dict[str, Any]) -> int:
         train.take_part(Store(Path(request["build"])), Job.from_json(request["job"]))
     except BaseException as error:  # a model's code may raise anything
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and not error.args:
             return 128 + signal.SIGINT
         _record(error)
-        return 128 + signal.SIGTERM if isinstance(error, SystemExit) else 1
+        return 128 + signal.SIGTERM if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
@@ -61,13 +63,13 @@ def end_with_parent(library: Any) -> None:
 
 
 def _leave(*_: object) -> None:
-    raise SystemExit("ended by SIGTERM")  # runs every `finally`, which removes temporary files
+    raise KeyboardInterrupt("ended by SIGTERM")  # runs every `finally`, which removes temporary files
 
 
 def _record(error: BaseException) -> None:
     """Writes an error in the launcher's format, with its class, and its time in fractions of a second."""
     now = time.time()
-    message = " ".join(str(error).split())
+    message = " ".join(f"{error}{'' if isinstance(error, PipelineError) else origin(error)}".split())
     content = {
         "message": {
             "message": message,

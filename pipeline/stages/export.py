@@ -62,6 +62,7 @@ def export(build: Store, plan: Plan) -> list[Outcome]:
 
     Raises:
         MissingExtra: a package that captures graphs is not installed; nothing is trained then.
+        PipelineError: the only framework of the plan cannot be trained. One of several fails its cells only.
 
     Returns:
         One outcome per cell, in the plan's order. A failed cell does not stop the others.
@@ -74,12 +75,26 @@ def export(build: Store, plan: Plan) -> list[Outcome]:
             registry.require(job.framework.module.GRAPHS)
     with store.lock(build, f"export of {plan.model.spec.name}"):
         todo: dict[str, list[Work]] = {}
+        failed: dict[str, str] = {}
         for job in plan.jobs:
+            try:
+                train.ensure(build, job)
+            except train.OWN_FAILURES as error:
+                if len(plan.jobs) == 1:
+                    raise
+                failed[job.framework.name] = str(error)
+                say(f"{job.framework.name}: failed: {error}")
+                continue
             for target, recipe in _prepared(build, plan, job):
                 todo.setdefault(target.name, []).append((job, recipe))
         made = _run_workers(build, {t: todo[t.name] for t in plan.targets if t.name in todo})
         outcomes = []
         for job in plan.jobs:
+            framework = job.framework.name
+            if framework in failed:  # it has no checkpoint
+                reason, cells = failed[framework], [(r.name, t.name) for r in plan.recipes for t in plan.targets]
+                outcomes += [Outcome(*cell, "failed", reason, framework=framework) for cell in cells]
+                continue
             checkpoint = _checkpoint(build, job)
             outcomes += [_outcome(build, job, checkpoint, r, t, made) for r in plan.recipes for t in plan.targets]
         return outcomes

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline import formatting, stats
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, Process, safe_file_name
 from pipeline.devices import BoundDevice
-from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
+from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable, described
 from pipeline.results import keys, predictions
 from pipeline.stages import _chunks, _threads, train
 from pipeline.stages import push as pushing
@@ -99,7 +99,7 @@ def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result
     A device that fails, at any time, does not end the others: its results have the failure.
 
     Raises:
-        StageFailed: an export failed.
+        StageFailed: an export failed. Everything else was measured before.
         PipelineError: no device can be used, or has as many cores as threads were asked for.
     """
     options.check()
@@ -108,7 +108,6 @@ def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result
     if failures and len(failures) == len(found):
         raise failures[0]  # before anything is trained or exported
     outcomes = export(build, plan)
-    raise_if_failed(outcomes)
     same: dict[str, list[_Asked]] = {}
     for one in found:
         same.setdefault(one.hardware or one.device.name, []).append(one)
@@ -118,7 +117,9 @@ def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result
             assert checkpoint is not None  # it was exported
             pushing.evaluation(build, job, checkpoint, options.samples)
     calls = [partial(_in_turn, build, plan, outcomes, devices, options) for devices in same.values()]
-    return [result for results in proc.side_by_side(calls) for result in results]
+    results = [result for results in proc.side_by_side(calls) for result in results]
+    raise_if_failed(outcomes)
+    return results
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ class _Bench:
 def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
     build, device = bench.build, bench.device
     checkpoint = train.ready(build, bench.job)
-    assert checkpoint is not None  # it was exported
+    if checkpoint is None:
+        return []  # the framework's training failed, which its outcomes report
     keyed = [
         (one, key(build, checkpoint, device, one, bench.threads, bench.options))
         for one in pushing.runnable(bench.plan, bench.job, outcomes, device)
@@ -282,11 +284,14 @@ def _measure_all(cells: Sequence[_Cell], failed: dict[Path, StageFailed]) -> Non
                 cell.finish([cell.process(each) for each in rounds])
         except Unreachable:
             raise
-        except StageFailed as error:
-            artifact = cell.one.artifact
-            failure = StageFailed(f"{artifact.target} {artifact.recipe} on {bench.device.name}: {error}")
+        except Exception as error:  # a device's plug-in or a library may raise anything
+            known = isinstance(error, PipelineError | OSError)
+            if known and not isinstance(error, StageFailed):
+                raise
+            artifact, reason = cell.one.artifact, str(error) if known else described(error)
+            failure = StageFailed(f"{artifact.target} {artifact.recipe} on {bench.device.name}: {reason}")
             key = keys.run(bench.build, cell.run.checkpoint, artifact, bench.device, cell.one.runtime)
-            store.write(cell.folder / FAILURE, Failure("failed", str(error), "", key))
+            store.write(cell.folder / FAILURE, Failure("failed", reason, "", key))
             say(f"  {failure}")
             failed[cell.one.path] = failure
 

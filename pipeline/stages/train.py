@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,17 @@ from typing import Any
 from pipeline import registry, sources, stats
 from pipeline.core import Checkpoint, ModelSpec, to_json
 from pipeline.datasets import SPLITS, Split, _images
-from pipeline.errors import BadData, BadModel, BadOption, Broken
+from pipeline.errors import (
+    BadData,
+    BadModel,
+    BadOption,
+    BadWeights,
+    Broken,
+    MissingExtra,
+    PipelineError,
+    StageFailed,
+    described,
+)
 from pipeline.frameworks import Group, Settings
 from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
@@ -24,6 +35,8 @@ from pipeline.system.store import Store
 
 MANIFEST = "checkpoint.json"
 PREDICTIONS = "predictions.npz"
+OWN_FAILURES = (BadModel, BadWeights, MissingExtra, StageFailed)
+"""Failures of one framework, which do not stop the others of a plan. Other errors concern all of them."""
 
 
 def train(build: Store, plan: Plan) -> list[Checkpoint]:
@@ -33,8 +46,47 @@ def train(build: Store, plan: Plan) -> list[Checkpoint]:
     Returns:
         One checkpoint per framework; none for a framework whose training another machine finishes.
     """
-    found = (_followed_or_made(build, job) for job in plan.jobs)
-    return [checkpoint for checkpoint in found if checkpoint is not None]
+    return list(checkpoints(build, plan))
+
+
+def checkpoints(build: Store, plan: Plan) -> Iterator[Checkpoint]:
+    """As `train`, but yields each checkpoint as soon as it exists. A framework that fails does not stop the others.
+
+    Raises:
+        StageFailed: a framework failed. Where there are several, all were tried, and a line was printed for each.
+    """
+    failed: dict[str, PipelineError] = {}
+    for job in plan.jobs:
+        try:
+            checkpoint = _followed_or_made(build, job)
+        except OWN_FAILURES as error:
+            if len(plan.jobs) == 1:
+                raise
+            failed[job.framework.name] = error
+            say(f"{job.framework.name}: failed: {error}")
+            continue
+        if checkpoint is not None:
+            yield checkpoint
+    if failed:
+        reasons = "; ".join(f"{framework}: {error}" for framework, error in failed.items())
+        raise StageFailed(f"{len(failed)} of {len(plan.jobs)} frameworks failed: {reasons}")
+
+
+@contextmanager
+def contained(model: str, framework: str, doing: str) -> Iterator[None]:
+    """Turns whatever a model's code or a library raises into a failure of this framework, in one line.
+
+    Raises:
+        StageFailed: the block raised something unexpected, or ended the process by sys.exit().
+    """
+    try:
+        yield
+    except PipelineError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and store.is_full(error):
+            raise
+        raise StageFailed(f"{model} ({framework}): {doing} failed: {described(error)}") from error
 
 
 def _followed_or_made(build: Store, job: Job) -> Checkpoint | None:
@@ -105,11 +157,13 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     with store.atomic(final) as folder:
         folder.mkdir()
         (folder / framework.WEIGHTS).write_bytes(new.path.read_bytes())
-        checkpoint = replace(_evaluated(model, job, folder, new, test), data=str(data) if data else None)
+        kept = f" (its weights are {new.path}, which --weights imports)" if new.origin == "trained" else ""
+        with contained(model.spec.name, job.framework.name, f"evaluating the network{kept}"):
+            checkpoint = replace(_evaluated(model, job, folder, new, test), data=str(data) if data else None)
         store.write(folder / MANIFEST, checkpoint)
-        _write_tensorboard(model, job, checkpoint, folder, home / "tensorboard" / new.key[:12], test)
         _set_aside(final)
     store.remove(new.path.parent)
+    _write_tensorboard(model, job, checkpoint, final, home / "tensorboard" / new.key[:12], test)
     known = "held-out images" if checkpoint.origin == "trained" else "test images"
     say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} {known}")
     return checkpoint
@@ -343,7 +397,9 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
         by = f", {chosen.group.size} devices" if chosen.group.size > 1 else ""
         images = f"{len(splits['train'])} images of {model.spec.dataset}"
         say(f"training {model.spec.name} ({job.framework.name}) on {images}{by}")
-    facts = job.framework.module.train(model, splits, chosen, home, key)
+    # A process of a group records what it raises: see _train_process.
+    with nullcontext() if member else contained(model.spec.name, job.framework.name, "training"):
+        facts = job.framework.module.train(model, splits, chosen, home, key)
     return facts | {"settings": _decisive(chosen), "train_sha256": splits["train"].sha256}, key
 
 
@@ -362,7 +418,8 @@ def _import(model: sources.Model, job: Job, home: Path, data: Path | None) -> Ne
     path = home / f"{store.TEMPORARY}adopted" / framework.WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        framework.adopt(model, job.weights, path)
+        with contained(model.spec.name, job.framework.name, "importing weights"):
+            framework.adopt(model, job.weights, path)
     except BaseException:
         store.remove(path.parent)
         raise
@@ -408,32 +465,44 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
 def _write_tensorboard(
     model: sources.Model, job: Job, checkpoint: Checkpoint, folder: Path, run: Path, test: Split
 ) -> None:
-    """Writes what TensorBoard shows of the finished weights in `folder`."""
+    """Writes what TensorBoard shows of the finished weights in `folder`. A part that fails does not stop the others."""
     import numpy as np
 
-    from pipeline.system.tensorboard import PROJECTED, Events
+    from pipeline.system.tensorboard import PROJECTED, Events, shown
 
     framework = job.framework.module
     weights, names, facts = folder / checkpoint.weights, checkpoint.spec.labels, checkpoint.facts
     with np.load(folder / checkpoint.predictions) as kept:
         outputs = kept["output_0"]
     step = facts.get("steps", 0)
-    with registry.extra(framework.EXTRA), Events(run, step) as events:
+    some = range(min(PROJECTED, len(test)))
+
+    def summary(events: Events) -> None:
         events.scalars({"accuracy/test": checkpoint.accuracy}, step)
         events.hyperparameters(_hyperparameters(checkpoint), f"{checkpoint.framework}-{checkpoint.key[:12]}")
-        events.mistakes(outputs, test.labels, names, test.read, step)
-        images = test.images(range(min(PROJECTED, len(test))))
-        predicted = stats.top1(outputs)[: len(images)]
+
+    def projector(events: Events) -> None:
+        images, predicted, truth = test.images(some), stats.top1(outputs)[: len(some)], test.labels[: len(some)]
         columns = {
-            "label": [names[i] for i in test.labels[: len(images)]],
+            "label": [names[i] for i in truth],
             "prediction": [names[i] if i >= 0 else "none" for i in predicted],
-            "correct": ["yes" if correct else "no" for correct in predicted == test.labels[: len(images)]],
+            "correct": ["yes" if correct else "no" for correct in predicted == truth],
         }
         events.projector(framework.features(model, weights, images), columns, list(images))
-        try:
-            events.graph(framework.graph(model, weights))
-        except BadModel as error:
-            say(f"TensorBoard shows no graph: {error}")
+
+    parts: dict[str, Callable[[Events], None]] = {
+        "accuracy and hyperparameters": summary,
+        "mistakes": lambda events: events.mistakes(outputs, test.labels, names, test.read, step),
+        "features": projector,
+        "graph": lambda events: events.graph(framework.graph(model, weights)),
+    }
+
+    def write() -> None:
+        with registry.extra(framework.EXTRA), Events(run, step) as events:
+            for part, of_part in parts.items():
+                shown(part, partial(of_part, events))
+
+    shown("evaluation", write)
 
 
 def _hyperparameters(checkpoint: Checkpoint) -> dict[str, bool | float | str]:

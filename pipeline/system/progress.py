@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.system.console import console
@@ -153,6 +153,17 @@ def _display() -> Progress:
         refresh_per_second=4,
         redirect_stdout=sys.stdout.isatty(),  # then it is the same terminal; a pipe keeps what is meant for it
     )
+
+
+def claim_stdout() -> TextIO:
+    """The real standard output, for messages to the process that started this one.
+
+    From now on, descriptor 1 is standard error, to which a model folder's code and native code may print.
+    """
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(real, "w", encoding="utf-8")
 
 
 @contextmanager

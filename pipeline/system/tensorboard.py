@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import stats
+from pipeline.errors import DiskFull, PipelineError, described
 from pipeline.system import store
+from pipeline.system.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,6 +164,22 @@ class Events:
 
     def _add(self, summary: Any, step: int) -> None:
         self._writer.add_event(self._event(summary=summary, step=step, wall_time=time.time()))
+
+
+def shown(part: str, write: Callable[[], None]) -> bool:
+    """Writes a part of a run. If that fails, prints a line and returns False: a training does not depend on it.
+
+    Raises:
+        DiskFull: the disk is full.
+    """
+    try:
+        write()
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        if isinstance(error, DiskFull) or (isinstance(error, OSError) and store.is_full(error)):
+            raise
+        say(f"warning: TensorBoard shows no {part}: {error if isinstance(error, PipelineError) else described(error)}")
+        return False
+    return True
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *ends: BaseException 
         if isinstance(end, BaseException):
             _train_process._record(end)
             content = json.loads(file.read_text())
-        code = 143 if isinstance(end, SystemExit) else 1
+        code = 143 if isinstance(end, KeyboardInterrupt) else 1
         failures[rank] = _process_group.Exit(end if isinstance(end, int) else code, content)
     return _process_group.root_cause(failures, len(ends))
 
@@ -60,12 +60,16 @@ def test_a_killed_process_is_the_cause_of_earlier_connection_errors(
 
 
 def test_a_process_that_the_launcher_ended_is_not_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = cause(tmp_path, monkeypatch, ValueError("the cause"), SystemExit("ended by SIGTERM"), -signal.SIGTERM)
+    raised = cause(
+        tmp_path, monkeypatch, ValueError("the cause"), KeyboardInterrupt("ended by SIGTERM"), -signal.SIGTERM
+    )
     assert "process 2 (of 3, from 0)" in str(raised) and "ValueError: the cause" in str(raised)
 
 
 def test_a_process_that_got_sigterm_first_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raised = cause(tmp_path, monkeypatch, SystemExit("ended by SIGTERM"), RuntimeError("Connection closed by peer"))
+    raised = cause(
+        tmp_path, monkeypatch, KeyboardInterrupt("ended by SIGTERM"), RuntimeError("Connection closed by peer")
+    )
     assert "process 1 (of 2, from 0)" in str(raised) and "SIGTERM" in str(raised)
 
 
