@@ -36,6 +36,7 @@ REJECTED = [
     ("bad0000000a", "another run"),
     ("bad0000000b", "does not exist"),
     ("bad0000000c", "format"),
+    ("bad0000000d", "--cpus"),
 ]
 """Runs that the app must reject, and a part of each error message."""
 
@@ -209,6 +210,7 @@ def _write_rejected(requests: Requests, model: str, inputs: str, images: Path) -
     missing = f"{requests.folder}/files/{'1' * 64}/file.tflite"
     requests.write(next(runs), ["run", missing], files={missing: "1" * 64})
     requests.write(next(runs), ["facts"], words=None)
+    requests.write(next(runs), [*run, "--cpus", "0"])
 
 
 def run_id(*words: str) -> str:

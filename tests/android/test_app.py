@@ -68,6 +68,11 @@ def test_a_measurement_contains_raw_samples(ran: jvm.Ran, target: str) -> None:
     output = ran.output(jvm.run_id("run", "fp32", target))
     assert len(output["runs"]) >= 64
     assert all(loops >= 1 and ns > 0 for loops, ns in output["runs"] + output["warmup"])
+    assert output["schema"] == 2 and output["runtime"]["cpus"] is None
+    assert len(output["single_runs"]) == (200 if output["runs"][0][0] > 1 else 0)
+    assert all(ns > 0 for ns in output["single_runs"]) and output["clock_ns"] >= 0
+    assert output["device"]["cpus"] and isinstance(output["device"]["clusters"], list)
+    assert all(isinstance(readings, list) for readings in output["frequency_hz"])
     assert output["peak_rss_bytes"] >= output["rss_before_load_bytes"] > 0
     assert output["load_ns"] > 0
     assert len(output["temperature_c"]) == len(output["load_average"]) == 2

@@ -39,7 +39,7 @@ class Commands(
             "predict" -> predict(arguments)
             "trace" -> trace(arguments)
             "facts" -> arguments.end().let {
-                JSONObject().put("schema", 1).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null))
+                JSONObject().put("schema", 2).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null))
             }
             "runtimes" -> arguments.end().let { runtimes() }
             else -> throw InferenceException("unknown command '$name'; known: facts, predict, run, runtimes, trace")
@@ -64,6 +64,7 @@ class Commands(
 
     private fun run(arguments: Arguments): JSONObject {
         val job = job(arguments)
+        if (arguments.text("--cpus") != null) throw InferenceException("--cpus: Android gives apps no way to pin a process to CPUs")
         val effort =
             Effort(arguments.integer("--min-runs", 64, 1), arguments.seconds("--min-seconds", 1.0), arguments.seconds("--warmup-seconds", 0.25))
         arguments.end()
@@ -73,7 +74,7 @@ class Commands(
         val (timing, session, loadNs) = measureTime(job, effort)
         val after = Facts.state(context)
         return JSONObject()
-            .put("schema", 1)
+            .put("schema", 2)
             .putAll(job.artifactFacts())
             .put("device", Facts.device(context).put("before", before.getJSONObject("phone")).put("after", after.getJSONObject("phone")))
             .put("runtime", session)
@@ -82,6 +83,8 @@ class Commands(
             .put("refills_input", timing.refillsInput)
             .put("warmup", entries(timing.warmup))
             .put("runs", entries(timing.runs))
+            .put("single_runs", JSONArray(timing.singleRunsNs))
+            .put("clock_ns", timing.clockNs)
             .put("temperature_c", pair(before, after, "temperature_c"))
             .put("frequency_hz", pair(before, after, "frequency_hz"))
             .put("throttled_before", before.get("throttled"))
@@ -231,6 +234,7 @@ class Commands(
             .put("version", version(job.engine))
             .put("threads", job.options.threads)
             .put("delegate", session.delegate)
+            .put("cpus", JSONObject.NULL)
 
     private fun version(engine: Engine): String = Facts.metaData(context, "org.lastmile.${engine.name}.version")
 

@@ -15,10 +15,32 @@ import org.json.JSONObject
 
 /** The phone's hardware, software and current state; null where Android does not report a value. */
 object Facts {
-    private const val CPUS = "/sys/devices/system/cpu"
+    private const val POLICIES = "/sys/devices/system/cpu/cpufreq"
+
+    /** Names of ARM's processors. Source: the kernel's arch/arm64/include/asm/cputype.h; edge-bench's facts.py has the same. */
+    private val ARM_PARTS =
+        mapOf(
+            "0xd03" to "Cortex-A53",
+            "0xd05" to "Cortex-A55",
+            "0xd0a" to "Cortex-A75",
+            "0xd0b" to "Cortex-A76",
+            "0xd0d" to "Cortex-A77",
+            "0xd41" to "Cortex-A78",
+            "0xd44" to "Cortex-X1",
+            "0xd46" to "Cortex-A510",
+            "0xd47" to "Cortex-A710",
+            "0xd48" to "Cortex-X2",
+            "0xd4d" to "Cortex-A715",
+            "0xd4e" to "Cortex-X3",
+            "0xd80" to "Cortex-A520",
+            "0xd81" to "Cortex-A720",
+            "0xd82" to "Cortex-X4"
+        )
 
     /** Facts that do not change while a model runs: edge-bench's keys and some that only phones have. */
     fun device(context: Context): JSONObject {
+        val clusters = clusters()
+        val governors = clusters.mapNotNull { it.governor }.distinct().joinToString(" / ")
         val memory = ActivityManager.MemoryInfo()
         context.getSystemService(ActivityManager::class.java).getMemoryInfo(memory)
         return JSONObject()
@@ -28,13 +50,15 @@ object Facts {
             .put("android", Build.VERSION.RELEASE)
             .put("api", Build.VERSION.SDK_INT)
             .put("cores", Runtime.getRuntime().availableProcessors())
+            .put("cpus", status("Cpus_allowed_list") ?: JSONObject.NULL)
             .put("memory_bytes", memory.totalMem)
             .put("os", "Android ${Build.VERSION.RELEASE} (API ${Build.VERSION.SDK_INT})")
             .put("kernel", System.getProperty("os.version") ?: JSONObject.NULL)
             .put("arch", System.getProperty("os.arch") ?: JSONObject.NULL)
             .put("abi", Build.SUPPORTED_ABIS.firstOrNull() ?: JSONObject.NULL)
-            .put("governor", read("$CPUS/cpu0/cpufreq/scaling_governor") ?: JSONObject.NULL)
-            .put("frequency_max_hz", frequencies("cpuinfo_max_freq").maxOrNull() ?: JSONObject.NULL)
+            .put("governor", governors.ifEmpty { JSONObject.NULL })
+            .put("frequency_max_hz", clusters.mapNotNull { it.maxHz }.maxOrNull() ?: JSONObject.NULL)
+            .put("clusters", JSONArray(clusters.map { it.json() }))
             .put("security_patch", Build.VERSION.SECURITY_PATCH)
             .put("emulated", property("ro.lastmile.emulated") == "1")
     }
@@ -55,11 +79,10 @@ object Facts {
                 .put("battery_level", if (level >= 0 && scale > 0) level.toDouble() / scale else JSONObject.NULL)
                 .put("charging", (battery?.getIntExtra(BatteryManager.EXTRA_PLUGGED, 0) ?: 0) != 0)
                 .put("power_save", power.isPowerSaveMode)
-                .put("frequencies_hz", JSONArray(frequencies("scaling_cur_freq")))
         return JSONObject()
             // The battery's temperature: apps cannot read other sensors.
             .put("temperature_c", if (tenths == Int.MIN_VALUE) JSONObject.NULL else tenths / 10.0)
-            .put("frequency_hz", frequencies("scaling_cur_freq").maxOrNull() ?: JSONObject.NULL)
+            .put("frequency_hz", JSONArray(policies().mapNotNull { hertz(it, "scaling_cur_freq") }))
             .put("load_average", read("/proc/loadavg")?.substringBefore(' ')?.toDoubleOrNull() ?: JSONObject.NULL)
             // The host treats any bit that is set as throttling.
             .put("throttled", status?.let { "0x%x".format(it) } ?: JSONObject.NULL)
@@ -67,10 +90,10 @@ object Facts {
     }
 
     /** An entry of /proc/self/status, in bytes. */
-    fun memoryBytes(key: String): Long {
-        val line = File("/proc/self/status").readLines().first { it.startsWith("$key:") }
-        return line.split(Regex("\\s+"))[1].toLong() * 1024 // the kernel's kB are KiB
-    }
+    fun memoryBytes(key: String): Long = status(key)!!.substringBefore(' ').toLong() * 1024 // the kernel's kB are KiB
+
+    private fun status(key: String): String? =
+        File("/proc/self/status").readLines().firstOrNull { it.startsWith("$key:") }?.substringAfter(':')?.trim()
 
     /** Resets the kernel's record of peak memory. If that is not permitted, the peak is that of the whole process. Source: proc(5), clear_refs. */
     fun resetPeak(): Boolean =
@@ -95,8 +118,47 @@ object Facts {
 
     private fun soc(): String = if (Build.VERSION.SDK_INT >= 31) "${Build.SOC_MANUFACTURER} ${Build.SOC_MODEL}" else Build.HARDWARE
 
-    private fun frequencies(file: String): List<Long> =
-        (0 until Runtime.getRuntime().availableProcessors()).mapNotNull { read("$CPUS/cpu$it/cpufreq/$file")?.toLongOrNull()?.times(1000) }
+    /** CPUs that share a clock, on a phone those of one kind. */
+    private class Cluster(val cpus: List<Int>, val name: String?, val governor: String?, val maxHz: Long?) {
+        fun json(): JSONObject =
+            JSONObject()
+                .put("cpus", cpus.joinToString(","))
+                .put("cpu", name ?: JSONObject.NULL)
+                .put("governor", governor ?: JSONObject.NULL)
+                .put("frequency_max_hz", maxHz ?: JSONObject.NULL)
+    }
+
+    private fun clusters(): List<Cluster> {
+        val names = names()
+        return policies().map { policy ->
+            val cpus = read("$policy/related_cpus").orEmpty().split(' ').mapNotNull { it.toIntOrNull() }
+            Cluster(cpus, names[cpus.firstOrNull()], read("$policy/scaling_governor"), hertz(policy, "cpuinfo_max_freq"))
+        }
+    }
+
+    /** The folders of the kernel's cpufreq, one for each set of CPUs that share a clock; empty where there are none. */
+    private fun policies(): List<File> {
+        val found = File(POLICIES).listFiles { file -> file.name.removePrefix("policy").toIntOrNull() != null }
+        return found.orEmpty().sortedBy { it.name.removePrefix("policy").toInt() }
+    }
+
+    private fun hertz(
+        policy: File,
+        file: String
+    ): Long? = read("$policy/$file")?.toLongOrNull()?.times(1000)
+
+    /** The name of each CPU, where /proc/cpuinfo has one. */
+    private fun names(): Map<Int, String> {
+        val found = mutableMapOf<Int, String>()
+        for (block in read("/proc/cpuinfo").orEmpty().split("\n\n")) {
+            val fields = block.lines().associate { it.substringBefore(':').trim() to it.substringAfter(':').trim() }
+            val part = fields["CPU part"]
+            val name = fields["model name"] ?: part?.let { ARM_PARTS[it] ?: "ARM part $it" }
+            val number = fields["processor"]?.toIntOrNull()
+            if (number != null && name != null) found[number] = name
+        }
+        return found
+    }
 
     /** A system property; "" if it is not set. Read by reflection because android.os.SystemProperties is not a public class. */
     private fun property(name: String): String =

@@ -9,13 +9,27 @@ data class Effort(val minRuns: Int = 64, val minSeconds: Double = 1.0, val warmu
 /** The total time of [loops] consecutive runs. */
 data class Entry(val loops: Int, val ns: Long)
 
-/** Raw timings; statistics are computed when they are read. */
-class Timing(val firstRunNs: Long, val refillsInput: Boolean, val warmup: List<Entry>, val runs: List<Entry>)
+/**
+ * Raw timings; statistics are computed when they are read.
+ *
+ * @property singleRunsNs runs that were timed one by one, each including [clockNs]; empty if every entry of [runs] is one run.
+ */
+class Timing(
+    val firstRunNs: Long,
+    val refillsInput: Boolean,
+    val warmup: List<Entry>,
+    val runs: List<Entry>,
+    val singleRunsNs: List<Long>,
+    val clockNs: Long
+)
 
 /** Measures a model's latency and keeps every raw sample. The method is that of edge-bench's measure.py, which gives the reasons. */
 object Measure {
     /** Minimum duration of an entry, so that the cost of reading the clock is negligible. */
     private const val ENTRY_NS = 1_000_000L
+
+    private const val SINGLE_RUNS = 200
+    private const val CLOCK_READINGS = 1000
 
     /** Times a session whose inputs are set. Calls [onProgress] between entries with a value from 0 to 1. */
     fun time(
@@ -26,8 +40,27 @@ object Measure {
         val first = timeEntry(session, 1)
         val refills = !keepsInput(session)
         val warmup = warmUp(session, effort.warmupSeconds)
-        return Timing(first.ns, refills, warmup, measure(session, loopsFor(warmup), effort, onProgress))
+        val loops = loopsFor(warmup)
+        val runs = measure(session, loops, effort, onProgress)
+        return Timing(first.ns, refills, warmup, runs, singleRuns(session, if (loops > 1) SINGLE_RUNS else 0), clockNs())
     }
+
+    private fun singleRuns(
+        session: Session,
+        count: Int
+    ): List<Long> =
+        List(count) {
+            val begin = System.nanoTime()
+            session.invoke()
+            System.nanoTime() - begin
+        }
+
+    /** What the clock adds to the time of a single run: the median time between two readings. */
+    private fun clockNs(): Long =
+        List(CLOCK_READINGS) {
+            val begin = System.nanoTime()
+            System.nanoTime() - begin
+        }.sorted()[CLOCK_READINGS / 2]
 
     /** Runs the model [loops] times and reads the clock once before and once after. */
     private fun timeEntry(
