@@ -74,7 +74,7 @@ def _spread(processes: Sequence[Process]) -> list[str]:
     if not all(process.runs for process in processes):
         return ["a process recorded no runs: measure again"]
     found, summary, single = [], latency(processes), single_runs_ms(processes)
-    wide, typical = median(_interquartile_range(process.runs) for process in processes), percentile(single, 50)
+    wide, typical = median(interquartile_range(process.runs) for process in processes), percentile(single, 50)
     if summary.spread is None:
         found.append("measured in one process: how much processes differ is unknown; use --processes 5")
     elif summary.spread > WIDE_SPREAD:
@@ -97,7 +97,7 @@ def _spread(processes: Sequence[Process]) -> list[str]:
     return found
 
 
-def _interquartile_range(runs: Sequence[Sequence[int]]) -> float:
+def interquartile_range(runs: Sequence[Sequence[int]]) -> float:
     """The interquartile range of the runs of one process, as a share of their median."""
     each = sorted(ns / loops for loops, ns in runs)
     return (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
