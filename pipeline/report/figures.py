@@ -170,7 +170,7 @@ def html(figure: Any, name: str) -> str:
 def _latencies(own: Sequence[Row], unit: Unit, color: str) -> dict[str, Any]:
     """A trace of medians with a line to p99."""
     medians = [_p50(row, unit) for row in own]
-    tails = [_p99(row, unit) - median for row, median in zip(own, medians, strict=True)]
+    tails = [max(0.0, _p99(row, unit) - median) for row, median in zip(own, medians, strict=True)]
     bars = {"type": "data", "symmetric": False, "array": tails, "arrayminus": [0] * len(own)}
     error = {**bars, "color": color, "thickness": 1.5, "width": 4}
     return {"x": medians, "y": _labels(own), "error_x": error, **_hover(own, unit)}

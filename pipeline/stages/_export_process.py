@@ -6,7 +6,10 @@ or from native code, goes to the log beside the file, or to standard error.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -26,6 +29,10 @@ from pipeline.system import store
 from pipeline.system.progress import claim_stdout, logged
 from pipeline.system.store import Store
 from pipeline.targets import Target
+
+RARELY = 100_000, 20, 20
+"""Thresholds of the garbage collector: importing converters makes a million objects that stay, and with Python's own
+thresholds a fifth of the time is spent on searching them again and again."""
 
 
 def main(request: dict[str, Any]) -> None:
@@ -135,4 +142,9 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(*RARELY)
     main(json.loads(sys.argv[1]))
+    # Tearing down converters takes a second or more. Everything is written and printed by now.
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    os._exit(0)

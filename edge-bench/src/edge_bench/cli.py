@@ -7,6 +7,7 @@ error message of one line, or 130 after Ctrl-C. Slow imports come after the argu
 from __future__ import annotations
 
 import argparse
+import atexit
 import faulthandler
 import json
 import math
@@ -45,6 +46,7 @@ def entry() -> NoReturn:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
         code = INTERRUPTED
+    atexit._run_exitfuncs()
     sys.stderr.flush()
     os._exit(code)
 
