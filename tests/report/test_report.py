@@ -308,6 +308,18 @@ def test_a_file_measured_in_one_process_is_never_called_faster(tmp_path: Path) -
     assert "Not significantly worse: fp32 on onnx." in part
 
 
+def test_numbers_of_instructions_within_one_percent_are_alike(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.checkpoint()
+    for target, count in (("onnx", 100_000), ("tflite", 100_800), ("executorch", 102_000)):
+        tree.artifact("fp32", target)
+        tree.measure("fp32", target, device=BOARD, processes=(process(runs=((10, 10 * count),) * 20),))
+    report(tree.build, margin=5)
+    part = section((tmp_path / "report.html").read_text(), "summary")
+    assert "Fewest instructions with a drop below" in part
+    assert "Not significantly worse: fp32 on tflite." in part
+
+
 def test_bit_equality_has_the_equal_and_all_samples(page: str) -> None:
     local = [row[3:7] for row in lines(section(page, "equality")) if row[2] == "local"]
     assert local == [
