@@ -190,7 +190,7 @@ def test_a_broken_runtime_is_listed_with_the_reason_and_others_work(copied: Shop
     assert failed.startswith("failed")
     assert "acme-lastmile 1.0" in failed and "DEFAULT, IMPORT" in failed and "load()" in failed
     files = copied.root / "build" / "striped.torch" / "fp32"
-    quick = ("--processes", 1, "--min-runs", 1, "--min-seconds", 0)
+    quick = ("--min-runs", 1, "--min-seconds", 0)
     refused = copied.edge_bench("run", files / "acme" / "model.acme", "--runtime", "acme", *quick)
     assert refused.code == 2 and "acme-lastmile 1.0" in refused.err and len(refused.err.splitlines()) == 1
     assert copied.edge_bench("run", files / "onnx" / "model.onnx", *quick).json["runtime"]["name"] == "onnxruntime"
