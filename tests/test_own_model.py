@@ -116,7 +116,9 @@ def test_a_users_weights_replace_training(
     assert "top-1 on 16 test" in last and "train" not in last, "the training data of the weights is unknown"
 
 
-def test_nan_outputs_count_as_wrong(tmp_path: Path, doorbell: Path, data: Path) -> None:
+def test_nan_outputs_count_as_wrong(
+    tmp_path: Path, doorbell: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Finite weights overflow to NaN, which argmax would treat as the first class."""
     from safetensors.torch import save_file
 
@@ -126,6 +128,7 @@ def test_nan_outputs_count_as_wrong(tmp_path: Path, doorbell: Path, data: Path) 
     save_file(state, tmp_path / "huge.safetensors")
     job = plans.job(model=doorbell, data=data, weights=tmp_path / "huge.safetensors")
     assert ensure(Store(tmp_path / "build"), job).accuracy == 0.0
+    assert "infinite outputs for 16 of 16 test images" in capfd.readouterr().err
 
 
 def test_inv_train_retrains_when_the_training_images_have_changed(tmp_path: Path, doorbell: Path, data: Path) -> None:

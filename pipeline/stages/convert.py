@@ -45,7 +45,8 @@ def convert(build: Store, plan: Plan, to: Plugin[Framework]) -> Checkpoint:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 weights = build.checkpoint(origin.spec.name, old.name) / origin.weights
-                new.module.pack(model, old.module.unpack(model, weights), path)
+                with train.contained(model.spec.name, old.name, f"converting to {new.name}"):
+                    new.module.pack(model, old.module.unpack(model, weights), path)
             except BaseException:
                 store.remove(path.parent)
                 raise

@@ -442,6 +442,9 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
 
     framework = job.framework.module
     outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.training.accelerator)
+    wrong = int((~np.isfinite(outputs)).any(1).sum())
+    if wrong:
+        say(f"warning: {job.framework.name} returns NaN or infinite outputs for {wrong} of {len(test)} test images")
     np.savez(folder / PREDICTIONS, output_0=outputs, labels=test.labels)
     facts = {"source": model.source(job.framework.name), "model": model.word, "made_with": _made_with(job)}
     return Checkpoint(
