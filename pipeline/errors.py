@@ -21,9 +21,19 @@ A message is one sentence: what is wrong, and what would be right.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+TENSORFLOWS = ("Graph execution error:", "in user code:")
+"""First lines of TensorFlow's messages: places in Python code follow, and then the reason."""
+
+KERAS = "Exception encountered when calling"
+"""How Keras begins the message of an exception in a layer."""
+
+ESCAPES = re.compile(r"(\x1b|\\x1b)\[[0-9;]*m")
+"""Colours in a message, and as repr() writes them."""
 
 MODEL_PACKAGE = "_lastmile_model_"
 """How the names of packages begin under which model folders are imported."""
@@ -104,11 +114,19 @@ class DiskFull(PipelineError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if lines[0] == "Graph execution error:":  # TensorFlow: places of Python code follow, and the reason is last
-        return [line for line in lines if not line.startswith(("[[", "File "))][-1]
-    return lines[0]
+    """The first line of an error's message that gives a reason, or the error's type if it has no message."""
+    text = ESCAPES.sub("", str(error))
+    if text.startswith(TENSORFLOWS):
+        text = text.replace("\\n", "\n")  # the quoted message of a KeyError
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    first = 0
+    if lines[0] in TENSORFLOWS:
+        named = [i for i, line in enumerate(lines) if re.match(r"[A-Z]\w+(Error|Exception|Warning)\b", line)]
+        other = [i for i, line in enumerate(lines) if not line.startswith(("[[", "File "))]
+        first = (named or other)[-1]
+    called = KERAS in lines[first] and first + 1 < len(lines)  # the reason follows in a paragraph of its own
+    line = f"{lines[first]} {lines[first + 1]}" if called else lines[first]
+    return line.removeprefix(f"{type(error).__name__}: ")
 
 
 def described(error: BaseException) -> str:
@@ -121,8 +139,9 @@ def origin(error: BaseException) -> str:
     layers, line, trace = list[Any](), "", error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        if str(frame.f_globals.get("__name__", "")).startswith(MODEL_PACKAGE):
-            line = f"{Path(frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        file = frame.f_code.co_filename
+        if str(frame.f_globals.get("__name__", "")).startswith(MODEL_PACKAGE) and "__autograph" not in file:
+            line = f"{Path(file).name}:{trace.tb_lineno}"
         layer = frame.f_locals.get("self")
         if callable(getattr(type(layer), "named_modules", None)):  # a torch.nn.Module
             layers.append(layer)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BadModel, PipelineError, StageFailed
+from pipeline.errors import BadModel, PipelineError, StageFailed, first_line
 from pipeline.stages import train
 from pipeline.system.store import Store
 from tests import own_models, plans
@@ -114,6 +114,33 @@ def test_a_checkpoint_exists_although_tensorboard_shows_no_features_and_no_graph
     assert (tmp_path / "build" / "mine.torch" / "checkpoint" / "checkpoint.json").is_file()
 
 
+KERAS_LATE = """
+import keras
+
+
+@keras.saving.register_keras_serializable()
+class Late(keras.layers.Layer):
+    def call(self, x, training=False):
+        if training:
+            raise KeyError("training")
+        return x
+
+
+def build(spec):
+    image = keras.Input(spec.inputs[0].shape)
+    return keras.Model(image, keras.layers.Dense(spec.classes)(keras.layers.Flatten()(Late()(image))))
+"""
+
+
+def test_a_keras_layer_that_fails_in_training_is_an_error_of_one_line(tmp_path: Path) -> None:
+    job = plans.job(model=own_models.write(tmp_path / "model", keras=KERAS_LATE), framework="keras", epochs=1)
+    with pytest.raises(StageFailed) as caught:
+        train.ensure(Store(tmp_path / "build"), job)
+    assert str(caught.value).startswith("mine (keras): training failed: ")
+    assert "KeyError" in str(caught.value) and "Late.call(). training" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 200
+
+
 def test_code_that_deletes_its_own_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     code = own_models.network(RESULT) + "\n__import__('pathlib').Path(__file__).unlink()\n"
     assert "torch.py" in str(trained(tmp_path / "model", code, tmp_path / "build"))
@@ -188,6 +215,26 @@ def test_warnings_that_a_model_folder_turns_into_errors_are_errors_of_one_line(t
     code = "import warnings\nwarnings.simplefilter('error')\n" + own_models.network(f"warnings.warn('mine')\n{RESULT}")
     folder = own_models.write(tmp_path / "model", code)
     assert "UserWarning: mine" in inv(tmp_path / "build", "train", "--model", folder).complaint
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("\n\nthe reason\nmore", "the reason"),
+        ("", "ValueError"),
+        (
+            'in user code:\n\n    File "keras.py", line 3, in call  *\n        x\n\n    ValueError: the reason\n',
+            "the reason",
+        ),
+        (
+            'in user code:\n\n    File "keras.py", line 3, in call  *\n\n    KeyError: 3\n\n    arguments:\n',
+            "KeyError: 3",
+        ),
+        ("Graph execution error:\n\nDetected at node a\nthe reason\n\t [[{{node a}}]] [Op:f]", "the reason"),
+    ],
+)
+def test_the_first_line_of_a_message_is_its_reason(message: str, line: str) -> None:
+    assert first_line(ValueError(message)) == line
 
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_the_traceback() -> None:
