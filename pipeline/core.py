@@ -85,7 +85,8 @@ class ModelSpec:
 
     Attributes:
         task: "image_classification".
-        labels: class names in the order of the output; empty until the dataset sets them.
+        labels: class names in the order of the output; a dataset's classes are matched to them by name. Where SPEC has
+            none, the dataset sets them, in its own order.
         dataset: the plug-in in pipeline/datasets/ for training and evaluation.
         metric: "top1", the share of samples whose largest output is the label's.
         options: options of build(spec) (`--model name:width=0.5`) with their defaults.

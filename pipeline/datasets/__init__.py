@@ -1,18 +1,21 @@
 """Datasets: images and labels as NumPy arrays, for every framework.
 
 A dataset is a module in this folder with the functions of `Dataset`. Splits are "train", "validation" and "test".
-Validation is taken from the source's training data and selects the best checkpoint, so the test split is used only for
-the final evaluation. Splits depend on the files' content, not on their order.
+Validation is the source's own, or taken from its training data. It selects the best checkpoint, so the test split is
+used only for the final evaluation. Splits depend on the files' content, not on their order.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.core import Preprocessing
+from pipeline.core import ModelSpec, Preprocessing
+from pipeline.errors import BadData
+from pipeline.system.store import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,15 +29,17 @@ class Split:
     """One split; images are decoded on demand.
 
     Attributes:
-        labels: int64 (N,), indices into the dataset's classes.
+        labels: int64 (N,), indices into the dataset's classes, or into a model's labels after `load`.
         sha256: hash of the split's content: its images, their order and labels, the preprocessing, and the code that
             decodes them.
         read: returns the i-th image, decoded, resized and cropped: uint8 (height, width, channels), 0–255.
+        contents: hash of every image as the source stores it, to find the same image in two splits; empty if unknown.
     """
 
     labels: NDArray[np.int64]
     sha256: str
     read: Callable[[int], NDArray[np.uint8]]
+    contents: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,3 +75,52 @@ class Dataset(Protocol):
         Raises:
             BadData: as `classes`. An image that cannot be decoded raises BadData when it is read.
         """
+
+
+def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec) -> Split:
+    """One of SPLITS, with labels as indices into the model's labels: classes are matched by name.
+
+    Raises:
+        BadData: as `Dataset.load`, or the dataset's classes are not the model's labels.
+    """
+    import numpy as np
+
+    names = dataset.classes(data)
+    loaded = dataset.load(data, split, spec.preprocessing)
+    if names == spec.labels:
+        return loaded
+    check_labels(spec, names)
+    order = np.array([spec.labels.index(name) for name in names], dtype=np.int64)
+    return replace(loaded, labels=order[loaded.labels], sha256=digest([loaded.sha256, spec.labels]))
+
+
+def order_note(names: Sequence[str]) -> str | None:
+    """A line for the user if the sorted class names have another order by number, as "10" and "2"; otherwise None."""
+    by_number = sorted(names, key=_natural)
+    if list(names) != sorted(names) or list(names) == by_number:
+        return None
+    first = next(i for i, (one, other) in enumerate(zip(names, by_number, strict=True)) if one != other)
+    return (
+        f"class names are sorted as text: output {first} is {names[first]!r}. By number and without case, as timm sorts, "
+        f"it would be {by_number[first]!r}. SPEC.labels sets the order for weights trained elsewhere"
+    )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def check_labels(spec: ModelSpec, names: Sequence[str]) -> None:
+    """Checks that a dataset's classes are a model's labels, in any order.
+
+    Raises:
+        BadData: they are not; the message names the differences.
+    """
+    differences = {
+        f"only {spec.name}'s SPEC.labels have": [name for name in spec.labels if name not in names],
+        "only the data have": [name for name in names if name not in spec.labels],
+    }
+    if any(differences.values()):
+        lists = [f"{what} {', '.join(map(repr, own))}" for what, own in differences.items() if own]
+        raise BadData(f"the classes differ: {'; '.join(lists)}. Rename the class folders or SPEC.labels")

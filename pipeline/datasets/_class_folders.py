@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.core import Preprocessing
@@ -12,13 +14,20 @@ from pipeline.datasets import SPLITS, Split, _images, _splits
 from pipeline.datasets._image_files import Files, open_files
 from pipeline.datasets._splits import Sample
 from pipeline.errors import BadData
-from pipeline.system.progress import bar
+from pipeline.system.progress import bar, say_once
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 EXPECTED = "class folders with images, or train/ and test/ (and validation/ or val/) with class folders"
+
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+"""Split → names of its folder, in lower case."""
 
 Groups = Mapping[str, Sequence[str]]
 """Class → names of its images."""
@@ -30,10 +39,14 @@ class ClassFolders:
 
     Attributes:
         groups: by split, for every split with a folder of its own; under "" if there are only class folders.
+        folders: the folder of each split in `groups`, with a slash; "" for the whole.
+        notes: what a user should know about how the files are used, one line each.
     """
 
     files: Files
     groups: Mapping[str, Groups]
+    folders: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def divided(self) -> bool:
@@ -60,19 +73,26 @@ class _ImageReader:
 def find(data: Path) -> ClassFolders:
     """Finds the class folders in a folder or zip, directly or in a single top folder; reads no image.
 
+    Prints how files are used that a user might expect elsewhere.
+
     Raises:
         BadData: the path is missing, corrupt, empty or in another format; a class has too few images, or is missing
-            from a split.
+            from a split; a folder beside those of the splits has images.
     """
-    files = open_files(data)
-    tops = _children(files.folders)
-    if len(tops) == 1 and not {"train", "test"} & tops and _children(files.below(min(tops)).folders):
-        files = files.below(min(tops))
-        tops = _children(files.folders)
+    whole = files = open_files(data)
+    top = ""
+    while len(tops := _children(files.folders)) == 1 and not _splits_of(tops):
+        inner = files.below(min(tops))
+        if not inner.folders:
+            break
+        files, top = inner, f"{top}{min(tops)}/"
     if not files.images:
-        raise BadData(f"{data} has no images ({', '.join(_images.SUFFIXES)}): expected {EXPECTED}")
-    found = ClassFolders(files, _divided(files, tops) if {"train", "test"} & tops else {"": _groups(files)})
+        other = f"; {_count(files.unread)} of formats that are not read" if files.unread else ""
+        raise BadData(f"{data} has no images ({', '.join(_images.suffixes())}){other}: expected {EXPECTED}")
+    found = _found(files)
     _check(found)
+    for note in (*found.notes, *_unused(whole, top, found)):
+        say_once(note)
     return found
 
 
@@ -80,46 +100,133 @@ def _children(folders: Iterable[str]) -> set[str]:
     return {name for name in folders if "/" not in name}
 
 
-def _groups(files: Files) -> Groups:
-    """The images by class folder; images outside of class folders have no label and are ignored."""
-    groups: dict[str, list[str]] = {name: [] for name in sorted(_children(files.folders))}
+def _splits_of(tops: set[str]) -> dict[str, list[str]]:
+    """Split → its folders among these; none if they are class folders."""
+    found = {split: sorted(top for top in tops if top.lower() in names) for split, names in NAMES.items()}
+    if not found["train"] and not found["test"] and len(found["validation"]) < 2:  # "valid" may be a class
+        return {}
+    return {split: folders for split, folders in found.items() if folders}
+
+
+def _found(files: Files) -> ClassFolders:
+    where, tops = files.where(), _children(files.folders)
+    splits = _splits_of(tops)
+    if not splits:
+        return ClassFolders(files, {"": _groups(files)}, {"": ""})
+    for split, folders in splits.items():
+        if len(folders) > 1:
+            both = " and ".join(f"{folder}/" for folder in folders)
+            raise BadData(f"{where} has both {both}, which are names of the {split} split: keep one of them")
+    named = {split: folders[0] for split, folders in splits.items()}
+    used = {name.partition("/")[0] for name in (*files.images, *files.unread) if "/" in name}
+    others = sorted(used - set(named.values()))
+    if others:
+        known = ", ".join(f"{name}/" for names in NAMES.values() for name in names)
+        raise BadData(
+            f"{where}: {_listed(f'{other}/' for other in others)} with images beside "
+            f"{', '.join(f'{name}/' for name in named.values())} is not the folder of a split ({known}): "
+            "rename it, or move it out of the dataset"
+        )
+    if "train" not in named:
+        have = " and ".join(f"{name}/" for name in named.values())
+        raise BadData(f"{where} has {have} but no train/: expected {EXPECTED}")
+    train = named["train"]
+    if len(named) == 1:
+        note = f"{where} has only {train}/: its images are split 80/10/10 into training, validation and test"
+        return ClassFolders(files, {"": _groups(files, f"{train}/")}, {"": f"{train}/"}, (note,))
+    notes: tuple[str, ...] = ()
+    if "test" not in named:
+        named["test"] = named.pop("validation")
+        share = f"{_splits.VALIDATION_SHARE:.0%}"
+        notes = (f"{where} has no test/: {named['test']}/ is the test split, and validation is {share} of {train}/",)
+    order: dict[str, str] = {split: f"{named[split]}/" for split in ("train", "test", "validation") if split in named}
+    groups = {split: _groups(files, folder) for split, folder in order.items()}
+    return ClassFolders(files, groups, order, notes)
+
+
+def _groups(files: Files, folder: str = "") -> Groups:
+    """The images by class folder, of one of the folders (with a slash). Images outside of class folders have no label.
+
+    Class names are in Unicode's composed form, because macOS stores others than Linux.
+
+    Raises:
+        BadData: a class name cannot be printed.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(_children(files.below(folder[:-1]).folders if folder else files.folders)):
+        if not name.isprintable():
+            raise BadData(f"{files.where(folder)}: the class folder {name!r} has characters that cannot be printed")
+        groups[unicodedata.normalize("NFC", name)] = []
     for name in files.images:
-        folder, slash, _ = name.partition("/")
-        if slash:
-            groups[folder].append(name)
+        label, slash, _ = name.removeprefix(folder).partition("/")
+        if slash and name.startswith(folder):
+            groups[unicodedata.normalize("NFC", label)].append(name)
     return groups
 
 
-def _divided(files: Files, tops: set[str]) -> dict[str, Groups]:
-    if not {"train", "test"} <= tops:
-        found, missing = ("train", "test") if "train" in tops else ("test", "train")
-        raise BadData(f"{files.where()} has {found}/ but no {missing}/: expected {EXPECTED}")
-    validation = sorted({"val", "validation"} & tops)
-    if len(validation) > 1:
-        raise BadData(f"{files.where()} has both val/ and validation/: keep one of them")
-    folders = {"train": "train", "test": "test"} | ({"validation": validation[0]} if validation else {})
-    return {
-        split: {label: [f"{folder}/{name}" for name in names] for label, names in _groups(files.below(folder)).items()}
-        for split, folder in folders.items()
-    }
-
-
 def _check(found: ClassFolders) -> None:
-    where = found.files.where
+    where, names = found.files.where, set(found.names)
     for split, groups in found.groups.items():
-        folder = f"{split}/" if split else ""
+        folder = found.folders[split]
         if not groups:
             raise BadData(f"{where(folder)} has no class folders: expected {EXPECTED}")
         if len(groups) < 2:
             raise BadData(f"{where(folder)} has only one class folder, {min(groups)!r}: expected at least two")
-        unmatched = sorted(set(groups) ^ set(found.names))
-        if unmatched:
-            raise BadData(f"{where(folder)}: class {unmatched[0]!r} is not in every split; all need the same classes")
-        for label, names in groups.items():
+        only, missing = sorted(set(groups) - names), sorted(names - set(groups))
+        if only or missing:
+            differences = [f"only {folder} has {_listed(map(repr, only))}"] if only else []
+            differences += [f"{folder} lacks {_listed(map(repr, missing))}"] if missing else []
+            raise BadData(
+                f"{where()}: {folder} and {found.folders['train']} need the same class folders, but "
+                + " and ".join(differences)
+            )
+        for label, members in groups.items():
             need = _needed(found, split)
-            if len(names) < need:
-                count = f"{len(names)} image{'' if len(names) == 1 else 's'}" if names else "no image"
-                raise BadData(f"{where(folder + label)}: the class folder has {count}; expected at least {need}")
+            if len(members) < need:
+                count = f"{len(members)} image{'' if len(members) == 1 else 's'}" if members else "no image"
+                unread = [name for name in found.files.unread if name.startswith(f"{folder}{label}/")]
+                other = f" and {_count(unread)} of formats that are not read" if unread else ""
+                raise BadData(f"{where(folder + label)}: the class folder has {count}{other}; expected at least {need}")
+
+
+def _unused(whole: Files, top: str, found: ClassFolders) -> Iterator[str]:
+    """A line for each kind of images that are not used as a user might expect.
+
+    Args:
+        top: the folder in `whole` where the class folders were found, with a slash.
+    """
+    if whole.unread:
+        first = whole.where(whole.unread[0])
+        yield f"{whole.where()}: {_count(whole.unread)} of formats that are not read, first {first}; convert them"
+    used = {top + name for groups in found.groups.values() for names in groups.values() for name in names}
+    if len(used) < len(whole.images):
+        outside = [name for name in whole.images if name not in used]
+        first = whole.where(outside[0])
+        yield f"{whole.where()}: {_count(outside)} outside of class folders are not used, first {first}"
+    deep = [
+        name
+        for split, groups in found.groups.items()
+        for names in groups.values()
+        for name in names
+        if "/" in name.removeprefix(found.folders[split]).partition("/")[2]
+    ]
+    if deep:
+        first = found.files.where(deep[0])
+        yield f"{whole.where()}: {_count(deep)} in sub-folders belong to the class of the outer folder, first {first}"
+
+
+def _count(names: Sequence[str]) -> str:
+    """The number of images, and of each suffix: "3 images (2 .heic, 1 .psd)"."""
+    kinds = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in names)
+    of_each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    return f"{len(names):,} image{'' if len(names) == 1 else 's'} ({of_each})"
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    """Names with commas; only the first few of many."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
 
 
 def _needed(found: ClassFolders, split: str) -> int:

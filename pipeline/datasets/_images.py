@@ -8,7 +8,10 @@ pixels depend only on the content and the preprocessing.
 from __future__ import annotations
 
 import io
+import mimetypes
+from enum import Enum, auto
 from functools import cache
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import registry
@@ -21,11 +24,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
-"""Suffixes of image files, in lower case."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""Allowed decoders of Pillow; the decoder is chosen by content, not by suffix. Left out are those that call another
+program (EPS), have no signature (TGA), or are rarely used for photographs."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")
-"""Allowed decoders; the decoder is chosen by content, not by suffix."""
+NOT_IMAGES = (".pdf", ".ps", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr")
+"""Suffixes that Pillow registers, of files that are usually no images."""
+
+OTHER_IMAGES = (
+    *(".ai", ".arw", ".cr2", ".cr3", ".dcm", ".djvu", ".dng", ".exr", ".hdr", ".hif", ".jxl", ".jxr", ".nef", ".orf"),
+    *(".pef", ".psb", ".raf", ".raw", ".rw2", ".srw", ".svgz", ".wdp", ".xcf"),
+)
+"""Suffixes of images that neither Pillow nor Python's MIME types know."""
 
 CHANNELS = {"RGB": 3, "L": 1}
 
@@ -39,9 +49,55 @@ def identity() -> str:
     return digest([registry.code_hash(__name__), registry.versions(("pillow",))])
 
 
-def is_image_file(name: str) -> bool:
-    """Whether a file's name has an image suffix."""
-    return name.lower().endswith(SUFFIXES)
+class Kind(Enum):
+    """What a file's suffix says."""
+
+    IMAGE = auto()
+    """An image that FORMATS decode."""
+    OTHER_IMAGE = auto()
+    """An image of another format."""
+    NO_IMAGE = auto()
+    UNKNOWN = auto()
+    """No suffix, or one that nothing here knows."""
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """Suffixes of the files that FORMATS decode, in lower case, as Pillow registers them."""
+    from PIL import Image
+
+    known = {"MPO", *FORMATS}  # MPO is a JPEG with more than one image, and the JPEG decoder opens it
+    return tuple(sorted(suffix for suffix, form in Image.registered_extensions().items() if form in known))
+
+
+def kind(name: str) -> Kind:
+    """What a file is by its suffix."""
+    return _kind_by_suffix(PurePosixPath(name).suffix.lower())
+
+
+@cache
+def _kind_by_suffix(suffix: str) -> Kind:
+    from PIL import Image
+
+    if suffix in suffixes():
+        return Kind.IMAGE
+    # Python's own table, without those of the system, so that the kind is the same on every machine
+    mime = mimetypes.MimeTypes().guess_type(f"x{suffix}")[0] or ""
+    registered = suffix in Image.registered_extensions() and suffix not in NOT_IMAGES
+    if registered or suffix in OTHER_IMAGES or mime.startswith("image/"):
+        return Kind.OTHER_IMAGE
+    return Kind.NO_IMAGE if mime or suffix in NOT_IMAGES else Kind.UNKNOWN
+
+
+def is_image(content: bytes) -> bool:
+    """Whether a file's content begins as one of FORMATS; it may still be truncated."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS):
+            return True
+    except Exception:  # decoders raise many types: OSError, SyntaxError, ValueError, struct.error …
+        return False
 
 
 def check(preprocessing: Preprocessing) -> None:
@@ -137,8 +193,11 @@ def _converted(image: Image, color: str) -> Image:
     import numpy as np
     from PIL.Image import fromarray
 
-    if image.mode.startswith("I;16"):  # 16-bit grey, which convert() clips instead of scaling
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if is_16_bit:  # grey, which convert() clips instead of scaling
         image = fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):  # convert() would clip to 0–255
+        raise ValueError(f"pixels of mode {image.mode} (32 bits) have no known range; convert it to 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # drops a palette's transparency without Pillow's warning
     return image if image.mode == color else image.convert(color)

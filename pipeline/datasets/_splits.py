@@ -92,6 +92,7 @@ def make(samples: Iterable[Sample], read_image: ReadImage, preprocessing: Prepro
         labels=np.array([sample.label for sample in ordered], dtype=np.int64),
         sha256=digest(content),
         read=_Reader(ordered, read_image, preprocessing),
+        contents=tuple(sample.sha256 for sample in ordered),
     )
 
 

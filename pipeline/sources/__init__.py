@@ -14,6 +14,7 @@ from types import ModuleType
 
 from pipeline import registry
 from pipeline.core import ModelSpec
+from pipeline.datasets import check_labels
 from pipeline.errors import BadModel, BadOption, UnknownName
 from pipeline.system.store import digest, sha256
 
@@ -118,19 +119,23 @@ def find(word: str) -> Model:
     return Model(home, _with_options(spec, options))
 
 
-def fitted(model: Model, labels: tuple[str, ...]) -> Model:
-    """The model with a dataset's class names.
+def fitted(model: Model, names: tuple[str, ...]) -> Model:
+    """The model with labels: its own, or where SPEC has none, a dataset's class names in the dataset's order.
 
     Raises:
+        BadData: SPEC has other labels than the dataset.
         BadOption: the number of classes differs, and the model has no option for it or it was set otherwise.
     """
     spec = model.spec
-    if len(labels) != spec.classes:
+    if spec.labels:
+        check_labels(spec, names)
+        return model
+    if len(names) != spec.classes:
         raise BadOption(
-            f"{spec.name} has {spec.classes} classes and the data has {len(labels)}"
-            + (f": use --model …:classes={len(labels)}" if "classes" in spec.options else "")
+            f"{spec.name} has {spec.classes} classes and the data has {len(names)}"
+            + (f": use --model …:classes={len(names)}" if "classes" in spec.options else "")
         )
-    return dataclasses.replace(model, spec=dataclasses.replace(spec, labels=labels))
+    return dataclasses.replace(model, spec=dataclasses.replace(spec, labels=names))
 
 
 def _with_options(spec: ModelSpec, text: str) -> ModelSpec:
@@ -150,7 +155,9 @@ def _with_options(spec: ModelSpec, text: str) -> ModelSpec:
         if not 0 < options[key] < math.inf:
             raise BadOption(f"{spec.name}: {key} must be above 0 and finite")
     changed = [f"{key}={value:g}" for key, value in sorted(options.items()) if value != spec.options[key]]
-    outputs = spec.outputs
+    outputs, labels = spec.outputs, spec.labels
     if "classes" in options:
         outputs = (dataclasses.replace(outputs[0], shape=(int(options["classes"]),)),)
-    return dataclasses.replace(spec, name="-".join([spec.name, *changed]), options=options, outputs=outputs)
+        labels = labels if len(labels) == options["classes"] else ()
+    name = "-".join([spec.name, *changed])
+    return dataclasses.replace(spec, name=name, options=options, outputs=outputs, labels=labels)

@@ -42,6 +42,11 @@ def _check(folder: Path, spec: ModelSpec) -> None:
         raise BadModel(f"{folder}: unknown SPEC.task {spec.task!r} (known: image_classification)")
     if len(spec.inputs) != 1 or len(spec.outputs) != 1 or len(spec.inputs[0].shape) != 3:
         raise BadModel(f"{folder}: a classifier has one input (height, width, channels) and one output (classes,)")
+    if spec.labels and (len(spec.labels) != spec.classes or len(set(spec.labels)) < spec.classes):
+        raise BadModel(
+            f"{folder}: SPEC.labels has {len(spec.labels)} names, {len(set(spec.labels))} of them different; "
+            f"it must have {spec.classes}, one for each value of the output, or be empty"
+        )
     height, width, channels = spec.inputs[0].shape
     preparation = spec.preprocessing
     expected = {"L": 1, "RGB": 3}.get(preparation.color)

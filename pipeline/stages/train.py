@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import registry, sources, stats
+from pipeline import datasets, registry, sources, stats
 from pipeline.core import Checkpoint, ModelSpec, to_json
 from pipeline.datasets import SPLITS, Split, _images
 from pipeline.errors import (
@@ -144,8 +144,11 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     """A checkpoint of the weights that `how` makes, evaluated on the test split."""
     dataset, framework = job.dataset.module, job.framework.module
     data = data_of(build, job)
-    model = sources.fitted(job.model, dataset.classes(data))
-    test = dataset.load(data, "test", model.spec.preprocessing)
+    names = dataset.classes(data)
+    model = sources.fitted(job.model, names)
+    if not job.model.spec.labels and (note := datasets.order_note(names)):
+        say(note)
+    test = datasets.load(dataset, data, "test", model.spec)
     if len(test) == 0:
         raise BadData(f"{data}: its test split has no images")
     home = build.home(model.spec.name, job.framework.name)
@@ -181,8 +184,9 @@ def renewal(job: Job, checkpoint: Checkpoint) -> How | None:
     if not dataset.EMBEDDED and (checkpoint.data is None or not Path(checkpoint.data).exists()):
         return None
     data = Path(checkpoint.data) if checkpoint.data else None
-    spec = replace(checkpoint.spec, labels=dataset.classes(data))
-    splits = {name: dataset.load(data, name, spec.preprocessing) for name in SPLITS}
+    labels = sources.fitted(job.model, dataset.classes(data)).spec.labels
+    spec = replace(checkpoint.spec, labels=labels)
+    splits = {name: datasets.load(dataset, data, name, spec) for name in SPLITS}
     trained = checkpoint.origin == "trained"
     images = f"images in {data}" if data else f"images of {spec.dataset}"
     before = facts.get("made_with", {})
@@ -260,7 +264,7 @@ def split_of(checkpoint: Checkpoint, job: Job, name: str = "test") -> Split:
         Broken: the test split's content has changed.
     """
     data = Path(checkpoint.data) if checkpoint.data else None
-    split = job.dataset.module.load(data, name, checkpoint.spec.preprocessing)
+    split = datasets.load(job.dataset.module, data, name, checkpoint.spec)
     known = {"test": checkpoint.dataset_sha256, "train": checkpoint.facts.get("train_sha256")}.get(name)
     if known not in (None, split.sha256):
         raise Broken(
@@ -276,6 +280,8 @@ def split_of(checkpoint: Checkpoint, job: Job, name: str = "test") -> Split:
 def _is_asked_for(checkpoint: Checkpoint, job: Job) -> bool:
     """Whether a checkpoint fits the model's current code and every choice of the job."""
     if checkpoint.facts.get("source") != job.model.source(job.framework.name):
+        return False
+    if job.model.spec.labels not in ((), checkpoint.spec.labels):
         return False
     if job.data is not None and str(job.data.resolve()) != checkpoint.data:
         return False
@@ -381,7 +387,8 @@ def _fit(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
 
 def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> tuple[dict[str, Any], str]:
     """Trains, or takes part in it; see `Framework.train`. Returns facts and cache key."""
-    splits = {name: job.dataset.module.load(data, name, model.spec.preprocessing) for name in ("train", "validation")}
+    load = partial(datasets.load, job.dataset.module, data, spec=model.spec)
+    splits = {name: load(name) for name in ("train", "validation")}
     for name, least in (("train", 2), ("validation", 1)):
         if len(splits[name]) < least:
             count = f"{len(splits[name])} image{'' if len(splits[name]) == 1 else 's'}"
@@ -397,6 +404,13 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
         by = f", {chosen.group.size} devices" if chosen.group.size > 1 else ""
         images = f"{len(splits['train'])} images of {model.spec.dataset}"
         say(f"training {model.spec.name} ({job.framework.name}) on {images}{by}")
+        seen = {content for split in splits.values() for content in split.contents}
+        test = load("test").contents
+        leaked = sum(content in seen for content in test)
+        if leaked:
+            say(
+                f"{leaked} of {len(test)} test images are also training or validation images: accuracy will be too high"
+            )
     # A process of a group records what it raises: see _train_process.
     with nullcontext() if member else contained(model.spec.name, job.framework.name, "training"):
         facts = job.framework.module.train(model, splits, chosen, home, key)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
@@ -52,6 +53,12 @@ def named(name: str) -> Iterator[None]:
 
 def _name() -> str:
     return str(getattr(_own, "name", ""))
+
+
+@cache
+def say_once(text: str) -> None:
+    """Prints a line that this process has not printed yet."""
+    say(text)
 
 
 def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:

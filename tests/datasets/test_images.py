@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core import Preprocessing
-from pipeline.datasets._images import decode, from_pixels, is_image_file
+from pipeline.datasets._images import Kind, decode, from_pixels, is_image, kind
 from pipeline.errors import BadData
 from tests.datasets.synthetic import encoded, pixels
 
@@ -19,21 +19,30 @@ def preprocessing(color: str = "RGB", resize: int = 8, crop: int = 8) -> Preproc
     return Preprocessing(color, resize, crop, (0.0,), (1.0,))
 
 
-@pytest.mark.parametrize("form", ["PNG", "BMP"])
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "JPEG2000"])
 def test_a_lossless_image_of_the_right_size_is_not_changed(form: str) -> None:
     assert np.array_equal(decode(encoded(pixels(1, 8), form), "x", preprocessing()), pixels(1, 8))
 
 
-@pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("GIF", {})])
+@pytest.mark.parametrize(
+    ("form", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("AVIF", {"quality": 95}), ("GIF", {})]
+)
 def test_lossy_formats_are_nearly_unchanged(form: str, options: dict[str, int]) -> None:
     flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
     assert np.abs(decode(encoded(flat, form, **options), "x", preprocessing()).astype(int) - flat).max() <= 3
 
 
-def test_the_first_frame_of_an_animation_is_used() -> None:
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF"])
+def test_the_first_frame_of_an_animation_is_used(form: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
-    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert decode(content, "x", preprocessing())[4, 4].tolist() == [255, 0, 0]
+    content = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+    assert np.abs(decode(content, "x", preprocessing())[4, 4].astype(int) - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize("form", ["JPEG", "TIFF"])
+def test_cmyk_is_converted(form: str) -> None:
+    content = encoded(Image.new("RGB", (8, 8), (200, 40, 90)).convert("CMYK"), form)
+    assert np.abs(decode(content, "x", preprocessing())[4, 4].astype(int) - [200, 40, 90]).max() <= 3
 
 
 def test_grey_is_repeated_for_rgb_and_rgb_is_converted_to_luma() -> None:
@@ -54,12 +63,19 @@ def test_alpha_is_dropped_without_blending(mode: str) -> None:
     assert decode(content, "x", preprocessing())[0, 0].tolist() == [10, 20, 30]
 
 
-def test_16_bit_grey_is_scaled_instead_of_clipped() -> None:
-    content = encoded(Image.fromarray(np.full((8, 8), 0x9CFF, np.uint16)))
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_16_bit_grey_is_scaled_instead_of_clipped(form: str) -> None:
+    content = encoded(Image.fromarray(np.full((8, 8), 0x9CFF, np.uint16)), form)
     assert decode(content, "x", preprocessing("L"))[0, 0, 0] == 0x9C
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bit_values_are_refused_because_their_range_is_unknown(dtype: type) -> None:
+    with pytest.raises(BadData, match=r"^scan\.tif: .*32 bits"):
+        decode(encoded(Image.fromarray(np.full((8, 8), 300, dtype)), "TIFF"), "scan.tif", preprocessing("L"))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_exif_orientation_is_applied(form: str, orientation: int) -> None:
     upright = np.zeros((8, 8, 3), np.uint8)
@@ -69,7 +85,8 @@ def test_the_exif_orientation_is_applied(form: str, orientation: int) -> None:
     stored = np.ascontiguousarray(_transformed(upright, inverse.get(orientation)))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}, "PNG": {}}
+    options: dict[str, dict[str, Any]] = dict.fromkeys(("PNG", "TIFF"), {}) | {"WEBP": {"lossless": True}}
+    options |= dict.fromkeys(("JPEG", "AVIF"), {"quality": 95})
     read = decode(encoded(stored, form, exif=exif, **options[form]), "x", preprocessing())
     assert np.abs(read.astype(int) - upright).max() <= 12
 
@@ -118,17 +135,35 @@ def test_pixels_are_preprocessed_like_files() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no image", encoded(pixels(1), "JPEG")[:500], encoded(pixels(1))[:1000], encoded(pixels(1), "TIFF")],
-    ids=["empty", "text", "half a JPEG", "half a PNG", "TIFF"],
+    [
+        *(b"", b"no image", encoded(pixels(1), "PCX")),
+        *(encoded(pixels(1), form)[: 500 if form == "JPEG" else 1000] for form in ("JPEG", "PNG", "TIFF", "PPM")),
+    ],
+    ids=["empty", "text", "PCX", "half a JPEG", "half a PNG", "half a TIFF", "half a PPM"],
 )
 def test_a_file_that_cannot_be_decoded_is_named(content: bytes) -> None:
     with pytest.raises(BadData, match=r"^folder/cat\.jpg: "):
         decode(content, "folder/cat.jpg", preprocessing())
 
 
-def test_image_files_are_recognised_by_suffix() -> None:
-    assert all(map(is_image_file, ("a.jpg", "A.JPEG", "a.b.png", "x.WebP", "x.bmp", "x.gif")))
-    assert not any(map(is_image_file, ("a.txt", "jpg", "a.jpg.part", "a.tiff")))
+READ = "a.jpg A.JPEG a.b.png x.WebP x.bmp x.gif x.TIF x.tiff x.jfif x.jpe x.ppm x.pgm x.avif x.jp2 x.mpo x.apng"
+OTHER = "x.heic x.HEIF x.svg x.psd x.raw x.dng x.CR2 x.nef x.arw x.tga x.ico x.eps x.jxl x.exr"
+NONE = "a.txt classes.json a.xml a.csv page.html a.mp4 a.pdf a.zip a.py"
+UNKNOWN = "README jpg a.jpg.part Thumbs.db a.npy"
+
+
+@pytest.mark.parametrize(
+    ("expected", "names"),
+    [(Kind.IMAGE, READ), (Kind.OTHER_IMAGE, OTHER), (Kind.NO_IMAGE, NONE), (Kind.UNKNOWN, UNKNOWN)],
+)
+def test_the_suffix_tells_images_that_are_read_from_other_images_and_other_files(expected: Kind, names: str) -> None:
+    assert {name: kind(name) for name in names.split()} == dict.fromkeys(names.split(), expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"])
+def test_the_content_tells_images_from_other_files(form: str) -> None:
+    assert is_image(encoded(pixels(1), form))
+    assert not any(map(is_image, (b"", b"BMW is no bitmap", b"P6 is no pixmap", encoded(pixels(1), form)[3:])))
 
 
 def test_an_extreme_aspect_ratio_is_refused_before_resizing() -> None:
