@@ -195,3 +195,10 @@ def _or(value: int | None, other: int) -> int:
 def one_line(text: str) -> str:
     """The text as one line of printable characters. Reasons come from converters' logs and users' files."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names with commas between them; of many, the first few and how many more."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
 import pytest
 
 from pipeline import registry
 from pipeline.core import Checkpoint
 from pipeline.errors import BadModel, Broken
+from pipeline.results import predictions
 from pipeline.sources import find
 from pipeline.stages.train import ensure, make, ready, renewal, split_of
-from pipeline.system.store import Store, read
+from pipeline.system.store import Store, read, write
 from tests import plans
 from tests.cli import inv, unfinished
 from tests.datasets.synthetic import as_folder, class_files, divided_files
@@ -129,6 +133,45 @@ def test_nan_outputs_count_as_wrong(
     job = plans.job(model=doorbell, data=data, weights=tmp_path / "huge.safetensors")
     assert ensure(Store(tmp_path / "build"), job).accuracy == 0.0
     assert "infinite outputs for 16 of 16 test images" in capfd.readouterr().err
+
+
+def test_outputs_are_in_the_order_of_the_labels_in_spec(tmp_path: Path, doorbell: Path, data: Path) -> None:
+    """The same network with its outputs in another order has the same accuracy, if SPEC.labels has that order."""
+    from safetensors.torch import load_file, save_file
+
+    build = Store(tmp_path / "build")
+    sorted_ = ensure(build, plans.job(model=doorbell, data=data))
+    state = load_file(build.checkpoint("doorbell", "torch") / sorted_.weights)
+    save_file(
+        {name: value.flip(0) if name.startswith("3.") else value for name, value in state.items()}, tmp_path / "w.pt"
+    )
+    (tmp_path / "w.pt").rename(tmp_path / "w.safetensors")
+    other = doorbell.with_name("reversed")
+    shutil.copytree(doorbell, other)
+    (other / "__init__.py").write_text(INIT.replace("doorbell", "reversed").replace('"cat", "dog"', '"dog", "cat"'))
+    job = plans.job(model=other, data=data, weights=tmp_path / "w.safetensors")
+    turned = ensure(build, job)
+    assert (sorted_.spec.labels, turned.spec.labels) == (("cat", "dog"), ("dog", "cat"))
+    assert turned.accuracy == sorted_.accuracy
+    one, two = (
+        predictions.read(build.checkpoint(name, "torch"), checkpoint.predictions, checkpoint.predictions_sha256)
+        for name, checkpoint in (("doorbell", sorted_), ("reversed", turned))
+    )
+    assert np.array_equal(one[1], 1 - two[1]) and np.allclose(one[0][0], two[0][0][:, ::-1], atol=1e-5)
+    assert np.array_equal(split_of(turned, job).labels, two[1])
+    assert turned.dataset_sha256 != sorted_.dataset_sha256
+    old = dataclasses.replace(turned, spec=dataclasses.replace(turned.spec, labels=("cat", "dog")))
+    write(build.checkpoint("reversed", "torch") / "checkpoint.json", old)
+    assert ready(build, job) is None, "a checkpoint with another order of labels is made again"
+
+
+def test_test_images_that_are_also_training_images_are_counted(
+    tmp_path: Path, doorbell: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    as_folder(data, {f"test/dog/copy{i}.png": (data / f"train/cat/00{i}.png").read_bytes() for i in range(3)})
+    ensure(Store(tmp_path / "build"), plans.job(model=doorbell, data=data))
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "test images are also" in line)
+    assert line.startswith("3 of 19 test images ")
 
 
 def test_inv_train_retrains_when_the_training_images_have_changed(tmp_path: Path, doorbell: Path, data: Path) -> None:

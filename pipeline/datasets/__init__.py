@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.core import ModelSpec, Preprocessing
 from pipeline.errors import BadData
+from pipeline.formatting import listed
 from pipeline.system.store import digest
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def order_note(names: Sequence[str]) -> str | None:
         return None
     first = next(i for i, (one, other) in enumerate(zip(names, by_number, strict=True)) if one != other)
     return (
-        f"class names are sorted as text: output {first} is {names[first]!r}. By number and without case, as timm sorts, "
-        f"it would be {by_number[first]!r}. SPEC.labels sets the order for weights trained elsewhere"
+        f"classes are sorted as text: output {first} is {names[first]!r}. By number and without case, as in timm, it would "
+        f"be {by_number[first]!r}. For weights trained elsewhere, write their order into SPEC.labels"
     )
 
 
@@ -118,9 +119,12 @@ def check_labels(spec: ModelSpec, names: Sequence[str]) -> None:
         BadData: they are not; the message names the differences.
     """
     differences = {
-        f"only {spec.name}'s SPEC.labels have": [name for name in spec.labels if name not in names],
-        "only the data have": [name for name in names if name not in spec.labels],
+        "SPEC.labels": sorted(set(spec.labels) - set(names)),
+        "the data": sorted(set(names) - set(spec.labels)),
     }
-    if any(differences.values()):
-        lists = [f"{what} {', '.join(map(repr, own))}" for what, own in differences.items() if own]
-        raise BadData(f"the classes differ: {'; '.join(lists)}. Rename the class folders or SPEC.labels")
+    lists = [f"only {where} has {listed(map(repr, own))}" for where, own in differences.items() if own]
+    if lists:
+        raise BadData(
+            f"{spec.name} has {len(spec.labels)} labels and the data {len(names)} classes, with different names: "
+            f"{'; '.join(lists)}. Rename the class folders, or change SPEC.labels"
+        )

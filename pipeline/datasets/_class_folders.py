@@ -14,6 +14,7 @@ from pipeline.datasets import SPLITS, Split, _images, _splits
 from pipeline.datasets._image_files import Files, open_files
 from pipeline.datasets._splits import Sample
 from pipeline.errors import BadData
+from pipeline.formatting import listed
 from pipeline.system.progress import bar, say_once
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def find(data: Path) -> ClassFolders:
         files, top = inner, f"{top}{min(tops)}/"
     if not files.images:
         other = f"; {_count(files.unread)} of formats that are not read" if files.unread else ""
-        raise BadData(f"{data} has no images ({', '.join(_images.suffixes())}){other}: expected {EXPECTED}")
+        raise BadData(f"{data} has no images{other}: expected {EXPECTED}")
     found = _found(files)
     _check(found)
     for note in (*found.notes, *_unused(whole, top, found)):
@@ -123,7 +124,7 @@ def _found(files: Files) -> ClassFolders:
     if others:
         known = ", ".join(f"{name}/" for names in NAMES.values() for name in names)
         raise BadData(
-            f"{where}: {_listed(f'{other}/' for other in others)} with images beside "
+            f"{where}: {listed(f'{other}/' for other in others)} with images beside "
             f"{', '.join(f'{name}/' for name in named.values())} is not the folder of a split ({known}): "
             "rename it, or move it out of the dataset"
         )
@@ -174,8 +175,8 @@ def _check(found: ClassFolders) -> None:
             raise BadData(f"{where(folder)} has only one class folder, {min(groups)!r}: expected at least two")
         only, missing = sorted(set(groups) - names), sorted(names - set(groups))
         if only or missing:
-            differences = [f"only {folder} has {_listed(map(repr, only))}"] if only else []
-            differences += [f"{folder} lacks {_listed(map(repr, missing))}"] if missing else []
+            differences = [f"only {folder} has {listed(map(repr, only))}"] if only else []
+            differences += [f"{folder} lacks {listed(map(repr, missing))}"] if missing else []
             raise BadData(
                 f"{where()}: {folder} and {found.folders['train']} need the same class folders, but "
                 + " and ".join(differences)
@@ -220,13 +221,6 @@ def _count(names: Sequence[str]) -> str:
     kinds = Counter(PurePosixPath(name).suffix.lower() or "without suffix" for name in names)
     of_each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     return f"{len(names):,} image{'' if len(names) == 1 else 's'} ({of_each})"
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    """Names with commas; only the first few of many."""
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
 
 
 def _needed(found: ClassFolders, split: str) -> int:

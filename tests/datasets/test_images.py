@@ -85,9 +85,10 @@ def test_the_exif_orientation_is_applied(form: str, orientation: int) -> None:
     stored = np.ascontiguousarray(_transformed(upright, inverse.get(orientation)))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, dict[str, Any]] = dict.fromkeys(("PNG", "TIFF"), {}) | {"WEBP": {"lossless": True}}
-    options |= dict.fromkeys(("JPEG", "AVIF"), {"quality": 95})
-    read = decode(encoded(stored, form, exif=exif, **options[form]), "x", preprocessing())
+    options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
+    if form in ("JPEG", "AVIF"):
+        options = {"quality": 95}
+    read = decode(encoded(stored, form, exif=exif, **options), "x", preprocessing())
     assert np.abs(read.astype(int) - upright).max() <= 12
 
 

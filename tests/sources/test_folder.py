@@ -100,8 +100,28 @@ def test_a_datasets_classes_become_the_labels() -> None:
 def test_another_number_of_classes_is_refused_with_the_option_that_fits() -> None:
     with pytest.raises(BadOption, match=r"has 1000 classes and the data has 2: .*--model .*:classes=2"):
         sources.fitted(sources.find("mobilenet_v3_small"), ("cat", "dog"))
-    with pytest.raises(BadOption, match=r"^digits_cnn has 10 classes and the data has 2$"):
-        sources.fitted(sources.find("digits_cnn"), ("cat", "dog"))
+
+
+def test_options_that_change_the_number_of_classes_drop_the_labels_of_spec(tiny: Path, tmp_path: Path) -> None:
+    text = (tiny / "__init__.py").read_text()
+    folder = tmp_path / "flexible"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(text.replace("SPEC = ModelSpec(", 'SPEC = ModelSpec(options={"classes": 10},'))
+    assert sources.find(str(folder)).spec.labels == tuple("0123456789")
+    assert sources.find(f"{folder}:classes=10").spec.labels == tuple("0123456789")
+    assert sources.find(f"{folder}:classes=3").spec.labels == ()
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), tuple("0123456788")])
+def test_labels_of_spec_that_do_not_name_every_output_are_refused(
+    labels: tuple[str, ...], tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    text = (tiny / "__init__.py").read_text().replace('tuple("0123456789")', repr(labels))
+    (folder / "__init__.py").write_text(text)
+    with pytest.raises(BadModel, match=rf"SPEC\.labels has {len(labels)} .* 10"):
+        sources.find(str(folder))
 
 
 def test_a_spec_is_normalized_as_in_manifests(tiny: Path, tmp_path: Path) -> None:
