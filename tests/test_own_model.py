@@ -142,14 +142,12 @@ def test_outputs_are_in_the_order_of_the_labels_in_spec(tmp_path: Path, doorbell
     build = Store(tmp_path / "build")
     sorted_ = ensure(build, plans.job(model=doorbell, data=data))
     state = load_file(build.checkpoint("doorbell", "torch") / sorted_.weights)
-    save_file(
-        {name: value.flip(0) if name.startswith("3.") else value for name, value in state.items()}, tmp_path / "w.pt"
-    )
-    (tmp_path / "w.pt").rename(tmp_path / "w.safetensors")
+    weights = tmp_path / "reversed.safetensors"
+    save_file({name: value.flip(0) if name.startswith("3.") else value for name, value in state.items()}, weights)
     other = doorbell.with_name("reversed")
     shutil.copytree(doorbell, other)
     (other / "__init__.py").write_text(INIT.replace("doorbell", "reversed").replace('"cat", "dog"', '"dog", "cat"'))
-    job = plans.job(model=other, data=data, weights=tmp_path / "w.safetensors")
+    job = plans.job(model=other, data=data, weights=weights)
     turned = ensure(build, job)
     assert (sorted_.spec.labels, turned.spec.labels) == (("cat", "dog"), ("dog", "cat"))
     assert turned.accuracy == sorted_.accuracy

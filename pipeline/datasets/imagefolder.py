@@ -1,8 +1,8 @@
 """Your own images in class folders: --data is a folder or a zip.
 
-Either train/ and test/ (and optionally validation/ or val/) contain the class folders; without validation, a tenth of
-train is used for it. Or there are only class folders, whose images are split 80/10/10. Splits are made per class, by
-content.
+Either train/ and test/ (and optionally validation/) contain the class folders; without validation, a tenth of train is
+used for it, and without test/, validation/ is the test split. Or there are only class folders, whose images are split
+80/10/10. Splits are made per class, by content. docs/own-model.md has other names of these folders.
 """
 
 from __future__ import annotations
