@@ -102,7 +102,7 @@ def order_note(names: Sequence[str]) -> str | None:
         return None
     first = next(i for i, (one, other) in enumerate(zip(names, by_number, strict=True)) if one != other)
     return (
-        f"classes are sorted as text: output {first} is {names[first]!r}; by number and without case, as in timm, it is "
+        f"classes are sorted as text: output {first} is {names[first]!r}; by number without case, as in timm, it is "
         f"{by_number[first]!r}. For weights trained elsewhere, write their order into SPEC.labels"
     )
 
