@@ -154,7 +154,7 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     home = build.home(model.spec.name, job.framework.name)
     new = how(model, job, home, data)
     if "train_sha256" not in new.facts:  # calibration samples are taken from this split
-        training = dataset.load(data, "train", model.spec.preprocessing)
+        training = datasets.load(dataset, data, "train", model.spec)
         new = replace(new, facts={**new.facts, "train_sha256": training.sha256})
     final = build.checkpoint(model.spec.name, job.framework.name)
     with store.atomic(final) as folder:
