@@ -288,6 +288,8 @@ def _open_zip(path: Path) -> _Zip:
         name = "/".join(parts)
         match _kind(name, partial(_member_beginning, path, path_bytes, info)):
             case Kind.IMAGE:
+                if name in members:
+                    raise BadData(f"{path}!{name}: the zip has two files of this name; create the zip again")
                 members[name] = _member(path, path_bytes, info)
             case Kind.OTHER_IMAGE:
                 unread.append(name)

@@ -138,6 +138,14 @@ def test_a_member_that_cannot_be_read_is_no_image_without_a_suffix(tmp_path: Pat
     assert open_files(data).images == tuple(sorted(FILES))
 
 
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    data = as_zip(tmp_path / "x.zip", FILES)
+    with zipfile.ZipFile(data, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("cat/000.png", png(9))
+    with pytest.raises(BadData, match=r"x\.zip!cat/000\.png: "):
+        open_files(data)
+
+
 # -- damaged zips ------------------------------------------------------------------------------------------------------
 
 
