@@ -198,7 +198,7 @@ def one_line(text: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Names with commas between them; of many, the first few and how many more."""
+    """Comma-separated names; of many, the first few and how many more."""
     every = list(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
