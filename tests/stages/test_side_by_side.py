@@ -174,7 +174,8 @@ def test_a_trace_takes_one_device(copied: Store, tiny: Path, tmp_path: Path, mor
 
 def test_nothing_is_made_on_this_machine_while_it_is_measured(copied: Store, tiny: Path, more: dict[str, str]) -> None:
     bench = Running(copied.root, "bench", "--model", tiny, "--device", "local", "--again", *QUICK[:-1], "100", **more)
-    bench.until(lambda: "local" in (copied.root / ".lock").read_text())
+    held = f"a measurement on local (process {bench.process.pid})"
+    bench.until(lambda: held in (copied.root / ".lock").read_text())
     store.remove(copied.cell("tiny", "torch", "fp32", "onnx") / "artifact.json")
     export = Running(copied.root, "export", "--model", tiny, *QUICK[:4], **more)
     export.until_printed("is in use by a measurement on local")
