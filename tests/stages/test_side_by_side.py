@@ -179,5 +179,6 @@ def test_nothing_is_made_on_this_machine_while_it_is_measured(copied: Store, tin
     store.remove(copied.cell("tiny", "torch", "fp32", "onnx") / "artifact.json")
     export = Running(copied.root, "export", "--model", tiny, *QUICK[:4], **more)
     export.until_printed("is in use by a measurement on local")
-    export.interrupt()
+    export.process.kill()
+    export.wait()
     bench.interrupt()
