@@ -42,6 +42,9 @@ def entry() -> NoReturn:
     The process ends without tearing down the interpreter, which takes half a second with torch: everything is written
     and every temporary file is removed by then.
     """
+    from . import runtimes
+
+    runtimes.own_process = True
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Array = NDArray[np.generic]
 
 
+own_process = False
+"""Whether nothing but edge-bench uses this process: then a runtime may import less of its library."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """One input or output of a model.
