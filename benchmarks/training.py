@@ -207,7 +207,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
 
     same.training_batches = Same()
 
-    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec.preprocessing)
+    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec)
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay)
     optimizer.build(net.trainable_variables)
     criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)

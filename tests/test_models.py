@@ -51,7 +51,7 @@ def keras_losses(model: Model, steps: int) -> list[float]:
     from pipeline.frameworks import _keras, _keras_tensorflow
 
     keras.utils.set_random_seed(0)
-    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec.preprocessing)
+    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec)
     split = synthetic.split(model.spec, 16)
     images = split.images(range(16)).astype(np.float32)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

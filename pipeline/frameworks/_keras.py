@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import h5py
 import keras
 import numpy as np
 
+from pipeline.core import Preprocessing
 from pipeline.errors import BadModel, BadWeights, first_line
 from pipeline.frameworks import _build
 from pipeline.sources import Model
@@ -55,9 +58,11 @@ def network(model: Model, scope: Callable[[], AbstractContextManager[Any]] = nul
         raise BadModel(f"{file}: build(spec) must return a keras.Model, not {type(net).__name__}")
     wanted = (None, *model.spec.inputs[0].shape)
     inputs = [tuple(tensor.shape) for tensor in getattr(net, "inputs", None) or ()]
-    if inputs != [wanted]:
-        found = inputs or "a subclassed model; wrap it: keras.Model(image, Mine()(image))"
-        raise BadModel(f"{file}: build(spec) must return a model with one input of shape {wanted}, not {found}")
+    if inputs not in ([], [wanted]):
+        raise BadModel(f"{file}: build(spec) must return a model with one input of shape {wanted}, not {inputs}")
+    if not inputs:  # a subclassed model or a Sequential without Input: its first call creates its variables
+        with scope(), _short_errors():
+            _build.check(model, "keras", lambda images: net(images, training=False))
     try:
         keras.saving.serialize_keras_object(net)
     except (NotImplementedError, TypeError) as error:  # reported now instead of after training
@@ -112,6 +117,106 @@ def _renumbered(value: Any, ids: dict[int, int]) -> Any:
     if "shared_object_id" in new:
         new["shared_object_id"] = ids.setdefault(new["shared_object_id"], len(ids))
     return new
+
+
+# -- comparison of two backends ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Calls:
+    """The calls of layers and operations of a network, in the order in which they end: those inside come first.
+
+    Attributes:
+        names: of the layers and operations.
+        results: some values of each one's first output, float32.
+        last_input: the input of the last layer with a kernel.
+        failed: the innermost layer or operation that raised the last exception, and the first line of its message.
+    """
+
+    names: list[str] = field(default_factory=list)
+    results: list[NDArray[np.float32]] = field(default_factory=list)
+    last_input: Any = None
+    failed: tuple[str, str] | None = None
+
+
+WEIGHTS_TO_COMPARE = ("trained", "random")
+LEAST_SNR_DB = 80.0
+"""Between two backends, both in float32 on the CPU. Rounding alone leaves over 100 dB in networks of 200 layers."""
+RESULTS = 4096
+"""Values of a layer's output that are recorded, evenly spaced."""
+
+
+@contextmanager
+def recorded(values: bool = True) -> Iterator[Calls]:
+    """Records every call of a layer or operation within the context.
+
+    Args:
+        values: record the outputs too; impossible while a graph is traced.
+    """
+    calls, original = Calls(), keras.Operation.__call__
+    last: Exception | None = None
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal last
+        name = f"{self.name} ({type(self).__name__})"
+        if any(len(variable.shape) > 1 for variable in getattr(self, "_trainable_variables", ())):  # the layer's own
+            calls.last_input = args[0]
+        try:
+            result = original(self, *args, **kwargs)
+        except Exception as error:
+            if error is not last:
+                calls.failed, last = (name, f"{type(error).__name__}: {first_line(error)}"), error
+            raise
+        if values:
+            outputs = keras.tree.flatten(result)
+            array = np.ravel(keras.ops.convert_to_numpy(outputs[0])) if outputs else np.empty(0)
+            calls.names.append(name)
+            calls.results.append(array[:: -(-max(array.size, 1) // RESULTS)].astype(np.float32))
+        return result
+
+    keras.Operation.__call__ = call
+    try:
+        yield calls
+    finally:
+        keras.Operation.__call__ = original
+
+
+def randomize(net: keras.Model) -> None:
+    """Gives a network random weights of usual sizes, the same on every backend.
+
+    A hardly trained network has gates near 0.5 and biases near 0, so that a mistake in them does not show.
+    Constants that a Normalization layer has computed from its variables stay as they are.
+    """
+    random = np.random.default_rng(0)
+    for layer in net._flatten_layers():
+        own = layer._trainable_variables + layer._non_trainable_variables
+        for variable in [] if hasattr(layer, "finalize_state") else own:
+            shape, name = tuple(variable.shape), variable.path.split("/")[-1]
+            if not np.issubdtype(np.dtype(str(variable.dtype)), np.floating):
+                continue
+            if name in ("bias", "beta", "moving_mean"):
+                value = random.normal(0, 0.5, shape)
+            elif len(shape) < 2:  # positive, for variances and roots
+                value = random.uniform(0.5, 1.5, shape)
+            else:
+                depthwise = name == "depthwise_kernel" or isinstance(layer, keras.layers.DepthwiseConv2D)
+                inputs = math.prod(shape[:-2] if depthwise else shape[:-1])
+                value = random.normal(0, math.sqrt(2 / inputs), shape)
+            variable.assign(value.astype(np.float32))
+
+
+def normalized(images: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Raw pixels as the network takes them."""
+    return np.asarray((images - np.array(preprocessing.mean)) / np.array(preprocessing.std), np.float32)
+
+
+def probe(shape: Sequence[int], count: int = 4) -> NDArray[np.float32]:
+    """Images with different colours in different places, and noise: raw pixels (count, height, width, channels)."""
+    random, (height, width, channels) = np.random.default_rng(0), shape
+    blocks = random.uniform(0, 255, (count, 3, 3, channels))
+    rows, columns = np.arange(height) * 3 // height, np.arange(width) * 3 // width
+    images = 0.75 * blocks[:, rows][:, :, columns] + 0.25 * random.uniform(0, 255, (count, *shape))
+    return np.asarray(np.round(images), np.float32)
 
 
 # -- a user's files ----------------------------------------------------------------------------------------------------

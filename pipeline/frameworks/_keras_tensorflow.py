@@ -126,13 +126,13 @@ def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor])
 # -- finished networks -------------------------------------------------------------------------------------------------
 
 
-def with_normalization(net: keras.Model, preprocessing: Preprocessing) -> keras.Model:
+def with_normalization(net: keras.Model, spec: ModelSpec) -> keras.Model:
     """`net` with its normalisation in front: raw pixels (N, height, width, channels) to logits.
 
     The normalisation (x - mean) / std is a frozen depthwise 1×1 convolution.
     """
-    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    image = keras.Input(net.inputs[0].shape[1:])
+    mean, std = np.array(spec.preprocessing.mean, np.float32), np.array(spec.preprocessing.std, np.float32)
+    image = keras.Input(spec.inputs[0].shape)
     layer = keras.layers.DepthwiseConv2D(1, name="normalize", trainable=False)
     model = keras.Model(image, net(layer(image)))
     layer.set_weights([(1 / std).reshape(1, 1, -1, 1), -mean / std])
@@ -144,7 +144,7 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 
     Does not use keras.export, which keeps variables in a set and so writes them in a different order each time.
     """
-    model = with_normalization(net, spec.preprocessing)
+    model = with_normalization(net, spec)
     image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32, spec.inputs[0].name)
     module = tf.Module()
     module.tracked = [variable.value for variable in model.variables]
@@ -152,25 +152,47 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
     tf.saved_model.save(module, str(out), {"serving_default": module.serve})
 
 
-def predict(net: keras.Model, preprocessing: Preprocessing, split: Split, accelerator: str) -> NDArray[np.float32]:
+def predict(net: keras.Model, spec: ModelSpec, split: Split, accelerator: str) -> NDArray[np.float32]:
     """Float outputs (N, classes) for a whole split."""
     with tf.device(_tf_distribute.device_type(accelerator)):
         batches = SplitDataset(split, "evaluation").batches(256)
-        return np.asarray(with_normalization(net, preprocessing).predict(batches, verbose=0), np.float32)
+        return np.asarray(with_normalization(net, spec).predict(batches, verbose=0), np.float32)
 
 
 def features(net: keras.Model, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `Framework.features`."""
-    last = next(layer for layer in reversed(net.layers) if layer.weights)
-    inner = with_normalization(keras.Model(net.inputs, last.input), preprocessing)
-    found = inner.predict(images.astype(np.float32), batch_size=64, verbose=0)
-    return np.asarray(found, np.float32).reshape(len(images), -1)
+    batches = []
+    for start in range(0, len(images), 64):
+        with _keras.recorded(values=False) as calls:
+            net(_keras.normalized(images[start : start + 64], preprocessing), training=False)
+        batches.append(np.asarray(calls.last_input, np.float32).reshape(len(calls.last_input), -1))
+    return np.concatenate(batches)
 
 
-def graph(net: keras.Model) -> bytes:
+def graph(net: keras.Model, spec: ModelSpec) -> bytes:
     """See `Framework.graph`."""
-    traced = tf.function(net).get_concrete_function(tf.TensorSpec(net.inputs[0].shape, tf.float32))
+    image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32)
+    traced = tf.function(lambda image: net(image, training=False)).get_concrete_function(image)
     return bytes(traced.graph.as_graph_def().SerializeToString())
+
+
+def reference(model: Model, weights: Path, out: Path) -> None:
+    """Writes what the network returns for `_keras.probe`, with its weights and with random ones, on the CPU.
+
+    `_keras_capture` compares its graph with these, and looks in the results of every layer for the first difference.
+    """
+    images = _keras.normalized(_keras.probe(model.spec.inputs[0].shape), model.spec.preprocessing)
+    found: dict[str, Any] = {}
+    with tf.device("CPU:0"):
+        net = _keras.load(model, weights)
+        for kind in _keras.WEIGHTS_TO_COMPARE:
+            if kind == "random":
+                _keras.randomize(net)
+            with _keras.recorded() as calls:
+                found[kind] = np.asarray(net(images, training=False), np.float32)
+            found[f"{kind}_names"] = np.array(calls.names)
+            found |= {f"{kind}_{i}": result for i, result in enumerate(calls.results)}
+    np.savez(out, **found)
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -254,7 +276,7 @@ class Loop:
         if settings.group.size > 1:
             _tf_distribute.synchronize_batch_norm(self.net)
         with strategy.scope():
-            self.network = with_normalization(self.net, model.spec.preprocessing)
+            self.network = with_normalization(self.net, model.spec)
             rates = Rates(settings.lr, settings.epochs * self.steps)
             self.optimizer = keras.optimizers.AdamW(rates, weight_decay=self.training.weight_decay, epsilon=1e-8)
             self.optimizer.build(self.network.trainable_variables)

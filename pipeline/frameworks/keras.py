@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -81,7 +82,7 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_tensorflow.predict(_keras.load(model, weights), model.spec.preprocessing, split, accelerator)
+    return _keras_tensorflow.predict(_keras.load(model, weights), model.spec, split, accelerator)
 
 
 def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -97,7 +98,7 @@ def graph(model: Model, weights: Path) -> bytes:
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_tensorflow.graph(_keras.load(model, weights))
+    return _keras_tensorflow.graph(_keras.load(model, weights), model.spec)
 
 
 def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
@@ -134,13 +135,23 @@ def pack(model: Model, tensors: Mapping[str, NDArray[np.float32]], out: Path) ->
 
 
 def capture(model: Model, weights: Path, folder: Path) -> None:
-    """See `Framework.capture`: in a separate process, because Keras allows one backend per process."""
+    """See `Framework.capture`: in a separate process, because Keras allows one backend per process.
+
+    That process compares its graph with what this one computes on TensorFlow.
+    """
     require(GRAPHS)
-    request = {
-        "model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights), "folder": str(folder)
-    }  # fmt: skip
-    argv = [sys.executable, "-m", "pipeline.frameworks._keras_capture", json.dumps(request)]
-    done = proc.run(argv, env={"PYTHONHASHSEED": "0"})
+    _on_tensorflow()
+    from pipeline.frameworks import _keras_tensorflow
+
+    with tempfile.TemporaryDirectory() as temporary:
+        reference = Path(temporary) / "reference.npz"
+        _keras_tensorflow.reference(model, weights, reference)
+        request = {
+            "model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights), "folder": str(folder),
+            "reference": str(reference),
+        }  # fmt: skip
+        argv = [sys.executable, "-m", "pipeline.frameworks._keras_capture", json.dumps(request)]
+        done = proc.run(argv, env={"PYTHONHASHSEED": "0"})
     sys.stderr.write(done.err)  # goes to graphs.log
     if done.code != 0:
         raise StageFailed(f"capturing {model.spec.name} with Keras on PyTorch failed: {done.reason}")

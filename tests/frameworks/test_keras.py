@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from pipeline import sources
-from pipeline.core import to_json
 from pipeline.errors import BadModel, BadOption, BadWeights, Broken, UnknownName
 from pipeline.frameworks import Settings
 from pipeline.frameworks import keras as framework
@@ -281,9 +280,11 @@ def test_a_truncated_training_state_is_reported_with_a_way_out(tmp_path: Path) -
             r"one input of shape \(None, 8, 8, 1\), not \[\(None, 9, 9, 1\)\]",
         ),
         (
-            "import keras\nclass Mine(keras.Model):\n    def __init__(self, of): super().__init__()\n"
+            "import keras\nclass Mine(keras.Model):\n    def __init__(self, of):\n        super().__init__()\n"
+            "        self.last = keras.layers.Dense(10)\n"
+            "    def call(self, x): return self.last(keras.ops.mean(x, (1, 2)))\n"
             "def build(spec): return Mine(spec)\n",
-            "not a subclassed model",
+            r"get_config\(\) of a layer",
         ),
         ("def build(spec):\n    return spec.options['width']\n", r"build\(spec\) failed: KeyError: 'width'"),
         (
@@ -406,87 +407,7 @@ def test_tensorflow_has_a_gpu_kernel_for_every_operation_of_augmentation() -> No
     assert {"MirrorPad", "GatherV2"} <= missing(tf.uint8)
 
 
-# -- graphs ------------------------------------------------------------------------------------------------------------
-
-
-def operators(folder: Path) -> list[str]:
-    from pipeline.frameworks import _graphs
-
-    nodes = _graphs.load(folder / _graphs.FLOAT).graph.nodes
-    return [str(node.target).split(".")[1] for node in nodes if node.op == "call_function"]
-
-
-SUBCLASSED = """
-import keras
-from keras import layers
-
-
-class Mine(keras.Model):
-    def __init__(self, classes, **options):
-        super().__init__(**options)
-        self.classes = classes
-        self.convolution = layers.Conv2D(4, 3, activation="relu")
-        self.pool = layers.GlobalAveragePooling2D()
-        self.last = layers.Dense(classes)
-
-    def get_config(self):
-        return {**super().get_config(), "classes": self.classes}
-
-    def call(self, x):
-        return self.last(self.pool(self.convolution(x)))
-
-
-def build(spec):
-    image = keras.Input(spec.inputs[0].shape)
-    return keras.Model(image, Mine(spec.classes)(image))
-"""
-
-CAPTURING = """
-import json, sys
-from pipeline.frameworks import _keras_capture
-for request in json.loads(sys.argv[1]):
-    _keras_capture.main(request)
-print(sys.modules.get("tensorflow"), "torch" in sys.modules)
-"""
-
-
-@pytest.fixture(scope="module")
-def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The operators of graphs captured in one process without TensorFlow; their outputs match TensorFlow's."""
-    folder = tmp_path_factory.mktemp("captures")
-    models = {
-        "tiny": MODEL, "layer": custom(folder / "layer", REGISTERED), "subclassed": custom(folder / "sub", SUBCLASSED)
-    }  # fmt: skip
-    weights = {name: saved(model, folder / f"{name}.keras") for name, model in models.items()}
-    requests = [
-        {"model": str(model.folder), "spec": to_json(model.spec), "weights": str(weights[name]),
-         "folder": str(folder / "graphs" / name)}
-        for name, model in models.items()
-    ]  # fmt: skip
-    command = [sys.executable, "-c", CAPTURING, json.dumps(requests)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "None True", "it imports PyTorch, but not TensorFlow"
-    for name, model in models.items():
-        split = synthetic.split(model.spec, 5)
-        expected = framework.predict(model, weights[name], split, "cpu")
-        outputs = framework.evaluate(folder / "graphs" / name, split.images(range(5)))
-        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
-    return {name: operators(folder / "graphs" / name) for name in models}
-
-
-def test_batch_normalisation_biases_and_padding_are_fused_into_the_layers(captures: dict[str, list[str]]) -> None:
-    operations = [name for name in captures["tiny"] if name not in ("sym_size", "flatten")]
-    assert operations == ["conv2d", "conv2d", "relu", "conv2d", "relu", "linear"]
-
-
-def test_a_custom_layer_and_asymmetric_padding_are_captured(captures: dict[str, list[str]]) -> None:
-    operations = captures["layer"]
-    assert operations.count("conv2d") == 2 and "max_pool2d" in operations and "linear" in operations
-
-
-def test_a_nested_subclassed_model_keeps_its_axis_order_and_is_captured(captures: dict[str, list[str]]) -> None:
-    assert "conv2d" in captures["subclassed"]
+# -- processes ---------------------------------------------------------------------------------------------------------
 
 
 TRAINING = """

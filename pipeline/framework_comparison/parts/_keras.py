@@ -65,7 +65,7 @@ def steps(model: Model, request: dict[str, Any]) -> dict[str, Any]:
 def _step(model: Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A training step like the training loop's, on a new network."""
     training = model.spec.training
-    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec.preprocessing)
+    net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec)
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay, epsilon=1e-8)
     optimizer.build(net.trainable_variables)
     criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
