@@ -270,7 +270,8 @@ class Loop:
         if settings.group.node_rank == 0:
             images = splits["train"].read(tf.range(min(2, len(splits["train"])), dtype=tf.int64))
             outputs = tf.cast(self.net(_floats(images), training=False), tf.float32).numpy()
-            last = self.net.outputs[0]._keras_history.operation
+            tensors = getattr(self.net, "outputs", None)  # a subclassed model has none
+            last = tensors[0]._keras_history.operation if tensors else None
             sigmoid = getattr(last, "activation", None) is keras.activations.sigmoid
             _build.warn_of_probabilities(model, "keras", outputs, sigmoid)
         if settings.group.size > 1:
