@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StageFailed
 from pipeline.system.console import console
 
 if TYPE_CHECKING:
@@ -178,6 +178,9 @@ def logged(path: Path) -> Iterator[None]:
     """Sends everything that this process prints to the file `path`, also what code below Python prints.
 
     The traceback of an exception goes there too, unless it is a PipelineError: its message is complete.
+
+    Raises:
+        StageFailed: the block called sys.exit().
     """
     live = _live
     if live is not None:
@@ -195,6 +198,9 @@ def logged(path: Path) -> Iterator[None]:
         except Exception:
             traceback.print_exc()
             raise
+        except SystemExit as error:  # a model's code or a converter may call sys.exit()
+            traceback.print_exc()
+            raise StageFailed(f"its code called sys.exit({'' if error.code is None else error.code})") from error
         finally:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError):  # the log's disk may be full; the streams must be restored all the same

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import BadModel, PipelineError, StageFailed, first_line
 from pipeline.stages import train
+from pipeline.system.progress import logged
 from pipeline.system.store import Store
 from tests import own_models, plans
 from tests.cli import inv
@@ -144,6 +145,11 @@ def test_a_keras_layer_that_fails_in_training_is_an_error_of_one_line(tmp_path: 
 def test_code_that_deletes_its_own_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     code = own_models.network(RESULT) + "\n__import__('pathlib').Path(__file__).unlink()\n"
     assert "torch.py" in str(trained(tmp_path / "model", code, tmp_path / "build"))
+
+
+def test_code_that_exits_while_a_stage_logs_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"sys\.exit\(3\)"), logged(tmp_path / "log"):
+        raise SystemExit(3)
 
 
 # -- in processes ------------------------------------------------------------------------------------------------------
