@@ -210,10 +210,13 @@ class Port:
 
 @dataclass(frozen=True)
 class Parity:
-    """An exported file's outputs compared with those of the graph it was made from, over all samples and all outputs.
+    """Outputs compared with those of a reference, over all samples and all outputs.
+
+    An exported file is compared with the graph it was made from, the quantized graph with the float model, and the
+    captured graph with the framework.
 
     Attributes:
-        against: "float model" or "quantized graph".
+        against: "float model", "quantized graph" or "framework".
         samples: number of samples compared.
         snr_db: 10 log10(sum(reference²) / sum(error²)) of the worst output; 999 if equal.
         cosine: cosine similarity of the worst output.
@@ -234,6 +237,45 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class FloatLayer:
+    """A layer of a quantized file that stays in float.
+
+    Attributes:
+        name: the layer's path in the model, or its name in the file.
+        operator: for example "aten.conv_transpose2d" or "CONV_2D".
+        multiply_adds: its multiply-adds per inference.
+    """
+
+    name: str
+    operator: str
+    multiply_adds: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a quantized file is quantized, in the way its recipe asks for.
+
+    Attributes:
+        weights: share of the weights that are quantized, by their bytes in float32.
+        multiply_adds: share of the multiply-adds whose operands are quantized.
+        float_layers: the layers that stay in float, largest first.
+    """
+
+    weights: float
+    multiply_adds: float
+    float_layers: tuple[FloatLayer, ...]
+
+    LEAST = 0.9
+    """A file with a smaller share of quantized multiply-adds is marked in every table."""
+
+    @property
+    def low(self) -> bool:
+        """Whether so little is quantized that the recipe's name misleads."""
+        return self.multiply_adds < self.LEAST
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One exported file.
 
@@ -241,6 +283,8 @@ class Artifact:
         file: its name beside the manifest (a folder for Core ML).
         quantized_by: "graph" (the pt2e graph that all targets share), the converter's name, or None.
         parity: None if the file cannot run on this machine; `unchecked` has the reason.
+        graph_parity: of a static recipe: the quantized graph compared with the float model.
+        coverage: what is quantized; None under a float recipe, or if the target cannot tell.
         notes: for the user: what was delegated, what stayed in float.
         spec: the model with its input contract, so that an app needs this manifest only.
     """
@@ -257,6 +301,8 @@ class Artifact:
     quantized_by: str | None
     calibration: Calibration | None
     parity: Parity | None
+    graph_parity: Parity | None
+    coverage: Coverage | None
     unchecked: str | None
     notes: tuple[str, ...]
     spec: ModelSpec
@@ -452,6 +498,7 @@ class Cell:
         verdict: "better", "no worse", "worse" or "cannot tell"; see `stats.verdict`.
         samples_needed: with about how many samples a verdict other than "cannot tell" can be expected.
         agreement: share of samples with the float model's top-1.
+        parity, graph_parity, coverage: see Artifact.
         steps: framework, host runtime and, if it is another one, the device.
     """
 
@@ -482,6 +529,8 @@ class Cell:
     samples_needed: int | None = None
     agreement: float | None = None
     parity: Parity | None = None
+    graph_parity: Parity | None = None
+    coverage: Coverage | None = None
     unchecked: str | None = None
     runtime: str | None = None
     threads: int | None = None

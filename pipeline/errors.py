@@ -153,6 +153,11 @@ def origin(error: BaseException) -> str:
     return f" ({'; '.join(found)})" if found else ""
 
 
+def reason(error: BaseException) -> str:
+    """An error as one line: a message of this project as it is, any other as `described`."""
+    return first_line(error) if isinstance(error, PipelineError) else described(error)
+
+
 def again(kind: str, says: str) -> PipelineError | None:
     """Restores an error that another process raised, from its class name and message; None for other classes."""
     found = globals().get(kind)

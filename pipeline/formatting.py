@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline import stats
-from pipeline.core import Cell, Latency, Measurement
+from pipeline.core import Cell, Latency, Measurement, Parity
 
 NONE = "–"
 """The text for a figure that was not measured."""
@@ -142,9 +143,21 @@ def model(cell: Cell) -> str:
     return f"{cell.model} ({cell.framework})"
 
 
+def recipe(cell: Cell) -> str:
+    """The recipe, with a mark if much of the file stays in float: int8 (12 % quantized)."""
+    if cell.coverage is None or not cell.coverage.low:
+        return cell.recipe
+    return f"{cell.recipe} ({math.floor(100 * cell.coverage.multiply_adds)} % quantized)"
+
+
 def name(cell: Cell) -> str:
     """Recipe and target: int8 on tflite."""
-    return f"{cell.recipe} on {cell.target}"
+    return f"{recipe(cell)} on {cell.target}"
+
+
+def decibels(parity: Parity | None) -> str:
+    """The signal-to-noise ratio of a comparison."""
+    return NONE if parity is None else f"{parity.snr_db:.1f}"
 
 
 def run(cell: Cell) -> str:

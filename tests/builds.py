@@ -14,6 +14,7 @@ from pipeline.core import (
     Accuracy,
     Artifact,
     Checkpoint,
+    Coverage,
     Failure,
     Measurement,
     ModelSpec,
@@ -114,6 +115,10 @@ class Tree:
             quantized_by="graph" if recipe == "int8" else None,
             calibration=None,
             parity=Parity("float model", SAMPLES, 90.0, 1.0, 1e-4, None, 1.0, 0.5) if checked else None,
+            graph_parity=Parity("float model", SAMPLES, 31.5, 0.9996, 0.1, None, 0.98, 0.0)
+            if recipe == "int8"
+            else None,
+            coverage=Coverage(1.0, 1.0, ()) if recipe.startswith("int8") else None,
             unchecked=None if checked else "not checked by Lastmile: Core ML runs on Apple systems only",
             notes=(),
             spec=self.spec,

@@ -61,7 +61,7 @@ def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
 
 def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
     cell = row.cell
-    head = (cell.recipe, cell.target, formatting.place(cell), formatting.kilobytes(cell.size_bytes))
+    head = (formatting.recipe(cell), cell.target, formatting.place(cell), formatting.kilobytes(cell.size_bytes))
     if cell.status != "ok":
         return *head, f"{cell.status}: {cell.reason}"
     if cell.device is None:
@@ -124,7 +124,7 @@ def _step(cell: Cell, step: Step) -> Iterator[tuple[str, ...]]:
     """A step's line, and another for its note."""
     first, last = step is cell.steps[0], step is cell.steps[-1]
     names = (
-        cell.recipe,
+        formatting.recipe(cell),
         cell.target,
         step.place if first else f"→ {step.place}{formatting.throttled(cell) if last else ''}",
     )
@@ -180,7 +180,7 @@ def without_figures(found: Sequence[Row]) -> Section:
     for cell in (row.cell for row in found):
         if cell.status != "ok" or cell.device is None:
             status, reason = ("not checked", cell.unchecked) if cell.status == "ok" else (cell.status, cell.reason)
-            names = (formatting.model(cell), cell.recipe, cell.target, formatting.device(cell))
+            names = (formatting.model(cell), formatting.recipe(cell), cell.target, formatting.device(cell))
             lines.append((*names, formatting.kilobytes(cell.size_bytes), status, reason or ""))
     return Section(
         "unmeasured",
@@ -196,6 +196,7 @@ def exports(found: Sequence[Row]) -> Section:
         *texts("recipe", "target", "quantized by", "compared with"),
         *numbers("samples", "SNR, dB", "cosine", "largest error", "in quantization steps"),
         *numbers("same top-1, %", "bit-equal, %"),
+        *numbers("graph SNR, dB", "graph same top-1, %", "quantized multiply-adds, %", "quantized weights, %"),
     )
     blocks = []
     for model, rows in by_model(found):
@@ -207,21 +208,29 @@ def exports(found: Sequence[Row]) -> Section:
     return Section(
         "exports",
         "Export parity",
-        "The outputs of each exported file, compared at export with those of the graph it was converted from. If there "
-        "are several outputs, the worst counts. 999 dB: equal. -999 dB: not finite.",
+        "The outputs of each exported file, compared at export with those of the graph it was converted from; then the "
+        "quantized graph against the float model, and how much of the file is quantized. If there are several outputs, "
+        "the worst counts. 999 dB: equal. -999 dB: not finite.",
         blocks=tuple(blocks),
         nothing="Nothing was exported.",
     )
 
 
 def _export(file: Artifact) -> tuple[str, ...]:
-    head, parity = (file.recipe, file.target, file.quantized_by or NONE), file.parity
+    head, parity, graph = (file.recipe, file.target, file.quantized_by or NONE), file.parity, file.graph_parity
+    quantized = (
+        formatting.decibels(graph),
+        formatting.percent(graph.top1_agreement if graph else None),
+        formatting.percent(file.coverage.multiply_adds if file.coverage else None),
+        formatting.percent(file.coverage.weights if file.coverage else None),
+    )
     if parity is None:
-        return *head, file.unchecked or "not checked"
+        return *head, file.unchecked or "not checked", *(NONE,) * 7, *quantized
     return (
         *(*head, parity.against, f"{parity.samples:,}", f"{parity.snr_db:.1f}", f"{parity.cosine:.6f}"),
         *(f"{parity.max_error:.3g}", NONE if parity.max_steps is None else f"{parity.max_steps:.1f}"),
         *(formatting.percent(parity.top1_agreement), formatting.percent(parity.equal)),
+        *quantized,
     )
 
 

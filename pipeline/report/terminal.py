@@ -151,6 +151,9 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "spread", "load ms", "RSS MB")
     head = (*names, *costs, "top-1 %", "drop, points [95 %] ", "verdict", "agree %")
     rows = [_figures(cell, unit) for cell in found]
+    if any(cell.graph_parity or cell.coverage for cell in found):
+        head = (*head, "graph dB", "quantized %")
+        rows = [(*row, *_quantization(cell)) for row, cell in zip(rows, found, strict=True)]
     whole = table(head, rows, left=3)
     screen = console()
     if screen.measure(whole, options=screen.options.update(width=UNLIMITED)).maximum <= screen.width:
@@ -171,7 +174,7 @@ def _about_verdicts(found: Sequence[Cell]) -> list[str]:
 def _figures(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
     drop = formatting.drop(cell)
     return (
-        cell.recipe,
+        formatting.recipe(cell),
         cell.target,
         formatting.place(cell),
         formatting.kilobytes(cell.size_bytes),
@@ -184,6 +187,12 @@ def _figures(cell: Cell, unit: formatting.Unit) -> tuple[str, ...]:
         formatting.verdict(cell),
         formatting.percent(cell.agreement),
     )
+
+
+def _quantization(cell: Cell) -> tuple[str, str]:
+    """The quantized graph against the float model, and the share of the multiply-adds that is quantized."""
+    share = cell.coverage.multiply_adds if cell.coverage else None
+    return formatting.decibels(cell.graph_parity), formatting.NONE if share is None else f"{100 * share:.1f}"
 
 
 def _cost(cell: Cell, unit: formatting.Unit) -> str:
@@ -204,7 +213,7 @@ def _others(found: Sequence[Cell]) -> Table:
         status, reason = ("not checked", cell.unchecked or "") if exported else (cell.status, cell.reason or "")
         reason = reason.removeprefix(f"{status} ")
         size = formatting.kilobytes(cell.size_bytes)
-        rows.append((mark(status), cell.recipe, cell.target, formatting.place(cell), size, reason))
+        rows.append((mark(status), formatting.recipe(cell), cell.target, formatting.place(cell), size, reason))
     return table(("status", "recipe", "target", "device", "size kB", "reason"), rows)
 
 

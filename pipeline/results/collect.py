@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import formatting, registry
 from pipeline.core import Artifact, Cell, Failure, Recipe, safe_file_name
 from pipeline.errors import Broken
-from pipeline.results import keys, measured, output_diff, reference, verdicts
+from pipeline.results import keys, measured, output_diff, reference, verdicts, warnings
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, require_same
 from pipeline.system import store
@@ -78,7 +78,15 @@ def _of_target(build: Store, baseline: Reference, cell: Cell) -> Iterator[Row]:
     if isinstance(artifact, str) or artifact is None:
         yield Row(_not_exported(folder, baseline, cell, artifact), baseline.checkpoint)
         return
-    cell = replace(cell, size_bytes=artifact.size_bytes, parity=artifact.parity, unchecked=artifact.unchecked)
+    cell = replace(
+        cell,
+        size_bytes=artifact.size_bytes,
+        parity=artifact.parity,
+        graph_parity=artifact.graph_parity,
+        coverage=artifact.coverage,
+        unchecked=artifact.unchecked,
+        warnings=warnings.of_coverage(artifact.coverage),
+    )
     homes = {path.parent for name in ("measurement.json", "failure.json") for path in folder.glob(f"*/**/{name}")}
     found = [
         measured.row(build, home, artifact, baseline, replace(cell, device=device, threads=threads))

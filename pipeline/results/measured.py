@@ -168,7 +168,12 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
             output_diff.framework(reference.checkpoint, before),
             output_diff.step(measurement, reference.outputs, outputs, value),
         ),
-        warnings=(*warnings.of_times(measurement), *warnings.of_outputs(top1), *warnings.of_part(len(top1), split)),
+        warnings=(
+            *cell.warnings,
+            *warnings.of_times(measurement),
+            *warnings.of_outputs(top1),
+            *warnings.of_part(len(top1), split),
+        ),
     )
     classes = stats.class_drops(reference.labels, reference.top1, top1, outputs[0].reshape(len(top1), -1).shape[1])
     return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
-from pipeline.core import Cell, Measurement, Process
+from pipeline.core import Cell, Coverage, Measurement, Process
 from pipeline.stats import latency, percentile, single_runs_ms
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ LONG_TAIL = 2.0
 
 BUSY = 0.25
 """Share of the cores that other programs may keep busy without a warning."""
+
+NAMED = 3
+"""How many layers a warning names."""
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 """A number that is a word of its own: the 3.4 of "load 3.4" and the 17 of "17%", not the 99 of "p99"."""
@@ -68,6 +71,17 @@ def of_part(samples: int, split: int) -> tuple[str, ...]:
     if samples == split:
         return ()
     return (f"accuracy covers {samples:,} of {split:,} samples: omit --samples to use all of them",)
+
+
+def of_coverage(coverage: Coverage | None) -> tuple[str, ...]:
+    """A warning if a quantized file computes much of its work in float; it names the largest of these layers."""
+    if coverage is None or not coverage.low:
+        return ()
+    layers = coverage.float_layers
+    names = [f"{layer.name} ({layer.operator}: {layer.reason})" for layer in layers[:NAMED]]
+    names += [f"{len(layers) - NAMED} more"] if len(layers) > NAMED else []
+    share = f"only {coverage.multiply_adds:.0%} of the multiply-adds are quantized"
+    return (f"{share}; these layers stay in float: {', '.join(names)}",)
 
 
 def _spread(processes: Sequence[Process]) -> list[str]:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import registry
+from pipeline import errors, registry
 from pipeline.core import Artifact, Checkpoint, Failure, Recipe, from_json
-from pipeline.errors import DiskFull, PipelineError, Unsupported
+from pipeline.errors import Broken, DiskFull, Unsupported
 from pipeline.registry import Plugin
 from pipeline.stages import export, train
 from pipeline.stages import quantize as quantizing
@@ -34,6 +34,11 @@ RARELY = 100_000, 20, 20
 """Thresholds of the garbage collector: importing converters makes a million objects that stay, and with Python's own
 thresholds a fifth of the time is spent on searching them again and again."""
 
+CHANGED = (
+    "is not what the command that exports has just made: its files, the model's code or this project's code changed in "
+    "the meantime, or another copy of the project was imported; run the command again"
+)
+
 
 def main(request: dict[str, Any]) -> None:
     """Works through one target's recipes, of one model in one or several frameworks, in the order of the request."""
@@ -43,7 +48,8 @@ def main(request: dict[str, Any]) -> None:
     for work in request["work"]:
         job, recipe = Job.from_json(work["job"]), from_json(Recipe, work["recipe"])
         checkpoint = train.ready(build, job)
-        assert checkpoint is not None  # the caller made it and holds the lock
+        if checkpoint is None:  # the parent process made it and holds the lock
+            raise Broken(f"the checkpoint of {job.model.spec.name} {CHANGED}")
         cell = _Cell(build, job, checkpoint, recipe, target)
         try:
             event = cell.made()
@@ -83,7 +89,7 @@ class _Cell:
             if isinstance(error, OSError) and store.is_full(error):
                 raise store.full(self.folder / LOG) from error
             status = "unsupported" if isinstance(error, Unsupported) else "failed"
-            reason = _reason(error)
+            reason = errors.reason(error)
             store.remove(self.folder / MANIFEST)
             store.write(self.folder / FAILURE, Failure(status, reason, LOG, self.key))
             return {"recipe": self.recipe.name, "status": status, "says": f"{status}: {reason}"}
@@ -98,8 +104,12 @@ class _Cell:
         model, name, framework = train.model_of(checkpoint, job), checkpoint.spec.name, job.framework.name
         captured = self.build.graphs(name, framework)
         quantized = self.build.graphs(name, framework, recipe.name) if recipe.static else None
+        reason = module.supports(recipe, framework)
+        if reason:
+            raise Unsupported(reason)
         graph = quantizing.ready(self.build, job, checkpoint, recipe if recipe.static else None)
-        assert graph is not None  # made before this process was started
+        if graph is None:  # the parent process made it and holds the lock
+            raise Broken(f"the graph of {name} {CHANGED}")
         weights = self.build.checkpoint(name, framework) / checkpoint.weights
         path = self.folder / f"model{module.SUFFIX}"
         with store.atomic(path) as temporary:
@@ -122,6 +132,8 @@ class _Cell:
             quantized_by=made.quantized_by,
             calibration=graph.calibration,
             parity=parity,
+            graph_parity=graph.parity if recipe.static else None,
+            coverage=made.coverage,
             unchecked=module.UNCHECKED,
             notes=made.notes,
             spec=checkpoint.spec,
@@ -132,13 +144,6 @@ class _Cell:
         )
         store.write(self.folder / MANIFEST, artifact)
         return artifact
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message that is not empty, or the error's type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if isinstance(error, PipelineError) else f"{type(error).__name__}: {text}"[:300]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from pipeline import registry
-from pipeline.core import Artifact, Checkpoint, Failure, Recipe, safe_file_name, to_json
+from pipeline import errors, registry
+from pipeline.core import Artifact, Checkpoint, Failure, Parity, Recipe, safe_file_name, to_json
 from pipeline.errors import Broken, DiskFull, StageFailed
 from pipeline.registry import Plugin
 from pipeline.results import keys
@@ -110,12 +110,46 @@ def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], 
         if _ready(build, job, checkpoint, recipe, target) is None
         and target.module.supports(recipe, job.framework.name) is None
     ]
-    if todo:
-        quantizing.quantize(build, job, checkpoint, None)
-    for recipe in plan.recipes:
-        if recipe.static and recipe in [needed for _, needed in todo]:
-            quantizing.quantize(build, job, checkpoint, recipe)
-    return todo
+    if not todo:
+        return []
+    failure = _failure(build, job, checkpoint, None)
+    failures = {
+        recipe.name: failure or _failure(build, job, checkpoint, recipe if recipe.static else None)
+        for recipe in dict.fromkeys(recipe for _, recipe in todo)
+    }
+    for target, recipe in todo:
+        if found := failures[recipe.name]:
+            _fail(build, job, checkpoint, recipe, target, *found)
+    return [(target, recipe) for target, recipe in todo if failures[recipe.name] is None]
+
+
+def _failure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> tuple[str, Path] | None:
+    """Makes a graph: the float one (None) or a static recipe's. Returns the reason and the log if that fails: the cells
+    that need the graph fail, and everything else goes on.
+
+    Raises:
+        DiskFull: the disk is full.
+    """
+    try:
+        quantizing.quantize(build, job, checkpoint, recipe)
+    except DiskFull:
+        raise
+    except Exception as error:  # the user's code, torch.export and the quantizer may raise anything
+        reason = errors.reason(error)
+        what = f"quantizing ({recipe.name})" if recipe else "capturing"
+        say(f"{what} {checkpoint.spec.name} ({checkpoint.framework}) failed: {reason}")
+        return reason, quantizing.log(build, checkpoint, recipe)
+    return None
+
+
+def _fail(
+    build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target], reason: str, log: Path
+) -> None:
+    """Writes the failure of a cell's graph as the failure of the cell."""
+    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
+    store.remove(folder / MANIFEST)
+    place = os.path.relpath(log, folder)
+    store.write(folder / FAILURE, Failure("failed", reason, place, key(job, checkpoint, recipe, target)))
 
 
 def current(build: Store, plan: Plan, job: Job) -> list[Outcome] | None:
@@ -134,7 +168,7 @@ def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
             first.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    for outcome in failed:
+    for outcome in {outcome.log: outcome for outcome in reversed(failed)}.values():  # several cells may share a log
         last = outcome.log.read_text(errors="replace").split("\n") if outcome.log and outcome.log.is_file() else []
         last = [line for line in last if line.strip()][-5:]
         if last:
@@ -186,7 +220,7 @@ def _outcome(
     failure = store.read_or_warn(Failure, folder / FAILURE)
     if failure is None or failure.key != key(job, checkpoint, recipe, target):
         return outcome("failed", "not made", log=folder / LOG)
-    return outcome(failure.status, failure.reason, log=folder / LOG)
+    return outcome(failure.status, failure.reason, log=(folder / failure.log).resolve())
 
 
 # -- the processes -----------------------------------------------------------------------------------------------------
@@ -280,9 +314,14 @@ def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], done: 
 
 
 def _checkpoint(build: Store, job: Job) -> Checkpoint:
-    """The checkpoint that this export trained or found. The caller holds the lock."""
+    """The checkpoint that this export trained or found. The caller holds the lock.
+
+    Raises:
+        Broken: it is not up to date any more.
+    """
     checkpoint = train.ready(build, job)
-    assert checkpoint is not None
+    if checkpoint is None:
+        raise Broken(f"the checkpoint of {job.model.spec.name} changed during the export: run the command again")
     return checkpoint
 
 
@@ -296,8 +335,17 @@ def line(outcome: Outcome) -> str:
 
 
 def checked(artifact: Artifact) -> str:
-    """How an artifact compares with the graph it was made from."""
-    parity = artifact.parity
-    if parity is None:
-        return artifact.unchecked or "not checked"
+    """How an artifact compares with the graph it was made from, that graph with the float model, and what is quantized."""
+    parity, coverage = artifact.parity, artifact.coverage
+    parts = [_compared(parity) if parity else artifact.unchecked or "not checked"]
+    if artifact.graph_parity:
+        parts.append(f"the graph: {_compared(artifact.graph_parity)}")
+    if coverage:
+        parts.append(
+            f"{coverage.multiply_adds:.1%} of the multiply-adds and {coverage.weights:.1%} of the weights quantized"
+        )
+    return "; ".join(parts)
+
+
+def _compared(parity: Parity) -> str:
     return f"{parity.snr_db:.1f} dB, top-1 agreement {parity.top1_agreement:.1%} with the {parity.against}"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import registry
-from pipeline.core import SCHEMA, Calibration, Checkpoint, Recipe
-from pipeline.errors import ParityFailed
+from pipeline.core import SCHEMA, Calibration, Checkpoint, Parity, Recipe
+from pipeline.errors import ParityFailed, Unsupported
 from pipeline.results import keys
 from pipeline.stages.plan import Job
 from pipeline.stages.train import model_of, split_of
@@ -32,6 +32,13 @@ SAMPLES = 128
 """Evaluation samples that parity is checked on."""
 LEAST_SNR_DB, LEAST_SNR_DB_CPU = 40.0, 80.0
 """Between the captured graph and the framework; float arithmetic on a GPU may have a 10-bit mantissa (TF32)."""
+LEAST_QUANTIZED_SNR_DB = 10.0
+"""Between a quantized graph and the float graph, as for an int8 file. int8 leaves 20 to 45 dB; a graph that computes
+something else has less than 5 dB."""
+LEAST_QUANTIZED_AGREEMENT = 0.5
+"""Share of samples on which a quantized graph must have the float graph's top-1. Outputs with a large common part may
+have a good signal-to-noise ratio and yet another order."""
+LOG = "graphs.log"
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,12 @@ class Graph:
     Attributes:
         files: content hashes by file name.
         step: the output's quantization step; None for the float graph.
+        parity: the float graph compared with its framework, or a quantized graph with the float graph.
     """
 
     files: Mapping[str, str]
     calibration: Calibration | None
+    parity: Parity
     step: float | None
     seconds: float
     key: str
@@ -66,10 +75,18 @@ def ready(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None)
 
 
 def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> Graph:
-    """The graph of a checkpoint: float (`recipe` None), or under a static recipe, calibrated on the training split."""
+    """The graph of a checkpoint: float (`recipe` None), or under a static recipe, calibrated on the training split.
+
+    Raises:
+        ParityFailed: the graph's outputs differ too much from the framework's or the float graph's.
+        Unsupported: the recipe's activations are int8 and its weights are not.
+        Exception: whatever the model's code, torch.export or the quantizer raises.
+    """
     graph = ready(build, job, checkpoint, recipe)
     if graph is not None:
         return graph
+    if recipe is not None and recipe.weights != "int8":
+        raise Unsupported(f"no graph has {recipe.weights} weights with {recipe.activations} activations")
     import numpy as np
 
     started = time.perf_counter()
@@ -79,7 +96,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
     calibration = None
     final = _folder(build, checkpoint, recipe)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with store.atomic(final) as folder, logged(final.with_name("graphs.log")):
+    with store.atomic(final) as folder, logged(log(build, checkpoint, recipe)):
         folder.mkdir()
         if recipe is None:
             weights = build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights
@@ -94,12 +111,12 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
             value_range = checkpoint.spec.inputs[0].value_range or (0.0, 255.0)
             framework.quantize(captured, value_range, images, folder)
         outputs = framework.evaluate(folder, samples)
-        if recipe is None:
-            _check(build, checkpoint, outputs)
+        parity = _parity(build, checkpoint, recipe, outputs)
         np.savez(folder / REFERENCE, samples=samples, output_0=outputs)
         graph = Graph(
             files={path.name: store.sha256(path) for path in sorted(folder.iterdir())},
             calibration=calibration,
+            parity=parity,
             step=framework.step(folder),
             seconds=time.perf_counter() - started,
             key=key(job, checkpoint, recipe),
@@ -111,24 +128,44 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
     return graph
 
 
-def _check(build: Store, checkpoint: Checkpoint, outputs: NDArray[np.float32]) -> None:
-    """Compares the captured graph's outputs with those of the framework from when it evaluated the weights.
+def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: NDArray[np.float32]) -> Parity:
+    """Compares a graph's outputs: those of the float graph with the framework's from when it evaluated the weights,
+    those of a quantized graph with the float graph's.
 
     Raises:
-        ParityFailed: they differ.
+        ParityFailed: they differ too much.
     """
+    import numpy as np
+
     from pipeline import stats
     from pipeline.results import predictions
 
-    folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
-    kept, _ = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
-    parity = stats.parity("framework", [kept[0][: len(outputs)]], [outputs], [None])
-    least = LEAST_SNR_DB_CPU if checkpoint.facts.get("device") == "cpu" else LEAST_SNR_DB
-    if parity.snr_db < least:
+    if recipe is None:
+        folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
+        kept, _ = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
+        parity = stats.parity("framework", [kept[0][: len(outputs)]], [outputs], [None])
+        least = LEAST_SNR_DB_CPU if checkpoint.facts.get("device") == "cpu" else LEAST_SNR_DB
+        if parity.snr_db < least:
+            raise ParityFailed(
+                f"the captured graph's outputs differ from {checkpoint.framework}'s: {parity.snr_db:.1f} dB, and a "
+                f"correct graph has at least {least:g} dB"
+            )
+        return parity
+    with np.load(_folder(build, checkpoint, None) / REFERENCE, allow_pickle=False) as reference:
+        parity = stats.parity("float model", [reference["output_0"]], [outputs], [None])
+    if parity.snr_db < LEAST_QUANTIZED_SNR_DB or parity.top1_agreement < LEAST_QUANTIZED_AGREEMENT:
         raise ParityFailed(
-            f"the captured graph's outputs differ from {checkpoint.framework}'s: {parity.snr_db:.1f} dB, and a correct "
-            f"graph has at least {least:g} dB"
+            f"the quantized graph's outputs differ from the float model's: {parity.snr_db:.1f} dB and top-1 agreement "
+            f"{parity.top1_agreement:.1%}, and a usable graph has at least {LEAST_QUANTIZED_SNR_DB:g} dB and "
+            f"{LEAST_QUANTIZED_AGREEMENT:.0%}; likely causes: calibration images unlike the test images, or activations "
+            "with a few values far outside the others' range"
         )
+    return parity
+
+
+def log(build: Store, checkpoint: Checkpoint, recipe: Recipe | None) -> Path:
+    """The log of a graph, beside its folder."""
+    return _folder(build, checkpoint, recipe).with_name(LOG)
 
 
 def key(job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> str:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from pipeline import registry
-from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.core import Coverage, ModelSpec, Port, Recipe
 
 LAYOUTS = ("NHWC", "NCHW", "image")
 
@@ -57,12 +57,14 @@ class Exported:
     Attributes:
         quantized_by: "graph", the name of the converter that quantized it, or None.
         notes: remarks for the user.
+        coverage: what is quantized; None for a float file, or if the target cannot tell.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     quantized_by: str | None = None
     notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
 
 
 class Target(Protocol):

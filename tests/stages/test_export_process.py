@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import Failure
-from pipeline.errors import StageFailed, Unsupported
+from pipeline.errors import StageFailed, Unsupported, reason
 from pipeline.stages import export, train
-from pipeline.stages._export_process import _reason
 from pipeline.stages.plan import Job, TrainingOptions, recipes_of
 from pipeline.system.store import Store, read
 from tests import plans
@@ -107,8 +106,8 @@ def spoil_reference(folder: Path) -> None:
 
 
 def test_a_reason_is_the_first_nonempty_line_and_names_the_type_of_foreign_errors() -> None:
-    assert _reason(Unsupported("no such thing")) == "no such thing"
-    assert _reason(StageFailed("\n\n first \nsecond")) == "first"
-    assert _reason(ValueError("\nbad value\nmore")) == "ValueError: bad value"
-    assert _reason(KeyError()) == "KeyError: KeyError"
-    assert len(_reason(ValueError("x" * 1000))) == 300
+    assert reason(Unsupported("no such thing")) == "no such thing"
+    assert reason(StageFailed("\n\n first \nsecond")) == "first"
+    assert reason(ValueError("\nbad value\nmore")) == "ValueError: bad value"
+    assert reason(KeyError()) == "KeyError: KeyError"
+    assert len(reason(ValueError("x" * 1000))) == 300
