@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import site
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
 from pipeline.core import ModelSpec
-from pipeline.errors import BadModel, first_line
+from pipeline.errors import BadModel, StageFailed, first_line
 from pipeline.frameworks import _int8_constants
 from pipeline.frameworks._normalization import nchw
 from pipeline.registry import extra
@@ -40,7 +43,8 @@ def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
     try:
         return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     except Exception as error:  # torch.export raises whatever the model's code raises
-        raise BadModel(f"torch.export cannot export {spec.name}: {first_line(error)}") from error
+        place = _users_line(error)
+        raise BadModel(f"torch.export cannot export {spec.name}{place}: {first_line(error)}") from error
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
@@ -49,7 +53,11 @@ def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[n
         from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
 
     quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    prepared = pt2e.prepare_pt2e(load(captured / FLOAT).module(), quantizer)
+    try:
+        prepared = pt2e.prepare_pt2e(load(captured / FLOAT).module(), quantizer)
+    except Exception as error:  # a quantizer meets graphs that its authors did not
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise StageFailed(f"the quantizer cannot quantize the graph{_node_of(error)}: {reason}") from error
     with torch.no_grad():
         for start in range(0, len(images), 32):
             prepared(nchw(torch.from_numpy(images[start : start + 32])))
@@ -100,6 +108,23 @@ def save(program: Any, path: Path) -> None:
 def load(path: Path) -> Any:
     """Loads a saved program."""
     return torch.export.load(path)
+
+
+def _users_line(error: BaseException) -> str:
+    """Where in the model's code an error was raised: " (torch.py:12, in forward)"; empty if not there."""
+    libraries = (*site.getsitepackages(), str(Path(os.__file__).parent), str(Path(__file__).parents[1]), "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(libraries)]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+
+
+def _node_of(error: BaseException) -> str:
+    """The operator that the quantizer was working on, from the local variables of the innermost call that has one."""
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, torch.fx.Node) and value.op == "call_function":
+                found = f" at {value.target} ({value.name})"
+    return found
 
 
 def _graph_file(folder: Path) -> Path:

@@ -149,7 +149,7 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     unit = formatting.unit(cell for cell in found if not cell.emulated)
     names = ("recipe", "target", "device")
     costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "spread", "load ms", "RSS MB")
-    head = (*names, *costs, "top-1 %", "drop, points [95 %] ", "verdict", "agree %")
+    head: tuple[str, ...] = (*names, *costs, "top-1 %", "drop, points [95 %] ", "verdict", "agree %")
     rows = [_figures(cell, unit) for cell in found]
     if any(cell.graph_parity or cell.coverage for cell in found):
         head = (*head, "graph dB", "quantized %")

@@ -119,7 +119,11 @@ def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], 
     }
     for target, recipe in todo:
         if found := failures[recipe.name]:
-            _fail(build, job, checkpoint, recipe, target, *found)
+            reason, log = found
+            folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
+            store.remove(folder / MANIFEST)
+            cell_key = key(job, checkpoint, recipe, target)
+            store.write(folder / FAILURE, Failure("failed", reason, os.path.relpath(log, folder), cell_key))
     return [(target, recipe) for target, recipe in todo if failures[recipe.name] is None]
 
 
@@ -140,16 +144,6 @@ def _failure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
         say(f"{what} {checkpoint.spec.name} ({checkpoint.framework}) failed: {reason}")
         return reason, quantizing.log(build, checkpoint, recipe)
     return None
-
-
-def _fail(
-    build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target], reason: str, log: Path
-) -> None:
-    """Writes the failure of a cell's graph as the failure of the cell."""
-    folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
-    store.remove(folder / MANIFEST)
-    place = os.path.relpath(log, folder)
-    store.write(folder / FAILURE, Failure("failed", reason, place, key(job, checkpoint, recipe, target)))
 
 
 def current(build: Store, plan: Plan, job: Job) -> list[Outcome] | None:
@@ -335,7 +329,7 @@ def line(outcome: Outcome) -> str:
 
 
 def checked(artifact: Artifact) -> str:
-    """How an artifact compares with the graph it was made from, that graph with the float model, and what is quantized."""
+    """How an artifact compares with its graph, a quantized graph with the float model, and what is quantized."""
     parity, coverage = artifact.parity, artifact.coverage
     parts = [_compared(parity) if parity else artifact.unchecked or "not checked"]
     if artifact.graph_parity:

@@ -157,7 +157,7 @@ def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs
         raise ParityFailed(
             f"the quantized graph's outputs differ from the float model's: {parity.snr_db:.1f} dB and top-1 agreement "
             f"{parity.top1_agreement:.1%}, and a usable graph has at least {LEAST_QUANTIZED_SNR_DB:g} dB and "
-            f"{LEAST_QUANTIZED_AGREEMENT:.0%}; likely causes: calibration images unlike the test images, or activations "
+            f"{LEAST_QUANTIZED_AGREEMENT:.0%}; likely causes: calibration images unlike the test images, or a layer "
             "with a few values far outside the others' range"
         )
     return parity

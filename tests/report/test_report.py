@@ -412,6 +412,7 @@ def test_warnings_devices_tools_and_method_are_there(page: str) -> None:
 
 def test_exports_show_their_parity(page: str) -> None:
     row = ["int8", "tflite", "graph", "quantized graph", "500", "41.2", "0.999910", "0.12", "1.0", "99.40", "87.00"]
+    row += ["31.5", "98.00", "100.00", "100.00"]
     part = section(page, "exports")
     assert row in lines(part)
     noted = ", ".join(f"int8_weight_only on {target}" for target in sorted(TARGETS))

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import registry
 from pipeline.core import Checkpoint
+from pipeline.errors import Unsupported
 from pipeline.stages import quantize, train
 from pipeline.stages.plan import Job
 from pipeline.stages.quantize import Graph
@@ -51,6 +52,14 @@ def test_a_static_graph_records_its_calibration_and_its_output_step(matrix: Stor
     with np.load(matrix.graphs("tiny", "torch", "int8") / "reference.npz") as kept:
         steps = kept["output_0"] / np.float32(graph.step)
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
+def test_a_graph_records_how_far_it_is_from_what_it_was_made_from(matrix: Store) -> None:
+    captured, quantized = graph_of(matrix, None).parity, graph_of(matrix, "int8").parity
+    assert (captured.against, captured.samples, captured.top1_agreement) == ("framework", 128, 1.0)
+    assert captured.snr_db > 100
+    assert (quantized.against, quantized.samples) == ("float model", 128)
+    assert 20 < quantized.snr_db < 60 and quantized.top1_agreement > 0.95
 
 
 @pytest.mark.parametrize("recipe", [None, "int8"])
@@ -93,6 +102,11 @@ def test_an_altered_graph_is_not_ready_and_a_message_names_the_file(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path} does not match its manifest")
     assert quantize.ready(copied, plans.job(), checkpoint, None) == graph_of(copied, None)
+
+
+def test_a_static_recipe_with_float_weights_has_no_graph(matrix: Store, checkpoint: Checkpoint) -> None:
+    with pytest.raises(Unsupported, match="float16 weights"):
+        quantize.quantize(matrix, plans.job(), checkpoint, dataclasses.replace(INT8, name="mixed", weights="float16"))
 
 
 def test_every_input_of_a_graph_changes_its_cache_key(checkpoint: Checkpoint) -> None:
