@@ -22,6 +22,7 @@ from pathlib import Path
 import _common
 
 from pipeline import sources
+from pipeline.core import PIXELS
 from pipeline.stages import train
 from pipeline.stages.export import export
 from pipeline.stages.plan import Plan
@@ -105,7 +106,7 @@ def one(build: Store, plan: Plan) -> None:
         framework.capture(model, weights, captured)
         if recipe.static:
             images = train.split_of(checkpoint, job, "train").images(range(recipe.calibration))
-            framework.quantize(captured, checkpoint.spec.inputs[0].value_range, images, quantized)
+            framework.quantize(captured, PIXELS, images, quantized)
         source = framework.source(model, weights, captured, quantized if recipe.static else None)
         target.module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{target.module.SUFFIX}")
 

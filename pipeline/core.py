@@ -21,6 +21,9 @@ from pipeline.errors import Broken
 SCHEMA = 1
 """The version in every manifest; a change that old readers would misread increments it."""
 
+PIXELS = (0.0, 255.0)
+"""The range of an image input: the exported graph takes raw pixels and normalises them itself."""
+
 T = TypeVar("T")
 
 
@@ -35,7 +38,8 @@ class Tensor:
         name: for example "image" or "logits".
         shape: for an image always (height, width, channels); Artifact has what a runtime sees.
         dtype: numpy's name.
-        value_range: smallest and largest possible value; None if unbounded.
+        value_range: smallest and largest possible value; None if unbounded. Of an image it is always PIXELS and may
+            be omitted.
     """
 
     name: str

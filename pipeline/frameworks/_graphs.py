@@ -7,6 +7,7 @@ import io
 import os
 import site
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,8 @@ import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantiz
 
 from pipeline.core import ModelSpec
 from pipeline.errors import BadModel, StageFailed, first_line
-from pipeline.frameworks import _int8_constants
+from pipeline.frameworks import _int8_constants, _layers, _quantizer
 from pipeline.frameworks._normalization import nchw
-from pipeline.registry import extra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +40,11 @@ def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
     height, width, channels = spec.inputs[0].shape
     # Random instead of zeros, because some networks check values. Two images, because torch.export specialises on 1.
     images = torch.rand(2, channels, height, width) * 255
+    dynamic = ({0: torch.export.Dim.AUTO},)
     try:
-        return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        program = torch.export.export(net, (images,), dynamic_shapes=dynamic)
+        rewritten = _layers.simplified(program)
+        return program if rewritten is None else torch.export.export(rewritten, (images,), dynamic_shapes=dynamic)
     except Exception as error:  # torch.export raises whatever the model's code raises
         place = _users_line(error)
         raise BadModel(f"torch.export cannot export {spec.name}{place}: {first_line(error)}") from error
@@ -49,12 +52,9 @@ def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
     """See `Framework.quantize`: pt2e with litert-torch's quantizer, whose graphs all targets can lower."""
-    with extra("tflite"):
-        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
-
-    quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     try:
-        prepared = pt2e.prepare_pt2e(load(captured / FLOAT).module(), quantizer)
+        module = _layers.with_own_weights(load(captured / FLOAT).module())
+        prepared = pt2e.prepare_pt2e(module, _quantizer.quantizer())
     except Exception as error:  # a quantizer meets graphs that its authors did not
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise StageFailed(f"the quantizer cannot quantize the graph{_node_of(error)}: {reason}") from error
@@ -92,6 +92,8 @@ def step(folder: Path) -> float | None:
 
 def program(captured: Path, quantized: Path | None, name: str) -> Any:
     """One of the programs of a `Source`, with a batch size of 1; None if the folders have none of that name."""
+    if name == "separate":
+        return _with_batch_of_one(captured / FLOAT, _layers.with_own_weights)
     paths = {"program": captured / FLOAT}
     if quantized is not None:
         paths |= {"quantized": quantized / FOLDED, "unfolded": quantized / UNFOLDED}
@@ -131,8 +133,8 @@ def _graph_file(folder: Path) -> Path:
     return folder / FOLDED if (folder / FOLDED).is_file() else folder / FLOAT
 
 
-def _with_batch_of_one(path: Path) -> Any:
+def _with_batch_of_one(path: Path, rewrite: Callable[[Any], Any] = lambda module: module) -> Any:
     """The program in `path` with its dynamic batch size fixed at 1, as devices run it."""
     program = load(path)
     (image,) = program.example_inputs[0]
-    return torch.export.export(program.module(), (image[:1].clone(),))
+    return torch.export.export(rewrite(program.module()), (image[:1].clone(),))

@@ -51,7 +51,8 @@ def round_constants(converted: Any) -> None:
             params = [_attribute(converted, a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
             stored = quantized.quantize_per_channel.default(weight.detach(), *params)
             weight.data = quantized.dequantize_per_channel.default(stored, *params)
-        if node.target in (ops.conv2d.default, ops.linear.default) and len(node.args) > 2 and node.args[2] is not None:
+        layers = (ops.conv1d.default, ops.conv2d.default, ops.linear.default)
+        if node.target in layers and len(node.args) > 2 and node.args[2] is not None:
             image, weight, bias = node.args[:3]
             if "dequantize_per_tensor" in str(image.target) and "dequantize_per_channel" in str(weight.target):
                 scale = image.args[1] * _attribute(converted, weight.args[1]).double()

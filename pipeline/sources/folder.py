@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.core import ModelSpec, Preprocessing, from_json, to_json
+from pipeline.core import PIXELS, ModelSpec, Preprocessing, from_json, to_json
 from pipeline.errors import MODEL_PACKAGE, BadModel, Broken, PipelineError
 from pipeline.system.progress import say
 from pipeline.system.store import digest, sha256
@@ -46,6 +46,11 @@ def _check(folder: Path, spec: ModelSpec) -> None:
         raise BadModel(
             f"{folder}: SPEC.labels has {len(spec.labels)} names, {len(set(spec.labels))} of them different; "
             f"it must have {spec.classes}, one for each value of the output, or be empty"
+        )
+    if spec.inputs[0].value_range not in (None, PIXELS):
+        raise BadModel(
+            f"{folder}: inputs[0].value_range {spec.inputs[0].value_range} contradicts preprocessing: the graph takes "
+            "pixels of 0 to 255 and normalises them itself by mean and std; omit value_range"
         )
     height, width, channels = spec.inputs[0].shape
     preparation = spec.preprocessing

@@ -7,6 +7,7 @@ loads its converter once and works through the recipes; up to one process per co
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import registry
-from pipeline.core import SCHEMA, Calibration, Checkpoint, Parity, Recipe
+from pipeline.core import PIXELS, SCHEMA, Calibration, Checkpoint, Parity, Recipe
 from pipeline.errors import ParityFailed, Unsupported
 from pipeline.results import keys
 from pipeline.stages.plan import Job
@@ -108,8 +108,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
                 checkpoint.spec.dataset, "train", len(images), store.digest([training.sha256, len(images)])
             )
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
-            value_range = checkpoint.spec.inputs[0].value_range or (0.0, 255.0)
-            framework.quantize(captured, value_range, images, folder)
+            framework.quantize(captured, PIXELS, images, folder)
         outputs = framework.evaluate(folder, samples)
         parity = _parity(build, checkpoint, recipe, outputs)
         np.savez(folder / REFERENCE, samples=samples, output_0=outputs)

@@ -40,6 +40,11 @@ class Source:
         return self.open("program")
 
     @cached_property
+    def separate(self) -> Any:
+        """As `program`, but no two layers share a weight: for converters that change weights in place."""
+        return self.open("separate") or self.program
+
+    @cached_property
     def quantized(self) -> Any:
         """The calibrated graph of a static recipe with int8 weights, in the same form as `program`."""
         return self.open("quantized")

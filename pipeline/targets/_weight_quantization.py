@@ -37,7 +37,7 @@ def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             nonlocal left_in_float
             for node in model.graph.nodes:
-                if node.target not in (ops.conv2d.default, ops.linear.default):
+                if node.target not in (ops.conv1d.default, ops.conv2d.default, ops.linear.default):
                     continue
                 inputs = {node.args[1]: config.weight}
                 if dynamic and _one_input_channel(node):
@@ -60,4 +60,4 @@ def quantize_weights(program: Any, dynamic: bool = False) -> tuple[Any, int]:
 def _one_input_channel(node: Any) -> bool:
     """Whether a convolution is depthwise in XNNPACK's terms: one input channel per group."""
     shape = node.args[1].meta["val"].shape
-    return len(shape) == 4 and shape[1] == 1
+    return len(shape) > 2 and shape[1] == 1

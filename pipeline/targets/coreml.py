@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core import ModelSpec, Port, Recipe, Tensor
 from pipeline.registry import extra
 from pipeline.targets import Exported, Source, _recipes, only_programs
+
+if TYPE_CHECKING:
+    from pipeline.targets._coverage import Layer
 
 SUFFIX = ".mlpackage"
 RUNTIME: str | None = None
@@ -35,13 +40,17 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
     with extra(EXTRA):
         import coremltools  # noqa: F401
+    from pipeline.targets import _coverage
 
     image, outputs = spec.inputs[0], tuple(output.name for output in spec.outputs)
     precision = "FLOAT16" if recipe.weights == "float16" else "FLOAT32"
     model = _convert(source.quantized if recipe.static else source.program, image, outputs, precision)
-    quantized_by = "graph" if recipe.static else None
-    if recipe.weights == "int8" and not recipe.static:
+    quantized_by, coverage = None, None
+    if recipe.static:
+        quantized_by, coverage = "graph", _coverage.of_graph(source.quantized, source.program, recipe)
+    elif recipe.weights == "int8":
         model, quantized_by = _weights_only(model), "coremltools"
+        coverage = _coverage.total(_coverage.named(_layers(model), source.program))
     model.user_defined_metadata.clear()  # contains the date, which would make equal exports differ
     model.save(str(out))
     (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for a debugger; half of the package
@@ -53,6 +62,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
         quantized_by=quantized_by,
         notes=("float16 arithmetic",) if recipe.weights == "float16" else (),
+        coverage=coverage,
     )
 
 
@@ -64,12 +74,30 @@ def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: s
     height, width, channels = image.shape
     layout = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}[channels]
     return ct.convert(
-        program.run_decompositions({}),
+        _decomposed(program),
         inputs=[ct.ImageType(name=image.name, shape=(1, channels, height, width), color_layout=layout)],
         outputs=[ct.TensorType(name=name) for name in outputs],
         minimum_deployment_target=ct.target.iOS17,
         compute_precision=getattr(ct.precision, precision),
     )
+
+
+def _decomposed(program: Any) -> Any:
+    """The program in the operators that coremltools knows: no recurrent layers, aliases or pooling without a stride."""
+    import torch
+
+    ops = torch.ops.aten
+    known = torch.export.default_decompositions()
+    recurrent = {operator: known[operator] for operator in known if str(operator).startswith(("aten.lstm", "aten.gru"))}
+    found = program.run_decompositions(recurrent)
+    for node in list(found.graph.nodes):
+        if node.target == ops.max_pool2d.default and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])
+        if node.target == ops.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            found.graph.erase_node(node)
+    found.graph_module.recompile()
+    return found
 
 
 def _weights_only(model: Any) -> Any:
@@ -80,6 +108,23 @@ def _weights_only(model: Any) -> Any:
         mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
     )
     return optimize.linear_quantize_weights(model, config=optimize.OptimizationConfig(global_config=config))
+
+
+def _layers(model: Any) -> Iterator[Layer]:
+    """The program's layers with weights."""
+    from pipeline.targets._coverage import Layer
+
+    for operation in model._mil_program.functions["main"].operations:
+        weight = operation.inputs.get("weight" if operation.op_type != "matmul" else "y")
+        if operation.op_type not in ("conv", "conv_transpose", "linear", "matmul") or weight.op is None:
+            continue
+        size = prod(
+            operation.inputs["x"].shape if operation.op_type == "conv_transpose" else operation.outputs[0].shape
+        )
+        each = weight.shape[-2] if operation.op_type == "matmul" else prod(weight.shape[1:])
+        stored = weight.op.op_type.startswith("constexpr")
+        reason = None if stored else "coremltools leaves this operator in float"
+        yield Layer(operation.name, operation.op_type, prod(weight.shape), int(size * each), reason)
 
 
 def _fixed_order(package: Path) -> None:

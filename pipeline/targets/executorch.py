@@ -27,10 +27,7 @@ _HALF = (
     "takes and returns float32; everything in between is half precision",
     "ExecuTorch's XNNPACK backend stores convolution weights as float32 anyway: the file is not smaller",
 )
-_FLOAT_DEPTHWISE = (
-    "XNNPACK cannot quantize activations at run time for convolutions with one input channel per group: {count} stay "
-    "float"
-)
+_DEPTHWISE = "XNNPACK cannot quantize activations at run time for convolutions with one input channel per group"
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
@@ -44,6 +41,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         import executorch.kernels.quantized  # noqa: F401  # kernels of quantized_decomposed, for operators outside XNNPACK
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    from pipeline.targets import _coverage
 
     program, notes = _program(source, recipe)
     edge = to_edge_transform_and_lower(
@@ -64,6 +62,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
         quantized_by=_quantized_by(recipe),
         notes=(delegated, *notes),
+        coverage=_coverage.of_graph(program, source.program, recipe, _DEPTHWISE) if recipe.weights == "int8" else None,
     )
 
 
@@ -78,14 +77,14 @@ def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
     if recipe.static:
         return source.quantized, ()
     if recipe.weights == "float16":
-        return _half(source.program), _HALF
+        return _half(source.separate), _HALF
     if recipe.weights == "int8":
         dynamic = recipe.activations == "int8_dynamic"
-        program, depthwise = quantize_weights(source.program, dynamic)
+        program, depthwise = quantize_weights(source.separate, dynamic)
         if not dynamic:
             return program, (_SLOW_WEIGHTS,)
-        return program, (_FLOAT_DEPTHWISE.format(count=depthwise),) if depthwise else ()
-    return source.program, ()
+        return program, (f"{_DEPTHWISE}: {depthwise} stay float",) if depthwise else ()
+    return source.separate, ()
 
 
 def _half(program: Any) -> Any:

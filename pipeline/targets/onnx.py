@@ -28,11 +28,13 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     """Exports and writes the .onnx file; see `Target.export`."""
     with extra(EXTRA):
         import onnx
+    from pipeline.targets import _coverage, _onnx_layers
 
     notes: tuple[str, ...] = ()
-    quantized_by = None
+    quantized_by, coverage = None, None
     if recipe.static:
         model, quantized_by = _convert(source.quantized, spec), "graph"
+        coverage = _coverage.of_graph(source.quantized, source.program, recipe)
     elif recipe.weights == "float32":
         model = _convert(source.program, spec)
     elif recipe.weights == "float16":
@@ -40,8 +42,11 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         notes = ("takes and returns float32; onnxruntime's CPU kernels compute most operators in float32",)
     elif recipe.activations == "int8_dynamic":
         model, quantized_by = _dynamic(_convert(source.program, spec), out), "onnxruntime"
+        coverage = _coverage.total(_coverage.named(_onnx_layers.layers(model), source.program))
     else:
-        model, quantized_by = _convert(quantize_weights(source.program)[0], spec), "torchao"
+        program, _ = quantize_weights(source.separate)
+        model, quantized_by = _convert(program, spec), "torchao"
+        coverage = _coverage.of_graph(program, source.program, recipe)
         notes = ("onnxruntime unpacks the weights at every inference",)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, out)
@@ -52,6 +57,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
         quantized_by=quantized_by,
         notes=notes,
+        coverage=coverage,
     )
 
 

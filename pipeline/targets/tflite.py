@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.core import Coverage, ModelSpec, Port, Recipe
 from pipeline.registry import extra
 from pipeline.targets import Exported, Source, _recipes, only_programs
 
@@ -41,7 +41,18 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         out.write_bytes(quantizer.quantize().quantized_model)
         quantized_by = "ai-edge-quantizer"
     inputs, outputs = _ports(out, spec)
-    return Exported(inputs, outputs, quantized_by, _notes(recipe))
+    coverage = _coverage_of(source, recipe, out) if recipe.weights == "int8" else None
+    return Exported(inputs, outputs, quantized_by, _notes(recipe), coverage)
+
+
+def _coverage_of(source: Source, recipe: Recipe, file: Path) -> Coverage:
+    """Counted in the graph if the file was made from a quantized one, and in the file otherwise."""
+    from pipeline.targets import _coverage, _tflite_layers
+
+    if recipe.static:
+        return _coverage.of_graph(source.quantized, source.program, recipe)
+    layers = _tflite_layers.layers(file.read_bytes())
+    return _coverage.total(_coverage.named(layers, source.program))
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
+from pipeline.core import PIXELS
 from pipeline.sources import Model
 from pipeline.stages import train
 from pipeline.stages.plan import Job
@@ -49,7 +50,7 @@ def capturing(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     framework.capture(model, Path(request["weights"]), folder)
     captured = time.perf_counter()
-    framework.quantize(folder, model.spec.inputs[0].value_range or (0.0, 255.0), images, folder.with_name(QUANTIZED))
+    framework.quantize(folder, PIXELS, images, folder.with_name(QUANTIZED))
     quantized = time.perf_counter()
     return {CAPTURED: captured - started, QUANTIZED: quantized - captured}
 
