@@ -148,7 +148,10 @@ class _Cell:
 
 if __name__ == "__main__":
     gc.set_threshold(*RARELY)
-    main(json.loads(sys.argv[1]))
+    try:
+        main(json.loads(sys.argv[1]))
+    except errors.Broken as error:
+        sys.exit(str(error))
     # Tearing down converters takes a second or more. Everything is written and printed by now.
     atexit._run_exitfuncs()
     sys.stderr.flush()

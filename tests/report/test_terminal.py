@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import RenderableType
 
+from pipeline.core import Coverage, FloatLayer
 from pipeline.report import terminal
 from pipeline.report.terminal import Check
 from pipeline.results import collect
@@ -65,6 +66,21 @@ def test_a_measured_cell_shows_its_figures(tree: Tree) -> None:
     assert (figures["load ms"], figures["RSS MB"]) == ("3.00", "50.0")
     assert (figures["top-1 %"], figures["agree %"]) == ("90.00", "90.00")
     assert figures["drop, points [95 %]"] == "+10.00 [+5.56, +14.24]*"
+
+
+def test_a_quantized_cell_shows_its_graph_and_a_mark_if_much_of_it_stays_in_float(tree: Tree) -> None:
+    tree.artifact("int8", "onnx")
+    tree.measure("int8", "onnx")
+    low = Coverage(0.3, 0.128, (FloatLayer("up", "aten.conv_transpose2d", 800, "no rule"),))
+    for target in ("tflite", "coreml"):
+        tree.artifact("int8", target, coverage=low)
+    tree.measure("int8", "tflite")
+    found = measured(tree)
+    assert [found["int8", "onnx", "local"][column] for column in ("graph dB", "quantized %")] == ["31.5", "100.0"]
+    assert found["int8 (12 % quantized)", "tflite", "local"]["quantized %"] == "12.8"
+    assert any(row[:2] == ["not checked", "int8 (12 % quantized)"] for row in of(tree))
+    (warning,) = [row[1] for row in of(tree) if row[0].startswith("!") and "quantized;" in row[1]]
+    assert "up (aten.conv_transpose2d" in warning
 
 
 def test_an_emulated_device_shows_instructions_and_no_time(tree: Tree) -> None:

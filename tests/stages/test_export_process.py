@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import Failure
+from pipeline.core import Failure, Recipe
 from pipeline.errors import StageFailed, Unsupported, reason
 from pipeline.stages import export, train
 from pipeline.stages.plan import Job, TrainingOptions, recipes_of
@@ -87,6 +87,24 @@ def test_the_process_prints_one_json_line_per_recipe_and_continues_after_a_failu
     failure = read(Failure, cell / "failure.json")
     assert failure is not None and "outputs differ from the quantized graph's by" in failure.reason
     assert not (cell / "artifact.json").exists()
+
+
+def test_a_recipe_that_the_target_does_not_know_is_unsupported_and_not_the_next_best(copied: Store, job: Job) -> None:
+    mixed = Recipe("mixed", "int8", "float16", 0, "int8 weights, float16 activations")
+    command = export.process(copied, "onnx", [(job, mixed)])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["status"] == "unsupported"
+    failure = read(Failure, copied.cell("tiny", "torch", "mixed", "onnx") / "failure.json")
+    assert failure is not None and failure.status == "unsupported" and "int8 weights" in failure.reason
+
+
+@pytest.mark.parametrize("missing", ["checkpoint/checkpoint.json", "graphs/graph.json"])
+def test_an_input_that_changed_since_the_process_was_started_is_an_error(missing: str, copied: Store, job: Job) -> None:
+    (copied.home("tiny", "torch") / missing).unlink()
+    command = export.process(copied, "onnx", [(job, recipe) for recipe in recipes_of("fp32")])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1] if done.returncode else json.loads(done.stdout)["says"]
+    assert "run the command again" in said and "AssertionError" not in said
 
 
 def spoil_reference(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import registry
+from pipeline import recipes, registry
 from pipeline.core import Artifact, Recipe
 from pipeline.stages._parity import LEAST_SNR_DB, MOST_STEPS
 from pipeline.system import store
@@ -102,6 +102,24 @@ def test_reasons_are_one_line_and_fp32_is_always_supported(target: str) -> None:
     assert None in [reason(framework, target, "fp32") for framework in FRAMEWORKS]
     for framework, recipe in product(FRAMEWORKS, RECIPES):
         assert re.fullmatch(r".{10,200}", reason(framework, target, recipe) or "no reason needed")
+
+
+KNOWN = {
+    ("float32", "float32"), ("float16", "float16"), ("int8", "int8"), ("int8", "int8_dynamic"), ("int8", "float32"),
+}  # fmt: skip
+LACKING = {"coreml": {("int8", "int8_dynamic")}, "savedmodel": KNOWN - {("float32", "float32")}}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_supports_exactly_the_combinations_that_it_knows(target: str) -> None:
+    module = registry.load("targets", target)
+    combinations = product((*recipes.WEIGHTS, "int4"), (*recipes.ACTIVATIONS, "int16"))
+    supported = {
+        (weights, activations)
+        for weights, activations in combinations
+        if module.supports(Recipe("other", weights, activations, 256, "another recipe"), "keras") is None
+    }
+    assert supported == KNOWN - LACKING.get(target, set())
 
 
 def test_keras_supports_every_export_that_pytorch_supports() -> None:
