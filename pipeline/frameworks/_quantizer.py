@@ -9,6 +9,7 @@ import torch
 from pipeline.registry import extra
 
 OPS = torch.ops.aten
+LAYERS = (OPS.conv1d.default, OPS.conv2d.default, OPS.convolution.default, OPS.linear.default)
 MOVING = (
     OPS.max_pool2d.default, OPS.pad.default, OPS.flatten.using_ints, OPS.view.default, OPS.reshape.default,
     OPS.permute.default, OPS.transpose.int, OPS.unsqueeze.default, OPS.squeeze.dim, OPS.squeeze.dims,
@@ -27,6 +28,8 @@ def quantizer() -> Any:
         from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, SharedQuantizationSpec
 
+    per_tensor = get_symmetric_quantization_config(is_per_channel=False)
+
     class GraphQuantizer(PT2EQuantizer):  # type: ignore[misc]  # litert-torch has no types
         STATIC_OPS = tuple(operator for operator in PT2EQuantizer.STATIC_OPS if operator != "gru_io_only")
 
@@ -40,8 +43,18 @@ def quantizer() -> Any:
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             super().annotate(model)
             for node in model.graph.nodes:
-                if node.op != "call_function" or _annotation(node):
+                if node.op != "call_function":
                     continue
+                if node.target in LAYERS and node.args[1].op != "get_attr" and _annotation(node):
+                    del _annotation(node).input_qspec_map[
+                        node.args[1]
+                    ]  # computed from the input: it has no fixed scale
+                if _annotation(node):
+                    continue
+                if node.target == OPS.conv_transpose2d.input and node.args[1].op == "get_attr":
+                    config = self.global_config
+                    inputs = {node.args[0]: config.input_activation, node.args[1]: per_tensor.weight}
+                    node.meta[KEY] = QuantizationAnnotation(inputs, config.output_activation, _annotated=True)
                 if node.target in MOVING and _quantized(node.args[0]) and _moves_only(node):
                     shared = SharedQuantizationSpec(node.args[0])
                     node.meta[KEY] = QuantizationAnnotation({node.args[0]: shared}, shared, _annotated=True)

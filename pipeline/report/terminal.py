@@ -145,7 +145,7 @@ def _hardware(found: Sequence[Cell]) -> list[str]:
 
 
 def _measured(found: Sequence[Cell]) -> list[RenderableType]:
-    """One table; two, costs and accuracy, where the terminal is too narrow for one."""
+    """One table; several (costs, accuracy and quantization) where the terminal is too narrow for one."""
     unit = formatting.unit(cell for cell in found if not cell.emulated)
     names = ("recipe", "target", "device")
     costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "spread", "load ms", "RSS MB")
@@ -158,8 +158,12 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     screen = console()
     if screen.measure(whole, options=screen.options.update(width=UNLIMITED)).maximum <= screen.width:
         return [whole]
-    first, second = ([(*row[:3], *row[part]) for row in (head, *rows)] for part in (slice(3, 8), slice(8, None)))
-    return [table(first[0], first[1:], left=3, gap=1), "", table(second[0], second[1:], left=3, gap=1)]
+    tables: list[RenderableType] = []
+    for part in (slice(3, 8), slice(8, 12), slice(12, None)):
+        if head[part]:
+            lines = [(*row[:3], *row[part]) for row in rows]
+            tables += ["", table((*names, *head[part]), lines, left=3, gap=1)]
+    return tables[1:]
 
 
 def _about_verdicts(found: Sequence[Cell]) -> list[str]:

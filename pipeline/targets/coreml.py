@@ -7,14 +7,12 @@ import sys
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe, Tensor
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, _recipes, only_programs
-
-if TYPE_CHECKING:
-    from pipeline.targets._coverage import Layer
+from pipeline.targets import Exported, Source, _coverage, _recipes, only_programs
+from pipeline.targets._coverage import Layer
 
 SUFFIX = ".mlpackage"
 RUNTIME: str | None = None
@@ -40,17 +38,17 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
     with extra(EXTRA):
         import coremltools  # noqa: F401
-    from pipeline.targets import _coverage
+    from pipeline.targets import _graph_layers
 
     image, outputs = spec.inputs[0], tuple(output.name for output in spec.outputs)
     precision = "FLOAT16" if recipe.weights == "float16" else "FLOAT32"
     model = _convert(source.quantized if recipe.static else source.program, image, outputs, precision)
     quantized_by, coverage = None, None
     if recipe.static:
-        quantized_by, coverage = "graph", _coverage.of_graph(source.quantized, source.program, recipe)
+        quantized_by, coverage = "graph", _graph_layers.coverage(source.quantized, source.program, recipe)
     elif recipe.weights == "int8":
         model, quantized_by = _weights_only(model), "coremltools"
-        coverage = _coverage.total(_coverage.named(_layers(model), source.program))
+        coverage = _coverage.total(_graph_layers.named(_layers(model), source.program))
     model.user_defined_metadata.clear()  # contains the date, which would make equal exports differ
     model.save(str(out))
     (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for a debugger; half of the package
@@ -112,8 +110,6 @@ def _weights_only(model: Any) -> Any:
 
 def _layers(model: Any) -> Iterator[Layer]:
     """The program's layers with weights."""
-    from pipeline.targets._coverage import Layer
-
     for operation in model._mil_program.functions["main"].operations:
         weight = operation.inputs.get("weight" if operation.op_type != "matmul" else "y")
         if operation.op_type not in ("conv", "conv_transpose", "linear", "matmul") or weight.op is None:

@@ -41,7 +41,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         import executorch.kernels.quantized  # noqa: F401  # kernels of quantized_decomposed, for operators outside XNNPACK
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
-    from pipeline.targets import _coverage
+    from pipeline.targets import _graph_layers
 
     program, notes = _program(source, recipe)
     edge = to_edge_transform_and_lower(
@@ -62,7 +62,9 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
         quantized_by=_quantized_by(recipe),
         notes=(delegated, *notes),
-        coverage=_coverage.of_graph(program, source.program, recipe, _DEPTHWISE) if recipe.weights == "int8" else None,
+        coverage=_graph_layers.coverage(program, source.program, recipe, _DEPTHWISE)
+        if recipe.weights == "int8"
+        else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, _recipes, only_programs
+from pipeline.targets import Exported, Source, _coverage, _onnx_layers, _recipes, only_programs
 from pipeline.targets._weight_quantization import quantize_weights
 
 SUFFIX = ".onnx"
@@ -28,13 +28,13 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     """Exports and writes the .onnx file; see `Target.export`."""
     with extra(EXTRA):
         import onnx
-    from pipeline.targets import _coverage, _onnx_layers
+    from pipeline.targets import _graph_layers
 
     notes: tuple[str, ...] = ()
     quantized_by, coverage = None, None
     if recipe.static:
         model, quantized_by = _convert(source.quantized, spec), "graph"
-        coverage = _coverage.of_graph(source.quantized, source.program, recipe)
+        coverage = _graph_layers.coverage(source.quantized, source.program, recipe)
     elif recipe.weights == "float32":
         model = _convert(source.program, spec)
     elif recipe.weights == "float16":
@@ -42,11 +42,11 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         notes = ("takes and returns float32; onnxruntime's CPU kernels compute most operators in float32",)
     elif recipe.activations == "int8_dynamic":
         model, quantized_by = _dynamic(_convert(source.program, spec), out), "onnxruntime"
-        coverage = _coverage.total(_coverage.named(_onnx_layers.layers(model), source.program))
+        coverage = _coverage.total(_graph_layers.named(_onnx_layers.layers(model), source.program))
     else:
         program, _ = quantize_weights(source.separate)
         model, quantized_by = _convert(program, spec), "torchao"
-        coverage = _coverage.of_graph(program, source.program, recipe)
+        coverage = _graph_layers.coverage(program, source.program, recipe)
         notes = ("onnxruntime unpacks the weights at every inference",)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, out)

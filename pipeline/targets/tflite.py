@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core import Coverage, ModelSpec, Port, Recipe
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, _recipes, only_programs
+from pipeline.targets import Exported, Source, _coverage, _recipes, _tflite_layers, only_programs
 
 SUFFIX = ".tflite"
 RUNTIME: str | None = "litert"
@@ -47,12 +47,12 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
 def _coverage_of(source: Source, recipe: Recipe, file: Path) -> Coverage:
     """Counted in the graph if the file was made from a quantized one, and in the file otherwise."""
-    from pipeline.targets import _coverage, _tflite_layers
+    from pipeline.targets import _graph_layers
 
     if recipe.static:
-        return _coverage.of_graph(source.quantized, source.program, recipe)
+        return _graph_layers.coverage(source.quantized, source.program, recipe)
     layers = _tflite_layers.layers(file.read_bytes())
-    return _coverage.total(_coverage.named(layers, source.program))
+    return _coverage.total(_graph_layers.named(layers, source.program))
 
 
 @functools.lru_cache(maxsize=2)

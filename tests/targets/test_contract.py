@@ -254,6 +254,24 @@ def test_a_core_ml_program_has_the_quantization_operators_of_its_recipe(framewor
     assert has("int8_weight_only") == {"constexpr_affine_dequantize"}
 
 
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_an_int8_file_records_what_is_quantized(cell: Cell, build: Store) -> None:
+    artifact, _ = artifact_of(build, *cell)
+    wanted, coverage = recipe_of(cell[2]), artifact.coverage
+    assert (artifact.graph_parity is not None) == wanted.static
+    if wanted.weights != "int8":
+        assert coverage is None
+        return
+    assert coverage is not None
+    if (cell[1], wanted.activations) == ("executorch", "int8_dynamic"):
+        left = {"normalize", "features.0", "features.3"} if cell[0] == "torch" else 3
+        names = {layer.name for layer in coverage.float_layers}
+        assert (names if cell[0] == "torch" else len(names)) == left and coverage.low
+        assert all("one input channel per group" in layer.reason for layer in coverage.float_layers)
+    else:
+        assert (coverage.weights, coverage.multiply_adds, coverage.float_layers) == (1.0, 1.0, ())
+
+
 def weights_bytes(build: Store, framework: str, target: str, recipe: str) -> int:
     """Size of the file; of a Core ML package, only the weights, because its program is larger than they are."""
     _, path = artifact_of(build, framework, target, recipe)
