@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ import pytest
 from pipeline import registry
 from pipeline.errors import ParityFailed, StageFailed
 from pipeline.stages._parity import check, predict
-from pipeline.system.store import Store
+from pipeline.stages.quantize import Graph
+from pipeline.system.store import Store, read, write
 from pipeline.targets import Target
 
 ONNX = cast(Target, registry.load("targets", "onnx"))
@@ -106,7 +108,7 @@ def test_one_wrong_sample_in_128_fails(file: Path, graph: Path) -> None:
 
 
 @pytest.mark.parametrize("rounding", [0.9999, 1.0001])
-def test_a_static_file_may_differ_by_four_output_steps_but_not_five(
+def test_a_static_file_may_differ_by_four_output_steps_and_by_more_if_it_is_nearer_than_the_float_model(
     matrix: Store, quantized: Path, rounding: float
 ) -> None:
     path = matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx"
@@ -128,10 +130,24 @@ def test_a_static_file_may_differ_by_four_output_steps_but_not_five(
     assert four.max_steps == pytest.approx(4 * rounding)
     assert four.equal == 127 / 128
     change_reference(quantized, off(5))
+    assert check(path, ONNX, INT8, quantized).max_steps == pytest.approx(5 * rounding)
+    graph = read(Graph, quantized / "graph.json")
+    assert graph is not None
+    write(quantized / "graph.json", replace(graph, parity=replace(graph.parity, snr_db=200.0)))
     with pytest.raises(
         ParityFailed, match=r"^outputs differ from the quantized graph's by 5\.0 output steps \(4 allowed"
     ):
         check(path, ONNX, INT8, quantized)
+
+
+def test_one_wrong_sample_in_128_fails_for_a_static_file_too(matrix: Store, quantized: Path) -> None:
+    def reverse_one(outputs: np.ndarray) -> np.ndarray:
+        outputs[77] = outputs[77, ::-1]
+        return outputs
+
+    change_reference(quantized, reverse_one)
+    with pytest.raises(ParityFailed, match="output steps"):
+        check(matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx", ONNX, INT8, quantized)
 
 
 def test_a_file_that_the_runtime_cannot_run_fails_with_the_runtimes_message(file: Path, graph: Path) -> None:
