@@ -331,15 +331,11 @@ def line(outcome: Outcome) -> str:
 
 def checked(artifact: Artifact) -> str:
     """How an artifact compares with its graph, a quantized graph with the float model, and what is quantized."""
-    parity, coverage = artifact.parity, artifact.coverage
-    parts = [_compared(parity) if parity else artifact.unchecked or "not checked"]
-    if artifact.graph_parity:
-        parts.append(f"the graph: {_compared(artifact.graph_parity)}")
-    if coverage:
-        parts.append(
-            f"{coverage.multiply_adds:.1%} of the multiply-adds and {coverage.weights:.1%} of the weights quantized"
-        )
-    return "; ".join(parts)
+    parity, graph, coverage = artifact.parity, artifact.graph_parity, artifact.coverage
+    text = _compared(parity) if parity else artifact.unchecked or "not checked"
+    if graph:
+        text += f" (the graph: {_compared(graph)})"
+    return f"{text}; {coverage.multiply_adds:.1%} of the multiply-adds quantized" if coverage else text
 
 
 def _compared(parity: Parity) -> str:
