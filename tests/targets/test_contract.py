@@ -268,6 +268,8 @@ def test_an_int8_file_records_what_is_quantized(cell: Cell, build: Store) -> Non
         names = {layer.name for layer in coverage.float_layers}
         assert (names if cell[0] == "torch" else len(names)) == left and coverage.low
         assert all("one input channel per group" in layer.reason for layer in coverage.float_layers)
+    elif (cell[1], wanted.activations) == ("coreml", "float32"):
+        assert [layer.name for layer in coverage.float_layers] == ["normalize"] and not coverage.low
     else:
         assert (coverage.weights, coverage.multiply_adds, coverage.float_layers) == (1.0, 1.0, ())
 
