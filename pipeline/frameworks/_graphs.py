@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
-import site
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
 from pipeline.core import ModelSpec
-from pipeline.errors import BadModel, StageFailed, first_line
+from pipeline.errors import BadModel, StageFailed, first_line, origin
 from pipeline.frameworks import _int8_constants, _layers, _quantizer
 from pipeline.frameworks._normalization import nchw
 
@@ -46,8 +44,7 @@ def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
         rewritten = _layers.simplified(program)
         return program if rewritten is None else torch.export.export(rewritten, (images,), dynamic_shapes=dynamic)
     except Exception as error:  # torch.export raises whatever the model's code raises
-        place = _users_line(error)
-        raise BadModel(f"torch.export cannot export {spec.name}{place}: {first_line(error)}") from error
+        raise BadModel(f"torch.export cannot export {spec.name}: {first_line(error)}{origin(error)}") from error
 
 
 def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
@@ -110,13 +107,6 @@ def save(program: Any, path: Path) -> None:
 def load(path: Path) -> Any:
     """Loads a saved program."""
     return torch.export.load(path)
-
-
-def _users_line(error: BaseException) -> str:
-    """Where in the model's code an error was raised: " (torch.py:12, in forward)"; empty if not there."""
-    libraries = (*site.getsitepackages(), str(Path(os.__file__).parent), str(Path(__file__).parents[1]), "<")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(libraries)]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
 
 
 def _node_of(error: BaseException) -> str:

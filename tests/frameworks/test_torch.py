@@ -336,5 +336,5 @@ def test_unusable_model_code_is_reported_with_its_file(body: str, complaint: str
 def test_a_model_with_data_dependent_control_flow_is_refused(weights: Path, tmp_path: Path) -> None:
     branch = "        if image.sum() > 3:\n            image = -image\n        logits: torch"
     model = copy_of(str(MODEL.folder), tmp_path, ("        logits: torch", branch))
-    with pytest.raises(BadModel, match=r"^torch\.export cannot export copy_of_tiny \(torch\.py:\d+, in forward\): "):
+    with pytest.raises(BadModel, match=r"^torch\.export cannot export copy_of_tiny: .*torch\.py:\d+"):
         framework.capture(model, weights, tmp_path / "graphs")
