@@ -35,14 +35,25 @@ def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
     Raises:
         BadModel: torch.export cannot export the model's code.
     """
+    program = traced(net, spec)
+    try:
+        rewritten = _layers.simplified(program)
+    except Exception as error:  # a rewrite meets graphs that its author did not
+        raise BadModel(f"the graph of {spec.name} cannot be simplified: {first_line(error)}{origin(error)}") from error
+    return program if rewritten is None else traced(rewritten, spec)
+
+
+def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
+    """What torch.export makes of a module; the program shares the module's weights.
+
+    Raises:
+        BadModel: torch.export cannot export the model's code.
+    """
     height, width, channels = spec.inputs[0].shape
     # Random instead of zeros, because some networks check values. Two images, because torch.export specialises on 1.
     images = torch.rand(2, channels, height, width) * 255
-    dynamic = ({0: torch.export.Dim.AUTO},)
     try:
-        program = torch.export.export(net, (images,), dynamic_shapes=dynamic)
-        rewritten = _layers.simplified(program)
-        return program if rewritten is None else torch.export.export(rewritten, (images,), dynamic_shapes=dynamic)
+        return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     except Exception as error:  # torch.export raises whatever the model's code raises
         raise BadModel(f"torch.export cannot export {spec.name}: {first_line(error)}{origin(error)}") from error
 

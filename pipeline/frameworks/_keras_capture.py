@@ -49,11 +49,11 @@ def main(request: dict[str, Any]) -> None:
     network.check(_simplify.simplified(program), "random")
     for variable, value in zip(net.weights, trained, strict=True):
         variable.assign(value)
-    simplified = _simplify.simplified(program)
-    network.check(simplified, "trained")
+    captured = _graphs.exported(_simplify.simplified(program), model.spec)
+    network.check(captured.module(), "trained")
     folder = Path(request["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    _graphs.save(_graphs.exported(simplified, model.spec), folder / _graphs.FLOAT)
+    _graphs.save(captured, folder / _graphs.FLOAT)
 
 
 class _Network:
@@ -85,7 +85,7 @@ class _Network:
         module = _normalization.WithNormalization(Inference(self.net), self.model.spec.preprocessing).eval()
         with _keras.recorded(values=False) as calls:
             try:
-                return _graphs.exported(module, self.model.spec).run_decompositions({})
+                return _graphs.traced(module, self.model.spec).run_decompositions({})
             except BadModel as error:
                 if calls.failed is None:
                     raise
