@@ -154,8 +154,8 @@ def origin(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """An error as one line: a message of this project as it is, any other as `described`."""
-    return first_line(error) if isinstance(error, PipelineError) else described(error)
+    """An error as one line: a message of this project as it is, any other as `described`, at most 300 characters."""
+    return first_line(error) if isinstance(error, PipelineError) else described(error)[:300]
 
 
 def again(kind: str, says: str) -> PipelineError | None:
