@@ -12,7 +12,7 @@ from pipeline import devices
 from pipeline.core import Device, Measurement
 from pipeline.devices import _ssh
 from pipeline.errors import Unreachable
-from pipeline.results import collect
+from pipeline.results import collect, keys
 from pipeline.stages import measure
 from pipeline.stages import push as pushing
 from pipeline.stages.plan import plugins
@@ -149,4 +149,4 @@ def test_the_address_and_the_description_of_a_device_are_in_no_key() -> None:
     two = Device(
         "pi", "ssh", False, {"address": "b", "port": 1, "identity": "i", "summary": "a Pi", "clock": "instructions"}
     )
-    assert measure._decisive(devices.bound(one)) == measure._decisive(devices.bound(two))
+    assert keys.decisive(devices.bound(one)) == keys.decisive(devices.bound(two))

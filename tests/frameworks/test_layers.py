@@ -222,6 +222,17 @@ def test_this_layer_stays_in_float_and_is_counted_with_the_reason(name: str, cov
     assert found and all(layer.multiply_adds > 0 for layer in found)
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes .*_flat_weights:UserWarning")
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_a_recurrent_layer_stays_in_float_and_the_rest_is_quantized(kind: str, tmp_path: Path) -> None:
+    from pipeline.targets import _graph_layers
+
+    found = source(captured({"layer": f"Rows(nn.{kind}(8, 8, batch_first=True))"}, tmp_path))
+    (layer,) = _graph_layers.coverage(found.quantized, found.program, INT8).float_layers
+    assert (layer.operator, layer.multiply_adds) == (f"aten.{kind.lower()}", {"GRU": 3, "LSTM": 4}[kind] * 8 * 16 * 256)
+    assert layer.name == "layers.layer.layers.0"
+
+
 def test_a_captured_graph_computes_the_same_as_the_network(everything: Path) -> None:
     import torch
 
@@ -233,7 +244,7 @@ def test_a_captured_graph_computes_the_same_as_the_network(everything: Path) -> 
     assert stats.parity("network", [expected], [outputs], [None]).snr_db > 100
 
 
-@pytest.mark.parametrize("dynamic", [False])
+@pytest.mark.parametrize("dynamic", [False, True])
 def test_the_weights_of_every_convolution_and_linear_layer_are_quantized(everything: Path, dynamic: bool) -> None:
     """ExecuTorch's int8_dynamic leaves convolutions with one input channel per group in float."""
     from pipeline.targets import _graph_layers
@@ -245,8 +256,12 @@ def test_the_weights_of_every_convolution_and_linear_layer_are_quantized(everyth
     )
     program, _ = quantize_weights(found.separate, dynamic)
     coverage = _graph_layers.coverage(program, found.program, recipe, "one input channel")
-    unknown = {operator for _, operator, _ in FLOAT.values()} | {"aten.conv_transpose2d"}
-    left = [layer for layer in coverage.float_layers if layer.operator not in unknown]
+    expected = [(operator, reason) for _, operator, reason in FLOAT.values()] + [("aten.conv_transpose2d", "")]
+    left = [
+        layer
+        for layer in coverage.float_layers
+        if not any(layer.operator == operator and reason in layer.reason for operator, reason in expected)
+    ]
     assert all(dynamic and layer.reason == "one input channel" for layer in left)
     assert len(left) == (2 if dynamic else 0)  # the normalisation and the depthwise convolution
 
