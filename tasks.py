@@ -24,7 +24,7 @@ from invoke.parser import parser
 from invoke.program import Program
 from invoke.tasks import task
 
-from pipeline.errors import BadOption, PipelineError, StageFailed, Unreachable, described
+from pipeline.errors import BadOption, ExportsFailed, PipelineError, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -799,15 +799,13 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
     return android.path(build)
 
 
-def _benched(build: Store, plan: Plan, options: Options) -> tuple[list[Result], StageFailed | None]:
+def _benched(build: Store, plan: Plan, options: Options) -> tuple[list[Result], ExportsFailed | None]:
     """What was measured; and why an export failed, which is reported after the table of the others."""
     from pipeline.stages import measure
 
     try:
         return measure.bench(build, plan, options), None
-    except Unreachable:
-        raise
-    except StageFailed as error:
+    except ExportsFailed as error:
         return [], error
 
 

@@ -13,6 +13,7 @@
     ├── Broken                    a file in build/ that does not match its manifest
     ├── StageFailed               a failed converter, runtime or measurement; names the log
     │   ├── ParityFailed          an export whose outputs differ too much from the model's
+    │   ├── ExportsFailed         some of a plan's exports; the others are made
     │   └── Unreachable           an unreachable device, or a lost connection
     └── DiskFull                  no space left on the disk; no partial file remains
 
@@ -103,6 +104,10 @@ class StageFailed(PipelineError):
 
 class ParityFailed(StageFailed):
     """An exported file whose outputs differ too much from the model's."""
+
+
+class ExportsFailed(StageFailed):
+    """Some exports of a plan failed; the others are made."""
 
 
 class Unreachable(StageFailed):

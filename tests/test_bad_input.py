@@ -433,7 +433,7 @@ def test_empty_data_is_refused(tmp_path: Path) -> None:
     empty.mkdir()
     for model in ("resnet8", "mobilenet_v3_small"):
         error = refused(tmp_path / "build", "train", "--model", model, "--data", empty)
-        assert error.startswith(f"{empty} has no images (.jpg, ") and "class folders" in error
+        assert error.startswith(f"{empty} has no images") and "class folders" in error
 
 
 def test_a_truncated_zip_is_refused(tmp_path: Path, pets: Path) -> None:
@@ -446,7 +446,7 @@ def test_a_truncated_zip_is_refused(tmp_path: Path, pets: Path) -> None:
 def test_data_with_other_classes_than_the_model_is_refused(tmp_path: Path, pets: Path) -> None:
     data = as_folder(tmp_path / "data", class_files("", {"cat": 5, "dog": 5, "owl": 5}))
     error = refused(tmp_path / "build", "train", "--model", pets, "--data", data)
-    assert error.startswith("pets has 2 ") and error.endswith(" 3")
+    assert error.startswith("pets has 2 ") and "'owl'" in error
     error = refused(tmp_path / "build", "train", "--model", "mobilenet_v3_small", "--data", data)
     assert all(part in error for part in ("mobilenet_v3_small", "1000", " 3", "--model …:classes=3"))
 

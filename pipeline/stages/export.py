@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline import errors, registry
 from pipeline.core import Artifact, Checkpoint, Failure, Parity, Recipe, safe_file_name, to_json
-from pipeline.errors import Broken, DiskFull, StageFailed
+from pipeline.errors import Broken, DiskFull, ExportsFailed
 from pipeline.registry import Plugin
 from pipeline.results import keys
 from pipeline.stages import quantize as quantizing
@@ -159,7 +159,7 @@ def current(build: Store, plan: Plan, job: Job) -> list[Outcome] | None:
 def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
     """
     Raises:
-        StageFailed: an export failed. Each failure's reason, the last lines of its log and the log's path are printed
+        ExportsFailed: an export failed. Each failure's reason, the last lines of its log and the log's path are printed
             first.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -175,7 +175,7 @@ def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
         cells = ", ".join(f"{outcome.target} {outcome.recipe}" for outcome in failed)
         reasons = list(dict.fromkeys(outcome.reason for outcome in failed))
         more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
-        raise StageFailed(f"{len(failed)} of {len(outcomes)} exports failed ({cells}): {reasons[0]}{more}")
+        raise ExportsFailed(f"{len(failed)} of {len(outcomes)} exports failed ({cells}): {reasons[0]}{more}")
 
 
 def key(job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> str:
