@@ -148,8 +148,10 @@ program.run()
 def test_a_model_is_trained_exported_and_measured(mac: Mac, tmp_path: Path) -> None:
     build = tmp_path / "build"
     model = ("--model", TINY)
+    mac.program("sysctl", '[ "$2" = machdep.cpu.brand_string ] && echo "Apple M2"')
     mac.python(INV, "export", *model, "--target", "onnx,coreml", "--recipe", "fp32", LASTMILE_BUILD=str(build))
     mac.python(INV, "bench", *model, "--target", "onnx", "--processes", "2", LASTMILE_BUILD=str(build))
     path = build / "tiny.torch" / "fp32" / "onnx" / "local" / "measurement.json"
     measurement = from_json(Measurement, json.loads(path.read_text()), str(path))
     assert [one.peak_rss_bytes > 0 and one.rss_before_load_bytes > 0 for one in measurement.processes] == [True] * 2
+    assert measurement.device["cpu"] == "Apple M2"
