@@ -280,14 +280,12 @@ def _run_worker(
         done = proc.watch(argv, each, {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0"})
         if stop.is_set():
             break  # we ended it
-        if left and done.code != 0:
+        if left:
             job, recipe = left.pop(0)  # the recipe that the process was exporting
-            _died(build, job, recipe, target, done)
-            say(f"  {named(job, recipe)}: failed: {done.reason}")
+            reason = done.reason if done.code != 0 else "the export's process ended early, with exit code 0"
+            _died(build, job, recipe, target, reason)
+            say(f"  {named(job, recipe)}: failed: {reason}")
             step()
-        elif left:
-            missing = ", ".join(recipe.name for _, recipe in left)
-            raise Broken(f"the exporter for {target.name} ended without {missing}")
     return made
 
 
@@ -301,11 +299,11 @@ def process(build: Store, target: str, work: Sequence[Work]) -> list[str]:
     return [sys.executable, "-m", keys.FILES, json.dumps(request)]
 
 
-def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], done: proc.Done) -> None:
+def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], reason: str) -> None:
     """Writes the end of a process as the failure of its cell."""
     checkpoint = _checkpoint(build, job)
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
-    store.write(folder / FAILURE, Failure("failed", done.reason, LOG, key(job, checkpoint, recipe, target)))
+    store.write(folder / FAILURE, Failure("failed", reason, LOG, key(job, checkpoint, recipe, target)))
 
 
 def _checkpoint(build: Store, job: Job) -> Checkpoint:

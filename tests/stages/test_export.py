@@ -210,6 +210,17 @@ def test_a_killed_worker_fails_only_its_recipe_and_the_failure_is_stored(copied:
     assert export.current(copied, plan("onnx", "fp32"), job) is None, "a failed export is tried again"
 
 
+def test_a_worker_that_ends_early_without_an_error_fails_each_recipe(
+    copied: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for recipe in ("fp32", "int8"):
+        (copied.cell("tiny", "torch", recipe, "onnx") / "artifact.json").unlink()
+    monkeypatch.setattr(export, "process", lambda *_: [sys.executable, "-c", ""])
+    outcomes = export.export(copied, plan("onnx", ["fp32", "int8"]))
+    assert [(outcome.recipe, outcome.status) for outcome in outcomes] == [("fp32", "failed"), ("int8", "failed")]
+    assert all("exit code 0" in (outcome.reason or "") for outcome in outcomes)
+
+
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
 
