@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -144,10 +143,10 @@ def model(cell: Cell) -> str:
 
 
 def recipe(cell: Cell) -> str:
-    """The recipe, with a mark if much of the file stays in float: int8 (12 % quantized)."""
+    """The recipe, with a mark if much of the file stays in float: int8 (12.3 % quantized)."""
     if cell.coverage is None or not cell.coverage.low:
         return cell.recipe
-    return f"{cell.recipe} ({math.floor(100 * cell.coverage.multiply_adds)} % quantized)"
+    return f"{cell.recipe} ({100 * cell.coverage.multiply_adds:.1f} % quantized)"
 
 
 def name(cell: Cell) -> str:

@@ -80,7 +80,7 @@ def of_coverage(coverage: Coverage | None) -> tuple[str, ...]:
     layers = coverage.float_layers
     names = [f"{layer.name} ({layer.operator}: {layer.reason})" for layer in layers[:NAMED]]
     names += [f"{len(layers) - NAMED} more"] if len(layers) > NAMED else []
-    share = f"only {coverage.multiply_adds:.0%} of the multiply-adds are quantized"
+    share = f"only {100 * coverage.multiply_adds:.1f} % of the multiply-adds are quantized"
     return (f"{share}; these layers stay in float: {', '.join(names)}",)
 
 

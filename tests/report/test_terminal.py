@@ -77,8 +77,8 @@ def test_a_quantized_cell_shows_its_graph_and_a_mark_if_much_of_it_stays_in_floa
     tree.measure("int8", "tflite")
     found = measured(tree)
     assert [found["int8", "onnx", "local"][column] for column in ("graph dB", "quantized %")] == ["31.5", "100.0"]
-    assert found["int8 (12 % quantized)", "tflite", "local"]["quantized %"] == "12.8"
-    assert any(row[:2] == ["not checked", "int8 (12 % quantized)"] for row in of(tree))
+    assert found["int8 (12.8 % quantized)", "tflite", "local"]["quantized %"] == "12.8"
+    assert any(row[:2] == ["not checked", "int8 (12.8 % quantized)"] for row in of(tree))
     (warning,) = [row[1] for row in of(tree) if row[0].startswith("!") and "quantized;" in row[1]]
     assert "up (aten.conv_transpose2d" in warning
 

@@ -56,7 +56,7 @@ def test_processes_that_differ_give_a_warning() -> None:
 def test_a_file_of_which_less_than_nine_tenths_is_quantized_gives_a_warning_that_names_the_largest_layers() -> None:
     layers = tuple(FloatLayer(f"up.{i}", "aten.conv_transpose2d", 100 - i, "no rule") for i in range(5))
     (text,) = warnings.of_coverage(Coverage(0.95, 0.421, layers))
-    assert "42%" in text and "up.0" in text and "up.2" in text and "up.3" not in text and "2 more" in text
+    assert "42.1 %" in text and "up.0" in text and "up.2" in text and "up.3" not in text and "2 more" in text
     assert "aten.conv_transpose2d" in text and "no rule" in text
     assert warnings.of_coverage(Coverage(0.5, 0.9, layers)) == ()
     assert warnings.of_coverage(None) == ()
