@@ -59,6 +59,7 @@ def _coverage_of(source: Source, recipe: Recipe, file: Path) -> Coverage:
 def _convert(program: Any, static: bool = False) -> bytes:
     """Converts a program to a TFLite file with NHWC input. Cached, because three recipes start from the float file."""
     import litert_torch
+    import torch
 
     config = None
     if static:
@@ -68,7 +69,13 @@ def _convert(program: Any, static: bool = False) -> bytes:
         quantizer = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         config = QuantConfig(pt2e_quantizer=quantizer)
     (image,) = program.example_inputs[0]
-    module = litert_torch.to_channel_last_io(program.module(), args=[0])
+    graph = program.module()
+    for node in graph.graph.nodes:
+        # The strides of an NHWC image run through the network, and a view of such a tensor fails.
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    graph.recompile()
+    module = litert_torch.to_channel_last_io(graph, args=[0])
     sample = (image.permute(0, 2, 3, 1).contiguous(),)
     return bytes(litert_torch.convert(module, sample, quant_config=config).model_content())
 

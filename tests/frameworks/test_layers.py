@@ -170,7 +170,7 @@ def network(layers: Mapping[str, str]) -> Any:
     whole = WithNormalization(net, SPEC.preprocessing)
     with torch.no_grad():
         for _ in range(10):
-            whole.train()(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float())
+            whole.train()(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float().contiguous())
     return whole.eval()
 
 
@@ -264,6 +264,19 @@ def test_the_weights_of_every_convolution_and_linear_layer_are_quantized(everyth
     ]
     assert all(dynamic and layer.reason == "one input channel" for layer in left)
     assert len(left) == (2 if dynamic else 0)  # the normalisation and the depthwise convolution
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8"])
+def test_a_view_of_a_convolution_is_exported_to_tflite(recipe: str, tmp_path: Path) -> None:
+    """torch.export has the strides of an NCHW image, and TFLite's image is NHWC."""
+    from pipeline.frameworks import _graphs
+
+    layer = "Own((8, 2048), lambda x, w, b: F.linear(x.view(x.size(0), -1), w / 9, b))"
+    folder = captured({"layer": layer}, tmp_path)
+    expected = _graphs.evaluate(folder / "int8" if recipe == "int8" else folder, IMAGES)
+    target, file = registry.load("targets", "tflite"), tmp_path / "model.tflite"
+    target.export(source(folder), SPEC, registry.load("recipes", recipe).RECIPE, file)
+    assert stats.parity("graph", [expected], predict(file, target, IMAGES), [None]).snr_db > 25
 
 
 SHARED = [name for name in QUANTIZED if "twice" in name or "three times" in name or "two names" in name]
