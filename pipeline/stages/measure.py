@@ -113,9 +113,8 @@ def bench(build: Store, plan: Plan, options: Options = Options()) -> list[Result
         same.setdefault(one.hardware or one.device.name, []).append(one)
     if len(same) > 1:  # not during a measurement on this machine, for which it would have to wait
         for job in plan.jobs:
-            checkpoint = train.ready(build, job)
-            assert checkpoint is not None  # it was exported
-            pushing.evaluation(build, job, checkpoint, options.samples)
+            if checkpoint := train.ready(build, job):  # if its training failed, its outcomes report that
+                pushing.evaluation(build, job, checkpoint, options.samples)
     calls = [partial(_in_turn, build, plan, outcomes, devices, options) for devices in same.values()]
     results = [result for results in proc.side_by_side(calls) for result in results]
     raise_if_failed(outcomes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -142,6 +143,18 @@ def test_a_device_that_fails_does_not_end_the_others(copied: Store, tiny: Path, 
     assert "gone: no response" in errors[0] and "broken: no such runtime" in errors[1]
     assert "Traceback" not in done.err
     assert measured(copied, "one") and not measured(copied, "gone")
+
+
+def test_a_framework_that_fails_does_not_end_the_other_on_any_device(
+    tmp_path: Path, tiny: Path, more: dict[str, str]
+) -> None:
+    model, build = tmp_path / "tiny", Store(tmp_path / "build")
+    shutil.copytree(tiny, model, ignore=shutil.ignore_patterns("__pycache__"))
+    (model / "keras.py").write_text("def build(spec):\n    raise RuntimeError('mine')\n")
+    done = inv(build.root, "bench", "--model", model, "--framework", "all", "--device", "a,b", *QUICK, **more)
+    assert done.code == 2
+    assert "mine" in done.err and "Traceback" not in done.err and "AssertionError" not in done.err
+    assert measured(build, "a") and measured(build, "b")
 
 
 def test_an_unreachable_device_is_reported_before_anything_is_exported(
