@@ -25,7 +25,14 @@ PR_SET_PDEATHSIG = 1
 def main(request: dict[str, Any]) -> int:
     """Takes part in the training; returns the exit code."""
     end_with_parent(ctypes.CDLL(None))
-    signal.signal(signal.SIGTERM, _leave)
+    over = False
+
+    def leave(number: int, _: object) -> None:
+        if not over:  # a second signal, which the launcher may send, must not interrupt what handles the first
+            raise KeyboardInterrupt(*["ended by SIGTERM"] * (number == signal.SIGTERM))  # runs every `finally`
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
     try:
         from pipeline.stages import train
         from pipeline.stages.plan import Job
@@ -33,7 +40,7 @@ def main(request: dict[str, Any]) -> int:
 
         train.take_part(Store(Path(request["build"])), Job.from_json(request["job"]))
     except BaseException as error:  # a model's code may raise anything
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        over = True
         if isinstance(error, KeyboardInterrupt) and not error.args:
             return 128 + signal.SIGINT
         _record(error)
@@ -60,10 +67,6 @@ def end_with_parent(library: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _leave(*_: object) -> None:
-    raise KeyboardInterrupt("ended by SIGTERM")  # runs every `finally`, which removes temporary files
 
 
 def _record(error: BaseException) -> None:
