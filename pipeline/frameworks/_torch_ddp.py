@@ -21,30 +21,47 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pipeline.errors import BadModel
 from pipeline.frameworks import Group, _process_group
 from pipeline.frameworks._process_group import Exit
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals whose handlers the launcher replaces and does not restore."""
 
+PLAIN = nn.modules.batchnorm._BatchNorm
+OWN = (PLAIN.forward, nn.SyncBatchNorm.forward)
+
 
 # -- batch normalisation -----------------------------------------------------------------------------------------------
 
 
 def synchronize_batch_norm(network: nn.Module, gpu: bool) -> nn.Module:
-    """The network with batch normalisation over all processes; the names in its state_dict do not change."""
+    """The network with batch normalisation over all processes; the names in its state_dict do not change.
+
+    Raises:
+        BadModel: a layer is a subclass of batch normalisation that computes something else, such as timm's
+            BatchNormAct2d with its activation; the replacement would leave that out.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, PLAIN) and type(module).forward not in {
+            kind.forward for kind in (PLAIN, nn.SyncBatchNorm)
+        }:
+            raise BadModel(
+                f"the layer {name} is a {type(module).__name__}, a batch normalisation with a forward() of its own, "
+                "which cannot be synchronized between processes: train with --devices 1"
+            )
     if gpu:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted
     for name, module in list(network.named_modules()):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, PLAIN):
             synchronized = copy.copy(module)
             synchronized.__class__ = BatchNorm
             network.set_submodule(name, synchronized)
     return network
 
 
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
+class BatchNorm(PLAIN):
     """Batch normalisation over all processes on CPUs; nn.SyncBatchNorm supports GPUs only.
 
     Takes (N, channels, …). Gradients flow through the statistics, as they do in a single process.

@@ -174,7 +174,7 @@ def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
     if failed:
         cells = ", ".join(f"{outcome.target} {outcome.recipe}" for outcome in failed)
         reasons = list(dict.fromkeys(outcome.reason for outcome in failed))
-        more = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
+        more = f", and {len(reasons) - 1} other reason{'s' * (len(reasons) > 2)}" if len(reasons) > 1 else ""
         raise ExportsFailed(f"{len(failed)} of {len(outcomes)} exports failed ({cells}): {reasons[0]}{more}")
 
 

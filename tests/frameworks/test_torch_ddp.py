@@ -45,3 +45,23 @@ def test_synchronized_batch_normalisation_matches_pytorchs(options: dict[str, An
             torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(ours.state_dict(), plain.state_dict())
     torch.testing.assert_close(ours.eval()(images), plain.eval()(images))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_batch_normalisation_with_its_own_forward_is_refused(gpu: bool) -> None:
+    """The replacement would compute without the activation that timm's BatchNormAct2d applies."""
+    from torch import Tensor, nn
+
+    from pipeline.errors import BadModel
+    from pipeline.frameworks import _torch_ddp
+
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    class Renamed(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(BadModel, match=r"\b1\b.*Activated.*--devices 1"):
+        _torch_ddp.synchronize_batch_norm(nn.Sequential(nn.Conv2d(1, 3, 3), Activated(3)), gpu)
+    assert not isinstance(_torch_ddp.synchronize_batch_norm(nn.Sequential(Renamed(3)), gpu)[0], Renamed)
