@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -424,3 +425,11 @@ def test_uneven_classes_keep_their_proportions() -> None:
 def test_the_subset_never_changes() -> None:
     assert stats.stratified(SORTED, 5).tolist() == [298, 553, 672, 859, 993]
     assert set(stats.stratified(SORTED, 50)) < set(stats.stratified(SORTED, 60))
+
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "timing.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS["percentiles"])
+def test_percentiles_are_those_of_the_golden_vectors(vector: dict[str, Any]) -> None:
+    assert stats.percentile(sorted(vector["values"]), vector["percent"]) == pytest.approx(vector["expected"])

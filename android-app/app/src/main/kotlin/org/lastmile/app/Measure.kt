@@ -12,75 +12,80 @@ data class Entry(val loops: Int, val ns: Long)
 /**
  * Raw timings; statistics are computed when they are read.
  *
+ * @property refillsInput whether the input was set again before every run, because a run overwrites it.
+ * @property includesInputCopy whether every recorded time includes a copy of the input to the runtime's memory.
  * @property singleRunsNs runs that were timed one by one, each including [clockNs]; empty if every entry of [runs] is one run.
  */
 class Timing(
     val firstRunNs: Long,
     val refillsInput: Boolean,
+    val includesInputCopy: Boolean,
     val warmup: List<Entry>,
     val runs: List<Entry>,
     val singleRunsNs: List<Long>,
     val clockNs: Long
 )
 
-/** Measures a model's latency and keeps every raw sample. The method is that of edge-bench's measure.py, which gives the reasons. */
-object Measure {
-    /** Minimum duration of an entry, so that the cost of reading the clock is negligible. */
-    private const val ENTRY_NS = 1_000_000L
+/**
+ * Measures a model's latency and keeps every raw sample. The method is that of edge-bench's measure.py, which gives the reasons;
+ * tests/vectors/timing.json holds both to the same samples.
+ *
+ * @param between called between entries, outside the measured spans, with the clock and the progress from 0 to 1. It must be quick.
+ * @param clock nanoseconds.
+ */
+class Measure(
+    private val session: Session,
+    private val effort: Effort,
+    private val between: (Long, Double) -> Unit = { _, _ -> },
+    private val clock: () -> Long = System::nanoTime
+) {
+    private var refills = false
+    private var lastReading = 0L
 
-    private const val SINGLE_RUNS = 200
-    private const val CLOCK_READINGS = 1000
-
-    /** Times a session whose inputs are set. Calls [onProgress] between entries with a value from 0 to 1. */
-    fun time(
-        session: Session,
-        effort: Effort,
-        onProgress: (Double) -> Unit = {}
-    ): Timing {
-        val first = timeEntry(session, 1)
-        val refills = !keepsInput(session)
-        val warmup = warmUp(session, effort.warmupSeconds)
+    /** Times the session, whose inputs are set. */
+    fun time(): Timing {
+        val first = timeEntry(1)
+        refills = !keepsInput()
+        val warmup = warmUp()
         val loops = loopsFor(warmup)
-        val runs = measure(session, loops, effort, onProgress)
-        return Timing(first.ns, refills, warmup, runs, singleRuns(session, if (loops > 1) SINGLE_RUNS else 0), clockNs())
+        val runs = measure(loops)
+        val single = singleRuns(if (loops > 1) SINGLE_RUNS else 0)
+        return Timing(first.ns, refills, refills || session.copiesInput, warmup, runs, single, clockNs())
     }
 
-    private fun singleRuns(
-        session: Session,
-        count: Int
-    ): List<Long> =
+    private fun call() {
+        if (refills) session.refill()
+        session.invoke()
+    }
+
+    private fun singleRuns(count: Int): List<Long> =
         List(count) {
-            val begin = System.nanoTime()
-            session.invoke()
-            System.nanoTime() - begin
+            val begin = clock()
+            call()
+            clock() - begin
         }
 
     /** What the clock adds to the time of a single run: the median time between two readings. */
     private fun clockNs(): Long =
         List(CLOCK_READINGS) {
-            val begin = System.nanoTime()
-            System.nanoTime() - begin
+            val begin = clock()
+            clock() - begin
         }.sorted()[CLOCK_READINGS / 2]
 
     /** Runs the model [loops] times and reads the clock once before and once after. */
-    private fun timeEntry(
-        session: Session,
-        loops: Int
-    ): Entry {
-        val begin = System.nanoTime()
-        for (i in 0 until loops) session.invoke()
-        return Entry(loops, System.nanoTime() - begin)
+    private fun timeEntry(loops: Int): Entry {
+        val begin = clock()
+        for (i in 0 until loops) call()
+        lastReading = clock()
+        return Entry(loops, lastReading - begin)
     }
 
-    private fun warmUp(
-        session: Session,
-        seconds: Double
-    ): List<Entry> {
+    private fun warmUp(): List<Entry> {
         val entries = mutableListOf<Entry>()
-        val end = System.nanoTime() + (seconds * 1e9).toLong()
+        val end = clock() + nanoseconds(effort.warmupSeconds)
         var loops = 1
-        while (entries.isEmpty() || System.nanoTime() < end) {
-            entries += timeEntry(session, loops)
+        while (entries.isEmpty() || clock() < end) {
+            entries += timeEntry(loops)
             if (entries.last().ns < ENTRY_NS) loops *= 2
         }
         return entries
@@ -92,31 +97,28 @@ object Measure {
         return maxOf(1, Math.rint(ENTRY_NS / maxOf(fastest, 1.0)).toInt())
     }
 
-    private fun measure(
-        session: Session,
-        loops: Int,
-        effort: Effort,
-        onProgress: (Double) -> Unit
-    ): List<Entry> {
+    private fun measure(loops: Int): List<Entry> {
         val entries = ArrayList<Entry>(4 * effort.minRuns)
-        val begin = System.nanoTime()
-        val end = begin + (effort.minSeconds * 1e9).toLong()
-        while (entries.size < effort.minRuns || System.nanoTime() < end) {
-            entries += timeEntry(session, loops)
-            val elapsedFraction = (System.nanoTime() - begin) / maxOf(effort.minSeconds * 1e9, 1.0)
-            onProgress(minOf(1.0, elapsedFraction, entries.size.toDouble() / effort.minRuns))
+        val begin = clock()
+        val length = nanoseconds(effort.minSeconds)
+        while (entries.size < effort.minRuns || clock() < begin + length) {
+            entries += timeEntry(loops)
+            val elapsed = (lastReading - begin).toDouble() / maxOf(length, 1)
+            between(lastReading, minOf(1.0, elapsed, entries.size.toDouble() / effort.minRuns))
         }
         return entries
     }
 
+    private fun nanoseconds(seconds: Double) = (seconds * 1e9).toLong()
+
     /** Whether a second run reads the same input as the first: the outputs are equal within the error of a different summation order. */
-    private fun keepsInput(session: Session): Boolean {
-        val first = outputs(session)
+    private fun keepsInput(): Boolean {
+        val first = outputs()
         session.invoke()
-        return first.zip(outputs(session)) { a, b -> allClose(a, b) }.all { it }
+        return first.zip(outputs()) { a, b -> allClose(a, b) }.all { it }
     }
 
-    private fun outputs(session: Session): List<FloatArray> = session.outputs.zip(session.readOutputs(), TensorInfo::read)
+    private fun outputs(): List<FloatArray> = session.outputs.zip(session.readOutputs(), TensorInfo::read)
 
     private fun allClose(
         a: FloatArray,
@@ -130,5 +132,23 @@ object Measure {
                     a[it].isNaN() &&
                     b[it].isNaN()
             }
+    }
+
+    companion object {
+        /** Minimum duration of an entry, so that the cost of reading the clock is negligible. */
+        private const val ENTRY_NS = 1_000_000L
+
+        private const val SINGLE_RUNS = 200
+        private const val CLOCK_READINGS = 1000
+
+        /** A percentile by linear interpolation of ascending values, as in the host's statistics. */
+        fun percentile(
+            sorted: List<Double>,
+            percent: Double
+        ): Double {
+            val at = (sorted.size - 1) * percent / 100
+            val low = at.toInt()
+            return sorted[low] + (at - low) * (sorted[minOf(low + 1, sorted.size - 1)] - sorted[low])
+        }
     }
 }

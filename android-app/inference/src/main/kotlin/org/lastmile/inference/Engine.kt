@@ -37,8 +37,14 @@ interface Session : Closeable {
     /** What executes the model: "xnnpack", another delegate, or "cpu" for the runtime's own kernels. May read the file: do not call it in timed code. */
     val delegate: String
 
-    /** Binds one direct buffer per input, allocated with [TensorInfo.allocate]. The runtime reads the buffers in every run. */
+    /** Whether [invoke] copies the inputs to the runtime's memory in every run, because the runtime has no other call. */
+    val copiesInput: Boolean
+
+    /** Sets one direct buffer per input, allocated with [TensorInfo.allocate]. Call it again after changing a buffer's content. */
     fun setInputs(buffers: List<ByteBuffer>)
+
+    /** Copies the buffers of [setInputs] to the runtime's memory again, for a model that overwrites its input. */
+    fun refill()
 
     /** Calls the runtime and nothing else: this is the call that is timed. Throws an [InferenceException] with the runtime's message. */
     fun invoke()

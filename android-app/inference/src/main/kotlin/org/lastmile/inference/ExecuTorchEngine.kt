@@ -65,9 +65,15 @@ private class ExecuTorchSession(
 
     override val delegate: String get() = if ("XnnpackBackend" in program.backends) "xnnpack" else "cpu"
 
+    override val copiesInput: Boolean get() = program.copiesInput
+
     override fun setInputs(buffers: List<ByteBuffer>) {
+        if (buffers.size != inputs.size) throw InferenceException("the model has ${inputs.size} inputs, not ${buffers.size}")
         inputBuffers = wrapErrors { inputs.zip(buffers) { info, buffer -> EValue.from(toTensor(info, buffer)) }.toTypedArray() }
     }
+
+    // Every run reads the buffers.
+    override fun refill() = Unit
 
     override fun invoke() {
         results = wrapErrors { module.forward(*inputBuffers) }

@@ -71,9 +71,16 @@ internal object TfliteFile {
  *
  * Source: executorch/schema/program.fbs, scalar_type.fbs and extended_header.h.
  */
-internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInfo>, val backends: Set<String>) {
+internal class PteFile(
+    val inputs: List<TensorInfo>,
+    val outputs: List<TensorInfo>,
+    val backends: Set<String>,
+    /** Whether an input has a place in the program's own memory, to which every run copies it. */
+    val copiesInput: Boolean
+) {
     companion object {
         private const val TENSOR = 5 // in the union KernelTypes
+        private const val ALLOCATION = 6 // in the table Tensor: allocation_info
 
         fun read(file: File): PteFile =
             FlatTable.of(file, "ET12") { program, bytes ->
@@ -85,7 +92,8 @@ internal class PteFile(val inputs: List<TensorInfo>, val outputs: List<TensorInf
                 PteFile(
                     inputs = plan.ints(3).mapIndexed { i, value -> tensorInfo("input_$i", values[value]) },
                     outputs = plan.ints(4).mapIndexed { i, value -> tensorInfo("output_$i", values[value]) },
-                    backends = plan.tables(7).map { it.string(0) }.toSet()
+                    backends = plan.tables(7).map { it.string(0) }.toSet(),
+                    copiesInput = plan.ints(3).any { values[it].table(1)?.table(ALLOCATION) != null }
                 )
             }
 

@@ -1,18 +1,20 @@
 package org.lastmile.inference
 
 import java.io.File
+import java.lang.reflect.InvocationTargetException
+import java.lang.reflect.Method
 import java.nio.ByteBuffer
 import org.tensorflow.lite.DataType
 import org.tensorflow.lite.Interpreter
 import org.tensorflow.lite.Tensor
 
-/** TFLite's interpreter, now called LiteRT. Its default delegate is XNNPACK. */
+/** TensorFlow Lite's interpreter. Its default delegate is XNNPACK. The name is that of the later library LiteRT, which has the same API. */
 object LiteRtEngine : Engine {
     override val name = "litert"
     override val suffix = ".tflite"
     override val delegates = listOf("xnnpack", "cpu", "nnapi")
 
-    override fun unavailable(): String? = Engines.unavailable("org.tensorflow.lite.Interpreter", "LiteRT")
+    override fun unavailable(): String? = Engines.unavailable("org.tensorflow.lite.Interpreter", "TensorFlow Lite")
 
     override fun load(file: File, options: Options): Session {
         if (options.delegate != null && options.delegate !in delegates) {
@@ -36,17 +38,23 @@ private class LiteRtSession(
 ) : Session {
     override val inputs = (0 until interpreter.inputTensorCount).map { tensorInfo(interpreter.getInputTensor(it)) }
     override val outputs = (0 until interpreter.outputTensorCount).map { tensorInfo(interpreter.getOutputTensor(it)) }
+    private val bareCall = BareCall.of(interpreter)
     private var inputBuffers: Array<Any> = emptyArray()
 
     // The interpreter falls back silently if XNNPACK or NNAPI takes no operator. Its execution plan is then as long as the file's.
     override val delegate: String
         get() = if (executionPlanLength() < TfliteFile.operatorCount(file)) options.delegate ?: "xnnpack" else "cpu"
 
+    override val copiesInput: Boolean get() = bareCall == null
+
     override fun setInputs(buffers: List<ByteBuffer>) {
         inputBuffers = buffers.onEach { setPosition(it, 0) }.toTypedArray() // the interpreter reads from the buffer's position
+        refill()
     }
 
-    override fun invoke() = wrapErrors { interpreter.runForMultipleInputsOutputs(inputBuffers, NO_OUTPUT_BUFFERS) }
+    override fun refill() = wrapErrors { bareCall?.setInputs(inputBuffers) ?: Unit }
+
+    override fun invoke() = wrapErrors { bareCall?.run() ?: interpreter.runForMultipleInputsOutputs(inputBuffers, NO_OUTPUT_BUFFERS) }
 
     override fun readOutputs(): List<ByteBuffer> = outputs.indices.map { interpreter.getOutputTensor(it).asReadOnlyBuffer() }
 
@@ -61,6 +69,59 @@ private class LiteRtSession(
     private companion object {
         /** Outputs stay in the interpreter's memory, from which [readOutputs] takes them. */
         val NO_OUTPUT_BUFFERS = emptyMap<Int, Any>()
+    }
+}
+
+/**
+ * The interpreter's call without a copy of the inputs, as in the C and Python APIs. Java's public methods copy the inputs in every
+ * run, so this takes the private methods that they call.
+ */
+private class BareCall(
+    private val run: Method,
+    private val handles: Array<Any>,
+    private val setTo: Method,
+    private val inputs: List<Tensor>
+) {
+    fun setInputs(buffers: Array<Any>) {
+        if (buffers.size != inputs.size) throw InferenceException("the model has ${inputs.size} inputs, not ${buffers.size}")
+        unwrapped { inputs.forEachIndexed { i, tensor -> setTo.invoke(tensor, buffers[i]) } }
+    }
+
+    fun run() {
+        unwrapped { run.invoke(null, *handles) }
+    }
+
+    private inline fun unwrapped(body: () -> Unit) =
+        try {
+            body()
+        } catch (error: InvocationTargetException) {
+            throw error.targetException
+        }
+
+    companion object {
+        /** Null if this version of the library has no such methods; they are not part of its API. */
+        fun of(interpreter: Interpreter): BareCall? =
+            try {
+                val wrapper = field("org.tensorflow.lite.InterpreterImpl", "wrapper").get(interpreter)!!
+                val native = "org.tensorflow.lite.NativeInterpreterWrapper"
+                val handles = arrayOf(field(native, "interpreterHandle").get(wrapper)!!, field(native, "errorHandle").get(wrapper)!!)
+                val run = method(native, "run", Long::class.java, Long::class.java)
+                val setTo = method("org.tensorflow.lite.TensorImpl", "setTo", Any::class.java)
+                BareCall(run, handles, setTo, List(interpreter.inputTensorCount) { interpreter.getInputTensor(it) })
+            } catch (other: ReflectiveOperationException) {
+                null
+            }
+
+        private fun field(
+            type: String,
+            name: String
+        ) = Class.forName(type).getDeclaredField(name).also { it.isAccessible = true }
+
+        private fun method(
+            type: String,
+            name: String,
+            vararg parameters: Class<*>
+        ) = Class.forName(type).getDeclaredMethod(name, *parameters).also { it.isAccessible = true }
     }
 }
 
