@@ -89,6 +89,7 @@ HELP = {
     "stop": "stop the board; all boards if none is named",
     "dataset": "a dataset with an official archive: cifar10",
     "to": "folder or file name for the archive",
+    "output": "the file for the result; default: build/probes/<device>.json",
     "match": "run the tests that match this pytest expression",
 }
 
@@ -635,6 +636,21 @@ def devices_clean(_c: Context, device: str) -> None:
     print(f"{device}: {devices.find(device).clean(_build()):,} bytes freed")
 
 
+@command(name="probe")
+def devices_probe(_c: Context, device: str, output: str | None = None) -> None:
+    """Check on a device what Lastmile assumes about it, in about a minute; writes one JSON file for an issue."""
+    from pipeline import devices
+    from pipeline.report import terminal
+    from pipeline.system import store
+
+    build = _build()
+    path = _path(output) or build.root / "probes" / f"{device}.json"
+    probe = devices.find(device).probe(build)
+    store.write(path, probe)
+    terminal.show(*terminal.probe(probe))
+    print(f"\n{path}: no serial number and no address is in it; attach it to an issue")
+
+
 @command(name="build")
 def android_build(
     _c: Context, abi: str = "arm64-v8a", engine: str = "litert,executorch", debug: bool = False, release: bool = False,
@@ -964,7 +980,9 @@ namespace = Collection(
     test,
     docs,
 )
-namespace.add_collection(Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate))
+namespace.add_collection(
+    Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate, devices_probe)
+)
 namespace.add_collection(Collection("data", data_download))
 namespace.add_collection(Collection("android", android_build))
 

@@ -350,6 +350,47 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Assumption:
+    """One thing that Lastmile assumes about a device, and what a probe saw there.
+
+    Attributes:
+        name: the same on every device of a kind, such as "flock".
+        assumed: what Lastmile assumes, in one sentence.
+        seen: what the device answered.
+        holds: None if the device cannot show it.
+    """
+
+    name: str
+    assumed: str
+    seen: str
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe saw on one device (`inv devices.probe`), to attach to an issue: no serial number, no address.
+
+    Attributes:
+        lastmile: the version that probed.
+        date: the day, UTC.
+        kind: the plug-in in pipeline/devices/.
+        model: what the device calls itself, such as "Raspberry Pi 5 Model B Rev 1.0".
+        system: the operating system and its version.
+        hardware: hash of `DeviceKind.hardware`: two probes of one device have the same.
+    """
+
+    lastmile: str
+    date: str
+    kind: str
+    emulated: bool
+    model: str
+    system: str
+    hardware: str
+    assumptions: tuple[Assumption, ...]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Accuracy on a device over the evaluation split or a subset of it.
 

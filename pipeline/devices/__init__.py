@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pipeline import registry
-from pipeline.core import Device
+from pipeline.core import Device, Probe
 from pipeline.errors import BadOption, UnknownName
 from pipeline.registry import Plugin
 from pipeline.system.proc import Done
@@ -89,6 +89,16 @@ class DeviceKind(Protocol):
     def clean(self, build: Store, device: Device) -> int:
         """Removes everything that `setup` and `push` copied to the device; returns the bytes freed."""
 
+    def probe(self, build: Store, device: Device) -> Probe:
+        """Checks on the device what this plug-in assumes about it, in about a minute. It changes nothing there.
+
+        An assumption that does not hold is a result. `_probe.made` makes the noun and hides serial numbers and
+        addresses.
+
+        Raises:
+            Unreachable, StageFailed: the device cannot be asked at all.
+        """
+
 
 @dataclass(frozen=True)
 class BoundDevice:
@@ -150,6 +160,9 @@ class BoundDevice:
 
     def clean(self, build: Store) -> int:
         return self.kind.clean(build, self.device)
+
+    def probe(self, build: Store) -> Probe:
+        return self.kind.probe(build, self.device)
 
 
 def devices() -> dict[str, BoundDevice]:

@@ -227,6 +227,16 @@ def cool(request: Request) -> Request:
     return {}
 
 
+def probe(request: Request) -> Request:
+    """Runs a program of the standard library alone, which prints JSON; see _machine.py."""
+    folder = home(request)
+    scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(folder)))
+    try:
+        return run([sys.executable, "-c", request["program"], str(folder)], dict(os.environ), scratch)
+    finally:
+        discard(scratch)
+
+
 def clean(request: Request) -> Request:
     """Removes all files and runtimes."""
     folder = home(request)
@@ -245,6 +255,7 @@ VERBS: dict[str, Callable[[Request], Request]] = {
     "put": put,
     "unpack": unpack,
     "cool": cool,
+    "probe": probe,
     "clean": clean,
 }
 HELD: list[IO[str]] = []

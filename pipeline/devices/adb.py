@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import android
-from pipeline.core import Device
+from pipeline.core import Device, Probe
 from pipeline.devices import _adb
 from pipeline.devices._adb import Phone
 from pipeline.emulate import phone as emulated
@@ -285,6 +285,15 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
     with exclusive(build, device):
         setup(build, device, runtime)
         return _call(_phone(build, device), device, runtime, words, timeout)
+
+
+def probe(build: Store, device: Device) -> Probe:
+    """See `DeviceKind.probe`.
+
+    Raises:
+        StageFailed: phones have no probe yet.
+    """
+    raise StageFailed(f"{device.name}: inv devices.probe does not support phones yet")
 
 
 def clean(build: Store, device: Device) -> int:

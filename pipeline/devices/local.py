@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from pipeline import registry
-from pipeline.core import Device
-from pipeline.devices import _edge_bench, _runner
+from pipeline.core import Device, Probe
+from pipeline.devices import _edge_bench, _probe, _runner
 from pipeline.errors import NeedsTool, StageFailed
 from pipeline.system import proc, store
 from pipeline.system.proc import Done
@@ -127,6 +127,16 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
 def clean(build: Store, device: Device) -> int:
     """See `DeviceKind.clean`: nothing was sent."""
     return 0
+
+
+def probe(build: Store, device: Device) -> Probe:
+    """See `DeviceKind.probe`."""
+    with exclusive(build, device):
+        done = proc.run([sys.executable, _probe.MACHINE, build.root], timeout=_probe.SECONDS)
+    if done.code != 0:
+        raise StageFailed(f"{device.name}: the probe failed: {done.reason}")
+    model, system, found = _probe.of_machine(done.out)
+    return _probe.made(device, hardware(build, device), model, system, found, [platform.node()])
 
 
 def _python(build: Store, runtime: str) -> Path:

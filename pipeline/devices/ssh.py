@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import Device
-from pipeline.devices import _bundle, _edge_bench, _session, _ssh
+from pipeline.core import Device, Probe
+from pipeline.devices import _bundle, _edge_bench, _probe, _session, _ssh
 from pipeline.emulate import pi
 from pipeline.emulate.pi import image
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable
@@ -165,6 +165,20 @@ def clean(build: Store, device: Device) -> int:
         freed = int(_request(device, {"verb": "clean"})["freed_bytes"])
         _refresh(device)
     return freed
+
+
+def probe(build: Store, device: Device) -> Probe:
+    """See `DeviceKind.probe`. It holds the board, so it waits for other jobs and disturbs none."""
+    with exclusive(build, device):
+        identity = hardware(build, device)
+        device = _resolved(build, device)
+        done = _request(device, {"verb": "probe", "program": _probe.MACHINE.read_text()}, _probe.SECONDS)
+        if done["code"] != 0:
+            raise StageFailed(f"{device.name}: the probe failed: {done['err'].strip().splitlines()[-1:]}")
+        model, system, found = _probe.of_machine(done["out"])
+        own = _bundle.Board.of(_ssh.link(device).description).hardware
+    private = [own["serial"], own["machine_id"], _ssh.address(device).rpartition("@")[2]]
+    return _probe.made(device, identity, model, system, found, private)
 
 
 def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:

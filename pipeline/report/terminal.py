@@ -12,7 +12,7 @@ from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
-from pipeline.core import Cell, Device, Recipe
+from pipeline.core import Cell, Device, Probe, Recipe
 from pipeline.results import warnings
 from pipeline.system.console import UNLIMITED, console
 
@@ -351,6 +351,20 @@ def devices(states: Iterable[tuple[Device, str, str | None]], seen: Iterable[tup
         rows.append((status, device.name, device.kind, description + emulated, reason or ""))
     rows += [(mark("seen"), "", kind, line, "") for kind, line in seen]
     return table(("status", "device", "kind", "description", "reason"), rows)
+
+
+def probe(found: Probe) -> list[RenderableType]:
+    """What was probed, a row for each assumption, and how many hold."""
+    status = {True: "ok", False: "failed", None: "unavailable"}
+    words = {True: "holds", False: "does not hold", None: "cannot tell"}
+    rows = [(mark(status[one.holds], words[one.holds]), one.name, one.assumed, one.seen) for one in found.assumptions]
+    counts = ((sum(one.holds is holds for one in found.assumptions), text) for holds, text in words.items())
+    title = f"{found.model}{' (emulated)' if found.emulated else ''}: {found.system}"
+    return [
+        formatting.one_line(title),
+        table(("status", "assumption", "what Lastmile assumes", "seen"), rows),
+        ", ".join(f"{count} {text}" for count, text in counts if count),
+    ]
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
