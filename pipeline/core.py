@@ -118,13 +118,20 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """*What* is quantized; the targets implement how.
+    """*What* is quantized; the targets implement how. `pipeline.recipes` has the possible values.
 
     Attributes:
-        weights: "float32", "float16" or "int8" (symmetric, per output channel).
+        weights: "float32", "float16", "int8" (symmetric, per output channel), "int4" (symmetric, linear layers only),
+            or "palette4" or "palette6" (each weight is one of 16 or 64 values).
         activations: "float32", "float16", "int8" (scales from calibration) or "int8_dynamic" (scales at run time).
         calibration: size of the calibration set, taken from the training split; 0 if none is needed.
         summary: one line of text.
+        block: this many weights along the input axis share one scale; None for one scale per output channel.
+        exceptions: (pattern, dtype): layers that match the pattern have weights of that dtype; see `recipes.matches`.
+            A "float32" layer computes in float32.
+        bias_correction: "on", "off" or "auto": whether the biases of a static graph make up for the mean error of each
+            layer. "auto" leaves it to the quantizer.
+        training: "ptq", or "qat": the network is trained on with simulated quantization first.
     """
 
     name: str
@@ -132,6 +139,10 @@ class Recipe:
     activations: str
     calibration: int
     summary: str
+    block: int | None = None
+    exceptions: tuple[tuple[str, str], ...] = ()
+    bias_correction: str = "auto"
+    training: str = "ptq"
 
     @property
     def static(self) -> bool:

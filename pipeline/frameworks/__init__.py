@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.core import Recipe
 from pipeline.datasets import Split
 from pipeline.sources import Model
 from pipeline.targets import Source
@@ -159,9 +160,9 @@ class Framework(Protocol):
         """Captures the float graph and writes it to `folder`."""
 
     def quantize(
-        self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path
+        self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
     ) -> None:
-        """Calibrates the float graph in `captured` on `images` and writes the static int8 graph to `folder`."""
+        """Calibrates the float graph in `captured` on `images` and writes a static recipe's graph to `folder`."""
 
     def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs of the float or quantized graph in `folder` for images (N, height, width, channels)."""

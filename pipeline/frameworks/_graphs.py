@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
-from pipeline.core import ModelSpec
+from pipeline.core import ModelSpec, Recipe
 from pipeline.errors import BadModel, StageFailed, first_line, origin
 from pipeline.frameworks import _int8_constants, _layers, _quantizer
 from pipeline.frameworks._normalization import nchw
@@ -58,7 +58,9 @@ def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
         raise BadModel(f"torch.export cannot export {spec.name}: {first_line(error)}{origin(error)}") from error
 
 
-def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
+def quantize(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+) -> None:
     """See `Framework.quantize`: pt2e with litert-torch's quantizer, whose graphs all targets can lower."""
     try:
         module = _layers.with_own_weights(load(captured / FLOAT).module())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.core import to_json
+from pipeline.core import Recipe, to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, StageFailed
 from pipeline.frameworks import Group, Settings
@@ -160,12 +160,14 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
         raise errors.again(failure["error"], failure["message"]) or StageFailed(failure["message"])
 
 
-def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
+def quantize(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+) -> None:
     """See `Framework.quantize`."""
     _with_graphs()
     from pipeline.frameworks import _graphs
 
-    _graphs.quantize(captured, value_range, images, folder)
+    _graphs.quantize(captured, value_range, images, folder, recipe)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

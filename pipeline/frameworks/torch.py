@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core import Recipe
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, first_line
 from pipeline.frameworks import Group, Settings
@@ -182,11 +183,13 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
     _graphs.save(program, folder / _graphs.FLOAT)
 
 
-def quantize(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path) -> None:
+def quantize(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+) -> None:
     """See `Framework.quantize`."""
     with extra(EXTRA):
         from pipeline.frameworks import _graphs
-    _graphs.quantize(captured, value_range, images, folder)
+    _graphs.quantize(captured, value_range, images, folder, recipe)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -108,7 +108,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
                 checkpoint.spec.dataset, "train", len(images), store.digest([training.sha256, len(images)])
             )
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
-            framework.quantize(captured, PIXELS, images, folder)
+            framework.quantize(captured, PIXELS, images, folder, recipe)
         outputs = framework.evaluate(folder, samples)
         parity = _parity(build, checkpoint, recipe, outputs)
         np.savez(folder / REFERENCE, samples=samples, output_0=outputs)

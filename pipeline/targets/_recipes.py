@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core import Recipe
+from pipeline.recipes import INT16
 
 SUPPORTED = (
     ("float32", "float32"),
@@ -16,6 +17,14 @@ SUPPORTED = (
 
 def unsupported(recipe: Recipe) -> str | None:
     """The reason why the converters do not support a recipe; None if they do."""
-    if (recipe.weights, recipe.activations) in SUPPORTED:
-        return None
-    return f"its converter does not support {recipe.weights} weights with {recipe.activations} activations"
+    if recipe.activations == "int16":
+        return INT16
+    if (recipe.weights, recipe.activations) not in SUPPORTED:
+        return f"its converter does not support {recipe.weights} weights with {recipe.activations} activations"
+    if recipe.training != "ptq":
+        return f"training {recipe.training!r} is not available yet"
+    if recipe.exceptions:
+        return "layers cannot be left out yet"
+    if recipe.block is not None:
+        return f"{recipe.weights} weights have one scale per output channel, not one per block"
+    return None

@@ -248,7 +248,7 @@ def test_the_quantized_graph_is_close_to_the_float_graph_and_its_outputs_are_mul
     captured = build.graphs("tiny", named(framework))
     images = synthetic.split(MODEL.spec, 64).images(range(64))
     before = store.sha256(captured)
-    framework.quantize(captured, (0.0, 255.0), images, tmp_path)
+    framework.quantize(captured, (0.0, 255.0), images, tmp_path, registry.load("recipes", "int8").RECIPE)
     assert store.sha256(captured) == before
     step = framework.step(tmp_path)
     assert step is not None and step > 0

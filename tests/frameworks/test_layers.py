@@ -179,7 +179,7 @@ def captured(layers: Mapping[str, str], folder: Path) -> Path:
     from pipeline.frameworks import _graphs
 
     _graphs.save(_graphs.exported(network(layers), SPEC), folder / _graphs.FLOAT)
-    _graphs.quantize(folder, PIXELS, IMAGES, folder / "int8")
+    _graphs.quantize(folder, PIXELS, IMAGES, folder / "int8", INT8)
     return folder
 
 

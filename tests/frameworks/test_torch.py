@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import sources
+from pipeline import registry, sources
 from pipeline.core import Preprocessing
 from pipeline.errors import BadModel, BadWeights, Broken
 from pipeline.frameworks import Settings
@@ -308,7 +308,9 @@ def test_the_input_scale_does_not_depend_on_the_calibration_set(brightest: int, 
     from pipeline.frameworks import _graphs
 
     images = np.random.default_rng(0).integers(0, brightest + 1, (40, 8, 8, 1), np.uint8)
-    framework.quantize(matrix.graphs("tiny", "torch"), (0.0, 255.0), images, tmp_path)
+    framework.quantize(
+        matrix.graphs("tiny", "torch"), (0.0, 255.0), images, tmp_path, registry.load("recipes", "int8").RECIPE
+    )
     for name in (_graphs.FOLDED, _graphs.UNFOLDED):
         nodes = _graphs.load(tmp_path / name).graph.nodes
         first = next(node for node in nodes if "quantize_per_tensor" in str(node.target))

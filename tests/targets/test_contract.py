@@ -113,7 +113,7 @@ LACKING = {"coreml": {("int8", "int8_dynamic")}, "savedmodel": KNOWN - {("float3
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_supports_exactly_the_combinations_that_it_knows(target: str) -> None:
     module = registry.load("targets", target)
-    combinations = product((*recipes.WEIGHTS, "int4"), (*recipes.ACTIVATIONS, "int16"))
+    combinations = product((*recipes.WEIGHTS, "int2"), (*recipes.ACTIVATIONS, "int16"))
     supported = {
         (weights, activations)
         for weights, activations in combinations

@@ -47,7 +47,8 @@ def captured(run: Run) -> list[Row]:
     def ask(framework: str, _: int) -> dict[str, Any]:
         checkpoint = run.checkpoint(framework)
         weights = run.build.checkpoint(checkpoint.spec.name, framework) / checkpoint.weights
-        return {"spec": to_json(checkpoint.spec), "weights": str(weights), "images": str(images)}
+        spec = to_json(checkpoint.spec)
+        return {"spec": spec, "weights": str(weights), "images": str(images), "recipe": to_json(recipe)}
 
     turns = take(run, "capture", "capturing", ask)
     whats = {"captured": "captured as a graph, imports included", "quantized": f"its static {recipe.name} graph"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import registry
-from pipeline.core import PIXELS
+from pipeline.core import PIXELS, Recipe, from_json
 from pipeline.sources import Model
 from pipeline.stages import train
 from pipeline.stages.plan import Job
@@ -50,7 +50,8 @@ def capturing(model: Model, request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     framework.capture(model, Path(request["weights"]), folder)
     captured = time.perf_counter()
-    framework.quantize(folder, PIXELS, images, folder.with_name(QUANTIZED))
+    recipe = from_json(Recipe, request["recipe"])
+    framework.quantize(folder, PIXELS, images, folder.with_name(QUANTIZED), recipe)
     quantized = time.perf_counter()
     return {CAPTURED: captured - started, QUANTIZED: quantized - captured}
 
