@@ -33,6 +33,7 @@ import org.robolectric.Robolectric;
 import org.robolectric.RobolectricTestRunner;
 import org.robolectric.RuntimeEnvironment;
 import org.robolectric.Shadows;
+import org.robolectric.android.controller.ActivityController;
 import org.robolectric.annotation.Config;
 import org.robolectric.annotation.GraphicsMode;
 import org.robolectric.annotation.LooperMode;
@@ -49,8 +50,8 @@ import org.robolectric.util.ReflectionHelpers;
 
 /**
  * The app's process on the emulated phone. Each line of standard input is a JSON object: {"start": activity, "extras":
- * {...}} or {"thermal": status}. The reply is a line that begins with 0x01: empty, or an error. All other output goes to
- * the log. Unlike a test, it runs until it is killed or the app's code throws.
+ * {...}}, {"thermal": status}, {"awake": boolean} or {"focus": boolean}. The reply is a line that begins with 0x01:
+ * empty, or an error. All other output goes to the log. Unlike a test, it runs until it is killed or the app's code throws.
  */
 @RunWith(Phone.Runner.class)
 @Config(sdk = 34, qualifiers = "w411dp-h891dp-xxhdpi", shadows = Phone.Storage.class)
@@ -59,6 +60,9 @@ import org.robolectric.util.ReflectionHelpers;
 public class Phone {
     private static final String END_OF_INPUT = "";
     private static final int FRAME_MS = 4;
+
+    /** The activity that was started last. */
+    private static ActivityController<? extends Activity> shown;
 
     @Test
     public void lives() throws Exception {
@@ -122,6 +126,17 @@ public class Phone {
             Shadows.shadowOf(power).setCurrentThermalStatus(request.getInt("thermal"));
             return;
         }
+        if (request.has("awake")) {
+            PowerManager power = (PowerManager) RuntimeEnvironment.getApplication().getSystemService(Context.POWER_SERVICE);
+            Shadows.shadowOf(power).turnScreenOn(request.getBoolean("awake"));
+            String action = request.getBoolean("awake") ? Intent.ACTION_SCREEN_ON : Intent.ACTION_SCREEN_OFF;
+            RuntimeEnvironment.getApplication().sendBroadcast(new Intent(action));
+            return;
+        }
+        if (request.has("focus")) {
+            if (shown != null) shown.windowFocusChanged(request.getBoolean("focus")).pause();
+            return;
+        }
         String name = request.getString("start");
         Context context = RuntimeEnvironment.getApplication();
         Intent intent = new Intent().setComponent(new ComponentName(context.getPackageName(), name));
@@ -130,7 +145,7 @@ public class Phone {
             String key = keys.next();
             intent.putExtra(key, extras.getString(key));
         }
-        Robolectric.buildActivity(Class.forName(name).asSubclass(Activity.class), intent).setup();
+        shown = Robolectric.buildActivity(Class.forName(name).asSubclass(Activity.class), intent).setup();
     }
 
     /** Loads Kotlin's library in Robolectric's sandbox too: R8 has processed it with the app, so each needs the other. */

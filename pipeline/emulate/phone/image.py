@@ -22,7 +22,8 @@ SUITE = "trixie"
 EXCLUDED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian")
 FOLDERS = ("proc", "dev", "tmp", "data", "sdcard", "system/bin", "etc")
 SYSTEM_COMMANDS = (
-    "am", "cmd", "dumpsys", "getprop", "input", "locksettings", "logcat", "pm", "run-as", "service", "settings", "wm",
+    "am", "cmd", "dumpsys", "getprop", "input", "locksettings", "logcat", "pm", "run-as", "service", "settings", "svc",
+    "wm",
 )  # fmt: skip
 """Commands that Android's system process carries out; here, system.py does."""
 

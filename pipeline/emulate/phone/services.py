@@ -50,6 +50,9 @@ class State:
     locked: bool = False
     pin: bool = False
     fixed_performance: bool = False
+    power_save: bool = False
+    charging: bool = True
+    settings: dict[str, str] = field(default_factory=dict)
     packages: dict[str, Package] = field(default_factory=dict)
 
 
@@ -62,7 +65,7 @@ class Services:
         self.programs: dict[str, Callable[[list[str]], Result]] = {
             "am": self._am, "cmd": self._cmd, "dumpsys": self._dumpsys, "getprop": self._getprop,
             "input": self._input, "locksettings": self._locksettings, "logcat": self._logcat, "pm": self._pm,
-            "run-as": self._run_as, "wm": self._wm,
+            "run-as": self._run_as, "settings": self._settings, "svc": self._svc, "wm": self._wm,
         }  # fmt: skip
 
     def run(self, argv: list[str]) -> Result:
@@ -207,14 +210,45 @@ class Services:
     def _input(self, args: list[str]) -> Result:
         key = args[-1].removeprefix("KEYCODE_")
         if key in ("WAKEUP", "224"):
-            self.state.awake = True
+            self._set_awake(True)
         elif key in ("SLEEP", "223"):
-            self.state.awake, self.state.locked = False, True
+            self.state.locked = True
+            self._set_awake(False)
+        elif key in ("HOME", "3"):
+            self.app.notify({"focus": False})
         return 0, ""
+
+    def _set_awake(self, awake: bool) -> None:
+        """The screen turns on or off, which the app's process learns."""
+        if awake != self.state.awake:
+            self.state.awake = awake
+            self.app.notify({"awake": awake})
 
     def _locksettings(self, args: list[str]) -> Result:
         self.state.pin = args[:1] == ["set-pin"]
         return 0, f"Pin {'set to' if self.state.pin else 'cleared'}\n"
+
+    def _settings(self, args: list[str]) -> Result:
+        """Source: SettingsService.java: an unset value is "null"."""
+        verb, name, settings = args[0], " ".join(args[1:3]), self.state.settings
+        if verb == "get" and len(args) == 3:
+            return 0, settings.get(name, "null") + "\n"
+        if verb == "put" and len(args) == 4:
+            settings[name] = args[3]
+            return 0, ""
+        if verb == "delete" and len(args) == 3:
+            return 0, f"Deleted {int(settings.pop(name, None) is not None)} rows\n"
+        return 255, "Invalid command: settings " + " ".join(args) + "\n"
+
+    def _svc(self, args: list[str]) -> Result:
+        """Source: PowerCommand.java: "true" is every way to plug a phone in (AC 1, USB 2, wireless 4, dock 8)."""
+        ways = {"true": "15", "false": "0", "ac": "1", "usb": "2", "wireless": "4", "dock": "8"}
+        if args[:2] == ["power", "stayon"] and args[2:3] and args[2] in ways:
+            self.state.settings["global stay_on_while_plugged_in"] = ways[args[2]]
+            if args[2] != "false":
+                self._set_awake(True)
+            return 0, ""
+        return 1, "Available commands:\n"
 
     def _wm(self, args: list[str]) -> Result:
         if args == ["dismiss-keyguard"] and not self.state.pin:
@@ -223,17 +257,36 @@ class Services:
 
     def _cmd(self, args: list[str]) -> Result:
         if args[:2] == ["power", "set-fixed-performance-mode-enabled"]:
-            self.state.fixed_performance = args[2] == "true"
-            return 0, ""
+            return self._set_fixed_performance(args[2] == "true")
         if args[:2] == ["thermalservice", "override-status"]:
             self.state.thermal = int(args[2])
             self.app.notify({"thermal": self.state.thermal})
             return 0, ""
+        if args[:2] == ["package", "compile"]:
+            return self._compile(args[2:])
         if args[:1] == ["package"]:
             return self._pm(args[1:])
         if args[:1] == ["activity"]:
             return self._am(args[1:])
         return 20, f"cmd: Can't find service: {args[0] if args else ''}\n"
+
+    def _set_fixed_performance(self, on: bool) -> Result:
+        """Source: PowerManagerShellCommand.java, of Android 11 and later."""
+        if int(self.properties["ro.build.version.sdk"]) < 30:
+            return 255, "Unknown command: set-fixed-performance-mode-enabled\n"
+        if self.properties.get("ro.lastmile.fixed_performance") == "0":
+            return 255, (
+                "Failed to set FIXED_PERFORMANCE mode\n"
+                "This is likely because Power HAL AIDL is not implemented on this device\n"
+            )
+        self.state.fixed_performance = on
+        return 0, ""
+
+    def _compile(self, args: list[str]) -> Result:
+        """`cmd package compile -m FILTER -f PACKAGE`. It compiles nothing: the app runs in a JVM."""
+        if args[-1:] and args[-1] in self.state.packages:
+            return 0, "Success\n"
+        return 1, f"Failure: package {args[-1] if args else ''} could not be compiled\n"
 
     def _dumpsys(self, args: list[str]) -> Result:
         state = self.state

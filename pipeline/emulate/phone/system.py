@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -157,24 +157,23 @@ def _inside(root: Path, clock: dict[str, str]) -> dict[str, str]:
 
 def _start_adb(root: Path, home: Path, client: str, clock: dict[str, str]) -> None:
     """Starts adbd in the phone's root, and an adb server that finds it and that clients outside connect to."""
-    threading.Thread(target=_keep_adbd, args=(root, home, {**SHELL, **clock}), daemon=True).start()
+    adbd = (CHROOT, root, "/usr/sbin/adbd")
+    threading.Thread(target=_keep, args=(adbd, home / "adbd.log", {**SHELL, **clock}), daemon=True).start()
     _wait_for_port(5555)
     keys = home / "adb-keys"  # adb always makes a key pair in its user's home
     keys.mkdir(exist_ok=True)
-    with (home / "adb.log").open("wb") as log:
-        subprocess.Popen(
-            ["adb", "-L", f"localfilesystem:{client}", "nodaemon", "server"], env={**os.environ, "HOME": str(keys)},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+    server = ("adb", "-L", f"localfilesystem:{client}", "nodaemon", "server")
+    own = {**os.environ, "HOME": str(keys)}
+    threading.Thread(target=_keep, args=(server, home / "adb.log", own), daemon=True).start()
 
 
-def _keep_adbd(root: Path, home: Path, environment: dict[str, str]) -> None:
-    """Restarts adbd when it ends, as Android's init does. adb's server then finds it again."""
-    with (home / "adbd.log").open("wb") as log:
+def _keep(argv: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
+    """Restarts a program when it ends: adbd, as Android's init does, and adb's server, which then finds adbd again."""
+    with log.open("wb") as out:
         while True:
             subprocess.run(
-                [CHROOT, root, "/usr/sbin/adbd"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, check=False,
+                argv, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                check=False,
             )  # fmt: skip
             time.sleep(0.2)
 
