@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import StageFailed, Unreachable
 from pipeline.system import packages, proc
@@ -44,7 +45,13 @@ GONE = re.compile(
 """What adb prints on standard error when the phone or adb's own server goes away."""
 MARK, ENDED = "lastmile output follows", "lastmile ended with "
 """Around what a script prints. The phone's shell may print more."""
+UNLOCKED = 99
+"""Exit code of a script whose job does not hold the lock."""
 LOST = "the connection was lost; run the same command again: finished work is kept"
+LOCK_LOST = (
+    "this job lost its lock on the phone (adb's server restarted, or the shell that held it ended); "
+    "run the same command again: finished work is kept"
+)
 PROPERTIES = (
     "ro.product.manufacturer", "ro.product.model", "ro.soc.manufacturer", "ro.soc.model", "ro.product.cpu.abi",
     "ro.build.version.release",
@@ -96,6 +103,9 @@ class Phone:
         hardware: what tells it from other phones, once it was asked; see `hardware`.
         holder: the process whose shell holds the lock during a job.
         depth: how many `exclusive` blocks are nested in the first.
+        guard: shell code that succeeds while this job holds the lock; every script runs it before and after its own
+            code.
+        facts: what the job set on the phone, for its measurements.
     """
 
     name: str
@@ -107,13 +117,17 @@ class Phone:
     hardware: str = ""
     holder: subprocess.Popen[str] | None = None
     depth: int = 0
+    guard: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def adb(self, args: Sequence[str | Path], timeout: float | None = COMMAND_SECONDS) -> Done:
         """Runs `adb -s SERIAL ARGS`.
 
         Raises:
-            Unreachable: the phone is gone.
+            Unreachable: the phone is gone, or this job has lost its lock.
         """
+        if self.holder is not None and self.holder.poll() is not None:
+            raise Unreachable(f"{self.name}: {LOCK_LOST}")
         self.traffic.trips += 1
         done = proc.run(["adb", "-s", self.serial, *args], timeout=timeout, env=self.env)
         if done.code != 0 and GONE.search(done.err) and not done.timed_out:
@@ -124,27 +138,37 @@ class Phone:
         """Runs a script in the phone's shell with `args` as $1, $2, …
 
         Marks surround its output. The last one shows that the script finished: adb may report success after a lost
-        connection.
+        connection. During a job the script must hold the lock at its start and at its end, and therefore throughout:
+        a lock that was lost does not come back.
 
         Raises:
-            Unreachable: the script did not finish, for another reason than the timeout.
+            Unreachable: the script did not finish, for another reason than the timeout, or this job lost its lock.
         """
-        ending = f"echo {MARK}; ({script}\n)\ncode=$?; echo; echo {ENDED}$code; exit $code"
+        guard = self.guard or "true"
+        ending = (
+            f"echo {MARK}; if {guard}; then ({script}\n)\ncode=$?; {guard} || code={UNLOCKED}; else code={UNLOCKED}; fi"
+            f"; echo; echo {ENDED}$code; exit $code"
+        )
         done = self.adb(["shell", _quoted(ending, args)], timeout)
         printed, ended, code = done.out.rpartition(f"\n{ENDED}")
         out = printed.partition(f"{MARK}\n")[2]
         if done.timed_out:
             return done
+        if self.guard and code.strip() == str(UNLOCKED):
+            raise Unreachable(f"{self.name}: {LOCK_LOST}")
         if not ended or not code.strip().isdigit():
             raise Unreachable(f"{self.name}: {LOST}")
         return replace(done, code=int(code), out=out)
 
     @contextlib.contextmanager
-    def exclusive(self, script: str, *args: str) -> Iterator[list[str]]:
+    def exclusive(self, script: str, *args: str, guard: str = "") -> Iterator[list[str]]:
         """Locks the phone with a script that prints "lastmile held" once it has the lock and ends with its standard
         input.
 
         The script prints "lastmile waits NAME" while another job has the phone. Nested blocks do nothing.
+
+        Args:
+            guard: see the attribute.
 
         Yields:
             The words that follow "held".
@@ -169,7 +193,9 @@ class Phone:
         HELD.append(self)
         proc.RUNNING.add(process)
         try:
-            yield self._held(process)
+            held = self._held(process)
+            self.guard = guard
+            yield held
         finally:
             self.release()
 
@@ -190,8 +216,9 @@ class Phone:
 
     def release(self) -> None:
         """Ends the shell that holds the lock. It cleans up first; if it does not end in time, it is killed."""
-        process, self.holder = self.holder, None
+        process, self.holder, self.guard = self.holder, None, ""
         self.known.clear()
+        self.facts.clear()
         if self in HELD:
             HELD.remove(self)
         if process is None:

@@ -51,20 +51,34 @@ LOCKED, REFUSED, DIED = 91, 92, 93
 """Exit codes of RUN: the screen is locked, the app did not start, the app's process ended without a result."""
 
 HOLD = r"""
+umask 077
 clean() { am force-stop "$3"; rm -rf "$1"/runs/* "$1"/files/.tmp-* "$4"/*; }
+restore() {
+  [ -f fixed ] && cmd power set-fixed-performance-mode-enabled false
+  if [ -s stayon ]; then
+    read -r old <stayon
+    case $old in
+      null) settings delete global stay_on_while_plugged_in;;
+      *) settings put global stay_on_while_plugged_in "$old";;
+    esac
+  fi
+  rm -f fixed stayon
+} >/dev/null 2>&1
 for attempt in 1 2 3 4 5; do
-  mkdir -p "$1/files" "$1/runs" && cd "$1" || exit 1
+  mkdir -p "$1/files" "$1/runs" && chmod 711 "$1" "$1/files" "$1/runs" && cd "$1" || exit 1
   (
     flock -n 9 || { echo "lastmile waits $(cat who)"; flock 9; }
     [ lock -ef /proc/self/fd/9 ] || exit 1
     echo "$2" >who
+    echo "$5" >job
+    restore
     clean "$@"
     p=$(pm path "$3"); p=${p#package:}
-    [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled true
     s=$(getprop ro.serialno) b=$(getprop ro.build.fingerprint)
     echo lastmile held "${s:--}" "${b:--}" $([ -n "$p" ] && sha256sum "$p" | cut -d' ' -f1)
     cat >/dev/null
-    [ "$5" = true ] && cmd power set-fixed-performance-mode-enabled false
+    restore
+    rm -f job
     clean "$@"
     rmdir files 2>/dev/null && rm -rf "$1"
     exit 0
@@ -73,10 +87,31 @@ done
 exit 1
 """
 """Locks the phone and prints its serial number, its build's fingerprint and the hash of the installed app. Arguments:
-FOLDER, who holds the lock, PACKAGE, RESULTS, whether to use fixed-performance mode.
+FOLDER, who holds the lock, PACKAGE, RESULTS, the job's random name.
+
+At its end, and at its start if a killed job left something, it restores what PREPARE changed. Other apps cannot list
+the folders: a file's name is the hash of its content, so only who has the file knows its name.
 
 A job that leaves no file on the phone removes the whole folder, lock included. A job that waited for that lock then
 creates a new one."""
+
+GUARD = '[ "$(cat {0}/job)" = {1} ] && ! (flock -n 9) 9<{0}/lock'
+"""Succeeds while the job with this name holds the lock. Fields: FOLDER, the job's random name."""
+
+PREPARE = r"""
+cd "$1" || exit 1
+settings get global stay_on_while_plugged_in >stayon
+svc power stayon true
+echo "stay_on $(settings get global stay_on_while_plugged_in)"
+if [ "$2" = true ]; then
+  echo 1 >fixed
+  said=$(cmd power set-fixed-performance-mode-enabled true 2>&1)
+  echo "fixed_performance $? $said"
+fi
+exit 0
+"""
+"""Keeps the screen on while the phone is plugged in and fixes its clocks, and prints what the phone answered. HOLD
+restores both. Arguments: FOLDER, whether to use fixed-performance mode."""
 
 HAVE = r"""
 cd "$1" || exit 1; shift
@@ -94,14 +129,14 @@ TAKE = r"""
 cd "$1" || exit 1; shift
 for f; do
   case $(sha256sum ".tmp-${f%%/*}") in "${f%%/*} "*) ;; *) echo "$f is incomplete" >&2; exit 1;; esac
-  mkdir -p "${f%%/*}" && chmod 755 "${f%%/*}" && chmod 644 ".tmp-${f%%/*}" && mv ".tmp-${f%%/*}" "$f" || exit 1
+  mkdir -p "${f%%/*}" && chmod 711 "${f%%/*}" && chmod 644 ".tmp-${f%%/*}" && mv ".tmp-${f%%/*}" "$f" || exit 1
 done
 """
 """Checks the files that were sent and gives them their final names. Arguments: the folder, then file names."""
 
 RUN = r"""
 d=$1/runs/$2 o=$4/$2 app=$5
-mkdir -p "$d" && chmod 755 "$1" "$1/runs" "$1/files" "$d" && print -r -- "$3" >"$d/request.json" || exit 1
+mkdir -p "$d" && chmod 711 "$d" && print -r -- "$3" >"$d/request.json" && chmod 644 "$d/request.json" || exit 1
 [ "$7" = fresh ] && am force-stop "$app"
 input keyevent KEYCODE_WAKEUP
 wm dismiss-keyguard
@@ -133,14 +168,22 @@ cat "$o/result.json"
 ACTIVITY, and "fresh" for a new process of the app."""
 
 CLEAN = r"""
-n=0
-for f in $(find "$1/files" -type f -exec stat -c %s {} +); do n=$((n + f)); done
+find "$1/files" -type f -exec stat -c %s {} +
 p=$(pm path "$2"); p=${p#package:}
-[ -n "$p" ] && { n=$((n + $(stat -c %s "$p"))); pm uninstall "$2" >/dev/null; }
-rm -rf "$1/files" "$1/runs"; mkdir -p "$1/files" "$1/runs"
-echo $n
+[ -n "$p" ] && { stat -c %s "$p"; pm uninstall "$2" >/dev/null; }
+rm -rf "$1/files" "$1/runs"; mkdir -p "$1/files" "$1/runs" && chmod 711 "$1/files" "$1/runs"
 """
-"""Removes the files and the app, and prints how many bytes that freed. Arguments: FOLDER, PACKAGE."""
+"""Removes the files and the app, and prints how many bytes each had: the shell's numbers have 32 bits only. Arguments:
+FOLDER, PACKAGE."""
+
+ATTEMPTS = 3
+"""How often a measurement is tried that something disturbs."""
+DISTURBED = {"screen_off": "its screen turned off", "foreground_lost": "the app lost the foreground"}
+"""Facts of a run of the app that make its times useless, and what they mean."""
+UNDISTURBED = "leave the phone alone while it measures (flight mode keeps calls away), then run the same command again"
+
+COMPILED = re.compile(r"^Success|PERFORMED", re.M)
+"""What `cmd package compile` prints when it succeeds. Source: androidx.benchmark.macro, CompilationMode.kt."""
 
 PHONES: dict[tuple[str, ...], Phone] = {}
 """Phones that this process uses, by name and serial."""
@@ -192,13 +235,14 @@ def exclusive(build: Store, device: Device) -> Iterator[None]:
     """
     phone = _phone(build, device)
     who = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {_now()}"
-    fixed = "true" if device.options.get("fixed_performance") else "false"
+    job = secrets.token_hex(16)
     first = phone.holder is None
-    with phone.exclusive(HOLD, FOLDER, who, PACKAGE, RESULTS, fixed) as held:
+    with phone.exclusive(HOLD, FOLDER, who, PACKAGE, RESULTS, job, guard=GUARD.format(FOLDER, job)) as held:
         if first:
             serial, fingerprint, *app = held
             phone.app = app[0] if app else ""
             phone.hardware = _adb.hardware(phone, serial.strip("-"), fingerprint.strip("-"))
+            _prepare(phone, device)
         yield
 
 
@@ -216,6 +260,7 @@ def setup(build: Store, device: Device, runtime: str) -> None:
         apk = _apk(build)
         digest = store.sha256(apk)
         if phone.app == digest:
+            _compile(phone, device)
             return
         say(f"installing the app on {device.name} ({store.size(apk) / 1e6:.1f} MB)")
         done = phone.adb(["install", "--no-streaming", "-r", apk.resolve()], INSTALL_SECONDS)
@@ -224,6 +269,8 @@ def setup(build: Store, device: Device, runtime: str) -> None:
             raise StageFailed(f"{device.name}: {_install_error(output, done)}")
         phone.traffic.sent_bytes += store.size(apk)
         phone.app = digest
+        phone.facts.pop("compiled", None)
+        _compile(phone, device)
 
 
 def hardware(build: Store, device: Device) -> str:
@@ -303,21 +350,73 @@ def clean(build: Store, device: Device) -> int:
         done = _adb.check(phone.shell(CLEAN, FOLDER, PACKAGE, timeout=INSTALL_SECONDS), device.name, "cleaning")
         phone.known.clear()
         phone.app = ""
-        return int(done.out.strip() or 0)
+        phone.facts.pop("compiled", None)
+        return sum(map(int, done.out.split()))
+
+
+# -- before the runs ---------------------------------------------------------------------------------------------------
+
+
+def _prepare(phone: Phone, device: Device) -> None:
+    """Keeps the screen on and fixes the clocks, and notes as facts whether the phone did so."""
+    fixed = bool(device.options.get("fixed_performance"))
+    done = _adb.check(phone.shell(PREPARE, FOLDER, str(fixed).lower()), device.name, "preparing it")
+    answers = dict(line.partition(" ")[::2] for line in done.out.splitlines() if " " in line)
+    phone.facts["stay_on"] = answers.get("stay_on", "").strip() not in ("", "0", "null")
+    code, _, said = answers.get("fixed_performance", "").partition(" ")
+    phone.facts["fixed_performance"] = code == "0" if fixed else None
+    phone.facts["fixed_performance_error"] = (said.strip() or f"exit code {code}") if fixed and code != "0" else None
+
+
+def _compile(phone: Phone, device: Device) -> None:
+    """Compiles the app's code ahead of its runs, once a job, as Android's Macrobenchmark does: otherwise the runtime
+    interprets and compiles it while a run is measured."""
+    if "compiled" in phone.facts:
+        return
+    done = phone.shell(f"cmd package compile -m speed -f {PACKAGE} 2>&1", timeout=INSTALL_SECONDS)
+    if done.timed_out:
+        raise Unreachable(f"{device.name}: no response within {INSTALL_SECONDS:.0f} s (compiling the app)")
+    succeeded = done.code == 0 and COMPILED.search(done.out) is not None
+    phone.facts["compiled"] = "speed" if succeeded else None
+    phone.facts["compile_error"] = None if succeeded else done.out.strip()[-200:] or f"exit code {done.code}"
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
 def _call(phone: Phone, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
+    """A run of the app. A measurement that something disturbed is repeated; it does not wait for the user.
+
+    Raises:
+        StageFailed: every attempt was disturbed.
+    """
+    if words[:1] != ["run"]:
+        return _run(phone, device, runtime, words, timeout)
+    for attempt in range(1, ATTEMPTS + 1):
+        _cool_down(phone, device)
+        done = _run(phone, device, runtime, words, timeout)
+        reason = _disturbance(done)
+        if reason is None:
+            return done
+        if attempt < ATTEMPTS:
+            say(f"  {device.name}: {reason} during the run: repeating it ({attempt + 1} of {ATTEMPTS})")
+    raise StageFailed(f"{device.name}: {reason} in each of {ATTEMPTS} runs: {UNDISTURBED}")
+
+
+def _disturbance(done: Done) -> str | None:
+    """What disturbed a run, as the app noted it; None if nothing did, or the run failed."""
+    if done.code != 0:
+        return None
+    value = done.result()
+    return next((text for fact, text in DISTURBED.items() if value.get(fact)), None)
+
+
+def _run(phone: Phone, device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:
     args, files, outs = _app_args(words)
     run = secrets.token_hex(8)
     request = {"schema": 1, "run": run, "runtime": runtime, "words": args, "files": files}
-    measures = words[:1] == ["run"]
-    if measures:
-        _cool_down(phone, device)
     argv, started = ("edge-bench", *map(str, words)), time.perf_counter()
-    process = "fresh" if measures else "any"  # so that the measured memory is not that of earlier runs
+    process = "fresh" if words[:1] == ["run"] else "any"  # so that the measured memory is not that of earlier runs
     sent = json.dumps(request)
     done = phone.shell(RUN, FOLDER, run, sent, RESULTS, PACKAGE, ACTIVITY, process, timeout=timeout)
     phone.traffic.sent_bytes += len(sent)
@@ -335,6 +434,10 @@ def _call(phone: Phone, device: Device, runtime: str, words: Sequence[str | Path
     try:
         result = json.loads(done.out)
         code, out, err = int(result["code"]), str(result["out"]), str(result["err"])
+        value = json.loads(out) if code == 0 else {}
+        if "device" in value:
+            value["device"] |= phone.facts
+            out = json.dumps(value)
     except (ValueError, KeyError, TypeError) as error:
         raise StageFailed(f"{device.name}: cannot read the app's result ({error})") from error
     if code == 0:

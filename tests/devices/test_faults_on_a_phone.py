@@ -5,16 +5,21 @@ Most tests call the device kind; those about whole commands run `inv`.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -33,7 +38,7 @@ from tests.phones import DEVICE, Phone
 
 SAMPLES, CHUNK = 504, 200
 QUICK = ("--min-runs", "3", "--min-seconds", "0")
-LOST = f"phone-emulated: {_adb.LOST}"
+LOST, LOCK_LOST = f"phone-emulated: {_adb.LOST}", f"phone-emulated: {_adb.LOCK_LOST}"
 TABLE = f"""
 [phone-emulated]
 kind = "adb"
@@ -79,6 +84,11 @@ def cut(phone: Phone) -> None:
     phone.adb("shell", "kill -9 $(pidof adbd)")
 
 
+def kill_shell(phone: Phone) -> None:
+    """Kills the shell that holds the lock, with all its processes, so that it restores nothing."""
+    phone.shell("kill -9 $(pgrep -f 'stay_on_while_plugged_[i]n.*flock -n 9'); pkill -9 -x cat; true")
+
+
 def plugged_in(phone: Phone) -> bool:
     return phone.adb("get-state").stdout.strip() == "device"
 
@@ -87,14 +97,14 @@ def plugged_in(phone: Phone) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("signal", "message"),
+    ("name", "message"),
     [
         ("KILL", "edge-bench: the app was ended by the system or the user; "),
         ("SEGV", "edge-bench: the app crashed in native code: signal 11 (SIGSEGV)"),
     ],
 )
 def test_a_crash_of_the_app_is_an_error_with_the_reason_from_its_log(
-    job: Phone, files: Files, signal: str, message: str
+    job: Phone, files: Files, name: str, message: str
 ) -> None:
     adb.push(job.build, DEVICE, [files.model, files.images])
     done: list[Done] = []
@@ -102,7 +112,7 @@ def test_a_crash_of_the_app_is_an_error_with_the_reason_from_its_log(
     call = threading.Thread(target=lambda: done.append(adb.call(job.build, DEVICE, "litert", args, 300)))
     call.start()
     until(lambda: "Loaded native library" in job.adb("logcat", "-d").stdout)
-    job.shell(f"kill -{signal} {job.app()}; logcat -c")
+    job.shell(f"kill -{name} {job.app()}; logcat -c")
     call.join()
     assert done[0].code == 1
     assert done[0].reason.startswith(message)
@@ -256,12 +266,17 @@ def desk(tmp_path: Path, matrix: Store, phone: Phone, tiny: Path) -> Desk:
     return Desk(tmp_path / "build", tiny, tmp_path / "devices.toml")
 
 
-def test_finished_work_survives_a_cable_pulled_during_a_bench(desk: Desk, phone: Phone, matrix: Store) -> None:
+@pytest.mark.parametrize(
+    ("fault", "errors"), [(cut, (LOST, LOCK_LOST)), (kill_shell, (LOCK_LOST,))], ids=["cable pulled", "lock lost"]
+)
+def test_finished_work_survives_a_fault_during_a_bench(
+    desk: Desk, phone: Phone, matrix: Store, fault: Callable[[Phone], None], errors: Sequence[str]
+) -> None:
     running = Running(desk.build, *desk.bench, **desk.env)
     running.until((desk.folder / "chunks" / "0.json").is_file)
-    cut(phone)
+    fault(phone)
     done = running.wait()
-    assert done.complaint == LOST
+    assert done.complaint in errors
     until(lambda: plugged_in(phone))
     again = inv(desk.build, *desk.bench, **desk.env)
     assert again.code == 0, again.err
@@ -316,6 +331,126 @@ def test_a_wrong_clock_of_the_phone_affects_nothing(phone: Phone, desk: Desk, fi
             assert phone.shell("logcat -d -t 1").startswith("09-09 ")  # 2001
     finally:
         phone.reboot()
+
+
+# -- the lock, and what a job sets on the phone ------------------------------------------------------------------------
+
+
+def kill_server(phone: Phone) -> None:
+    """Kills adb's server. The emulated phone starts another one."""
+    socket = phone.env["ADB_SERVER_SOCKET"].encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if words[:1] == [b"adb"] and socket in words and b"server" in words:
+                os.kill(int(folder.name), signal.SIGKILL)
+    until(lambda: plugged_in(phone))
+
+
+@pytest.mark.parametrize("end", [kill_shell, kill_server])
+def test_a_job_that_lost_its_lock_runs_no_further_command(phone: Phone, end: Callable[[Phone], None]) -> None:
+    with pytest.raises(Unreachable) as raised, adb.exclusive(phone.build, DEVICE):
+        adb.setup(phone.build, DEVICE, "litert")
+        assert adb.call(phone.build, DEVICE, "litert", ["facts"], 300).code == 0
+        end(phone)
+        adb.call(phone.build, DEVICE, "litert", ["facts"], 300)
+    assert str(raised.value) == LOCK_LOST
+    until(lambda: plugged_in(phone))
+    assert adb.call(phone.build, DEVICE, "litert", ["facts"], 300).code == 0  # another job
+
+
+def test_a_script_whose_job_no_longer_holds_the_lock_fails(phone: Phone) -> None:
+    with adb.exclusive(phone.build, DEVICE):
+        held = _adb.HELD[0]
+        assert held.shell("echo fine").out.strip() == "fine"
+        phone.shell(f"echo other >{adb.FOLDER}/job")
+        with pytest.raises(Unreachable, match="lost its lock"):
+            held.shell("echo never")
+
+
+def stays_on(phone: Phone) -> str:
+    return phone.shell("settings get global stay_on_while_plugged_in")
+
+
+def test_the_screen_stays_on_for_the_job_and_the_users_setting_is_restored(phone: Phone) -> None:
+    name = "global stay_on_while_plugged_in"
+    for before, change in (("2", f"put {name} 2"), ("null", f"delete {name}")):
+        phone.shell(f"settings {change}")
+        with adb.exclusive(phone.build, DEVICE):
+            assert stays_on(phone) == "15"
+        assert stays_on(phone) == before
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from pipeline.core import Device
+from pipeline.devices import adb
+from pipeline.system.store import Store
+device = Device("phone-emulated", "adb", True, {"board": "phone", "fixed_performance": True})
+with adb.exclusive(Store(Path(sys.argv[1])), device):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def fixed(phone: Phone) -> bool:
+    return "mFixed=True" in phone.shell("dumpsys power")
+
+
+def test_a_killed_job_leaves_the_phone_as_it_was(phone: Phone) -> None:
+    phone.shell("settings put global stay_on_while_plugged_in 2")
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, phone.build.root], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    assert (stays_on(phone), fixed(phone)) == ("15", True)
+    process.kill()
+    process.wait()
+    until(lambda: (stays_on(phone), fixed(phone)) == ("2", False))
+    process.stdout.close()
+
+
+def test_the_next_job_restores_what_a_killed_shell_left(phone: Phone) -> None:
+    phone.shell("settings put global stay_on_while_plugged_in 2")
+    device = dataclasses.replace(DEVICE, options={**DEVICE.options, "fixed_performance": True})
+    with adb.exclusive(phone.build, device):
+        kill_shell(phone)
+    assert (stays_on(phone), fixed(phone)) == ("15", True)
+    with adb.exclusive(phone.build, DEVICE):
+        assert (stays_on(phone), fixed(phone)) == ("15", False)
+    assert stays_on(phone) == "2"
+
+
+def test_what_a_job_sets_on_the_phone_is_a_fact(phone: Phone) -> None:
+    wants = dataclasses.replace(DEVICE, options={**DEVICE.options, "fixed_performance": True})
+    facts = json.loads(adb.call(phone.build, wants, "litert", ["facts"], 300).out)["device"]
+    assert (facts["compiled"], facts["compile_error"]) == ("speed", None)
+    assert (facts["fixed_performance"], facts["fixed_performance_error"], facts["stay_on"]) == (True, None, True)
+    phone.reboot(emulated.Boot(properties={"ro.lastmile.fixed_performance": "0"}))
+    try:
+        facts = json.loads(adb.call(phone.build, wants, "litert", ["facts"], 300).out)["device"]
+        assert facts["fixed_performance"] is False and "FIXED_PERFORMANCE" in facts["fixed_performance_error"]
+        facts = json.loads(adb.call(phone.build, DEVICE, "litert", ["facts"], 300).out)["device"]
+        assert facts["fixed_performance"] is None
+    finally:
+        phone.reboot()
+
+
+def test_files_on_the_phone_cannot_be_listed_by_other_apps(job: Phone, files: Files) -> None:
+    remote = adb.push(job.build, DEVICE, [files.model])[0][files.model]
+    path = PurePosixPath(remote)
+    folders = " ".join(map(str, list(path.parents)[:3]))
+    assert str(path.parents[2]) == adb.FOLDER
+    assert job.shell(f"stat -c %a {folders} {adb.FOLDER}/runs").split() == ["711"] * 4
+    assert job.shell(f"stat -c %a {adb.FOLDER}/who {adb.FOLDER}/job {adb.FOLDER}/lock").split() == ["600"] * 3
+    assert path.parent.name == store.sha256(files.model)
+
+
+def test_cleaning_counts_files_of_more_than_two_gigabytes(phone: Phone) -> None:
+    with adb.exclusive(phone.build, DEVICE):
+        adb.clean(phone.build, DEVICE)
+        for name in "ab":
+            phone.shell(f"truncate -s 3G {adb.FOLDER}/files/{name}")
+        assert adb.clean(phone.build, DEVICE) == 6 << 30
 
 
 # -- installing --------------------------------------------------------------------------------------------------------
