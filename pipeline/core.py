@@ -436,6 +436,8 @@ class Process:
         temperature_c, load_average: at start and end; None without a sensor.
         frequency_hz: at start and end, for each cluster of CPUs; empty if the device does not report it.
         throttled: None if the device does not report it.
+        throttling: why the device was slowed at any time during the process: undervoltage, frequency_capped, throttled,
+            soft_temperature_limit (a Raspberry Pi's); cooling_device, trip_point, thermal_throttling, cpu_limit.
         peak_rss_bytes: the process's high-water mark; rss_before_load_bytes: its memory before the model was loaded.
     """
 
@@ -452,6 +454,7 @@ class Process:
     load_average: tuple[float | None, float | None]
     peak_rss_bytes: int
     rss_before_load_bytes: int
+    throttling: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,26 @@ BUSY = 0.25
 NAMED = 3
 """How many layers a warning names."""
 
+SLOWED = {
+    "undervoltage": "undervoltage during the measurement: use the supply and cable made for the board (5 V 3 A for a "
+    "Pi 4, 5 V 5 A for a Pi 5), unplug USB devices and measure again",
+    "frequency_capped": "the board capped its CPU clock during the measurement: check its power supply and its "
+    "cooling, and measure again",
+    "throttled": "the board throttled during the measurement because of heat or undervoltage: let it cool, check its "
+    "power supply and measure again",
+    "soft_temperature_limit": "the board reached its soft temperature limit during the measurement and lowered its "
+    "clock: add a heat sink or fan, or set cool_down_c, and measure again",
+    "cooling_device": "the kernel slowed the CPUs during the measurement to cool them: improve the cooling, or set "
+    "cool_down_c, and measure again",
+    "trip_point": "the temperature passed the point from which the kernel slows the CPUs during the measurement: "
+    "improve the cooling, or set cool_down_c, and measure again",
+    "thermal_throttling": "the processor throttled during the measurement because of heat: let it cool and measure "
+    "again",
+    "cpu_limit": "a limit of CPU time (cgroup cpu.max) stopped the process during the measurement: raise the limit, or "
+    "use fewer threads, and measure again",
+}
+"""Reason of `Process.throttling` → the warning."""
+
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 """A number that is a word of its own: the 3.4 of "load 3.4" and the 17 of "17%", not the 99 of "p99"."""
 
@@ -46,7 +66,7 @@ def of_times(measurement: Measurement) -> tuple[str, ...]:
         text
         for text in (
             *_spread(measurement.processes),
-            _throttled(measurement),
+            *_throttled(measurement),
             _governor(measurement),
             _load(measurement),
         )
@@ -117,10 +137,14 @@ def interquartile_range(runs: Sequence[Sequence[int]]) -> float:
     return (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
 
 
-def _throttled(measurement: Measurement) -> str | None:
-    if not any(process.throttled for process in measurement.processes):
-        return None
-    return "the device throttled during the measurement: let it cool, check its power supply and measure again"
+def _throttled(measurement: Measurement) -> list[str]:
+    """A warning for each reason, or one where the device reports only that it throttled."""
+    slowed = [process for process in measurement.processes if process.throttled]
+    seen = {reason for process in slowed for reason in process.throttling}
+    known = [text for reason, text in SLOWED.items() if reason in seen]
+    if slowed and not known:
+        known = ["the device throttled during the measurement: let it cool, check its power supply and measure again"]
+    return known
 
 
 def _governor(measurement: Measurement) -> str | None:

@@ -509,20 +509,24 @@ def _of_process(run: Mapping[str, Any]) -> Process:
         clock_ns=run["clock_ns"],
         temperature_c=tuple(run["temperature_c"]),
         frequency_hz=(tuple(before), tuple(after)),
-        throttled=_throttled(run.get("throttled_before"), run["throttled"]),
+        throttled=_throttled(run.get("throttled_before"), run["throttled"], run.get("throttling")),
         load_average=tuple(run["load_average"]),
         peak_rss_bytes=run["peak_rss_bytes"],
         rss_before_load_bytes=run["rss_before_load_bytes"],
+        throttling=tuple(run.get("throttling") or ()),
     )
 
 
-def _throttled(before: str | None, after: str | None) -> bool | None:
-    """Whether the clock was slowed during the run: it is slowed now, or a bit that stays set until reboot is new.
+def _throttled(before: str | None, after: str | None, reasons: Sequence[str] | None) -> bool | None:
+    """Whether the clock was slowed during the run: it is slowed now, or a bit that stays set until reboot is new, or
+    edge-bench saw a reason between its entries.
 
     Source: the vcgencmd manual: bits 0 to 3 are the current state, bits 16 to 19 the same since boot.
     """
+    if reasons:
+        return True
     if after is None:
-        return None
+        return None if reasons is None else False
     then, now = int(before or "0x0", 16), int(after, 16)
     return bool((then | now) & 0xF or (now & ~then) >> 16)
 

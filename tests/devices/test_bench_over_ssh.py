@@ -130,18 +130,23 @@ def test_setup_reports_for_each_runtime_whether_it_was_installed(build: Store, o
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "throttled"),
+    ("before", "after", "reasons", "throttled"),
     [
-        (None, None, None),
-        ("0x0", "0x0", False),
-        ("0x50000", "0x50000", False),
-        ("0x0", "0x40000", True),
-        ("0x50005", "0x50000", True),
-        (None, "0x4", True),
+        (None, None, None, None),
+        (None, None, [], False),
+        (None, None, ["cooling_device"], True),
+        ("0x0", "0x0", None, False),
+        ("0x50000", "0x50000", [], False),
+        ("0x50000", "0x50000", ["undervoltage"], True),
+        ("0x0", "0x40000", None, True),
+        ("0x50005", "0x50000", None, True),
+        (None, "0x4", None, True),
     ],
 )
-def test_only_throttling_during_the_run_counts(before: str | None, after: str | None, throttled: bool | None) -> None:
-    assert measure._throttled(before, after) is throttled
+def test_only_throttling_during_the_run_counts(
+    before: str | None, after: str | None, reasons: list[str] | None, throttled: bool | None
+) -> None:
+    assert measure._throttled(before, after, reasons) is throttled
 
 
 def test_the_address_and_the_description_of_a_device_are_in_no_key() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from edge_bench import cpus, facts
+from edge_bench.errors import BadCpus
 
 from .calls import Call
 
@@ -70,6 +71,31 @@ def test_a_limit_of_cpu_time_limits_the_cores(
     assert cpus.count() == count
 
 
+def test_isolated_cpus_are_no_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask may contain isolated CPUs, but the kernel does not spread threads over them."""
+    (tmp_path / "isolated").write_text("2-3\n")
+    monkeypatch.setattr(cpus, "ISOLATED", tmp_path / "isolated")
+    monkeypatch.setattr(cpus, "limit", lambda: None)
+    monkeypatch.setattr(cpus, "allowed", lambda: {0, 1, 2, 3})
+    assert (cpus.count(), facts.device()["cores"], facts.device()["isolated"]) == (2, 2, "2-3")
+    monkeypatch.setattr(cpus, "allowed", lambda: {2, 3})
+    assert cpus.count() == 1
+    cpus.require_spread([2], 1)
+    cpus.require_spread([0, 1], 2)
+    with pytest.raises(BadCpus, match="isolated"):
+        cpus.require_spread([1, 2], 2)
+    (tmp_path / "isolated").write_text("\n")
+    assert (cpus.isolated(), facts.device()["isolated"]) == (set(), None)
+
+
+def test_a_limit_of_cpu_time_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cgroup(tmp_path, "0::/a", {"a/cpu.max": "150000 100000", "a/cpu.stat": "nr_periods 9\nnr_throttled 4"})
+    monkeypatch.setattr(cpus, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(cpus, "CGROUP_FOLDER", tmp_path / "fs")
+    assert facts.device()["cpu_limit"] == 1.5
+    assert cpus.times_stopped() == [4]
+
+
 def test_a_measuring_process_runs_on_the_cpus_that_it_is_pinned_to(edge_bench: Call) -> None:
     last = max(os.sched_getaffinity(0))
     short = ("--min-runs", "1", "--min-seconds", "0", "--warmup-seconds", "0")
@@ -105,6 +131,7 @@ def test_names_governors_and_frequencies_are_those_of_every_cluster(
         for name, content in {**files, "scaling_cur_freq": files["cpuinfo_max_freq"]}.items():
             (tmp_path / policy / name).write_text(content + "\n")
     monkeypatch.setattr(facts, "POLICIES", tmp_path)
+    monkeypatch.setattr(facts, "CAPACITIES", tmp_path)
     monkeypatch.setattr(facts, "CPU_INFO", tmp_path / "cpuinfo")
     found = facts.device()
     assert found["cpu"] == "Cortex-A55 + Cortex-A76"
@@ -114,3 +141,19 @@ def test_names_governors_and_frequencies_are_those_of_every_cluster(
         {"cpus": "4-5", "cpu": "Cortex-A76", "governor": "performance", "frequency_max_hz": 2_400_000_000},
     ]
     assert facts.state()["frequency_hz"] == [1_800_000_000, 2_400_000_000]
+
+
+def test_cores_without_a_clock_are_told_apart_by_their_names_and_capacities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board whose kernel has no cpufreq, and cores of two implementers."""
+    cores = [("0x41", "0xd05")] * 2 + [("0x51", "0x804")] * 2 + [("0x41", "0xd05")]
+    blocks = [f"processor: {n}\nCPU implementer: {who}\nCPU part: {part}" for n, (who, part) in enumerate(cores)]
+    (tmp_path / "cpuinfo").write_text("\n\n".join(blocks))
+    for cpu, capacity in enumerate([400, 400, 1024, 1024, 600]):
+        (tmp_path / f"cpu{cpu}").mkdir()
+        (tmp_path / f"cpu{cpu}/cpu_capacity").write_text(f"{capacity}\n")
+    for name, path in {"POLICIES": "none", "CPU_INFO": "cpuinfo", "CAPACITIES": "."}.items():
+        monkeypatch.setattr(facts, name, tmp_path / path)
+    found = [(cluster["cpus"], cluster["cpu"]) for cluster in facts.device()["clusters"]]
+    assert found == [("0-1", "Cortex-A55"), ("2-3", "Qualcomm part 0x804"), ("4", "Cortex-A55")]

@@ -18,12 +18,12 @@ from .calls import Call, Subject
 MEASUREMENT_KEYS = {
     *("schema", "artifact_sha256", "size_bytes", "device", "runtime", "load_ns", "first_run_ns", "refills_input"),
     *("warmup", "runs", "single_runs", "clock_ns", "temperature_c", "frequency_hz", "load_average"),
-    *("throttled", "throttled_before"),
+    *("throttled", "throttled_before", "throttling"),
     *("peak_rss_bytes", "rss_before_load_bytes", "started_at", "tools"),
 }
 DEVICE_KEYS = {
     *("board", "cpu", "cores", "cpus", "memory_bytes", "os", "kernel", "arch", "governor", "frequency_max_hz"),
-    "clusters",
+    *("clusters", "isolated", "cpu_limit"),
 }
 
 

@@ -79,6 +79,18 @@ def test_throttling_in_any_process_gives_a_warning_and_unknown_throttling_does_n
     assert warnings.of_times(measurement(throttled=None)) == ()
 
 
+def test_each_reason_of_throttling_gives_its_own_warning() -> None:
+    def slowed(*reasons: str) -> tuple[str, ...]:
+        return warnings.of_times(measurement([*[quiet()] * 4, quiet(throttled=True, throttling=reasons)]))
+
+    (text,) = slowed("undervoltage")
+    assert text.startswith("undervoltage") and "5 V 3 A" in text
+    assert ["soft temperature limit" in text for text in slowed("soft_temperature_limit")] == [True]
+    assert len(slowed("undervoltage", "frequency_capped", "throttled")) == 3
+    assert [len(slowed(reason)) for reason in warnings.SLOWED] == [1] * len(warnings.SLOWED)
+    assert ["let it cool" in text for text in slowed("a reason of a later version")] == [True]
+
+
 def test_a_governor_that_changes_the_clock_gives_a_warning() -> None:
     def governed(governor: str | None) -> tuple[str, ...]:
         device = {"name": "pi", "emulated": False, "cores": 4, "governor": governor}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Callable
 
 from .errors import BadCpus
 
 CGROUP = Path("/proc/self/cgroup")
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
+ISOLATED = Path("/sys/devices/system/cpu/isolated")
 
 
 def allowed() -> set[int]:
@@ -20,10 +20,30 @@ def allowed() -> set[int]:
     return set(range(os.cpu_count() or 1))
 
 
+def isolated() -> set[int]:
+    """The CPUs that the kernel's isolcpus keeps free of other work. It does not spread threads over them."""
+    text = (_lines(ISOLATED) or [""])[0].strip()
+    return set(parse(text)) if text else set()
+
+
 def count() -> int:
-    """How many CPUs this process can keep busy: those it may run on, or fewer if its cgroup limits its CPU time."""
-    quota = _quota()
-    return max(1, min(len(allowed()), int(quota) if quota is not None else len(allowed())))
+    """How many CPUs this process can keep busy: those it may run on without the isolated ones, or fewer if its cgroup
+    limits its CPU time."""
+    free, most = len(allowed() - isolated()), limit()
+    return max(1, free if most is None else min(free, int(most)))
+
+
+def require_spread(cpus: Collection[int], threads: int) -> None:
+    """
+    Raises:
+        BadCpus: the kernel does not spread several threads over these CPUs, because some are isolated.
+    """
+    alone = set(cpus) & isolated()
+    if threads > 1 and alone:
+        raise BadCpus(
+            f"--cpus {text(cpus)}: CPUs {text(alone)} are isolated (isolcpus), so the kernel does not spread {threads} "
+            "threads over them: use --threads 1, or other CPUs"
+        )
 
 
 def parse(text: str) -> list[int]:
@@ -69,28 +89,44 @@ def pin(cpus: Collection[int]) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-def _quota() -> float | None:
+def limit() -> float | None:
     """The CPUs' worth of time that the cgroups of this process allow, the lowest limit of them and their parents.
 
     Sources: the kernel's cgroup-v2.rst (cpu.max: "QUOTA PERIOD" or "max PERIOD") and sched-bwc.rst (cgroup v1:
     cpu.cfs_quota_us, -1 for no limit, and cpu.cfs_period_us).
     """
-    limits = []
+    limits = [_of_version_2(folder) for folder in _folders(2)] + [_of_version_1(folder) for folder in _folders(1)]
+    return min((number for number in limits if number is not None), default=None)
+
+
+def times_stopped() -> list[int]:
+    """For each cgroup of this process: in how many periods it used up its CPU time and was stopped. Sources: as
+    `limit`: nr_throttled of cpu.stat."""
+    found = []
+    for folder in [*_folders(2), *_folders(1)]:
+        for line in _lines(folder / "cpu.stat"):
+            key, _, value = line.partition(" ")
+            if key == "nr_throttled" and value.isdecimal():
+                found.append(int(value))
+    return found
+
+
+def _folders(version: int) -> list[Path]:
+    """The folders of the cgroups of this process that may limit CPU time, and of their parents, once each."""
+    found: list[Path] = []
     for line in _lines(CGROUP):
         controllers, path = [*line.split(":", 2), "", ""][1:3]
-        if not controllers:
-            limits += _limits(CGROUP_FOLDER, path, _of_version_2)
-        elif "cpu" in controllers.split(","):
-            limits += _limits(CGROUP_FOLDER / controllers, path, _of_version_1)
-            limits += _limits(CGROUP_FOLDER / "cpu", path, _of_version_1)
-    return min(limits, default=None)
+        if not controllers and version == 2:
+            found += _upwards(CGROUP_FOLDER, path)
+        elif "cpu" in controllers.split(",") and version == 1:
+            found += [*_upwards(CGROUP_FOLDER / controllers, path), *_upwards(CGROUP_FOLDER / "cpu", path)]
+    return list({str(folder.resolve()): folder for folder in found}.values())
 
 
-def _limits(top: Path, path: str, read: Callable[[Path], float | None]) -> list[float]:
-    """The limits of a cgroup and of its parents. In a container, the path may be the host's: then only `top` exists."""
+def _upwards(top: Path, path: str) -> list[Path]:
+    """A cgroup and its parents. In a container, the path may be the host's: then only `top` exists."""
     folder = top / path.lstrip("/")
-    found = [read(place) for place in (folder, *folder.parents) if place == top or top in place.parents]
-    return [limit for limit in found if limit is not None]
+    return [place for place in (folder, *folder.parents) if place == top or top in place.parents]
 
 
 def _of_version_2(folder: Path) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,24 @@ from . import __version__, cpus
 POLICIES = Path("/sys/devices/system/cpu/cpufreq")
 CPU_INFO = Path("/proc/cpuinfo")
 THERMAL_FOLDER = Path("/sys/class/thermal")
+PLATFORM = Path("/sys/devices/platform")
+CAPACITIES = Path("/sys/devices/system/cpu")
 BOARD_FILES = (
     Path("/proc/device-tree/model"),  # a Raspberry Pi and similar boards
     Path("/sys/class/dmi/id/product_name"),  # a PC
     Path("/sys/class/dmi/id/board_name"),
 )
 # Source: the kernel's arch/arm64/include/asm/cputype.h; on ARM, /proc/cpuinfo contains only numbers.
+ARM = "0x41"
+IMPLEMENTERS = {
+    "0x42": "Broadcom",
+    "0x48": "HiSilicon",
+    "0x4e": "NVIDIA",
+    "0x51": "Qualcomm",
+    "0x53": "Samsung",
+    "0x61": "Apple",
+    "0xc0": "Ampere",
+}
 ARM_PARTS = {
     "0xd03": "Cortex-A53",
     "0xd04": "Cortex-A35",
@@ -38,27 +51,34 @@ ARM_PARTS = {
     "0xd0b": "Cortex-A76",
     "0xd0c": "Neoverse-N1",
     "0xd0d": "Cortex-A77",
+    "0xd0e": "Cortex-A76AE",
     "0xd40": "Neoverse-V1",
     "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE",
     "0xd44": "Cortex-X1",
     "0xd46": "Cortex-A510",
     "0xd47": "Cortex-A710",
     "0xd48": "Cortex-X2",
     "0xd49": "Neoverse-N2",
+    "0xd4b": "Cortex-A78C",
+    "0xd4c": "Cortex-X1C",
     "0xd4d": "Cortex-A715",
     "0xd4e": "Cortex-X3",
     "0xd4f": "Neoverse-V2",
     "0xd80": "Cortex-A520",
     "0xd81": "Cortex-A720",
     "0xd82": "Cortex-X4",
+    "0xd85": "Cortex-X925",
+    "0xd87": "Cortex-A725",
 }
 
 
 def device() -> dict[str, Any]:
     """Facts that stay the same during a run: board, cpu, cores, memory_bytes, os, kernel, arch, governor, …
 
-    cores is the number of CPUs that this process can keep busy, and cpus those that it may run on. governor and cpu
-    have the values of all clusters.
+    cores is the number of CPUs that this process can keep busy, and cpus those that it may run on; isolated are the
+    CPUs that the kernel keeps free of other work, and cpu_limit is the CPUs' worth of time that its cgroup allows.
+    governor and cpu have the values of all clusters.
     """
     groups = _clusters()
     governors = dict.fromkeys(one for group in groups for one in group.governors)
@@ -67,6 +87,8 @@ def device() -> dict[str, Any]:
         "cpu": " + ".join(dict.fromkeys(group.name for group in groups if group.name)) or _other_cpu(),
         "cores": cpus.count(),
         "cpus": cpus.text(cpus.allowed()),
+        "isolated": cpus.text(cpus.isolated()) or None,
+        "cpu_limit": cpus.limit(),
         "memory_bytes": memory_bytes(),
         "os": operating_system(),
         "kernel": platform.release(),
@@ -102,7 +124,7 @@ def state() -> dict[str, Any]:
 
 @dataclass
 class _Cluster:
-    """CPUs of one kind: the same name and the same highest frequency."""
+    """CPUs of one kind: the same name, highest frequency and capacity."""
 
     name: str | None
     max_hz: int | None
@@ -111,7 +133,7 @@ class _Cluster:
 
     @property
     def governors(self) -> list[str]:
-        found = (_read(policy / "scaling_governor") for policy in self.policies)
+        found = (read(policy / "scaling_governor") for policy in self.policies)
         return list(dict.fromkeys(governor for governor in found if governor))
 
 
@@ -123,13 +145,14 @@ def _clusters() -> list[_Cluster]:
     names = _names()
     policy_of: dict[int, Path] = {}
     for policy in POLICIES.glob("policy*"):
-        related = (_read(policy / "related_cpus") or "").split()
+        related = (read(policy / "related_cpus") or read(policy / "affected_cpus") or "").split()
         policy_of.update({int(cpu): policy for cpu in related if cpu.isdecimal()})
-    found: dict[tuple[str | None, int | None], _Cluster] = {}
+    found: dict[tuple[str | None, int | None, str | None], _Cluster] = {}
     for cpu in sorted({*names, *policy_of}):
         of = policy_of.get(cpu)
         name, max_hz = names.get(cpu), _hertz(of / "cpuinfo_max_freq") if of else None
-        cluster = found.setdefault((name, max_hz), _Cluster(name, max_hz))
+        capacity = read(CAPACITIES / f"cpu{cpu}/cpu_capacity")  # tells kinds of cores apart where no clock does
+        cluster = found.setdefault((name, max_hz, capacity), _Cluster(name, max_hz))
         cluster.cpus.append(cpu)
         if of and of not in cluster.policies:
             cluster.policies.append(of)
@@ -139,14 +162,22 @@ def _clusters() -> list[_Cluster]:
 def _names() -> dict[int, str | None]:
     """The name of every CPU that is online."""
     found: dict[int, str | None] = {}
-    for block in (_read(CPU_INFO) or "").split("\n\n"):
+    for block in (read(CPU_INFO) or "").split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines())
         fields = {key.strip(): value.strip() for key, _, value in pairs}
         number, part = fields.get("processor", ""), fields.get("CPU part")
         if number.isdecimal():
-            arm = ARM_PARTS.get(part, f"ARM part {part}") if part else None
-            found[int(number)] = fields.get("model name") or arm
+            found[int(number)] = fields.get("model name") or (
+                _arm(fields.get("CPU implementer"), part) if part else None
+            )
     return found
+
+
+def _arm(implementer: str | None, part: str) -> str:
+    """The name of a core. Each implementer numbers its own parts."""
+    if implementer in (None, ARM):
+        return ARM_PARTS.get(part, f"ARM part {part}")
+    return f"{IMPLEMENTERS.get(str(implementer), f'implementer {implementer}')} part {part}"
 
 
 def tools(distributions: Iterable[str] = ()) -> dict[str, str | None]:
@@ -163,7 +194,7 @@ def tools(distributions: Iterable[str] = ()) -> dict[str, str | None]:
 
 def board() -> str | None:
     """The model name of the board, PC or Mac, from its device tree or firmware."""
-    return next(filter(None, map(_read, BOARD_FILES)), None) or _sysctl("hw.model")
+    return next(filter(None, map(read, BOARD_FILES)), None) or _sysctl("hw.model")
 
 
 def _other_cpu() -> str | None:
@@ -173,7 +204,7 @@ def _other_cpu() -> str | None:
 
 def memory_bytes() -> int | None:
     """The system's total memory, in bytes."""
-    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
+    for line in (read(Path("/proc/meminfo")) or "").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     told = _sysctl("hw.memsize")
@@ -182,7 +213,7 @@ def memory_bytes() -> int | None:
 
 def operating_system() -> str:
     """The full name of the distribution or of macOS, or the kernel's name and release."""
-    for line in (_read(Path("/etc/os-release")) or "").splitlines():
+    for line in (read(Path("/etc/os-release")) or "").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip("\"'")
     mac = platform.mac_ver()[0]
@@ -193,7 +224,7 @@ def operating_system() -> str:
 
 def temperature_c() -> float | None:
     """The hottest thermal zone, in degrees Celsius."""
-    readings = [_read(zone / "temp") for zone in sorted(THERMAL_FOLDER.glob("thermal_zone*"))]
+    readings = [read(zone / "temp") for zone in sorted(THERMAL_FOLDER.glob("thermal_zone*"))]
     celsius = [int(reading) / 1000 for reading in readings if reading and reading.lstrip("-").isdigit()]
     return max(celsius, default=None)
 
@@ -201,19 +232,21 @@ def temperature_c() -> float | None:
 def throttled() -> str | None:
     """A Raspberry Pi's throttling bits in hexadecimal ("0x0": never since boot); None on other boards.
 
-    Source: the vcgencmd manual: bits 0 to 3 are under-voltage, frequency capped, throttled and the soft temperature
-    limit now; bits 16 to 19 the same since boot.
+    Sources: the vcgencmd manual; for systems without vcgencmd or without access to it, the attribute get_throttled of
+    drivers/firmware/raspberrypi.c in Raspberry Pi's kernel. `throttling.BITS` names the bits.
     """
     key, _, value = (_printed("vcgencmd", "get_throttled") or "").partition("=")
-    return value if key == "throttled" else None
+    if key != "throttled":
+        value = next(filter(None, map(read, sorted(PLATFORM.glob("soc*/*/get_throttled")))), "")
+    return hex(int(value, 16)) if re.fullmatch(r"(0x)?[0-9a-fA-F]+", value) else None
 
 
 def _hertz(path: Path) -> int | None:
-    kilohertz = _read(path)
+    kilohertz = read(path)
     return int(kilohertz) * 1000 if kilohertz and kilohertz.isdigit() else None
 
 
-def _read(path: Path) -> str | None:
+def read(path: Path) -> str | None:
     """The content of a small file of the kernel; None if it is missing, empty or unreadable (as some sensors are)."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from . import cpus, facts, memory, model
+from . import cpus, facts, memory, model, throttling
 from .errors import EdgeBenchError, first_line
 from .runtimes import Session
 from .samples import Samples, pseudo_random
@@ -57,13 +57,14 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
     """
     device = facts.device()  # before pinning: cpus and cores are those of the machine
     if job.cpus:
+        cpus.require_spread(job.cpus, job.threads)
         cpus.pin(job.cpus)
     started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    before = facts.state()
+    before, watch = facts.state(), throttling.Watch()
     loaded = model.load(job)
     inputs = _inputs(loaded.session, samples)
     try:
-        timing = _timing(loaded.session, inputs, effort)
+        timing = _timing(loaded.session, inputs, effort, watch.look_if_due)
     except Exception as error:
         raise EdgeBenchError(
             f"{job.path}: {loaded.runtime['name']} failed while running it ({first_line(error)})"
@@ -80,6 +81,7 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
         "frequency_hz": [before["frequency_hz"], after["frequency_hz"]],
         "throttled": after["throttled"],
         "throttled_before": before["throttled"],
+        "throttling": watch.result(),
         "load_average": [before["load_average"], after["load_average"]],
         "peak_rss_bytes": memory.peak_rss_bytes(),
         "rss_before_load_bytes": loaded.rss_before_load_bytes,
@@ -94,8 +96,14 @@ def _inputs(session: Session, samples: Samples | None) -> list[Array]:
     return [samples.get(0, samples.check(session.inputs))]
 
 
-def _timing(session: Session, inputs: Sequence[Array], effort: Effort) -> dict[str, Any]:
-    """first_run_ns, refills_input, warmup, runs, single_runs and clock_ns."""
+def _timing(
+    session: Session, inputs: Sequence[Array], effort: Effort, look: throttling.Look = throttling.never
+) -> dict[str, Any]:
+    """first_run_ns, refills_input, warmup, runs, single_runs and clock_ns.
+
+    Args:
+        look: called between entries; see `measure`.
+    """
     session.set(inputs)
     with _no_garbage_collection():
         _, first_run_ns = entry(session.invoke, 1)
@@ -109,7 +117,7 @@ def _timing(session: Session, inputs: Sequence[Array], effort: Effort) -> dict[s
 
         warmup = warm_up(call, effort.warmup_seconds)
         loops = loops_for(warmup)
-        runs = measure(call, loops, effort)
+        runs = measure(call, loops, effort, look)
         singles = single_runs(call, SINGLE_RUNS if loops > 1 else 0)
         clock = clock_ns()
     return {
@@ -151,12 +159,21 @@ def loops_for(warmup: Sequence[Entry]) -> int:
     return max(1, round(ENTRY_NS / max(fastest_ns, 1.0)))
 
 
-def measure(call: Callable[[], object], loops: int, effort: Effort) -> list[Entry]:
-    """Measures entries until there are `min_runs` and `min_seconds` have passed."""
+def measure(
+    call: Callable[[], object], loops: int, effort: Effort, look: throttling.Look = throttling.never
+) -> list[Entry]:
+    """Measures entries until there are `min_runs` and `min_seconds` have passed.
+
+    Args:
+        look: called after every entry; returns whether it did something that disturbs the caches. Then runs of less
+            than 1 ms are looped once without being recorded.
+    """
     entries: list[Entry] = []
     end = time.perf_counter_ns() + int(effort.min_seconds * 1e9)
     while len(entries) < effort.min_runs or time.perf_counter_ns() < end:
         entries.append(entry(call, loops))
+        if look() and loops > 1:
+            entry(call, loops)
     return entries
 
 
