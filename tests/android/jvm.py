@@ -20,6 +20,7 @@ from tests.android import golden
 PROJECTS = ("inference", "app")
 TRACED = "exif6.jpg"
 """The golden image that `trace` runs on."""
+VECTORS = Path(__file__).parent.parent / "vectors"
 CONFIG = "com/android/tools/test_config.properties"
 
 
@@ -141,7 +142,7 @@ def junit(
     jars = [*phone.classpath(), *code.jars("app"), *classpath, folder / "config"]
     argv = [*code.JAVA, "-Xmx1500m", "-cp", ":".join(map(str, jars)), f"-Djava.library.path={native}"]
     argv += ["-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={frameworks}"]
-    argv += [f"-Dlastmile.{name}={path}" for name, path in {"folder": folder, **properties}.items()]
+    argv += [f"-Dlastmile.{name}={path}" for name, path in {"folder": folder, "vectors": VECTORS, **properties}.items()]
     argv += [f"-Dlastmile.started_ms={time.time_ns() // 1_000_000}", "org.junit.runner.JUnitCore", *classes]
     # TFLite uses XNNPACK from API level 20 on and reads the level from this property.
     env = {"LD_LIBRARY_PATH": str(native), "ro.build.version.sdk": dependencies.versions()["target-sdk"]}
@@ -170,6 +171,7 @@ def request_all(
         if recipe == "fp32":
             bounds = ["--min-runs", "64", "--min-seconds", "0.05", "--warmup-seconds", "0.02"]
             requests.write(run_id("run", recipe, target), ["run", model, *common, *bounds])
+            requests.write(run_id("memory", recipe, target), ["memory", model, *common, *bounds])
     model = requests.file(build.cell(*model_name, "fp32", "tflite") / "model.tflite")
     _write_rejected(requests, model, inputs, images)
     folder = requests.folder / "golden" / "images"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
+from pipeline.android import dependencies, package
 from pipeline.core import Artifact, Measurement
 from pipeline.datasets import _images
 from pipeline.system import store
@@ -77,6 +79,41 @@ def test_a_measurement_contains_raw_samples(ran: jvm.Ran, target: str) -> None:
     assert output["load_ns"] > 0
     assert len(output["temperature_c"]) == len(output["load_average"]) == 2
     assert output["device"]["before"].keys() == output["device"]["after"].keys()
+
+
+def test_only_a_runtime_without_another_call_includes_the_copy_of_the_input(ran: jvm.Ran) -> None:
+    copies = {target: ran.output(jvm.run_id("run", "fp32", target))["includes_input_copy"] for target in TARGETS}
+    assert copies == {"tflite": False, "executorch": True}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_run_is_marked_by_what_happened_meanwhile(ran: jvm.Ran, target: str) -> None:
+    output = ran.output(jvm.run_id("run", "fp32", target))
+    assert (output["foreground_lost"], output["screen_off"], output["call"]) == (False, False, False)
+    assert output["throttled_during"] == "0x0"
+    assert all(sample["cpus"] for sample in output["samples"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_memory_is_measured_by_a_command_of_its_own(ran: jvm.Ran, target: str) -> None:
+    output = ran.output(jvm.run_id("memory", "fp32", target))
+    assert output["peak_rss_bytes"] >= output["rss_before_load_bytes"] > 0
+    assert output["pss_bytes"] > 0 and output["pss_before_load_bytes"] > 0
+    assert isinstance(output["peak_rss_reset"], bool)
+    assert output["memory_process"] == "memory"
+    assert ran.output(jvm.run_id("run", "fp32", target))["memory_process"] == "run"
+    assert "runs" not in output
+
+
+def test_a_runtime_is_named_by_its_build_and_hash(ran: jvm.Ran) -> None:
+    found = {target: ran.output(jvm.run_id("memory", "fp32", target))["runtime"] for target in TARGETS}
+    versions = dependencies.versions()
+    assert found["tflite"]["version"] == f"TensorFlow Lite {versions['litert']}"
+    assert found["executorch"]["version"] == f"react-native-executorch {versions['executorch']}"
+    libraries = package.libraries("x86_64", ("litert", "executorch"))
+    names = {"tflite": "libtensorflowlite_jni.so", "executorch": "libexecutorch.so"}
+    for target, name in names.items():
+        assert found[target]["library_sha256"] == hashlib.sha256(libraries[name]).hexdigest()
 
 
 @pytest.mark.parametrize("target", TARGETS)

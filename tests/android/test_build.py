@@ -53,7 +53,7 @@ def test_the_app_requests_no_permissions_and_exports_one_activity_to_the_shell_o
         if activity.get(f"{NAMESPACE}exported") == "true"
     }
     assert exported == {".MainActivity": None, ".RunActivity": "android.permission.DUMP"}
-    assert {child.tag for child in application} == {"activity", "meta-data"}
+    assert {child.tag for child in application} == {"activity", "meta-data", "profileable"}
 
 
 def test_the_apk_contains_the_models_and_both_runtimes_for_each_abi(apk: tuple[android.Built, Path]) -> None:

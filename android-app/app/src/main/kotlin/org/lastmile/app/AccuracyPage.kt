@@ -6,12 +6,15 @@ import android.view.View
 import android.view.ViewGroup
 import android.widget.Button
 import android.widget.TextView
+import java.io.DataInputStream
 import java.io.File
 import java.io.RandomAccessFile
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import kotlin.concurrent.thread
 import org.json.JSONObject
 import org.lastmile.inference.Artifact
+import org.lastmile.inference.Engine
 import org.lastmile.inference.Engines
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.sha256
@@ -26,11 +29,14 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
         view.findViewById<Button>(R.id.share).visibility = View.GONE
         val note = view.findViewById<TextView>(R.id.note)
         note.visibility = View.VISIBLE
-        note.text =
-            when {
-                isMissing() -> activity.getString(R.string.no_data, folder.path)
-                else -> attempt { activity.getString(R.string.data, loadSplit().first.count) }.getOrElse(::oneLine)
-            }
+        thread(name = "data") {
+            val text =
+                when {
+                    isMissing() -> activity.getString(R.string.no_data, folder.path)
+                    else -> attempt { activity.getString(R.string.data, loadSplit().first.count) }.getOrElse(::oneLine)
+                }
+            activity.runOnUiThread { note.text = text }
+        }
         watch()
     }
 
@@ -41,12 +47,11 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
         val (samples, labels) = loadSplit(artifact.layout == "NCHW")
         val engine = Engines.forFile(artifact.file.name)
         engine.unavailable()?.let { throw InferenceException(it) }
-        // The name contains the hash of the data: outputs for other data cannot be reused.
-        val outputsFile = File(folder, "outputs-${artifact.sha256.take(HASH_DIGITS)}-${sha256(File(folder, IMAGES)).take(HASH_DIGITS)}.f32")
+        val outputsFile = outputsFile(artifact, engine)
         engine.load(artifact.verifiedFile()).use { session ->
             val info = samples.matchInput(session.inputs)
             val output = session.outputs.first()
-            val row = 4 * output.size
+            val row = 4L * output.size
             val buffer = info.allocate()
             RandomAccessFile(outputsFile, "rw").use { file ->
                 file.setLength(file.length() / row * row) // drops a row that was written in part
@@ -62,6 +67,23 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
             val correct = countCorrect(outputsFile, output.size, labels)
             return JSONObject().put("title", artifact.title).put("correct", correct).put("samples", samples.count).put("outputs", outputsFile.path)
         }
+    }
+
+    /**
+     * Where an artifact's outputs are kept. The name contains hashes of the model, the data and the runtime with its library: outputs of
+     * another version are not continued. Those are removed.
+     */
+    private fun outputsFile(
+        artifact: Artifact,
+        engine: Engine
+    ): File {
+        val context = activity.applicationContext
+        val runtime = "${engine.name} ${Libraries.version(context, engine)} ${Libraries.sha256(context, engine)}"
+        val start = "outputs-${artifact.sha256.take(HASH_DIGITS)}-"
+        val hashes = listOf(sha256(File(folder, IMAGES)), runtime.byteInputStream().sha256())
+        val file = File(folder, start + hashes.joinToString("-") { it.take(HASH_DIGITS) } + ".f32")
+        folder.listFiles { other -> other.name.startsWith(start) && other != file }.orEmpty().forEach { it.delete() }
+        return file
     }
 
     override fun resultView(result: JSONObject): View {
@@ -87,9 +109,13 @@ class AccuracyPage(activity: Activity, parent: ViewGroup, state: Bundle) : Measu
         classes: Int,
         labels: Samples
     ): Int {
-        val values = ByteBuffer.wrap(outputsFile.readBytes()).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-        return (0 until labels.count).count { index ->
-            (0 until classes).maxBy { values.get(index * classes + it) } == labels.get(index)[0].toInt()
+        val row = ByteArray(4 * classes)
+        val values = ByteBuffer.wrap(row).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
+        return DataInputStream(outputsFile.inputStream().buffered()).use { file ->
+            (0 until labels.count).count { index ->
+                file.readFully(row)
+                (0 until classes).maxBy { values.get(it) } == labels.get(index)[0].toInt()
+            }
         }
     }
 

@@ -3,13 +3,14 @@ package org.lastmile.app
 import android.os.Process
 import kotlin.concurrent.thread
 import org.json.JSONObject
+import org.lastmile.inference.InferenceException
 
 /** Jobs that run in a background thread and outlive the screen that started them. */
 class BackgroundWork {
     @Volatile var running = false
         private set
 
-    /** Progress of the current job, 0 to 1. */
+    /** Progress of the current job, 0 to 1. The page reads it from time to time, so that the measuring thread need not report it. */
     @Volatile var progress = 0.0
         private set
 
@@ -22,14 +23,24 @@ class BackgroundWork {
     @Volatile var results: List<JSONObject> = emptyList()
         private set
 
-    /** Called after every change, in the worker thread; after the start, in the caller's. */
+    /** Called when a job ends, in the worker thread; after the start, in the caller's. */
     @Volatile var onChange: () -> Unit = {}
 
     @Volatile private var stopped = false
 
-    /** Runs these jobs in order. Each has a name and takes a callback to which it reports its progress. */
+    /**
+     * Runs these jobs in order. Each has a name and takes a callback to which it reports its progress. Refused with an [error] while
+     * anything else is being measured.
+     */
     fun start(jobs: List<Pair<String, ((Double) -> Unit) -> JSONObject>>) {
         if (running || jobs.isEmpty()) return
+        try {
+            Turn.take("a measurement of ${jobs[0].first}")
+        } catch (taken: InferenceException) {
+            error = taken.message.orEmpty()
+            onChange()
+            return
+        }
         running = true
         stopped = false
         error = ""
@@ -41,12 +52,14 @@ class BackgroundWork {
                 attempt {
                     for ((name, job) in jobs) {
                         title = name
+                        progress = 0.0
+                        onChange()
                         results = results + job(::report)
                     }
                 }.exceptionOrNull()
             error = if (failure == null || failure is Stopped) "" else "$title: ${oneLine(failure)}"
             running = false
-            progress = 0.0
+            Turn.end()
             onChange()
         }
     }
@@ -58,9 +71,7 @@ class BackgroundWork {
 
     private fun report(done: Double) {
         if (stopped) throw Stopped()
-        val before = (100 * progress).toInt()
         progress = done
-        if ((100 * done).toInt() != before) onChange()
     }
 
     private class Stopped : RuntimeException()

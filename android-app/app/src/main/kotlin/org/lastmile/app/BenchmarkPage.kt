@@ -2,6 +2,7 @@ package org.lastmile.app
 
 import android.app.Activity
 import android.content.Intent
+import android.net.Uri
 import android.os.Bundle
 import android.view.View
 import android.view.ViewGroup
@@ -10,9 +11,11 @@ import android.widget.Button
 import android.widget.LinearLayout
 import android.widget.Spinner
 import android.widget.TextView
+import kotlin.concurrent.thread
 import org.json.JSONArray
 import org.json.JSONObject
 import org.lastmile.inference.Artifact
+import org.lastmile.inference.InferenceException
 
 /** Latency and memory of artifacts, measured by the same code that serves the host. */
 class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : MeasurementPage(activity, parent, state, WORK) {
@@ -26,7 +29,7 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
         threads.setSelection(state.getInt("threads"))
         runs.setSelection(state.getInt("runs"))
         val button = view.findViewById<Button>(R.id.share)
-        button.setOnClickListener { share() }
+        button.setOnClickListener { chooseDocument() }
         watch()
     }
 
@@ -42,7 +45,7 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
     ): JSONObject {
         val file = artifact.verifiedFile().path
         val arguments = listOf("run", file, "--threads", "${threads.selectedItem}", "--min-runs", "${runs.selectedItem}")
-        val commands = Commands(activity.applicationContext, activity.filesDir, setOf(file)) { done, of -> onProgress(done.toDouble() / of) }
+        val commands = Commands(activity.applicationContext, activity.filesDir, setOf(file), onProgress)
         return commands.execute(arguments).put("title", artifact.title)
     }
 
@@ -56,18 +59,21 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
             activity.getString(
                 R.string.benchmark_result,
                 result.getString("title"),
-                formatTime(percentile(latencies, 0.5)),
-                formatTime(percentile(alone, 0.9)),
-                formatTime(percentile(alone, 0.99)),
+                formatTime(Measure.percentile(latencies, 50.0)),
+                formatTime(Measure.percentile(alone, 90.0)),
+                formatTime(Measure.percentile(alone, 99.0)),
                 latencies.size,
                 formatTime(result.getDouble("load_ns")),
                 formatTime(result.getDouble("first_run_ns")),
                 "%.1f MB".format(result.getLong("peak_rss_bytes") / 1e6),
-                if (result.optString("throttled") in listOf("0x0", "null")) "" else activity.getString(R.string.throttled)
+                listOfNotNull(
+                    R.string.throttled.takeIf { listOf("throttled", "throttled_during").any { result.optString(it) !in listOf("0x0", "null") } },
+                    R.string.disturbed.takeIf { result.getBoolean("foreground_lost") || result.getBoolean("screen_off") }
+                ).joinToString("") { "\n${activity.getString(it)}" }
             )
         val histogram = HistogramView(activity)
         histogram.millis = latencies.map { it / 1e6 }
-        histogram.contentDescription = activity.getString(R.string.histogram, formatTime(percentile(latencies, 0.5)), formatTime(latencies.last()))
+        histogram.contentDescription = activity.getString(R.string.histogram, formatTime(Measure.percentile(latencies, 50.0)), formatTime(latencies.last()))
         return LinearLayout(activity).apply {
             orientation = LinearLayout.VERTICAL
             addView(TextView(activity).also { it.text = text })
@@ -75,24 +81,34 @@ class BenchmarkPage(activity: Activity, parent: ViewGroup, state: Bundle) : Meas
         }
     }
 
-    private fun share() {
+    /** Asks the user for a document. Results may be larger than what one app can send to another in an intent. */
+    private fun chooseDocument() {
         if (WORK.results.isEmpty()) return
-        val intent = Intent(Intent.ACTION_SEND).setType("application/json").putExtra(Intent.EXTRA_TEXT, JSONArray(WORK.results).toString(1))
-        activity.startActivity(Intent.createChooser(intent, activity.getString(R.string.share)))
+        val intent = Intent(Intent.ACTION_CREATE_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("application/json")
+        val failure = attempt { activity.startActivityForResult(intent.putExtra(Intent.EXTRA_TITLE, "lastmile.json"), MainActivity.SAVE) }.exceptionOrNull()
+        if (failure != null) showSaved(activity.getString(R.string.failed, oneLine(failure)))
+    }
+
+    /** Writes the results to a document that the user chose. */
+    fun saveTo(document: Uri) {
+        val results = WORK.results
+        thread(name = "save") {
+            val failure =
+                attempt {
+                    val stream = activity.contentResolver.openOutputStream(document, "wt") ?: throw InferenceException("cannot open $document")
+                    stream.bufferedWriter().use { it.write(JSONArray(results).toString(1)) }
+                }.exceptionOrNull()
+            val text = if (failure == null) activity.getString(R.string.saved) else activity.getString(R.string.failed, oneLine(failure))
+            activity.runOnUiThread { showSaved(text) }
+        }
+    }
+
+    private fun showSaved(text: String) {
+        view.findViewById<TextView>(R.id.status).text = text
     }
 
     private companion object {
         val WORK = BackgroundWork()
         val RUNS = listOf(64, 256, 1024)
-
-        /** A percentile by linear interpolation, as in the host's statistics. */
-        fun percentile(
-            sorted: List<Double>,
-            fraction: Double
-        ): Double {
-            val at = fraction * (sorted.size - 1)
-            val low = at.toInt()
-            return sorted[low] + (at - low) * (sorted[minOf(low + 1, sorted.size - 1)] - sorted[low])
-        }
     }
 }

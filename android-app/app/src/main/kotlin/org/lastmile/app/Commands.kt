@@ -22,27 +22,28 @@ import org.lastmile.inference.sha256
  *
  * @property results the folder for output files.
  * @property allowed the files that may be read; their SHA-256 has been verified.
- * @property progress called from time to time with (done, of).
+ * @property progress called with the progress from 0 to 1, in the measuring thread and outside the measured spans: it must be quick.
  */
 class Commands(
     private val context: Context,
     private val results: File,
     private val allowed: Set<String>,
-    private val progress: (Int, Int) -> Unit
+    private val progress: (Double) -> Unit = {}
 ) {
     /** Runs one command. Throws an [InferenceException] with a one-line message if it fails. */
     fun execute(command: List<String>): JSONObject {
-        val name = command.firstOrNull() ?: throw InferenceException("no command; known: facts, predict, run, runtimes, trace")
+        val name = command.firstOrNull() ?: throw InferenceException("no command; known: facts, memory, predict, run, runtimes, trace")
         val arguments = Arguments(command.drop(1))
         return when (name) {
             "run" -> run(arguments)
+            "memory" -> memory(arguments)
             "predict" -> predict(arguments)
             "trace" -> trace(arguments)
             "facts" -> arguments.end().let {
                 JSONObject().put("schema", 2).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null))
             }
             "runtimes" -> arguments.end().let { runtimes() }
-            else -> throw InferenceException("unknown command '$name'; known: facts, predict, run, runtimes, trace")
+            else -> throw InferenceException("unknown command '$name'; known: facts, memory, predict, run, runtimes, trace")
         }
     }
 
@@ -62,63 +63,97 @@ class Commands(
         return JSONObject().put("schema", 1).put("runtimes", JSONArray(listed))
     }
 
+    /** Measures latency. Loading the model and its first run are the first things that happen to it in this process. */
     private fun run(arguments: Arguments): JSONObject {
         val job = job(arguments)
         if (arguments.text("--cpus") != null) throw InferenceException("--cpus: Android gives apps no way to pin a process to CPUs")
-        val effort =
-            Effort(arguments.integer("--min-runs", 64, 1), arguments.seconds("--min-seconds", 1.0), arguments.seconds("--warmup-seconds", 0.25))
+        val effort = effort(arguments)
         arguments.end()
         val startedAt = Instant.now().truncatedTo(ChronoUnit.SECONDS).toString()
         val before = Facts.state(context)
-        val memory = measureMemory(job)
-        val (timing, session, loadNs) = measureTime(job, effort)
-        val after = Facts.state(context)
-        return JSONObject()
-            .put("schema", 2)
-            .putAll(job.artifactFacts())
-            .put("device", Facts.device(context).put("before", before.getJSONObject("phone")).put("after", after.getJSONObject("phone")))
-            .put("runtime", session)
-            .put("load_ns", loadNs)
-            .put("first_run_ns", timing.firstRunNs)
-            .put("refills_input", timing.refillsInput)
-            .put("warmup", entries(timing.warmup))
-            .put("runs", entries(timing.runs))
-            .put("single_runs", JSONArray(timing.singleRunsNs))
-            .put("clock_ns", timing.clockNs)
-            .put("temperature_c", pair(before, after, "temperature_c"))
-            .put("frequency_hz", pair(before, after, "frequency_hz"))
-            .put("throttled_before", before.get("throttled"))
-            .put("throttled", after.get("throttled"))
-            .put("load_average", pair(before, after, "load_average"))
-            .putAll(memory)
-            .put("started_at", startedAt)
-            .put("tools", tools(job.engine))
-    }
-
-    /** Memory is measured in a separate pass, so that it excludes what the timing code allocates. */
-    private fun measureMemory(job: Job): JSONObject {
-        Facts.resetPeak()
-        val before = Facts.memoryBytes("VmRSS")
-        job.load().use { session ->
-            session.setInputs(job.inputs(session))
-            job.wrapErrors("failed while running it") { repeat(2) { session.invoke() } }
-            return JSONObject().put("peak_rss_bytes", Facts.memoryBytes("VmHWM")).put("rss_before_load_bytes", before)
-        }
-    }
-
-    private fun measureTime(
-        job: Job,
-        effort: Effort
-    ): Triple<Timing, JSONObject, Long> {
+        val memory = Memory.begin()
+        Foreground.begin(context)
         val begin = System.nanoTime()
         job.load().use { session ->
             val loadNs = System.nanoTime() - begin
             session.setInputs(job.inputs(session))
-            val timing =
-                job.wrapErrors("failed while running it") {
-                    Measure.time(session, effort) { progress((100 * it).toInt(), 100) }
-                }
-            return Triple(timing, runtime(job, session), loadNs)
+            val conditions = Conditions(context)
+            val measure =
+                Measure(session, effort, { now, done ->
+                    conditions.between(now)
+                    progress(done)
+                })
+            val timing = job.wrapErrors("failed while running it") { measure.time() }
+            val sampled = conditions.facts()
+            val foreground = Foreground.facts()
+            val peak = memory.end("run")
+            val after = Facts.state(context)
+            return JSONObject()
+                .put("schema", 2)
+                .putAll(job.artifactFacts())
+                .put("device", Facts.device(context).put("before", before.getJSONObject("phone")).put("after", after.getJSONObject("phone")))
+                .put("runtime", runtime(job, session))
+                .put("load_ns", loadNs)
+                .put("first_run_ns", timing.firstRunNs)
+                .put("refills_input", timing.refillsInput)
+                .put("includes_input_copy", timing.includesInputCopy)
+                .put("warmup", entries(timing.warmup))
+                .put("runs", entries(timing.runs))
+                .put("single_runs", JSONArray(timing.singleRunsNs))
+                .put("clock_ns", timing.clockNs)
+                .put("temperature_c", pair(before, after, "temperature_c"))
+                .put("frequency_hz", pair(before, after, "frequency_hz"))
+                .put("throttled_before", before.get("throttled"))
+                .put("throttled", after.get("throttled"))
+                .put("load_average", pair(before, after, "load_average"))
+                .putAll(sampled)
+                .putAll(foreground)
+                .putAll(peak)
+                .put("started_at", startedAt)
+                .put("tools", tools(job.engine))
+        }
+    }
+
+    /**
+     * Measures the memory of a model that is loaded and run twice, with the arguments of "run". The host calls it in a process of its own,
+     * so that it neither warms up a measurement of latency nor contains what that allocates.
+     */
+    private fun memory(arguments: Arguments): JSONObject {
+        val job = job(arguments)
+        effort(arguments)
+        arguments.end()
+        val pssBefore = Facts.pssBytes()
+        val memory = Memory.begin()
+        job.load().use { session ->
+            session.setInputs(job.inputs(session))
+            job.wrapErrors("failed while running it") { repeat(2) { session.invoke() } }
+            val found = memory.end("memory")
+            return JSONObject()
+                .put("schema", 1)
+                .putAll(job.artifactFacts())
+                .put("runtime", runtime(job, session))
+                .putAll(found)
+                .put("pss_before_load_bytes", pssBefore ?: JSONObject.NULL)
+                .put("pss_bytes", Facts.pssBytes() ?: JSONObject.NULL)
+                .put("tools", tools(job.engine))
+        }
+    }
+
+    private fun effort(arguments: Arguments) =
+        Effort(arguments.integer("--min-runs", 64, 1), arguments.seconds("--min-seconds", 1.0), arguments.seconds("--warmup-seconds", 0.25))
+
+    /** The process's peak memory from [begin] to [end]. */
+    private class Memory private constructor(private val reset: Boolean, private val beforeBytes: Long) {
+        /** @param process the command whose process this is. */
+        fun end(process: String): JSONObject =
+            JSONObject()
+                .put("memory_process", process)
+                .put("rss_before_load_bytes", beforeBytes)
+                .put("peak_rss_bytes", Facts.memoryBytes("VmHWM"))
+                .put("peak_rss_reset", reset)
+
+        companion object {
+            fun begin() = Memory(Facts.resetPeak(), Facts.memoryBytes("VmRSS"))
         }
     }
 
@@ -136,18 +171,22 @@ class Commands(
         val begin = System.nanoTime()
         job.load().use { session ->
             val info = samples.matchInput(session.inputs)
-            val rows = session.outputs.map { NpyRows(it.name) }
-            val buffer = info.allocate()
-            for (index in start until start + count) {
-                info.write(samples.get(index), buffer)
-                session.setInputs(listOf(buffer))
-                job.wrapErrors("failed at sample $index") { session.invoke() }
-                session.outputs.forEachIndexed { i, output ->
-                    rows[i].append(output.read(session.readOutputs()[i]), if (output.shape.firstOrNull() == 1) output.shape.drop(1) else output.shape)
+            val rows = session.outputs.map { NpyRows(it.name, results) }
+            try {
+                val buffer = info.allocate()
+                for (index in start until start + count) {
+                    info.write(samples.get(index), buffer)
+                    session.setInputs(listOf(buffer))
+                    job.wrapErrors("failed at sample $index") { session.invoke() }
+                    session.outputs.forEachIndexed { i, output ->
+                        rows[i].append(output.read(session.readOutputs()[i]), if (output.shape.firstOrNull() == 1) output.shape.drop(1) else output.shape)
+                    }
+                    progress((index - start + 1.0) / count)
                 }
-                progress(index - start + 1, count)
+                writeNpz(out, rows.withIndex().associate { (i, output) -> "output_$i" to output.npy(count) })
+            } finally {
+                rows.forEach { it.close() }
             }
-            writeNpz(out, rows.withIndex().associate { (i, output) -> "output_$i" to output.npy(count) })
             return JSONObject()
                 .put("schema", 1)
                 .put("artifact_sha256", job.sha256)
@@ -232,11 +271,12 @@ class Commands(
         JSONObject()
             .put("name", job.engine.name)
             .put("version", version(job.engine))
+            .put("library_sha256", Libraries.sha256(context, job.engine) ?: JSONObject.NULL)
             .put("threads", job.options.threads)
             .put("delegate", session.delegate)
             .put("cpus", JSONObject.NULL)
 
-    private fun version(engine: Engine): String = Facts.metaData(context, "org.lastmile.${engine.name}.version")
+    private fun version(engine: Engine): String = Libraries.version(context, engine)
 
     private fun tools(engine: Engine?): JSONObject {
         val versions = JSONObject().put("app", Facts.appVersion(context)).put("android", android.os.Build.VERSION.RELEASE)

@@ -7,6 +7,7 @@ import android.content.IntentFilter
 import android.content.pm.PackageManager
 import android.os.BatteryManager
 import android.os.Build
+import android.os.Debug
 import android.os.PowerManager
 import java.io.File
 import java.io.IOException
@@ -70,23 +71,45 @@ object Facts {
         val tenths = battery?.getIntExtra(BatteryManager.EXTRA_TEMPERATURE, Int.MIN_VALUE) ?: Int.MIN_VALUE
         val level = battery?.getIntExtra(BatteryManager.EXTRA_LEVEL, -1) ?: -1
         val scale = battery?.getIntExtra(BatteryManager.EXTRA_SCALE, -1) ?: -1
-        val status = if (Build.VERSION.SDK_INT >= 29) power.currentThermalStatus else null
-        val headroom = if (Build.VERSION.SDK_INT >= 30) power.getThermalHeadroom(0).takeUnless { it.isNaN() } else null
+        val charge = battery?.getIntExtra(BatteryManager.EXTRA_STATUS, -1) ?: -1
+        val status = thermalStatus(context)
         val phone =
             JSONObject()
                 .put("thermal_status", status ?: JSONObject.NULL)
-                .put("thermal_headroom", headroom?.toDouble() ?: JSONObject.NULL)
+                .put("thermal_headroom", thermalHeadroom(context)?.toDouble() ?: JSONObject.NULL)
                 .put("battery_level", if (level >= 0 && scale > 0) level.toDouble() / scale else JSONObject.NULL)
-                .put("charging", (battery?.getIntExtra(BatteryManager.EXTRA_PLUGGED, 0) ?: 0) != 0)
+                .put("charging", charge == BatteryManager.BATTERY_STATUS_CHARGING || charge == BatteryManager.BATTERY_STATUS_FULL)
+                .put("plugged", (battery?.getIntExtra(BatteryManager.EXTRA_PLUGGED, 0) ?: 0) != 0)
                 .put("power_save", power.isPowerSaveMode)
         return JSONObject()
             // The battery's temperature: apps cannot read other sensors.
             .put("temperature_c", if (tenths == Int.MIN_VALUE) JSONObject.NULL else tenths / 10.0)
-            .put("frequency_hz", JSONArray(policies().mapNotNull { hertz(it, "scaling_cur_freq") }))
+            .put("frequency_hz", JSONArray(frequenciesHz()))
             .put("load_average", read("/proc/loadavg")?.substringBefore(' ')?.toDoubleOrNull() ?: JSONObject.NULL)
             // The host treats any bit that is set as throttling.
             .put("throttled", status?.let { "0x%x".format(it) } ?: JSONObject.NULL)
             .put("phone", phone)
+    }
+
+    /** One of PowerManager's thermal states, 0 (none) to 6; null before Android 10. */
+    fun thermalStatus(context: Context): Int? =
+        if (Build.VERSION.SDK_INT >= 29) context.getSystemService(PowerManager::class.java).currentThermalStatus else null
+
+    /** How near the phone is to severe throttling, which is 1.0; null before Android 11, and if the phone does not know. */
+    fun thermalHeadroom(context: Context): Float? =
+        if (Build.VERSION.SDK_INT >= 30) context.getSystemService(PowerManager::class.java).getThermalHeadroom(0).takeUnless { it.isNaN() } else null
+
+    /** The current frequency of each set of CPUs that share a clock; empty where the kernel does not let apps read it. */
+    fun frequenciesHz(): List<Long> = policies().mapNotNull { hertz(it, "scaling_cur_freq") }
+
+    /**
+     * The process's proportional set size: its own memory and its share of what it has in common with others. Null where the kernel does
+     * not report it. Source: proc(5), smaps_rollup.
+     */
+    fun pssBytes(): Long? {
+        val rollup = read("/proc/self/smaps_rollup")?.lineSequence()?.find { it.startsWith("Pss:") }
+        val kib = rollup?.substringAfter(':')?.trim()?.substringBefore(' ')?.toLongOrNull() ?: Debug.getPss().takeIf { it > 0 }
+        return kib?.times(1024)
     }
 
     /** An entry of /proc/self/status, in bytes. */
@@ -95,7 +118,10 @@ object Facts {
     private fun status(key: String): String? =
         File("/proc/self/status").readLines().firstOrNull { it.startsWith("$key:") }?.substringAfter(':')?.trim()
 
-    /** Resets the kernel's record of peak memory. If that is not permitted, the peak is that of the whole process. Source: proc(5), clear_refs. */
+    /**
+     * Resets the kernel's record of peak memory. Returns whether it did: the kernel refuses it to a process that may not be profiled,
+     * and then the peak is that of the whole process. Source: proc(5), clear_refs.
+     */
     fun resetPeak(): Boolean =
         try {
             File("/proc/self/clear_refs").writeText("5")
@@ -165,7 +191,7 @@ object Facts {
         Class.forName("android.os.SystemProperties").getMethod("get", String::class.java).invoke(null, name) as String
 
     /** The content of a small /proc or /sys file; null if it is missing, empty or not readable. */
-    private fun read(path: String): String? =
+    fun read(path: String): String? =
         try {
             File(path).readText().trim().ifEmpty { null }
         } catch (unreadable: IOException) {

@@ -6,6 +6,7 @@ import android.net.Uri
 import android.os.Build
 import android.os.Bundle
 import android.view.View
+import android.view.WindowManager
 import android.widget.FrameLayout
 import android.widget.RadioGroup
 
@@ -28,11 +29,13 @@ interface Page {
 class MainActivity : Activity() {
     private val states = HashMap<Int, Bundle>()
     private var page: Page? = null
+    private var stopWatching: () -> Unit = {}
     private lateinit var tabs: RadioGroup
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
         setContentView(R.layout.main)
+        keepScreenOnWhileMeasuring()
         for (tab in TABS) states[tab] = state?.getBundle("page_$tab") ?: Bundle()
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, tab -> open(tab) }
@@ -47,8 +50,19 @@ class MainActivity : Activity() {
         for ((tab, saved) in states) state.putBundle("page_$tab", saved)
     }
 
+    override fun onWindowFocusChanged(hasFocus: Boolean) {
+        super.onWindowFocusChanged(hasFocus)
+        Foreground.focus(hasFocus)
+    }
+
+    override fun onPause() {
+        Foreground.focus(false)
+        super.onPause()
+    }
+
     override fun onDestroy() {
         page?.close()
+        stopWatching()
         super.onDestroy()
     }
 
@@ -58,7 +72,25 @@ class MainActivity : Activity() {
         data: Intent?
     ) {
         super.onActivityResult(request, result, data)
-        if (request == PICK && result == RESULT_OK) (page as? TryPage)?.show(data?.data)
+        if (result != RESULT_OK) return
+        if (request == PICK) (page as? TryPage)?.show(data?.data)
+        if (request == SAVE) data?.data?.let { (page as? BenchmarkPage)?.saveTo(it) }
+    }
+
+    /** Independent of the page that is shown: a measurement goes on when the user opens another tab. */
+    private fun keepScreenOnWhileMeasuring() {
+        val show = {
+            val flag = WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON
+            if (Turn.taken) window.addFlags(flag) else window.clearFlags(flag)
+        }
+        val listener = { runOnUiThread(show) }
+        Turn.onChange = listener
+        show()
+        val stop = Foreground.watch(this)
+        stopWatching = {
+            if (Turn.onChange === listener) Turn.onChange = {} // after a rotation the new activity listens
+            stop()
+        }
     }
 
     private fun open(tab: Int) {
@@ -99,6 +131,9 @@ class MainActivity : Activity() {
     companion object {
         /** Request code of [TryPage]'s image picker. */
         const val PICK = 1
+
+        /** Request code of [BenchmarkPage]'s document. */
+        const val SAVE = 2
         private val TABS = listOf(R.id.tab_try, R.id.tab_benchmark, R.id.tab_accuracy)
     }
 }

@@ -2,9 +2,10 @@ package org.lastmile.app
 
 import android.app.Activity
 import android.os.Bundle
+import android.os.Handler
+import android.os.Looper
 import android.view.View
 import android.view.ViewGroup
-import android.view.WindowManager
 import android.widget.Button
 import android.widget.CheckBox
 import android.widget.LinearLayout
@@ -16,25 +17,16 @@ import org.lastmile.inference.Artifact
 /** A page that measures artifacts: check boxes to choose them, a start button, a progress bar and results. The work survives a rotation. */
 abstract class MeasurementPage(protected val activity: Activity, parent: ViewGroup, state: Bundle, private val work: BackgroundWork) : Page {
     final override val view: View = activity.layoutInflater.inflate(R.layout.measure, parent, false)
-    protected val artifacts = Models.all(activity)
-    private val boxes: List<CheckBox>
     private val start: Button = view.findViewById(R.id.start)
     private val bar: ProgressBar = view.findViewById(R.id.progress)
     private val status: TextView = view.findViewById(R.id.status)
+    private val models = ModelList(activity)
+    private val boxes = ArrayList<CheckBox>()
+    private var selected = state.getStringArray("selected")
     private var shown: List<JSONObject> = emptyList()
+    private val clock = Handler(Looper.getMainLooper())
 
     init {
-        val selected = state.getStringArray("selected")
-        val models = view.findViewById<LinearLayout>(R.id.models)
-        boxes =
-            artifacts.mapIndexed { i, artifact ->
-                CheckBox(activity).apply {
-                    text = artifact.title
-                    minHeight = (48 * resources.displayMetrics.density).toInt()
-                    isChecked = selected?.contains(artifact.title) ?: (i == 0)
-                    models.addView(this)
-                }
-            }
         start.setOnClickListener { if (work.running) work.stop() else begin() }
     }
 
@@ -47,29 +39,47 @@ abstract class MeasurementPage(protected val activity: Activity, parent: ViewGro
     /** Creates the view of a result. */
     abstract fun resultView(result: JSONObject): View
 
-    override fun save(state: Bundle) = state.putStringArray("selected", boxes.filter { it.isChecked }.map { it.text.toString() }.toTypedArray())
+    override fun save(state: Bundle) = state.putStringArray("selected", selection())
 
     override fun close() {
+        models.close()
         work.onChange = {}
+        clock.removeCallbacksAndMessages(null)
     }
 
-    /** Shows the state of the work and follows its changes. Call it once the page is initialized. */
+    /** Lists the models, and shows the state of the work and follows its changes. Call it once the page is initialized. */
     protected fun watch() {
+        models.load(::show)
         work.onChange = { activity.runOnUiThread(::refresh) }
         refresh()
     }
 
+    private fun show(artifacts: List<Artifact>) {
+        val list = view.findViewById<LinearLayout>(R.id.models)
+        artifacts.forEachIndexed { i, artifact ->
+            boxes +=
+                CheckBox(activity).apply {
+                    text = artifact.title
+                    minHeight = (48 * resources.displayMetrics.density).toInt()
+                    isChecked = selected?.contains(artifact.title) ?: (i == 0)
+                    list.addView(this)
+                }
+        }
+    }
+
+    private fun selection(): Array<String>? {
+        if (boxes.isNotEmpty()) selected = boxes.filter { it.isChecked }.map { it.text.toString() }.toTypedArray()
+        return selected
+    }
+
     private fun begin() {
-        val selected = artifacts.filterIndexed { i, _ -> boxes[i].isChecked }
-        work.start(selected.map { artifact -> artifact.title to { onProgress -> measure(artifact, onProgress) } })
+        val chosen = models.artifacts.filterIndexed { i, _ -> boxes[i].isChecked }
+        work.start(chosen.map { artifact -> artifact.title to { onProgress -> measure(artifact, onProgress) } })
     }
 
     private fun refresh() {
-        val flag = WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON
-        if (work.running) activity.window.addFlags(flag) else activity.window.clearFlags(flag)
         start.setText(if (work.running) R.string.stop else R.string.start)
         bar.visibility = if (work.running) View.VISIBLE else View.INVISIBLE
-        bar.progress = (100 * work.progress).toInt()
         status.text = if (work.running) activity.getString(R.string.measuring, work.title) else work.error
         val resultsView = view.findViewById<LinearLayout>(R.id.results)
         val results = work.results
@@ -78,5 +88,17 @@ abstract class MeasurementPage(protected val activity: Activity, parent: ViewGro
             results.forEach { resultsView.addView(resultView(it)) }
             shown = results
         }
+        clock.removeCallbacksAndMessages(null)
+        follow()
+    }
+
+    /** Shows the progress once a second: drawing more often would disturb what is measured. */
+    private fun follow() {
+        bar.progress = (100 * work.progress).toInt()
+        if (work.running) clock.postDelayed(::follow, PROGRESS_MS)
+    }
+
+    private companion object {
+        const val PROGRESS_MS = 1000L
     }
 }

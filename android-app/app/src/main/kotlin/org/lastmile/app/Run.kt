@@ -20,8 +20,6 @@ class Run private constructor(
     private val results: File,
     private val folder: String
 ) {
-    private var lastProgressNs = 0L
-
     /** Runs the command and writes its result, or the error if it fails. */
     fun execute() {
         results.deleteRecursively()
@@ -29,7 +27,7 @@ class Run private constructor(
             attempt {
                 if (!results.mkdirs()) throw IOException("cannot create $results")
                 val request = readRequest()
-                val commands = Commands(context, results, verifiedFiles(request), ::progress)
+                val commands = Commands(context, results, verifiedFiles(request))
                 val arguments = request.getJSONArray("words")
                 val out = commands.execute(List(arguments.length()) { arguments.getString(it) })
                 result(0, out.toString(1) + "\n", "")
@@ -85,23 +83,11 @@ class Run private constructor(
         writeAtomically(File(results, "result.json")) { it.write(result.toString(1).toByteArray()) }
     }
 
-    /** Writes a progress line at the end, and before that at most once every tenth of a second. */
-    private fun progress(
-        done: Int,
-        of: Int
-    ) {
-        val now = System.nanoTime()
-        if (done < of && now - lastProgressNs < PROGRESS_INTERVAL_NS) return
-        lastProgressNs = now
-        File(results, "progress.jsonl").appendText("{\"done\": $done, \"of\": $of}\n")
-    }
-
     companion object {
         /** The folder that the adb shell writes and this app reads. */
         const val FOLDER = "/data/local/tmp/lastmile"
         private const val TAG = "Lastmile"
         private const val MAX_REQUEST_BYTES = 1 shl 20
-        private const val PROGRESS_INTERVAL_NS = 100_000_000L
         private val ID = Regex("[0-9a-f]{8,64}")
 
         /** The run with this ID, whose request is in [folder]; null if the ID is invalid. */

@@ -6,17 +6,19 @@ import android.os.Bundle
 import android.os.Process
 import android.view.WindowManager
 import android.widget.TextView
-import java.util.concurrent.atomic.AtomicReference
 import kotlin.concurrent.thread
+import org.lastmile.inference.InferenceException
 
 /**
  * The activity that the host starts for each run. Only the adb shell may start it, because only the shell holds the permission
- * required by the manifest. The screen stays on and shows the run's ID. The result is written to a file.
+ * required by the manifest. The screen stays on during the run and shows the run's ID. The result is written to a file.
  */
 class RunActivity : Activity() {
+    private var run: Run? = null
+    private var stopWatching: () -> Unit = {}
+
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
-        window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
         showOverLockScreen()
         val text = TextView(this)
         text.setPadding(PADDING, PADDING, PADDING, PADDING)
@@ -27,19 +29,51 @@ class RunActivity : Activity() {
             return
         }
         text.text = getString(R.string.run_in_progress, run.id)
-        if (!RUNNING_ID.compareAndSet(null, run.id)) {
-            if (RUNNING_ID.get() != run.id) run.refuse("another run is in progress on this phone; wait until it ends")
+        val who = "run ${run.id}"
+        try {
+            Turn.take(who)
+        } catch (taken: InferenceException) {
+            if (Turn.who != who) run.refuse(taken.message.orEmpty())
             finish()
             return
         }
+        this.run = run
+        stopWatching = Foreground.watch(this)
+        window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
+        window.decorView.postDelayed(::begin, FOCUS_MS)
+    }
+
+    override fun onWindowFocusChanged(hasFocus: Boolean) {
+        super.onWindowFocusChanged(hasFocus)
+        Foreground.focus(hasFocus)
+        if (hasFocus) begin()
+    }
+
+    override fun onPause() {
+        Foreground.focus(false)
+        super.onPause()
+    }
+
+    override fun onDestroy() {
+        stopWatching()
+        super.onDestroy()
+    }
+
+    /** Begins the run, once: when the window has the focus, and at the latest after [FOCUS_MS] without it. */
+    private fun begin() {
+        val run = this.run ?: return
+        this.run = null
         thread(name = "run") {
             // Fixed, and above the UI's priority.
             Process.setThreadPriority(Process.THREAD_PRIORITY_URGENT_DISPLAY)
             try {
                 run.execute()
             } finally {
-                RUNNING_ID.set(null)
-                runOnUiThread { finish() }
+                Turn.end()
+                runOnUiThread {
+                    window.clearFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
+                    finish()
+                }
             }
         }
     }
@@ -56,8 +90,6 @@ class RunActivity : Activity() {
 
     private companion object {
         const val PADDING = 48
-
-        /** The ID of the current run. Two runs at once would distort each other's measurements. */
-        val RUNNING_ID = AtomicReference<String?>()
+        const val FOCUS_MS = 2000L
     }
 }

@@ -4,30 +4,28 @@ import java.io.File
 import java.io.RandomAccessFile
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
-import java.nio.channels.FileChannel
 import java.util.Random
 import org.lastmile.inference.DType
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.TensorInfo
-import org.lastmile.inference.setPosition
 
 /**
- * A .npy file of samples (N, …), memory-mapped.
+ * A .npy file of samples (N, …) of any size: each sample is read when it is used. A mapping would end at 2 GB.
  *
  * @property toNchw whether to transpose samples (H, W, C) to (C, H, W).
  */
 class Samples(private val file: File, private val toNchw: Boolean) {
     private val shape: List<Int>
     private val type: String
-    private val data: ByteBuffer
+    private val start: Long
 
     /** The number of samples. */
     val count: Int get() = shape[0]
 
     init {
-        val bytes = RandomAccessFile(file, "r").use { it.channel.map(FileChannel.MapMode.READ_ONLY, 0, it.length()) }
-        bytes.order(ByteOrder.LITTLE_ENDIAN)
-        val (header, start) = readHeader(bytes)
+        val bytes = file.length()
+        val (header, begin) = readHeader(read(0, minOf(bytes, MAX_HEADER_BYTES).toInt()))
+        start = begin.toLong()
         type = DESCR.find(header)?.groupValues?.get(1) ?: invalid("no element type")
         if (type !in SIZES) throw InferenceException("$file contains $type; samples must be real numbers in little-endian byte order")
         if ("'fortran_order': False" !in header) throw InferenceException("$file is in Fortran order; write it with numpy.ascontiguousarray")
@@ -36,9 +34,8 @@ class Samples(private val file: File, private val toNchw: Boolean) {
         if (shape.isEmpty() || shape[0] == 0) throw InferenceException("$file has shape $shape; it contains no samples")
         if (toNchw && shape.size != 4) throw InferenceException("$file has shape $shape; --layout NCHW requires samples of shape (N, H, W, C)")
         val expected = shape.fold(SIZES.getValue(type).toLong()) { product, size -> Math.multiplyExact(product, size.toLong()) }
-        if (bytes.limit() - start < expected) invalid("truncated: ${bytes.limit() - start} of $expected bytes")
-        setPosition(bytes, start)
-        data = bytes.slice().order(ByteOrder.LITTLE_ENDIAN)
+        if (bytes - start < expected) invalid("truncated: ${bytes - start} of $expected bytes")
+        if (expected / count > Int.MAX_VALUE) throw InferenceException("$file has samples of ${expected / count} bytes; the limit is 2 GB each")
     }
 
     /** Checks that the model has one input and that the samples have its shape. Returns the input. */
@@ -53,14 +50,31 @@ class Samples(private val file: File, private val toNchw: Boolean) {
     /** Sample [index] in the model's layout. */
     fun get(index: Int): FloatArray {
         val size = shape.drop(1).fold(1, Int::times)
-        val values = FloatArray(size) { value(index.toLong() * size + it) }
+        val bytes = size * SIZES.getValue(type)
+        val data = read(start + index.toLong() * bytes, bytes)
+        val values = FloatArray(size) { value(data, it) }
         if (!toNchw) return values
         val (height, width, channels) = shape.drop(1)
         return FloatArray(size) { values[(it % (height * width)) * channels + it / (height * width)] }
     }
 
-    private fun value(index: Long): Float {
-        val at = Math.toIntExact(index * SIZES.getValue(type))
+    private fun read(
+        at: Long,
+        count: Int
+    ): ByteBuffer {
+        val bytes = ByteArray(count)
+        RandomAccessFile(file, "r").use {
+            it.seek(at)
+            it.readFully(bytes)
+        }
+        return ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN)
+    }
+
+    private fun value(
+        data: ByteBuffer,
+        index: Int
+    ): Float {
+        val at = index * SIZES.getValue(type)
         return when (type) {
             "<f4" -> data.getFloat(at)
             "<f8" -> data.getDouble(at).toFloat()
@@ -79,13 +93,14 @@ class Samples(private val file: File, private val toNchw: Boolean) {
         val long = bytes.get(6) > 1 // from version 2 on, the header's length has four bytes
         val length = if (long) bytes.getInt(8) else bytes.getShort(8).toInt() and 0xffff
         val begin = if (long) 12 else 10
-        if (length < 0 || length > bytes.limit() - begin) invalid("the header extends beyond the end of the file")
+        if (length < 0 || length > bytes.limit() - begin) invalid("the header extends beyond the end of the file, or has more than $MAX_HEADER_BYTES bytes")
         return String(ByteArray(length) { bytes.get(begin + it) }, Charsets.ISO_8859_1) to begin + length
     }
 
     private fun invalid(reason: String): Nothing = throw InferenceException("$file is not a valid .npy file ($reason)")
 
     companion object {
+        private const val MAX_HEADER_BYTES = 1L shl 20
         private val MAGIC = "\u0093NUMPY".toByteArray(Charsets.ISO_8859_1)
         private val SIZES = mapOf("<f4" to 4, "<f8" to 8, "|u1" to 1, "|i1" to 1, "|b1" to 1, "<i2" to 2, "<i4" to 4, "<i8" to 8)
         private val DESCR = Regex("'descr': '([^']*)'")

@@ -26,7 +26,8 @@ import org.lastmile.inference.Prediction
 /** The user draws a digit or chooses an image; the page shows the predictions of two artifacts side by side. */
 class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) : Page {
     override val view: View = activity.layoutInflater.inflate(R.layout.try_it, parent, false)
-    private val artifacts = Models.all(activity)
+    private val models = ModelList(activity)
+    private val artifacts get() = models.artifacts
     private val drawing: DrawView = view.findViewById(R.id.drawing)
     private val image: ImageView = view.findViewById(R.id.image)
     private val sides =
@@ -49,36 +50,35 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
         view.findViewById<Button>(R.id.clear).setOnClickListener { clear() }
         view.findViewById<Button>(R.id.pick).setOnClickListener { pick() }
         drawing.onDrawn = { classify() }
+        val points = state.getFloatArray("points")
+        if (points != null) drawing.strokes = toStrokes(points, state.getIntArray("lengths") ?: IntArray(0))
+        show(state.getString("image")?.let(Uri::parse))
+        sides.forEachIndexed { i, side -> side.saved = state.getString("model_$i") }
+        models.load { showModels() }
+    }
+
+    private fun showModels() {
         val titles = artifacts.map { it.title }
         val second = artifacts.indexOfFirst { artifacts.isNotEmpty() && it.target == artifacts[0].target && it.recipe != artifacts[0].recipe }
         sides.forEachIndexed { i, side ->
             side.models.adapter = ArrayAdapter(activity, android.R.layout.simple_spinner_dropdown_item, titles)
-            val saved = titles.indexOf(state.getString("model_$i"))
-            side.models.setSelection(
-                if (saved >= 0) {
-                    saved
-                } else if (i == 0) {
-                    0
-                } else {
-                    maxOf(0, second)
-                }
-            )
+            val saved = titles.indexOf(side.saved)
+            side.models.setSelection(if (saved >= 0) saved else listOf(0, maxOf(0, second))[i])
             side.models.onItemSelectedListener = SelectionListener { classify() }
         }
-        val points = state.getFloatArray("points")
-        if (points != null) drawing.strokes = toStrokes(points, state.getIntArray("lengths") ?: IntArray(0))
-        show(state.getString("image")?.let(Uri::parse))
+        classify()
     }
 
     override fun save(state: Bundle) {
         state.putFloatArray("points", drawing.strokes.flatten().toFloatArray())
         state.putIntArray("lengths", drawing.strokes.map { it.size }.toIntArray())
         state.putString("image", imageUri?.toString())
-        sides.forEachIndexed { i, side -> state.putString("model_$i", side.models.selectedItem?.toString()) }
+        sides.forEachIndexed { i, side -> state.putString("model_$i", side.models.selectedItem?.toString() ?: side.saved) }
     }
 
     /** Closes the models and stops the worker. */
     override fun close() {
+        models.close()
         latestRequest++
         worker.execute { classifiers.values.forEach { it.close() } }
         worker.shutdown()
@@ -171,6 +171,9 @@ class TryPage(private val activity: Activity, parent: ViewGroup, state: Bundle) 
 
     /** The part of the page that belongs to one artifact. */
     private class Side(val models: Spinner, val bars: BarsView, val times: TextView) {
+        /** The title that was selected before the page was created again. */
+        var saved: String? = null
+
         fun show(
             prediction: Prediction?,
             error: Throwable?

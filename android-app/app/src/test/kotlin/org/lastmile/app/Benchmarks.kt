@@ -58,7 +58,7 @@ class OverheadBenchmark {
         val file = File(System.getProperty("lastmile.model")!!)
         Engines.forFile(file.name).load(file, Options()).use { session ->
             session.setInputs(session.inputs.map(Samples::pseudoRandom))
-            Measure.time(session, Effort(minRuns = 64, minSeconds = 2.0))
+            Measure(session, Effort(minRuns = 64, minSeconds = 2.0)).time()
             val call = runtimeCall(session)
             val pairs = List(ROUNDS) { if (it % 2 == 0) listOf(harness(session), bareLoop(call)) else listOf(bareLoop(call), harness(session)).reversed() }
             report(JSONObject().put("pairs_ns", JSONArray(pairs.map(::JSONArray))))
@@ -66,7 +66,7 @@ class OverheadBenchmark {
     }
 
     private fun harness(session: Session): Double =
-        median(Measure.time(session, Effort(minRuns = 64, minSeconds = 0.5, warmupSeconds = 0.1)).runs.map { it.ns.toDouble() / it.loops })
+        median(Measure(session, Effort(minRuns = 64, minSeconds = 0.5, warmupSeconds = 0.1)).time().runs.map { it.ns.toDouble() / it.loops })
 
     private fun bareLoop(call: () -> Unit): Double {
         val times = ArrayList<Double>()

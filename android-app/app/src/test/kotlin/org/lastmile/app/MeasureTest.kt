@@ -2,7 +2,6 @@ package org.lastmile.app
 
 import android.widget.Button
 import android.widget.LinearLayout
-import android.widget.RadioButton
 import java.io.File
 import java.io.IOException
 import java.nio.ByteBuffer
@@ -21,7 +20,7 @@ class MeasureTest : ScreenTestBase() {
 
     private fun openAccuracyPage(): MainActivity {
         val activity = start().get()
-        activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
+        openAccuracyPage(activity)
         return activity
     }
 
@@ -52,7 +51,7 @@ class MeasureTest : ScreenTestBase() {
     @Test
     fun stoppingAMeasurementShowsNoError() {
         val activity = start().get()
-        activity.findViewById<RadioButton>(R.id.tab_benchmark).performClick()
+        open(activity, R.id.tab_benchmark)
         val start = activity.findViewById<Button>(R.id.start)
         start.performClick()
         start.performClick()
@@ -77,7 +76,7 @@ class MeasureTest : ScreenTestBase() {
     @Test
     fun fewerLabelsThanSamplesAreReported() {
         val folder = pushedSplit()
-        File(folder, "labels.npy").writeBytes(npy("|u1", listOf(3), byteArrayOf(1, 2, 3)))
+        File(folder, "labels.npy").writeBytes(npy("|u1", listOf(3), byteArrayOf(1, 2, 3)).let { it.header + it.open().readBytes() })
         val activity = openAccuracyPage()
         assertTrue(activity.text(R.id.note), "3 in labels.npy" in activity.text(R.id.note))
         activity.evaluate()
@@ -88,7 +87,7 @@ class MeasureTest : ScreenTestBase() {
     fun moreThreadsThanCoresAreRejected() {
         val model = Models.all(context).first().file.path
         val cores = Runtime.getRuntime().availableProcessors()
-        val commands = Commands(context, context.filesDir, setOf(model)) { _, _ -> }
+        val commands = Commands(context, context.filesDir, setOf(model))
         val error = assertThrows(InferenceException::class.java) { commands.execute(listOf("run", model, "--threads", "${cores + 1}")) }
         assertTrue(error.message, "--threads ${cores + 1}" in error.message!! && "$cores cores" in error.message!!)
     }

@@ -25,6 +25,7 @@ class RunTest {
     private val context = RuntimeEnvironment.getApplication()
 
     private fun run(id: String): JSONObject {
+        Foreground.focus(true)
         Run.byId(context, id, folder)!!.execute()
         return JSONObject(File(context.getExternalFilesDir(null), "runs/$id/result.json").readText())
     }

@@ -4,6 +4,8 @@ import android.content.Intent
 import android.os.Looper
 import android.view.View
 import android.view.ViewGroup
+import android.widget.LinearLayout
+import android.widget.RadioButton
 import android.widget.TextView
 import java.io.File
 import org.junit.runner.RunWith
@@ -50,6 +52,21 @@ abstract class ScreenTestBase {
             is TextView -> view.text.toString()
             else -> ""
         }
+
+    /** Opens a page that measures, and waits until it lists its models. */
+    protected fun open(
+        activity: MainActivity,
+        tab: Int
+    ) {
+        activity.findViewById<RadioButton>(tab).performClick()
+        wait { activity.findViewById<LinearLayout>(R.id.models).childCount > 0 }
+    }
+
+    /** The same for the page Accuracy, which also reads its data. */
+    protected fun openAccuracyPage(activity: MainActivity) {
+        open(activity, R.id.tab_accuracy)
+        wait { activity.text(R.id.note).isNotEmpty() }
+    }
 
     protected fun MainActivity.text(id: Int) = findViewById<TextView>(id).text.toString()
 

@@ -58,6 +58,7 @@ class ScreensTest : ScreenTestBase() {
         val activity = start("night").get()
         activity.findViewById<RadioButton>(R.id.tab_benchmark).performClick()
         val models = activity.findViewById<LinearLayout>(R.id.models)
+        wait { models.childCount > 0 }
         repeat(models.childCount) { (models.getChildAt(it) as CheckBox).isChecked = true }
         activity.findViewById<Button>(R.id.start).performClick()
         val results = activity.findViewById<LinearLayout>(R.id.results)
@@ -71,7 +72,7 @@ class ScreensTest : ScreenTestBase() {
     fun anInterruptedEvaluationResumesWhereItStopped() {
         val folder = pushedSplit()
         val activity = start().get()
-        activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
+        openAccuracyPage(activity)
         activity.findViewById<Button>(R.id.start).performClick()
         val results = activity.findViewById<LinearLayout>(R.id.results)
         wait { results.childCount == 1 && activity.text(R.id.start) == "Start" }
@@ -88,7 +89,7 @@ class ScreensTest : ScreenTestBase() {
     @Test
     fun missingEvaluationDataIsReported() {
         val activity = start().get()
-        activity.findViewById<RadioButton>(R.id.tab_accuracy).performClick()
+        openAccuracyPage(activity)
         val folder = File(activity.getExternalFilesDir(null), "evaluation")
         assertEquals(activity.getString(R.string.no_data, folder.path), activity.text(R.id.note))
         assertEquals(View.GONE, activity.findViewById<View>(R.id.choices).visibility)

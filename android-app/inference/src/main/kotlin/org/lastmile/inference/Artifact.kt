@@ -2,6 +2,7 @@ package org.lastmile.inference
 
 import java.io.File
 import java.io.IOException
+import java.io.InputStream
 import java.security.MessageDigest
 import org.json.JSONException
 import org.json.JSONObject
@@ -100,15 +101,16 @@ data class Artifact(
 }
 
 /** A file's SHA-256 as 64 hex digits. The file is read in chunks. */
-fun sha256(file: File): String {
+fun sha256(file: File): String = file.inputStream().use(InputStream::sha256)
+
+/** The SHA-256 of what remains of the stream, as 64 hex digits. */
+fun InputStream.sha256(): String {
     val digest = MessageDigest.getInstance("SHA-256")
-    file.inputStream().use { input ->
-        val chunk = ByteArray(1 shl 20)
-        while (true) {
-            val count = input.read(chunk)
-            if (count < 0) break
-            digest.update(chunk, 0, count)
-        }
+    val chunk = ByteArray(1 shl 20)
+    while (true) {
+        val count = read(chunk)
+        if (count < 0) break
+        digest.update(chunk, 0, count)
     }
     return digest.digest().joinToString("") { "%02x".format(it) }
 }

@@ -49,7 +49,9 @@ internal class FlatTable(private val bytes: ByteBuffer, private val position: In
         fun <T> of(file: File, identifier: String, read: (FlatTable, ByteBuffer) -> T): T =
             try {
                 RandomAccessFile(file, "r").use { open ->
-                    val bytes = open.channel.map(FileChannel.MapMode.READ_ONLY, 0, open.length()).order(ByteOrder.LITTLE_ENDIAN)
+                    // A FlatBuffer has at most 2 GB, and so has a mapping. Weights that follow it may extend beyond that.
+                    val length = minOf(open.length(), Int.MAX_VALUE.toLong())
+                    val bytes = open.channel.map(FileChannel.MapMode.READ_ONLY, 0, length).order(ByteOrder.LITTLE_ENDIAN)
                     val found = String(ByteArray(4) { bytes.get(4 + it) }, Charsets.ISO_8859_1)
                     if (found != identifier) throw InferenceException("not a $identifier file (its identifier is '$found')")
                     read(FlatTable(bytes, bytes.getInt(0)), bytes)
@@ -84,7 +86,7 @@ internal class PteFile(
 
         fun read(file: File): PteFile =
             FlatTable.of(file, "ET12") { program, bytes ->
-                checkSegments(program, bytes)
+                checkSegments(program, bytes, file.length())
                 val plan =
                     program.tables(1).find { it.string(0) == "forward" }
                         ?: throw InferenceException("the program has no method 'forward'")
@@ -98,13 +100,13 @@ internal class PteFile(
             }
 
         /** ExecuTorch does not check that the segments with the weights are complete: it would read past the end of the file and crash. */
-        private fun checkSegments(program: FlatTable, bytes: ByteBuffer) {
+        private fun checkSegments(program: FlatTable, bytes: ByteBuffer, fileBytes: Long) {
             val segments = program.tables(4)
             if (segments.isEmpty()) return
             val magic = String(ByteArray(4) { bytes.get(8 + it) }, Charsets.ISO_8859_1)
             if (magic != "eh00") throw InferenceException("the file has segments but no extended header")
             val begin = bytes.getLong(24).let { if (it < 0) Long.MAX_VALUE else it } // unsigned in the file
-            val available = bytes.limit() - begin
+            val available = fileBytes - begin
             for (segment in segments) {
                 val (offset, size) = segment.long(0) to segment.long(1)
                 if (offset !in 0..available || size !in 0..available - offset) {

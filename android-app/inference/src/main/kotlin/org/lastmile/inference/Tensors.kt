@@ -29,11 +29,19 @@ data class TensorInfo(
     val scale: Float? = null,
     val zeroPoint: Int? = null
 ) {
-    /** The number of values. */
-    val size: Int get() = shape.fold(1, Math::multiplyExact)
+    /** The number of values. Throws an [InferenceException] if they do not fit into one buffer. */
+    val size: Int
+        get() {
+            var count = 1L
+            for (length in shape) {
+                count *= length
+                if (count * dtype.bytes > Int.MAX_VALUE) throw InferenceException("$name has shape $shape; a buffer in Java has at most 2 GB")
+            }
+            return count.toInt()
+        }
 
     /** Allocates a direct buffer for the tensor, in native byte order. */
-    fun allocate(): ByteBuffer = ByteBuffer.allocateDirect(Math.multiplyExact(size, dtype.bytes)).order(ByteOrder.nativeOrder())
+    fun allocate(): ByteBuffer = ByteBuffer.allocateDirect(size * dtype.bytes).order(ByteOrder.nativeOrder())
 
     /**
      * Writes real values in the tensor's type. With a scale they are quantized: round(x / scale) + zeroPoint, with halves rounded
