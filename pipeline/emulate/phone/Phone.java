@@ -145,7 +145,7 @@ public class Phone {
             String key = keys.next();
             intent.putExtra(key, extras.getString(key));
         }
-        shown = Robolectric.buildActivity(Class.forName(name).asSubclass(Activity.class), intent).setup();
+        shown = Robolectric.buildActivity(Class.forName(name).asSubclass(Activity.class), intent).setup().windowFocusChanged(true);
     }
 
     /** Loads Kotlin's library in Robolectric's sandbox too: R8 has processed it with the app, so each needs the other. */

@@ -40,7 +40,13 @@ class Commands(
             "predict" -> predict(arguments)
             "trace" -> trace(arguments)
             "facts" -> arguments.end().let {
-                JSONObject().put("schema", 2).put("device", Facts.device(context)).putAll(Facts.state(context)).put("tools", tools(null))
+                JSONObject()
+                    .put("schema", 2)
+                    .put("device", Facts.device(context))
+                    .putAll(Facts.state(context))
+                    .put("peak_rss_reset", Facts.resetPeak())
+                    .put("pss_bytes", Facts.pssBytes() ?: JSONObject.NULL)
+                    .put("tools", tools(null))
             }
             "runtimes" -> arguments.end().let { runtimes() }
             else -> throw InferenceException("unknown command '$name'; known: facts, memory, predict, run, runtimes, trace")
