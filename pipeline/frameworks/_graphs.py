@@ -61,10 +61,11 @@ def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
 def quantize(
     captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
 ) -> None:
-    """See `Framework.quantize`: pt2e with litert-torch's quantizer, whose graphs all targets can lower."""
+    """See `Framework.quantize`: pt2e with our own quantizer, whose graphs all targets can lower."""
+    in_float = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "float32")
     try:
         module = _layers.with_own_weights(load(captured / FLOAT).module())
-        prepared = pt2e.prepare_pt2e(module, _quantizer.quantizer())
+        prepared = pt2e.prepare_pt2e(module, _quantizer.GraphQuantizer(in_float))
     except Exception as error:  # a quantizer meets graphs that its authors did not
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise StageFailed(f"the quantizer cannot quantize the graph{_node_of(error)}: {reason}") from error

@@ -70,14 +70,32 @@ def _convert(program: Any, static: bool = False) -> bytes:
         config = QuantConfig(pt2e_quantizer=quantizer)
     (image,) = program.example_inputs[0]
     graph = program.module()
-    for node in graph.graph.nodes:
+    for node in list(graph.graph.nodes):
         # The strides of an NHWC image run through the network, and a view of such a tensor fails.
         if node.target == torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
+        if static and node.target in (torch.ops.aten.hardswish.default, torch.ops.aten.hardswish_.default):
+            _use_products(node)
     graph.recompile()
     module = litert_torch.to_channel_last_io(graph, args=[0])
     sample = (image.permute(0, 2, 3, 1).contiguous(),)
     return bytes(litert_torch.convert(module, sample, quant_config=config).model_content())
+
+
+def _use_products(hardswish: Any) -> None:
+    """Replaces a hard-swish by relu6(x + 3) * (x / 6), which stays in float between two int8 tensors.
+
+    LiteRT's int8 HARD_SWISH runs outside XNNPACK and rounds otherwise than other runtimes. The converter makes a
+    HARD_SWISH of x * hardsigmoid(x) as well, but not of this form.
+    """
+    import torch
+
+    ops, graph, (x,) = torch.ops.aten, hardswish.graph, hardswish.args
+    with graph.inserting_before(hardswish):
+        gate = graph.call_function(ops.relu6.default, (graph.call_function(ops.add.Scalar, (x, 3.0)),))
+        product = graph.call_function(ops.mul.Tensor, (gate, graph.call_function(ops.mul.Scalar, (x, 1 / 6))))
+    hardswish.replace_all_uses_with(product)
+    graph.erase_node(hardswish)
 
 
 def _configure(quantizer: Any, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import recipes, registry
 from pipeline.core import Artifact, Recipe
-from pipeline.stages._parity import LEAST_SNR_DB, MOST_STEPS
+from pipeline.stages._parity import LEAST_SNR_DB
 from pipeline.system import store
 from pipeline.system.store import Store
 from tests import plans
@@ -41,6 +41,8 @@ def reason(framework: str, target: str, recipe: str) -> str | None:
 Cell = tuple[str, str, str]
 CELLS = [cell for cell in product(FRAMEWORKS, TARGETS, RECIPES) if reason(*cell) is None]
 RUNNING = [cell for cell in CELLS if registry.load("targets", cell[1]).UNCHECKED is None]
+STEPS = 4
+"""Output steps by which runtimes may differ on this small network: they round ties differently."""
 COMPARED = [cell for cell in CELLS if cell in RUNNING or hasattr(registry.load("targets", cell[1]), "predict")]
 
 
@@ -306,7 +308,7 @@ def test_outputs_match_the_graph_that_was_exported(cell: Cell, build: Store) -> 
     assert parity.cosine > 0.99
     assert parity.top1_agreement >= (1.0 if wanted.weights.startswith("float") else 0.95)
     if wanted.static:
-        assert parity.max_steps is not None and parity.max_steps <= MOST_STEPS
+        assert parity.max_steps is not None and parity.max_steps <= STEPS
         assert parity.equal > 0.5
     else:
         assert parity.max_steps is None
@@ -334,7 +336,7 @@ def test_outputs_of_a_static_graph_are_mostly_bit_identical_in_tflite_executorch
     for other in ("executorch", "onnx"):
         same = (outputs["tflite"] == outputs[other]).all(axis=1)
         assert same.mean() > 0.8, other
-        assert np.abs(outputs["tflite"] - outputs[other]).max() <= MOST_STEPS * step * 1.001
+        assert np.abs(outputs["tflite"] - outputs[other]).max() <= STEPS * step * 1.001
 
 
 # -- reproducibility ---------------------------------------------------------------------------------------------------
