@@ -51,10 +51,10 @@ def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
         least = max(least, min(made.parity.snr_db, ENOUGH_SNR_DB))
         agreement = made.parity.top1_agreement - AGREEMENT_MARGIN
     if parity.snr_db < least or parity.top1_agreement < agreement:
-        and_agreement = f" and top-1 agreement {agreement:.1%}" if agreement > 0 else ""
+        needed = f" of {agreement:.1%} needed" if agreement > 0 else ""
         raise ParityFailed(
-            f"outputs differ from the {against}'s: {parity.snr_db:.1f} dB and top-1 agreement "
-            f"{parity.top1_agreement:.1%}, and a correct export has at least {least:.4g} dB{and_agreement}"
+            f"outputs differ from the {against}'s: {parity.snr_db:.1f} dB, and a correct export has at least "
+            f"{least:.4g} dB; top-1 agreement {parity.top1_agreement:.1%}{needed}"
         )
     return parity
 
