@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pipeline import android
 from pipeline.core import Device, Probe
-from pipeline.devices import _adb
+from pipeline.devices import _adb, _phone_probe, _probe
 from pipeline.devices._adb import Phone
 from pipeline.emulate import phone as emulated
 from pipeline.errors import BadOption, NeedsTool, PipelineError, StageFailed, Unreachable
@@ -341,12 +341,25 @@ def call(build: Store, device: Device, runtime: str, words: Sequence[str | Path]
 
 
 def probe(build: Store, device: Device) -> Probe:
-    """See `DeviceKind.probe`.
+    """See `DeviceKind.probe`. It installs the app, as a bench does, and restores what it sets.
 
     Raises:
-        StageFailed: phones have no probe yet.
+        Unreachable: there is no such phone, or it cannot be used.
     """
-    raise StageFailed(f"{device.name}: inv devices.probe does not support phones yet")
+    with exclusive(build, device):
+        phone = _phone(build, device)
+
+        def facts() -> Done:
+            return call(build, device, "litert", ["facts"], _adb.COMMAND_SECONDS)
+
+        found = list(_phone_probe.assumptions(phone, FOLDER, PACKAGE, ACTIVITY, RESULTS, facts))
+        names = ("ro.serialno", "ro.build.version.release", "ro.build.version.sdk", "ro.build.version.security_patch")
+        answered = phone.shell('for p; do getprop "$p"; done', *names).out.splitlines()
+        serial, release, api, patch = [*answered, *[""] * len(names)][: len(names)]
+        model = _adb.describe(phone)
+        known = phone.hardware
+    system = f"Android {release} (API {api}), security patch {patch or 'unknown'}"
+    return _probe.made(device, known, model, system, found, [serial, phone.serial])
 
 
 def clean(build: Store, device: Device) -> int:

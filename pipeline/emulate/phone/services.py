@@ -20,6 +20,8 @@ SHELL_PERMISSIONS = ("android.permission.DUMP",)
 """Permissions of the adb shell that activities may require."""
 CRASH_TAGS = ("DEBUG", "AndroidRuntime", "libc")
 
+LAUNCHER = "com.android.launcher3/com.android.launcher3.Launcher"
+
 Result = tuple[int, str]
 """Exit code and output of a command."""
 
@@ -45,6 +47,7 @@ class State:
     """The phone's state, as far as commands of its shell can change it."""
 
     level: int = 80
+    focus: str = LAUNCHER
     thermal: int = 0
     awake: bool = True
     locked: bool = False
@@ -159,6 +162,7 @@ class Services:
         if verb in ("force-stop", "kill"):
             if self.app.package == rest[-1]:
                 self.app.end()
+                self.state.focus = LAUNCHER
             return 0, ""
         return 255, f"Unknown command: {verb}\n"
 
@@ -181,7 +185,9 @@ class Services:
         error = self.app.start(name, activity, extras)
         if error:
             return 0, f"{starting}Status: error\nError: {error}\nComplete\n"
-        return 0, f"{starting}Status: ok\nLaunchState: COLD\nActivity: {component}\nComplete\n"
+        self.state.focus = f"{name}/{activity}"
+        times = "TotalTime: 0\nWaitTime: 0\n" if "-W" in args else ""
+        return 0, f"{starting}Status: ok\nLaunchState: COLD\nActivity: {component}\n{times}Complete\n"
 
     def _forbidden(self, name: str, activity: str) -> str:
         """Why the shell may not start an activity; an empty string if it may."""
@@ -215,6 +221,7 @@ class Services:
             self.state.locked = True
             self._set_awake(False)
         elif key in ("HOME", "3"):
+            self.state.focus = LAUNCHER
             self.app.notify({"focus": False})
         return 0, ""
 
@@ -262,6 +269,8 @@ class Services:
             self.state.thermal = int(args[2])
             self.app.notify({"thermal": self.state.thermal})
             return 0, ""
+        if args[:1] == ["thermalservice"]:
+            return 255, f"Unknown command: {' '.join(args[1:2])}\n"
         if args[:2] == ["package", "compile"]:
             return self._compile(args[2:])
         if args[:1] == ["package"]:
@@ -293,11 +302,21 @@ class Services:
         if args[:2] == ["activity", "exit-info"]:
             return 0, f"  package: {self.app.package}\n    reason={self.app.last_exit or 'none'}\n"
         outputs: dict[str, Any] = {
-            "battery": f"Current Battery Service state:\n  level: {state.level}\n  temperature: 250\n",
+            "battery": (
+                f"Current Battery Service state:\n  AC powered: false\n  USB powered: {str(state.charging).lower()}\n"
+                f"  status: {2 if state.charging else 3}\n  health: 2\n  present: true\n  level: {state.level}\n"
+                "  scale: 100\n  temperature: 250\n"
+            ),
             "power": f"  mWakefulness={'Awake' if state.awake else 'Asleep'}\n  mFixed={state.fixed_performance}\n",
-            "thermalservice": f"IsStatusOverride: {state.thermal > 0}\nThermal Status: {state.thermal}\n",
-            "window": f"    isKeyguardShowing={str(state.locked).lower()}\n",
-        }
+            "thermalservice": (
+                f"IsStatusOverride: {str(state.thermal > 0).lower()}\nThermal Status: {state.thermal}\n"
+                "Cached temperatures:\nHAL Ready: false\n"
+            ),
+            "window": (
+                f"    isKeyguardShowing={str(state.locked).lower()}\n"
+                f"  mCurrentFocus=Window{{0 u0 {state.focus}}}\n"
+            ),
+        }  # fmt: skip
         service = args[0] if args else ""
         return (0, outputs[service]) if service in outputs else (1, f"Can't find service: {service}\n")
 
