@@ -437,8 +437,12 @@ class Process:
         frequency_hz: at start and end, for each cluster of CPUs; empty if the device does not report it.
         throttled: None if the device does not report it.
         throttling: why the device was slowed at any time during the process: undervoltage, frequency_capped, throttled,
-            soft_temperature_limit (a Raspberry Pi's); cooling_device, trip_point, thermal_throttling, cpu_limit.
+            soft_temperature_limit (a Raspberry Pi's); cooling_device, trip_point, thermal_throttling, cpu_limit;
+            thermal_status (Android's).
         peak_rss_bytes: the process's high-water mark; rss_before_load_bytes: its memory before the model was loaded.
+        peak_rss_reset: of a phone: whether the high-water mark was reset before the model was loaded; otherwise it may
+            be that of the app's start.
+        pss_bytes: of a phone: its memory with the model, where pages that processes share count in part.
     """
 
     started_at: str
@@ -455,6 +459,8 @@ class Process:
     peak_rss_bytes: int
     rss_before_load_bytes: int
     throttling: tuple[str, ...] = ()
+    peak_rss_reset: bool | None = None
+    pss_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -462,7 +468,8 @@ class Measurement:
     """One artifact on one device: raw samples and facts of the device. Aggregates are computed on read.
 
     Attributes:
-        device: facts: name, kind, emulated, board, cpu, cores, os, governor …
+        device: facts: name, kind, emulated, board, cpu, cores, os, governor …; of a phone also "states": its state
+            "before" and "after" each process, and "samples" of it between the runs.
         runtime: name, version, threads, delegate, cpus (those that the processes were pinned to).
         processes: in the order of the rounds. In each round of a bench, every artifact was measured once.
     """

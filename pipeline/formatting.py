@@ -186,7 +186,8 @@ def place(cell: Cell) -> str:
 
 
 def runtime(measurement: Measurement) -> str:
-    """A measurement's runtime: name, version, threads, delegate, CPUs, and whether its input is refilled."""
+    """A measurement's runtime: name, version, threads, delegate, the CPUs that it was pinned to or that a phone used,
+    and whether its input is refilled."""
     facts = measurement.runtime
     parts = [f"{facts.get('name', '?')} {facts.get('version') or ''}".strip()]
     if facts.get("threads"):
@@ -195,6 +196,11 @@ def runtime(measurement: Measurement) -> str:
         parts.append(str(facts["delegate"]))
     if facts.get("cpus"):
         parts.append(f"CPUs {facts['cpus']}")
+    ran = {
+        cpu for state in measurement.device.get("states", ()) for sample in state["samples"] for cpu in sample["cpus"]
+    }
+    if ran:
+        parts.append(f"ran on CPUs {', '.join(map(str, sorted(ran)))}")
     if facts.get("refills_input"):
         parts.append("input refilled in every run")
     return ", ".join(parts)

@@ -168,7 +168,7 @@ def _exit_code(phone: Phone) -> Assumption:
 def _end_of_input(phone: Phone, folder: str) -> Assumption:
     """A client of adb is killed; the shell that it started must notice and go on to its next command."""
     name = f"{folder}/.probe-{secrets.token_hex(4)}"
-    argv = ["adb", "-s", phone.serial, "shell", f"echo started; cat >/dev/null; echo ended >{name}"]
+    argv = ["adb", "-s", phone.serial, "shell", f"trap '' HUP PIPE; echo started; cat >/dev/null; echo >{name}"]
     own = {**os.environ, **phone.env}
     process = proc.started(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own)
     assert process.stdin is not None and process.stdout is not None

@@ -52,6 +52,7 @@ LOCKED, REFUSED, DIED = 91, 92, 93
 """Exit codes of RUN: the screen is locked, the app did not start, the app's process ended without a result."""
 
 HOLD = r"""
+trap "" HUP PIPE
 umask 077
 clean() { am force-stop "$3"; rm -rf "$1"/runs/* "$1"/files/.tmp-* "$4"/*; }
 restore() {
@@ -432,8 +433,10 @@ def _with_memory(
     memory = _run(phone, device, runtime, ["memory", *words[1:]], timeout)
     if memory.code != 0:
         return memory
-    found = memory.result()
-    return replace(done, out=json.dumps({**done.result(), **{key: found[key] for key in MEMORY}}))
+    found, value = memory.result(*MEMORY), done.result()
+    throttled = value.get("throttled_during")
+    value["throttling"] = None if throttled is None else ["thermal_status"] * (int(throttled, 16) != 0)
+    return replace(done, out=json.dumps({**value, **{key: found[key] for key in MEMORY}}))
 
 
 def _disturbance(done: Done) -> str | None:

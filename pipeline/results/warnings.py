@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
-from pipeline.core import Cell, Coverage, Measurement, Process
+from pipeline.core import Cell, Coverage, Measurement
 from pipeline.stats import latency, percentile, single_runs_ms
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ LONG_TAIL = 2.0
 BUSY = 0.25
 """Share of the cores that other programs may keep busy without a warning."""
 
+HOT = 0.9
+"""A thermal headroom from which a phone is close to throttling. Source: PowerManager.getThermalHeadroom: at 1.0 it
+throttles severely."""
+
+LOW_BATTERY = 0.25
+"""A battery level below which a phone may save power. Source: androidx.benchmark, which refuses to measure below it."""
+
 NAMED = 3
 """How many layers a warning names."""
 
@@ -49,6 +56,8 @@ SLOWED = {
     "improve the cooling, or set cool_down_c, and measure again",
     "thermal_throttling": "the processor throttled during the measurement because of heat: let it cool and measure "
     "again",
+    "thermal_status": "Android throttled the phone during the measurement because of heat: take it out of its case, "
+    "let it cool, or set cool_down_c in devices.toml, and measure again",
     "cpu_limit": "a limit of CPU time (cgroup cpu.max) stopped the process during the measurement: raise the limit, or "
     "use fewer threads, and measure again",
 }
@@ -65,8 +74,9 @@ def of_times(measurement: Measurement) -> tuple[str, ...]:
     return tuple(
         text
         for text in (
-            *_spread(measurement.processes),
+            *_spread(measurement),
             *_throttled(measurement),
+            *_phone(measurement),
             _governor(measurement),
             _load(measurement),
         )
@@ -104,7 +114,12 @@ def of_coverage(coverage: Coverage | None) -> tuple[str, ...]:
     return (f"{share}; these layers stay in float: {', '.join(names)}",)
 
 
-def _spread(processes: Sequence[Process]) -> list[str]:
+def _is_phone(measurement: Measurement) -> bool:
+    return "android" in measurement.device
+
+
+def _spread(measurement: Measurement) -> list[str]:
+    processes = measurement.processes
     if not all(process.runs for process in processes):
         return ["a process recorded no runs: measure again"]
     found, summary, single = [], latency(processes), single_runs_ms(processes)
@@ -120,8 +135,8 @@ def _spread(processes: Sequence[Process]) -> list[str]:
         found.append(f"p99 of only {len(single)} runs is close to the slowest run: use {FEW_RUNS} runs or more")
     if wide > WIDE_IQR:
         found.append(
-            f"the interquartile range of the runs is {wide:.0%} of the median: close other programs, set the CPU "
-            "governor to 'performance' and measure again"
+            f"the interquartile range of the runs is {wide:.0%} of the median: close other programs, "
+            f"{_steady(measurement)} and measure again"
         )
     if typical > 0 and summary.p99 > LONG_TAIL * typical:
         found.append(
@@ -150,9 +165,54 @@ def _throttled(measurement: Measurement) -> list[str]:
 def _governor(measurement: Measurement) -> str | None:
     """Boards raise their clock under load, so a short measurement runs while the clock is still rising."""
     governor = measurement.device.get("governor")  # of all clusters: "performance / schedutil"
-    if governor in (None, "performance"):
+    if governor in (None, "performance") or measurement.device.get("fixed_performance"):
         return None
+    if _is_phone(measurement):
+        return f"the CPU clock may change during the measurement (governor {governor!r}): {_steady(measurement)}"
     return f"the CPU clock may change during the measurement (governor {governor!r}): set it to 'performance'"
+
+
+def _steady(measurement: Measurement) -> str:
+    """What keeps the clock steady. A phone's owner cannot set the governor without root."""
+    if not _is_phone(measurement):
+        return "set the CPU governor to 'performance'"
+    if measurement.device.get("fixed_performance") is False:  # asked for, and refused
+        return "let the phone cool between measurements (cool_down_c in devices.toml)"
+    return "set fixed_performance = true in devices.toml"
+
+
+def _phone(measurement: Measurement) -> list[str]:
+    """What a phone's owner can change about its state."""
+    device, found = measurement.device, []
+    states = [end for state in device.get("states", ()) for end in (state["before"], *state["samples"], state["after"])]
+    if any(state.get("power_save") for state in states):
+        found.append("battery saver was on, which lowers the clocks: turn it off (Settings, Battery) and measure again")
+    headroom = max((state.get("thermal_headroom") or 0.0 for state in states), default=0.0)
+    if headroom >= HOT:
+        found.append(
+            f"the phone was close to throttling (thermal headroom {headroom:.2f}; at 1 it throttles severely): take it "
+            "out of its case, let it cool, or set cool_down_c in devices.toml, and measure again"
+        )
+    empty = [state for state in states if state.get("charging") is False and state.get("battery_level") is not None]
+    level = min((state["battery_level"] for state in empty), default=1.0)
+    if level < LOW_BATTERY:
+        found.append(f"the battery was at {level:.0%} and not charging: charge it and measure again")
+    if device.get("fixed_performance") is False:
+        reason = device.get("fixed_performance_error")
+        found.append(
+            f"the phone refused fixed-performance mode ({reason}), so its clocks were not fixed: remove "
+            "fixed_performance from devices.toml, and let it cool before measuring (cool_down_c)"
+        )
+    if "compiled" in device and device["compiled"] is None:
+        found.append(
+            f"the phone did not compile the app ahead ({device.get('compile_error')}), so the first inference includes "
+            "the compilation of the app's code: compare p50 only"
+        )
+    if any(process.peak_rss_reset is False for process in measurement.processes):
+        found.append(
+            "the phone does not let the app reset its record of peak memory, so the peak may be that of the app's start"
+        )
+    return found
 
 
 def _load(measurement: Measurement) -> str | None:

@@ -469,11 +469,15 @@ def _noun(
     key: str,
 ) -> Measurement:
     """The measurement from the outputs of edge-bench, one for each process."""
-    first, last = found[0], found[-1]
+    first = found[0]
     facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, "hardware": hardware}
     facts |= first["device"]
-    if "after" in facts:  # a phone's state before and after
-        facts["after"] = last["device"]["after"]
+    if "before" in facts:  # a phone's state
+        facts = {name: value for name, value in facts.items() if name not in ("before", "after")}
+        facts["states"] = [
+            {**{end: run["device"][end] for end in ("before", "after")}, "samples": run.get("samples", [])}
+            for run in found
+        ]
     if "clock" in device.options:
         facts["clock"] = device.options["clock"]
     return Measurement(
@@ -514,6 +518,8 @@ def _of_process(run: Mapping[str, Any]) -> Process:
         peak_rss_bytes=run["peak_rss_bytes"],
         rss_before_load_bytes=run["rss_before_load_bytes"],
         throttling=tuple(run.get("throttling") or ()),
+        peak_rss_reset=run.get("peak_rss_reset"),
+        pss_bytes=run.get("pss_bytes"),
     )
 
 

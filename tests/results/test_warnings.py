@@ -117,6 +117,77 @@ def test_times_of_an_emulated_device_give_no_warning() -> None:
     assert warnings.of_times(measurement(runs=(), throttled=True, device={"name": "pi", "emulated": True})) == ()
 
 
+# -- phones ------------------------------------------------------------------------------------------------------------
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    good = {
+        "thermal_status": 0, "thermal_headroom": 0.4, "battery_level": 0.8, "charging": True, "power_save": False,
+        "cpus": [6, 7],
+    }  # fmt: skip
+    return {**good, **changes}
+
+
+def on_a_phone(
+    processes: Sequence[Process] | None = None, before: dict[str, Any] | None = None,
+    sample: dict[str, Any] | None = None, **facts: Any,
+) -> tuple[str, ...]:  # fmt: skip
+    states = [{"before": before or state(), "samples": [sample or state()], "after": state()}] * 5
+    device = {"name": "pixel", "emulated": False, "cores": 8, "android": "14", "states": states, **facts}
+    return warnings.of_times(measurement(processes, device=device))
+
+
+def test_a_phone_in_a_good_state_gives_no_warning() -> None:
+    assert on_a_phone(fixed_performance=True, fixed_performance_error=None, compiled="speed", governor="walt") == ()
+
+
+def test_battery_saver_gives_a_warning() -> None:
+    (text,) = on_a_phone(before=state(power_save=True))
+    assert "battery saver" in text
+
+
+def test_a_phone_close_to_throttling_between_its_runs_gives_a_warning() -> None:
+    (text,) = on_a_phone(sample=state(thermal_headroom=0.97))
+    assert "0.97" in text and "cool_down_c" in text
+    assert on_a_phone(sample=state(thermal_headroom=None)) == ()
+
+
+def test_a_phone_that_was_throttled_between_its_runs_gives_a_warning() -> None:
+    hot = [quiet(throttled=True, throttling=("thermal_status",))] * 5
+    (text,) = on_a_phone(hot)
+    assert "Android" in text and "power supply" not in text
+
+
+def test_a_low_battery_that_does_not_charge_gives_a_warning() -> None:
+    (text,) = on_a_phone(before=state(battery_level=0.12, charging=False))
+    assert "12%" in text
+    assert on_a_phone(before=state(battery_level=0.12, charging=True)) == ()
+
+
+def test_a_refused_fixed_performance_mode_gives_a_warning_with_the_phones_reason() -> None:
+    (text,) = on_a_phone(fixed_performance=False, fixed_performance_error="Failed to set FIXED_PERFORMANCE mode")
+    assert "Failed to set FIXED_PERFORMANCE mode" in text
+
+
+def test_an_app_that_was_not_compiled_ahead_gives_a_warning() -> None:
+    (text,) = on_a_phone(compiled=None, compile_error="Failure: package not found")
+    assert "Failure: package not found" in text
+
+
+def test_a_peak_of_memory_that_was_not_reset_gives_a_warning() -> None:
+    (text,) = on_a_phone([quiet(peak_rss_reset=False)] * 5)
+    assert "peak memory" in text
+
+
+def test_a_phones_owner_is_not_told_to_set_the_governor() -> None:
+    (text,) = on_a_phone(governor="schedutil")
+    assert "fixed_performance = true" in text and "'performance'" not in text
+    runs = tuple((1, 1_000_000 + 4_000 * i) for i in range(100))
+    (text,) = on_a_phone([quiet(runs=runs)] * 5)
+    assert "fixed_performance = true" in text and "governor" not in text
+    assert len(on_a_phone(governor="schedutil", fixed_performance=True)) == 0
+
+
 # -- merging -----------------------------------------------------------------------------------------------------------
 
 
