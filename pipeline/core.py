@@ -566,6 +566,7 @@ class Cell:
         agreement: share of samples with the float model's top-1.
         parity, graph_parity, coverage: see Artifact.
         steps: framework, host runtime and, if it is another one, the device.
+        pss_bytes: see Process; the largest of all processes.
     """
 
     model: str
@@ -607,6 +608,7 @@ class Cell:
     steps: tuple[Step, ...] = ()
     samples: int | None = None
     warnings: tuple[str, ...] = ()
+    pss_bytes: int | None = None
 
 
 # -- to and from JSON --------------------------------------------------------------------------------------------------

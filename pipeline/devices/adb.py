@@ -39,7 +39,7 @@ ROUTE: tuple[str, ...] = ("serial", "board", "cool_down_c")
 KEYS = (
     "serial", "board", "chunk_samples", "cool_down_c", "fixed_performance", "summary", "targets", "runtimes",
 )  # fmt: skip
-IN_THE_APP = {"litert": "LiteRT", "executorch": "ExecuTorch"}
+IN_THE_APP = {"litert": "TensorFlow Lite", "executorch": "ExecuTorch"}
 """Runtimes of the app, and their names in messages."""
 PACKAGE = "org.lastmile.app"
 ACTIVITY = f"{PACKAGE}/.RunActivity"

@@ -79,11 +79,12 @@ def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
 
 
 def _memory(row: Row) -> tuple[str, str]:
-    """The process's peak memory, and the part of it added after the runtime had started; the largest of all
-    processes."""
+    """The process's peak memory, a phone's with its PSS, and the part of the peak added after the runtime had started;
+    the largest of all processes."""
     assert row.measurement is not None  # true of every measured row
     added = [max(0, p.peak_rss_bytes - p.rss_before_load_bytes) for p in row.measurement.processes]
-    return formatting.megabytes(row.cell.peak_rss_bytes), formatting.megabytes(max(added))
+    pss = "" if row.cell.pss_bytes is None else f" (PSS {formatting.megabytes(row.cell.pss_bytes)})"
+    return formatting.megabytes(row.cell.peak_rss_bytes) + pss, formatting.megabytes(max(added))
 
 
 def _against_float(cell: Cell) -> tuple[str, str, str, str]:

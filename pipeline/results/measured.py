@@ -153,6 +153,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         _timed(cell, measurement),
         status="ok",
         peak_rss_bytes=max(process.peak_rss_bytes for process in measurement.processes),
+        pss_bytes=max((p.pss_bytes for p in measurement.processes if p.pss_bytes is not None), default=None),
         samples=accuracy.samples,
         accuracy=value,
         reference_accuracy=float(before.mean()),
