@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -120,6 +121,31 @@ def test_what_the_phones_shell_prints_is_not_part_of_an_answer(noisy: Phone) -> 
     assert noisy.shell("false").code == 1
     with noisy.exclusive("echo lastmile held one two; cat") as held:
         assert held == ["one", "two"]
+
+
+def test_a_script_runs_only_while_the_job_holds_the_lock(noisy: Phone, tmp_path: Path) -> None:
+    lock, trace = tmp_path / "lock", tmp_path / "trace"
+    lock.touch()
+    with noisy.exclusive("echo lastmile held; cat", guard=f"[ -e {lock} ]"):
+        assert noisy.shell("echo fine").out.strip() == "fine"
+        with pytest.raises(Unreachable, match=f"^noisy: {re.escape(_adb.LOCK_LOST)}$"):
+            noisy.shell(f"rm {lock}")  # lost while the script ran
+        with pytest.raises(Unreachable, match="lost its lock"):
+            noisy.shell(f"touch {trace}")
+    assert not trace.exists()
+    assert noisy.shell("echo fine").out.strip() == "fine"  # without a lock there is nothing to lose
+
+
+def test_no_command_is_sent_after_the_shell_that_holds_the_lock_ended(noisy: Phone) -> None:
+    with noisy.exclusive("echo lastmile held; exec cat"):
+        assert noisy.holder is not None
+        noisy.holder.kill()
+        noisy.holder.wait()
+        trips = noisy.traffic.trips
+        for command in (lambda: noisy.adb(["push", "a", "b"]), lambda: noisy.shell("true")):
+            with pytest.raises(Unreachable, match="lost its lock"):
+                command()
+        assert noisy.traffic.trips == trips
 
 
 @pytest.mark.parametrize(
