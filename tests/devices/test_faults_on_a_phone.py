@@ -460,7 +460,7 @@ def test_cleaning_counts_files_of_more_than_two_gigabytes(phone: Phone) -> None:
 
 
 def measure(job: Phone, files: Files, disturb: str) -> tuple[list[Done], list[BaseException]]:
-    """Measures for a while and runs a command in the phone's shell as soon as the app has loaded its runtime."""
+    """Measures for three seconds and runs a command in the phone's shell as soon as the app has loaded its runtime."""
     adb.push(job.build, DEVICE, [files.model, files.images])
     done: list[Done] = []
     errors: list[BaseException] = []
