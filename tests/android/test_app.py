@@ -108,7 +108,7 @@ def test_memory_is_measured_by_a_command_of_its_own(ran: jvm.Ran, target: str) -
 def test_a_runtime_is_named_by_its_build_and_hash(ran: jvm.Ran) -> None:
     found = {target: ran.output(jvm.run_id("memory", "fp32", target))["runtime"] for target in TARGETS}
     versions = dependencies.versions()
-    assert found["tflite"]["version"] == f"TensorFlow Lite {versions['litert']}"
+    assert (found["tflite"]["name"], found["tflite"]["version"]) == ("tflite", versions["litert"])
     assert found["executorch"]["version"] == f"react-native-executorch {versions['executorch']}"
     libraries = package.libraries("x86_64", ("litert", "executorch"))
     names = {"tflite": "libtensorflowlite_jni.so", "executorch": "libexecutorch.so"}

@@ -275,7 +275,7 @@ class Commands(
         session: Session
     ): JSONObject =
         JSONObject()
-            .put("name", job.engine.name)
+            .put("name", Libraries.name(job.engine))
             .put("version", version(job.engine))
             .put("library_sha256", Libraries.sha256(context, job.engine) ?: JSONObject.NULL)
             .put("threads", job.options.threads)
@@ -286,7 +286,7 @@ class Commands(
 
     private fun tools(engine: Engine?): JSONObject {
         val versions = JSONObject().put("app", Facts.appVersion(context)).put("android", android.os.Build.VERSION.RELEASE)
-        return if (engine == null) versions else versions.put(engine.name, version(engine))
+        return if (engine == null) versions else versions.put(Libraries.name(engine), version(engine))
     }
 
     private companion object {

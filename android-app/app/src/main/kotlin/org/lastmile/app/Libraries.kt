@@ -11,16 +11,22 @@ import org.lastmile.inference.sha256
 
 /** What the app's runtimes really are: the build's name and version, and the hash of the native library that is loaded. */
 object Libraries {
-    /** The build of each engine's library. ExecuTorch's own project publishes none that could be had; this one is from an npm package. */
-    private val NAMES = mapOf("litert" to "TensorFlow Lite", "executorch" to "react-native-executorch")
+    /** What results call each engine's runtime. TensorFlow Lite 2.16.1 is not LiteRT, the later library with the same API. */
+    private val NAMES = mapOf("litert" to "tflite", "executorch" to "executorch")
+
+    /** Whose build a library is, if not the project's own. ExecuTorch's project publishes none that could be had; this one is from an npm package. */
+    private val BUILDS = mapOf("executorch" to "react-native-executorch ")
     private val FILES = mapOf("litert" to "libtensorflowlite_jni.so", "executorch" to "libexecutorch.so")
     private val hashes = ConcurrentHashMap<String, String>()
 
-    /** The library's name and version. */
+    /** The runtime's name in results. */
+    fun name(engine: Engine): String = NAMES.getValue(engine.name)
+
+    /** The library's version, with whose build it is. */
     fun version(
         context: Context,
         engine: Engine
-    ): String = "${NAMES.getValue(engine.name)} ${Facts.metaData(context, "org.lastmile.${engine.name}.version")}"
+    ): String = "${BUILDS[engine.name].orEmpty()}${Facts.metaData(context, "org.lastmile.${engine.name}.version")}"
 
     /** SHA-256 of the native library that the process has loaded; null if it is found neither as a file nor in the APK. */
     fun sha256(
