@@ -187,6 +187,8 @@ UNDISTURBED = "leave the phone alone while it measures (flight mode keeps calls 
 COMPILED = re.compile(r"^Success|PERFORMED", re.M)
 """What `cmd package compile` prints when it succeeds. Source: androidx.benchmark.macro, CompilationMode.kt."""
 
+THROTTLED = ("throttled_before", "throttled_during", "throttled")
+"""Android's thermal statuses before, between and after the runs, each of which is 0x0 if the phone is not throttled."""
 MEMORY = (
     "memory_process", "peak_rss_bytes", "peak_rss_reset", "rss_before_load_bytes", "pss_bytes", "pss_before_load_bytes",
 )  # fmt: skip
@@ -434,8 +436,9 @@ def _with_memory(
     if memory.code != 0:
         return memory
     found, value = memory.result(*MEMORY), done.result()
-    throttled = value.get("throttled_during")
-    value["throttling"] = None if throttled is None else ["thermal_status"] * (int(throttled, 16) != 0)
+    states = [value[name] for name in THROTTLED if value.get(name) is not None]
+    if states:
+        value["throttling"] = ["thermal_status"] if any(int(state, 16) for state in states) else []
     return replace(done, out=json.dumps({**value, **{key: found[key] for key in MEMORY}}))
 
 
