@@ -148,6 +148,28 @@ def flock() -> Seen:
     return "exclusive, and free after its holder was killed", True
 
 
+def job_lock() -> Seen:
+    """The job that probes holds this lock, so another process cannot get it."""
+    lock = next((path for path in (FOLDER / "lock", FOLDER / ".lock") if path.exists()), None)
+    if lock is None:
+        return "no lock file", None
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "held by the job that probes", True
+    return "free during a job", False
+
+
+def executable() -> Seen:
+    """Runtimes are shared libraries in this folder."""
+    folder = FOLDER
+    while not folder.exists():
+        folder = folder.parent
+    noexec = bool(os.statvfs(str(folder)).f_flag & os.ST_NOEXEC) if hasattr(os, "ST_NOEXEC") else False
+    return "mounted noexec" if noexec else "programs may run from it", not noexec
+
+
 def _writable() -> str:
     return str(FOLDER) if os.access(str(FOLDER), os.W_OK) else tempfile.gettempdir()
 
@@ -234,7 +256,7 @@ def thermal() -> Seen:
     celsius = [int(text) / 1000 for text in readings if text and text.lstrip("-").isdigit()]
     if not readings:
         return "no thermal zone", None
-    return f"{celsius} °C", any(0 < value < 120 for value in celsius)
+    return f"{celsius} °C", any(1 <= value < 120 for value in celsius)
 
 
 def throttling() -> Seen:
@@ -334,6 +356,8 @@ CHECKS: list[tuple[str, str, Callable[[], Seen], bool]] = [
     ("free_disk", "there is room for a runtime and the images, 500 MB", free_disk, True),
     ("umask", "new files can be read and written by their owner", umask, True),
     ("flock", "flock keeps other jobs out, and the kernel frees it when its holder is killed", flock, True),
+    ("job_lock", "while a job has the machine, no other process gets its lock", job_lock, True),
+    ("executable", "libraries may be loaded from Lastmile's folder", executable, True),
     ("clock", "perf_counter advances in steps of at most 1 µs", clock, True),
     ("affinity", "a process stays on the CPUs that it is pinned to", affinity, False),
     ("isolated", "the kernel lists isolated CPUs", isolated, False),
@@ -367,7 +391,7 @@ def probed() -> dict[str, object]:
 
 def model() -> str:
     named = read("proc/device-tree/model") or read("sys/class/dmi/id/product_name")
-    return named or (printed("sysctl", "-n", "hw.model") if MAC else None) or "unknown"
+    return named or (printed("sysctl", "-n", "hw.model") if MAC else None) or cpu_names()[0]
 
 
 def system() -> str:

@@ -126,6 +126,12 @@ class Link:
             self.end(at_once=True)
             raise
 
+    def run(self, argv: Sequence[str]) -> proc.Done:
+        """Runs a command in the board's shell, beside the session."""
+        self.open()
+        line = [*client(self.device), "-S", str(self.socket), "-o", "ControlMaster=no", "--", address(self.device)]
+        return proc.run([*line, remote(argv)], timeout=CONNECT_SECONDS)
+
     def end(self, at_once: bool = False) -> None:
         """Ends the session. The board is then unlocked, unless the connection was lost or with `at_once`."""
         if self.session is not None:

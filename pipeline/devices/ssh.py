@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import Device, Probe
+from pipeline.core import Assumption, Device, Probe
 from pipeline.devices import _bundle, _edge_bench, _probe, _session, _ssh
 from pipeline.emulate import pi
 from pipeline.emulate.pi import image
@@ -40,6 +40,8 @@ KEYS = (
 )  # fmt: skip
 PIECE = 1 << 18
 ASK_SECONDS = 60.0
+WORDS = 'it\'s $HOME `x` "y" \\ *;\n ä'
+"""What a shell would change if it were not quoted."""
 
 
 def unsupported(runtime: str) -> str | None:
@@ -174,11 +176,20 @@ def probe(build: Store, device: Device) -> Probe:
         device = _resolved(build, device)
         done = _request(device, {"verb": "probe", "program": _probe.MACHINE.read_text()}, _probe.SECONDS)
         if done["code"] != 0:
-            raise StageFailed(f"{device.name}: the probe failed: {done['err'].strip().splitlines()[-1:]}")
+            raise StageFailed(f"{device.name}: the probe failed: {' '.join(done['err'].split())[-200:]}")
         model, system, found = _probe.of_machine(done["out"])
+        found.append(_shell(device))
         own = _bundle.Board.of(_ssh.link(device).description).hardware
     private = [own["serial"], own["machine_id"], _ssh.address(device).rpartition("@")[2]]
     return _probe.made(device, identity, model, system, found, private)
+
+
+def _shell(device: Device) -> Assumption:
+    """Sends words that a shell could misread, and compares what comes back byte for byte."""
+    done = _ssh.link(device).run(["printf", "%s", WORDS])
+    seen = "the words, unchanged" if done.out == WORDS else repr(done.out[:200])
+    assumed = "the login shell prints nothing of its own and passes quoted words on unchanged"
+    return Assumption("shell", assumed, seen, done.out == WORDS)
 
 
 def _call(device: Device, runtime: str, words: Sequence[str | Path], timeout: float | None) -> Done:

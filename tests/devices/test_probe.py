@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_a_board_is_probed_over_its_session(loopback: Board, tmp_path: Path) -> 
     own = {name: holds for name, holds in judged(found).items() if name in NAMES}
     assert own == judged(here)
     assert (found.kind, found.model, found.system) == ("ssh", here.model, here.system)
-    assert judged(found)["flock"] and judged(found)["clock"] and judged(found)["peak_memory"]
+    assert judged(found)["flock"] and judged(found)["job_lock"] and judged(found)["clock"]
+    assert judged(found).keys() - NAMES == {"shell"} and judged(found)["shell"]
     assert not list(loopback.home.glob(".tmp-*"))
 
 
@@ -64,3 +66,111 @@ def test_the_program_runs_on_python_3_7_syntax() -> None:
     """Boards have older versions of Python than this machine."""
     code = "import ast, sys; ast.parse(open(sys.argv[1]).read(), feature_version=(3, 7))"
     subprocess.run(["python3", "-c", code, _probe.MACHINE], check=True)
+
+
+# -- a machine's files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a machine's /proc, /sys and /etc: a board with two clusters."""
+    write(tmp_path, "proc/device-tree/model", "Orange Pi 5\0")
+    write(tmp_path, "proc/cpuinfo", "processor: 0\nCPU part: 0xd05\n\nprocessor: 1\nCPU part: 0xd0b\n")
+    write(tmp_path, "proc/self/cgroup", "0::/user.slice")
+    write(tmp_path, "sys/fs/cgroup/user.slice/cpu.max", "150000 100000")
+    write(tmp_path, "sys/devices/system/cpu/online", "0-1")
+    write(tmp_path, "sys/devices/system/cpu/isolated", "1")
+    for policy in (0, 1):
+        folder = f"sys/devices/system/cpu/cpufreq/policy{policy}"
+        write(tmp_path, f"{folder}/related_cpus", str(policy))
+        write(tmp_path, f"{folder}/scaling_governor", "ondemand")
+        for name in ("scaling_cur_freq", "cpuinfo_max_freq"):
+            write(tmp_path, f"{folder}/{name}", "1800000")
+    write(tmp_path, "sys/class/thermal/thermal_zone0/temp", "45123")
+    write(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", "50000")
+    write(tmp_path, "etc/machine-id", "0123456789abcdef")
+    monkeypatch.setattr(_machine, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+CHECKED = (
+    _machine.cpufreq, _machine.isolated, _machine.cgroup, _machine.cpu_names, _machine.thermal, _machine.throttling,
+    _machine.identity,
+)  # fmt: skip
+
+
+def test_a_board_with_the_expected_files_holds(tree: Path) -> None:
+    found = {check.__name__: check() for check in CHECKED}
+    assert {name: holds for name, (_, holds) in found.items()} == dict.fromkeys(found, True)
+    assert found["isolated"][0] == "isolated 1"
+    assert "0123456789" not in found["identity"][0]
+    assert _machine.model() == "Orange Pi 5"
+
+
+@pytest.mark.parametrize("check", CHECKED)
+def test_a_board_without_the_files_is_never_said_to_hold(
+    check: Callable[[], tuple[str, bool | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_machine, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert check()[1] in (False, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "check"),
+    [
+        ("sys/devices/system/cpu/online", "0-2", _machine.cpufreq),
+        ("sys/devices/system/cpu/cpufreq/policy1/scaling_governor", "", _machine.cpufreq),
+        ("sys/devices/system/cpu/isolated", "all", _machine.isolated),
+        ("sys/fs/cgroup/user.slice/cpu.max", "a lot", _machine.cgroup),
+        ("sys/class/thermal/thermal_zone0/temp", "45", _machine.thermal),
+        ("sys/devices/platform/soc/soc:firmware/get_throttled", "no", _machine.throttling),
+    ],
+)
+def test_an_unexpected_value_does_not_hold(
+    name: str, text: str, check: Callable[[], tuple[str, bool | None]], tree: Path
+) -> None:
+    write(tree, name, text)
+    seen, holds = check()
+    assert holds is False, seen
+
+
+def test_a_check_that_raises_saw_the_error_and_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[str, bool | None]:
+        raise PermissionError(13, "Permission denied", "/sys/x")
+
+    monkeypatch.setattr(_machine, "CHECKS", [("broken", "it works", broken, True)])
+    (found,) = _machine.probed()["assumptions"]  # type: ignore[misc]
+    assert found[0] == "broken" and found[2].startswith("PermissionError") and found[3] is None
+
+
+def test_the_documentation_lists_every_assumption_in_the_programs_own_words() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "raspberry-pi.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page.split("## What we assume")[1], re.MULTILINE))
+    assert {name: rows[name] for name in NAMES} == {name: assumed for name, assumed, *_ in _machine.CHECKS}
+    assert rows.keys() - NAMES == {"shell"}
+
+
+# -- recorded probes ---------------------------------------------------------------------------------------------------
+
+RECORDED = sorted((Path(__file__).parents[1] / "probes").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_a_recorded_probe_has_the_format_and_is_emulated_or_of_a_host(file: Path) -> None:
+    probe = from_json(Probe, json.loads(file.read_text()))
+    assert probe.emulated is ("emulated" in file.stem)
+    assert probe.kind in ("local", "ssh", "adb")
+
+
+def test_this_machine_is_checked_for_what_was_recorded_on_a_host(tmp_path: Path) -> None:
+    recorded = from_json(Probe, json.loads((RECORDED[0].parent / "host.json").read_text()))
+    found = devices.bound(Device("local", "local")).probe(Store(tmp_path))
+    assert judged(found).keys() == judged(recorded).keys()
