@@ -288,11 +288,11 @@ def peak_memory() -> Seen:
     """A child of a process that once was large must not report the parent's peak."""
     if MAC:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        block = bytearray(64 * MIB)
+        block = b"x" * (64 * MIB)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         del block
         return f"64 MiB more raise ru_maxrss by {grown / MIB:.0f} MiB", 48 * MIB < grown < 96 * MIB
-    block = bytearray(64 * MIB)
+    block = b"x" * (64 * MIB)
     own = status_bytes(Path("/proc/self/status").read_text(), "VmHWM")
     del block
     child = status_bytes(python("print(open('/proc/self/status').read())"), "VmHWM")
@@ -347,39 +347,57 @@ def oom_score() -> Seen:
     return f"oom_score_adj {text}", text == "1000"
 
 
-CHECKS: list[tuple[str, str, Callable[[], Seen], bool]] = [
-    ("python", "python3 is version 3.9 or later", python_version, True),
-    ("bits", "the system has 64 bits", bits, True),
-    ("c_library", "the C library is glibc 2.28 or later, for which the runtimes' wheels are built", c_library, False),
-    ("identity", "a serial number or a machine-id tells the machine from others of its model", identity, False),
-    ("locale", "LC_ALL=C.UTF-8 gives text in UTF-8", locale, True),
-    ("free_disk", "there is room for a runtime and the images, 500 MB", free_disk, True),
-    ("umask", "new files can be read and written by their owner", umask, True),
-    ("flock", "flock keeps other jobs out, and the kernel frees it when its holder is killed", flock, True),
-    ("job_lock", "while a job has the machine, no other process gets its lock", job_lock, True),
-    ("executable", "libraries may be loaded from Lastmile's folder", executable, True),
-    ("clock", "perf_counter advances in steps of at most 1 µs", clock, True),
-    ("affinity", "a process stays on the CPUs that it is pinned to", affinity, False),
-    ("isolated", "the kernel lists isolated CPUs", isolated, False),
-    ("cgroup", "a limit of CPU time is in cpu.max or cpu.cfs_quota_us", cgroup, False),
-    ("cpu_names", "/proc/cpuinfo names the cores", cpu_names, False),
-    ("cpufreq", "every CPU has a cpufreq policy with governor, clock and highest clock", cpufreq, False),
-    ("thermal", "a thermal zone has the temperature in thousandths of °C", thermal, False),
-    ("throttling", "throttling is reported by vcgencmd, sysfs or cooling devices", throttling, False),
-    ("peak_memory", "the peak of a process's memory does not include its parent's", peak_memory, True),
-    ("clear_refs", "writing 5 to /proc/self/clear_refs resets the peak", clear_refs, False),
-    ("address_layout", "addresses are random, so that each process is a sample", address_layout, False),
-    ("dies_with_parent", "the kernel kills a measuring process when its parent ends", dies_with_parent, False),
-    ("oom_score", "a process may ask to be killed first when memory runs out", oom_score, False),
+def sysctl() -> Seen:
+    names = "hw.model", "machdep.cpu.brand_string", "hw.memsize"
+    found = [printed("sysctl", "-n", name) for name in names]
+    seen = ", ".join(f"{name} {text}" for name, text in zip(names, found))  # noqa: B905 (strict needs Python 3.10)
+    return seen, all(found) and (found[2] or "").isdigit()
+
+
+def ps_memory() -> Seen:
+    """64 MiB more must show as about so many KiB."""
+    before = int(printed("ps", "-o", "rss=", "-p", str(os.getpid())) or 0)
+    block = b"x" * (64 * MIB)
+    grown = int(printed("ps", "-o", "rss=", "-p", str(os.getpid())) or 0) - before
+    return f"64 MiB more raise rss by {grown}", bool(block) and 48 << 10 < grown < 96 << 10
+
+
+LINUX, MACOS, BOTH = "Linux", "macOS", "both"
+CHECKS: list[tuple[str, str, Callable[[], Seen], str]] = [
+    ("python", "python3 is version 3.9 or later", python_version, BOTH),
+    ("bits", "the system has 64 bits", bits, BOTH),
+    ("c_library", "the C library is glibc 2.28 or later, for which the runtimes' wheels are built", c_library, LINUX),
+    ("identity", "a serial number or a machine-id tells the machine from others of its model", identity, LINUX),
+    ("locale", "LC_ALL=C.UTF-8 gives text in UTF-8", locale, BOTH),
+    ("free_disk", "there is room for a runtime and the images, 500 MB", free_disk, BOTH),
+    ("umask", "new files can be read and written by their owner", umask, BOTH),
+    ("flock", "flock keeps other jobs out, and the kernel frees it when its holder is killed", flock, BOTH),
+    ("job_lock", "while a job has the machine, no other process gets its lock", job_lock, BOTH),
+    ("executable", "libraries may be loaded from Lastmile's folder", executable, BOTH),
+    ("clock", "perf_counter advances in steps of at most 1 µs", clock, BOTH),
+    ("affinity", "a process stays on the CPUs that it is pinned to", affinity, LINUX),
+    ("isolated", "the kernel lists isolated CPUs", isolated, LINUX),
+    ("cgroup", "a limit of CPU time is in cpu.max or cpu.cfs_quota_us", cgroup, LINUX),
+    ("cpu_names", "/proc/cpuinfo names the cores", cpu_names, LINUX),
+    ("cpufreq", "every CPU has a cpufreq policy with governor, clock and highest clock", cpufreq, LINUX),
+    ("thermal", "a thermal zone has the temperature in thousandths of °C", thermal, LINUX),
+    ("throttling", "throttling is reported by vcgencmd, sysfs or cooling devices", throttling, LINUX),
+    ("peak_memory", "the peak of a process's memory does not include its parent's", peak_memory, BOTH),
+    ("clear_refs", "writing 5 to /proc/self/clear_refs resets the peak", clear_refs, LINUX),
+    ("address_layout", "addresses are random, so that each process is a sample", address_layout, LINUX),
+    ("dies_with_parent", "the kernel kills a measuring process when its parent ends", dies_with_parent, LINUX),
+    ("sysctl", "sysctl names a Mac's model, processor and memory", sysctl, MACOS),
+    ("ps_memory", "ps reports the resident memory of a process in KiB", ps_memory, MACOS),
+    ("oom_score", "a process may ask to be killed first when memory runs out", oom_score, LINUX),
 ]
-"""Name, what is assumed, the check, and whether it applies to macOS as well as to Linux."""
+"""Name, what is assumed, the check, and the systems that it applies to."""
 
 
 def probed() -> dict[str, object]:
     """Every check. What a check cannot do is what it saw."""
     found = []
-    for name, assumed, check, on_macs in CHECKS:
-        if MAC and not on_macs:
+    for name, assumed, check, systems in CHECKS:
+        if systems not in (BOTH, MACOS if MAC else LINUX):
             continue
         try:
             seen, holds = check()

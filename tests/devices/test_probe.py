@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from tests.cli import inv
 
 from .sshd import Board
 
-NAMES = {name for name, *_ in _machine.CHECKS}
+EVERY = {name for name, *_ in _machine.CHECKS}
+NAMES = {name for name, _, _, systems in _machine.CHECKS if systems != _machine.MACOS}
+"""Those of Linux."""
 
 
 def judged(probe: Probe) -> dict[str, bool | None]:
@@ -146,7 +149,7 @@ def test_a_check_that_raises_saw_the_error_and_cannot_tell(monkeypatch: pytest.M
     def broken() -> tuple[str, bool | None]:
         raise PermissionError(13, "Permission denied", "/sys/x")
 
-    monkeypatch.setattr(_machine, "CHECKS", [("broken", "it works", broken, True)])
+    monkeypatch.setattr(_machine, "CHECKS", [("broken", "it works", broken, _machine.BOTH)])
     (found,) = _machine.probed()["assumptions"]  # type: ignore[misc]
     assert found[0] == "broken" and found[2].startswith("PermissionError") and found[3] is None
 
@@ -154,8 +157,33 @@ def test_a_check_that_raises_saw_the_error_and_cannot_tell(monkeypatch: pytest.M
 def test_the_documentation_lists_every_assumption_in_the_programs_own_words() -> None:
     page = (Path(__file__).parents[2] / "docs" / "raspberry-pi.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page.split("## What we assume")[1], re.MULTILINE))
-    assert {name: rows[name] for name in NAMES} == {name: assumed for name, assumed, *_ in _machine.CHECKS}
-    assert rows.keys() - NAMES == {"shell"}
+    assert {name: rows[name] for name in EVERY} == {name: assumed for name, assumed, *_ in _machine.CHECKS}
+    assert rows.keys() - EVERY == {"shell"}
+
+
+# -- a Mac -------------------------------------------------------------------------------------------------------------
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_a_mac_is_checked_with_its_own_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs are stand-ins; getrusage is this system's."""
+    program(tmp_path, "sysctl", "case $2 in hw.memsize) echo 8589934592;; *) echo Mac14,2;; esac")
+    program(tmp_path, "ps", 'n=$(wc -l <"$0.log" 2>/dev/null || echo 0); echo >>"$0.log"; echo $((20000 + n * 65536))')
+    monkeypatch.setattr(_machine, "MAC", True)
+    monkeypatch.setattr(_machine, "ROOT", tmp_path / "none")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = _machine.probed()
+    holds = {one[0]: one[3] for one in found["assumptions"]}  # type: ignore[attr-defined]
+    assert holds.keys() == {name for name, _, _, systems in _machine.CHECKS if systems != _machine.LINUX}
+    assert (holds["sysctl"], holds["ps_memory"], found["model"]) == (True, True, "Mac14,2")
+    program(tmp_path, "ps", "echo 20000")
+    program(tmp_path, "sysctl", "exit 1")
+    assert (_machine.ps_memory()[1], _machine.sysctl()[1]) == (False, False)
 
 
 # -- recorded probes ---------------------------------------------------------------------------------------------------
