@@ -470,7 +470,8 @@ class Measurement:
     Attributes:
         device: facts: name, kind, emulated, board, cpu, cores, os, governor …; of a phone also "states": its state
             "before" and "after" each process, and "samples" of it between the runs.
-        runtime: name, version, threads, delegate, cpus (those that the processes were pinned to).
+        runtime: name, version, threads, delegate, cpus (those that the processes were pinned to), includes_input_copy
+            (whether each latency includes a copy of the input); of a phone also library_sha256.
         processes: in the order of the rounds. In each round of a bench, every artifact was measured once.
     """
 
@@ -567,6 +568,7 @@ class Cell:
         parity, graph_parity, coverage: see Artifact.
         steps: framework, host runtime and, if it is another one, the device.
         pss_bytes: see Process; the largest of all processes.
+        includes_input_copy: whether each latency includes a copy of the input to the runtime's memory; None if unknown.
     """
 
     model: str
@@ -609,6 +611,7 @@ class Cell:
     samples: int | None = None
     warnings: tuple[str, ...] = ()
     pss_bytes: int | None = None
+    includes_input_copy: bool | None = None
 
 
 # -- to and from JSON --------------------------------------------------------------------------------------------------

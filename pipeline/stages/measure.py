@@ -487,7 +487,11 @@ def _noun(
         target=artifact.target,
         recipe=artifact.recipe,
         device=facts,
-        runtime={**first["runtime"], "refills_input": first["refills_input"]},
+        runtime={
+            **first["runtime"],
+            "refills_input": first["refills_input"],
+            "includes_input_copy": first.get("includes_input_copy"),
+        },
         size_bytes=artifact.size_bytes,
         processes=tuple(map(_of_process, found)),
         accuracy=accuracy,
