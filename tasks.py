@@ -27,10 +27,10 @@ from invoke.tasks import task
 from pipeline.errors import BadOption, ExportsFailed, PipelineError, described
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pipeline import android
-    from pipeline.core import Checkpoint
+    from pipeline.core import Cell, Checkpoint
     from pipeline.devices import BoundDevice
     from pipeline.results.instruction_budget import Budget, Comparison
     from pipeline.stages.measure import Options, Result
@@ -49,6 +49,9 @@ HELP = {
     "target": "comma-separated names from `inv targets`, or all",
     "recipe": "comma-separated names from `inv recipes`, or all",
     "device": "comma-separated names from `inv devices`, or all; several are measured side by side",
+    "max_drop": "points of accuracy that may be lost: the whole 95 % interval must be below",
+    "minimize": "what leaving layers in float costs: latency (multiply-adds) or size (weights)",
+    "max_size": "bytes that the largest file may have",
     "data": "the dataset: a folder or archive; later commands on this model use it again",
     "weights": "your own weights instead of training: .safetensors, .keras, or .pt, .pth, .ckpt … (weights only)",
     "accelerator": "auto (a GPU if there is one), cpu or cuda",
@@ -377,7 +380,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure size, load time, latency, memory and accuracy on a device; --check fails where instructions grew."""
     from pipeline.report import terminal
-    from pipeline.results import collect, instruction_budget
+    from pipeline.results import instruction_budget
     from pipeline.stages import _threads, measure
 
     options = measure.Options(
@@ -392,11 +395,9 @@ def bench(
     recorded = _budget(plan.devices, check, record)
     build = _build()
     found, failure = _benched(build, plan, options)
-    models = [(plan.model.spec.name, framework.name) for framework in plan.frameworks]
-    cells = collect.cells(build, models, points)
     asked = {(target.name, recipe.name) for target in plan.targets for recipe in plan.recipes}
     named = [device.name for device in plan.devices]
-    shown = [c for c in cells if (c.target, c.recipe) in asked and c.device in (*named, None)]
+    shown = _cells(build, plan, {recipe.name for recipe in plan.recipes}, points)
     if shown or not failure:
         terminal.show(*terminal.cells(shown))
     if failure:
@@ -429,6 +430,53 @@ def trace(
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     found = tracing.trace(_build(), plan, _place(image))
     terminal.show(*terminal.traces(found))
+
+
+@command()
+def sensitivity(
+    _c: Context, model: str = "digits_cnn", recipe: str = "int8", framework: str = "torch", data: str | None = None,
+    weights: str | None = None, device: str | None = None, target: str = "tflite", json: bool = False,
+) -> None:  # fmt: skip
+    """Measure how much noise each group of layers adds in int8, and what it costs to leave it in float."""
+    from pipeline import core
+    from pipeline.report import sensitivity as report
+    from pipeline.report import terminal
+    from pipeline.stages import sensitivity as measuring
+
+    plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
+    found = measuring.sensitivity(_build(), plan)
+    if json:
+        from json import dumps
+
+        print(dumps(core.to_json(found), indent=1))
+        return
+    for one in found:
+        terminal.show(*report.parts(one.model, one.recipe, one.sensitivity, one.time), str(one.page))
+
+
+@command()
+def tune(
+    _c: Context, max_drop: str = "0.5", model: str = "digits_cnn", target: str = "all", recipe: str = "int8",
+    framework: str = "torch", data: str | None = None, weights: str | None = None, device: str | None = None,
+    minimize: str = "latency", max_size: str | None = None,
+) -> None:  # fmt: skip
+    """Find the int8 recipe with the fewest layers in float that loses at most --max-drop; exit 1 if none does."""
+    from pipeline.report import terminal
+    from pipeline.report import tune as report
+    from pipeline.results import tuning
+    from pipeline.stages import tune as searching
+    from pipeline.stages.tune import Budget
+
+    budget = Budget(_real("max-drop", max_drop), minimize, _number("max-size", max_size, int))
+    build, plan = _build(), _plan(model, framework, target, recipe, device, data=data, weights=weights)
+    found = searching.tune(build, plan, budget)
+    for one in found:
+        terminal.show(*report.parts(one))
+    if plan.devices:
+        names = {"fp32", *(recipe.name for recipe in plan.recipes), *(one.recipe.name for one in found)}
+        terminal.show(*terminal.cells(_cells(build, plan, names)))
+    if any(one.outcome != tuning.MET for one in found):
+        raise Exit(code=1)
 
 
 @command()
@@ -825,6 +873,19 @@ def _benched(build: Store, plan: Plan, options: Options) -> tuple[list[Result], 
         return [], error
 
 
+def _cells(build: Store, plan: Plan, recipes: Iterable[str], margin: float = 1.0) -> list[Cell]:
+    """What a plan's targets are under these recipes on its devices, and what they do not run."""
+    from pipeline.results import collect
+
+    models = [(plan.model.spec.name, framework.name) for framework in plan.frameworks]
+    targets, devices = [target.name for target in plan.targets], [None, *(device.name for device in plan.devices)]
+    return [
+        cell
+        for cell in collect.cells(build, models, margin)
+        if cell.target in targets and cell.recipe in recipes and cell.device in devices
+    ]
+
+
 def _raise_failures(found: list[Result]) -> None:
     """Ends the command with exit code 2 and the first failure of each device, if there are failures."""
     first = {result.device: result.failure for result in reversed(found) if result.failure}
@@ -966,6 +1027,8 @@ namespace = Collection(
     push,
     bench,
     trace,
+    sensitivity,
+    tune,
     results,
     report,
     frameworks,

@@ -10,7 +10,7 @@ import dataclasses
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePosixPath
@@ -291,6 +291,64 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class LayerGroup:
+    """Layers of a model that are left in float together.
+
+    Attributes:
+        name: a module's path in the model, or a node's name; as a pattern of an exception it covers the whole group.
+        layers: number of its layers with weights.
+        weights: number of their weights.
+        multiply_adds: of these layers, per inference.
+    """
+
+    name: str
+    layers: int
+    weights: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What quantizing some tensors adds to the outputs.
+
+    Attributes:
+        groups: the tensors stay in float if all of these groups do.
+        power: power of the outputs' error, relative to that of the outputs.
+    """
+
+    groups: tuple[str, ...]
+    power: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much noise each group of layers adds in static int8.
+
+    Attributes:
+        power: the measured noise with everything quantized, as in `Noise`.
+        samples: calibration samples that the noise was measured on.
+    """
+
+    groups: tuple[LayerGroup, ...]
+    noises: tuple[Noise, ...]
+    power: float
+    samples: int
+
+    def predicted(self, in_float: Collection[str] = ()) -> float:
+        """The noise with these groups in float: the sum of the others'."""
+        return sum(noise.power for noise in self.noises if not set(noise.groups) <= set(in_float))
+
+    def share(self, group: str, in_float: Collection[str] = ()) -> float:
+        """A group's part of `predicted(in_float)`. The noise of a tensor between several groups is divided among those
+        that are not in float yet."""
+        return sum(
+            noise.power / len(set(noise.groups) - set(in_float))
+            for noise in self.noises
+            if group in set(noise.groups) - set(in_float)
+        )
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One exported file.
 
@@ -470,8 +528,7 @@ class Measurement:
     Attributes:
         device: facts: name, kind, emulated, board, cpu, cores, os, governor …; of a phone also "states": its state
             "before" and "after" each process, and "samples" of it between the runs.
-        runtime: name, version, threads, delegate, cpus (those that the processes were pinned to), includes_input_copy
-            (whether each latency includes a copy of the input); of a phone also library_sha256.
+        runtime: name, version, threads, delegate, cpus (those that the processes were pinned to).
         processes: in the order of the rounds. In each round of a bench, every artifact was measured once.
     """
 
@@ -568,7 +625,6 @@ class Cell:
         parity, graph_parity, coverage: see Artifact.
         steps: framework, host runtime and, if it is another one, the device.
         pss_bytes: see Process; the largest of all processes.
-        includes_input_copy: whether each latency includes a copy of the input to the runtime's memory; None if unknown.
     """
 
     model: str
@@ -611,7 +667,6 @@ class Cell:
     samples: int | None = None
     warnings: tuple[str, ...] = ()
     pss_bytes: int | None = None
-    includes_input_copy: bool | None = None
 
 
 # -- to and from JSON --------------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def place(cell: Cell) -> str:
 
 def runtime(measurement: Measurement) -> str:
     """A measurement's runtime: name, version, threads, delegate, the CPUs that it was pinned to or that a phone used,
-    and whether its input is refilled or copied in every run."""
+    and whether its input is refilled."""
     facts = measurement.runtime
     parts = [f"{facts.get('name', '?')} {facts.get('version') or ''}".strip()]
     if facts.get("threads"):
@@ -203,8 +203,6 @@ def runtime(measurement: Measurement) -> str:
         parts.append(f"ran on CPUs {', '.join(map(str, sorted(ran)))}")
     if facts.get("refills_input"):
         parts.append("input refilled in every run")
-    if facts.get("includes_input_copy"):
-        parts.append("input copied in every run")
     return ", ".join(parts)
 
 

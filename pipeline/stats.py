@@ -390,10 +390,11 @@ def _distance(reference: Array, output: Array) -> tuple[float, float, float]:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return -EQUAL_DB, 0.0, LARGEST_ERROR
     signal, noise = float(a @ a), float((a - b) @ (a - b))
-    return _decibels(signal, noise), _cosine(signal, float(b @ b), float(a @ b)), float(np.abs(a - b).max(initial=0.0))
+    return decibels(signal, noise), _cosine(signal, float(b @ b), float(a @ b)), float(np.abs(a - b).max(initial=0.0))
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), of powers; at most EQUAL_DB, for outputs that are equal."""
     if noise == 0:
         return EQUAL_DB
     if signal == 0:

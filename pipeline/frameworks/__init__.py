@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core import Recipe
+from pipeline.core import Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.sources import Model
 from pipeline.targets import Source
@@ -163,6 +163,15 @@ class Framework(Protocol):
         self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
     ) -> None:
         """Calibrates the float graph in `captured` on `images` and writes a static recipe's graph to `folder`."""
+
+    def sensitivity(
+        self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+    ) -> Sensitivity:
+        """How much noise each group of layers of the float graph in `captured` adds under a static recipe.
+
+        Args:
+            images: the calibration set; the noise is measured on the first of them.
+        """
 
     def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs of the float or quantized graph in `folder` for images (N, height, width, channels)."""

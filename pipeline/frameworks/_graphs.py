@@ -62,6 +62,22 @@ def quantize(
     captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
 ) -> None:
     """See `Framework.quantize`: pt2e with our own quantizer, whose graphs all targets can lower."""
+    prepared = calibrated(captured, value_range, images, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    example = nchw(torch.from_numpy(images[:2]))
+    for name, fold in ((FOLDED, True), (UNFOLDED, False)):
+        converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
+        _int8_constants.round_constants(converted)
+        graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        save(graph, folder / name)
+
+
+def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe) -> Any:
+    """The float graph with pt2e's observers, which have seen the calibration set.
+
+    Raises:
+        StageFailed: the quantizer cannot quantize the graph.
+    """
     in_float = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "float32")
     try:
         module = _layers.with_own_weights(load(captured / FLOAT).module())
@@ -73,13 +89,7 @@ def quantize(
         for start in range(0, len(images), 32):
             prepared(nchw(torch.from_numpy(images[start : start + 32])))
     _int8_constants.pin_input_ranges(prepared, value_range)
-    folder.mkdir(parents=True, exist_ok=True)
-    example = nchw(torch.from_numpy(images[:2]))
-    for name, fold in ((FOLDED, True), (UNFOLDED, False)):
-        converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
-        _int8_constants.round_constants(converted)
-        graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        save(graph, folder / name)
+    return prepared
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

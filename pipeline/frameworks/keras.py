@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.core import Recipe, to_json
+from pipeline.core import Recipe, Sensitivity, to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, StageFailed
 from pipeline.frameworks import Group, Settings
@@ -168,6 +168,16 @@ def quantize(
     from pipeline.frameworks import _graphs
 
     _graphs.quantize(captured, value_range, images, folder, recipe)
+
+
+def sensitivity(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+) -> Sensitivity:
+    """See `Framework.sensitivity`."""
+    _with_graphs()
+    from pipeline.frameworks import _graphs, _sensitivity
+
+    return _sensitivity.measure(_graphs.calibrated(captured, value_range, images, recipe), images)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import Recipe
+from pipeline.core import Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, first_line
 from pipeline.frameworks import Group, Settings
@@ -190,6 +190,15 @@ def quantize(
     with extra(EXTRA):
         from pipeline.frameworks import _graphs
     _graphs.quantize(captured, value_range, images, folder, recipe)
+
+
+def sensitivity(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+) -> Sensitivity:
+    """See `Framework.sensitivity`."""
+    with extra(EXTRA):
+        from pipeline.frameworks import _graphs, _sensitivity
+    return _sensitivity.measure(_graphs.calibrated(captured, value_range, images, recipe), images)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -164,7 +164,6 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         agreement=stats.agreement(reference.outputs[0], outputs[0]),
         runtime=formatting.runtime(measurement),
         cpus=measurement.runtime.get("cpus"),
-        includes_input_copy=measurement.runtime.get("includes_input_copy"),
         throttled=_throttled(measurement),
         steps=(
             output_diff.framework(reference.checkpoint, before),

@@ -487,11 +487,7 @@ def _noun(
         target=artifact.target,
         recipe=artifact.recipe,
         device=facts,
-        runtime={
-            **first["runtime"],
-            "refills_input": first["refills_input"],
-            "includes_input_copy": first.get("includes_input_copy"),
-        },
+        runtime={**first["runtime"], "refills_input": first["refills_input"]},
         size_bytes=artifact.size_bytes,
         processes=tuple(map(_of_process, found)),
         accuracy=accuracy,

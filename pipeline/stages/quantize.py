@@ -102,11 +102,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
             weights = build.checkpoint(checkpoint.spec.name, checkpoint.framework) / checkpoint.weights
             framework.capture(model_of(checkpoint, job), weights, folder)
         else:
-            training = split_of(checkpoint, job, "train")
-            images = training.images(range(min(recipe.calibration, len(training))))
-            calibration = Calibration(
-                checkpoint.spec.dataset, "train", len(images), store.digest([training.sha256, len(images)])
-            )
+            images, calibration = calibration_set(job, checkpoint, recipe)
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
             framework.quantize(captured, PIXELS, images, folder, recipe)
         outputs = framework.evaluate(folder, samples)
@@ -125,6 +121,14 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
     what = f"quantized ({recipe.name}, {calibration.samples} samples)" if recipe and calibration else "captured"
     say(f"{checkpoint.spec.name}: {what} in {graph.seconds:.1f} s")
     return graph
+
+
+def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[NDArray[np.uint8], Calibration]:
+    """The images that a static recipe is calibrated on, the first of the training split, and their identity."""
+    training = split_of(checkpoint, job, "train")
+    images = training.images(range(min(recipe.calibration, len(training))))
+    digest = store.digest([training.sha256, len(images)])
+    return images, Calibration(checkpoint.spec.dataset, "train", len(images), digest)
 
 
 def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: NDArray[np.float32]) -> Parity:

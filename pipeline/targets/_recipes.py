@@ -23,7 +23,7 @@ def unsupported(recipe: Recipe) -> str | None:
         return f"its converter does not support {recipe.weights} weights with {recipe.activations} activations"
     if recipe.training != "ptq":
         return f"training {recipe.training!r} is not available yet"
-    if recipe.exceptions:
+    if recipe.exceptions and not recipe.static:
         return "layers cannot be left out yet"
     if recipe.block is not None:
         return f"{recipe.weights} weights have one scale per output channel, not one per block"

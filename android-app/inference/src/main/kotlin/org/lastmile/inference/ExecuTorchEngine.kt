@@ -17,9 +17,9 @@ object ExecuTorchEngine : Engine {
     override val delegates = emptyList<String>()
 
     override fun unavailable(): String? =
-        Engines.unavailable("ExecuTorch") { EValue::class.java } ?: try {
+        Engines.unavailable("org.pytorch.executorch.EValue", "ExecuTorch") ?: try {
             initializeLoader()
-            Engines.unavailable("ExecuTorch") { Module::class.java }
+            Engines.unavailable("org.pytorch.executorch.Module", "ExecuTorch")
         } catch (error: LinkageError) {
             "ExecuTorch cannot be loaded on this device (${error.message})"
         }

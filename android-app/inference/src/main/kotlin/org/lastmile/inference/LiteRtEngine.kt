@@ -14,7 +14,7 @@ object LiteRtEngine : Engine {
     override val suffix = ".tflite"
     override val delegates = listOf("xnnpack", "cpu", "nnapi")
 
-    override fun unavailable(): String? = Engines.unavailable("TensorFlow Lite") { Interpreter::class.java }
+    override fun unavailable(): String? = Engines.unavailable("org.tensorflow.lite.Interpreter", "TensorFlow Lite")
 
     override fun load(file: File, options: Options): Session {
         if (options.delegate != null && options.delegate !in delegates) {
@@ -60,14 +60,11 @@ private class LiteRtSession(
 
     override fun close() = interpreter.close()
 
-    private fun executionPlanLength(): Int =
-        try {
-            val method = Class.forName("org.tensorflow.lite.InterpreterImpl").getDeclaredMethod("getExecutionPlanLength")
-            method.isAccessible = true // there is no public API
-            method.invoke(interpreter) as Int
-        } catch (error: ReflectiveOperationException) {
-            throw InferenceException("this build of the app does not keep the methods of org.tensorflow.lite that tell the delegate", error)
-        }
+    private fun executionPlanLength(): Int {
+        val method = Class.forName("org.tensorflow.lite.InterpreterImpl").getDeclaredMethod("getExecutionPlanLength")
+        method.isAccessible = true // there is no public API
+        return method.invoke(interpreter) as Int
+    }
 
     private companion object {
         /** Outputs stay in the interpreter's memory, from which [readOutputs] takes them. */

@@ -1,0 +1,263 @@
+"""Tune: find the int8 recipe with the fewest layers in float whose accuracy drop stays within a budget.
+
+The search compares graphs with the float model on the validation split, which neither calibrates nor tests. The final
+figure is on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import registry, stats
+from pipeline.core import PIXELS, Checkpoint, Recipe, Sensitivity
+from pipeline.datasets import Split
+from pipeline.errors import BadOption
+from pipeline.results import keys, noise, predictions, tuning
+from pipeline.results.tuning import Test, Trial, Tuning
+from pipeline.stages import export, measure, quantize, sensitivity, train
+from pipeline.stages.plan import Job, Plan
+from pipeline.system import store
+from pipeline.system.progress import say
+from pipeline.system.store import Store, digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SPLIT = "validation"
+FOLDER, MANIFEST, PAGE, RECIPE = "tune", "tune.json", "tune.html", "int8_tuned.toml"
+CHUNK = 256
+"""Images that are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search must meet.
+
+    Attributes:
+        max_drop: in percentage points: the upper end of the 95 % interval of the drop must be below it.
+        minimize: "latency" or "size": what leaving a group in float costs.
+        max_size: bytes that a file of the plan's targets may have; None for any.
+    """
+
+    max_drop: float = 0.5
+    minimize: str = "latency"
+    max_size: int | None = None
+
+
+def tune(build: Store, plan: Plan, budget: Budget) -> list[Tuning]:
+    """Searches for each job of a plan, exports the recipe found, and measures it on the plan's devices.
+
+    Raises:
+        BadOption: the budget or the plan's recipe is invalid, or no file can be as small as `budget.max_size`.
+        ExportsFailed: some of the files cannot be made.
+        StageFailed: a file cannot be measured.
+    """
+    check(plan, budget)
+    (base,) = plan.recipes
+    found = []
+    for job in plan.jobs:
+        one = _searched(build, plan, job, base, budget)
+        found.append(one)
+        made = replace(plan, recipes=(one.recipe,), frameworks=(job.framework,))
+        export.raise_if_failed(export.export(build, made))
+        if plan.devices:
+            _raise_failure(measure.bench(build, made, measure.Options()))
+    return found
+
+
+def _raise_failure(results: Sequence[measure.Result]) -> None:
+    for result in results:
+        if result.failure:
+            raise result.failure
+
+
+def check(plan: Plan, budget: Budget) -> None:
+    """
+    Raises:
+        BadOption: the budget or the plan's recipe is invalid.
+    """
+    if not 0 < budget.max_drop < 100:
+        raise BadOption(f"--max-drop {budget.max_drop:g}: it must be between 0 and 100 points")
+    if budget.minimize not in tuning.MINIMIZE:
+        raise BadOption(f"--minimize {budget.minimize!r}: it must be one of {', '.join(tuning.MINIMIZE)}")
+    if len(plan.recipes) != 1:
+        raise BadOption("inv tune begins with one recipe: name one with --recipe")
+    sensitivity.check(plan.recipes)
+
+
+def _searched(build: Store, plan: Plan, job: Job, base: Recipe, budget: Budget) -> Tuning:
+    from pipeline.report import tune as report
+
+    started = time.perf_counter()
+    checkpoint = train.ensure(build, job)
+    found = sensitivity.measured(build, job, checkpoint, base).sensitivity
+    grows = _room(build, plan, job, checkpoint, base, budget)
+    order = tuning.order(found, budget.minimize, grows)
+    split = train.split_of(checkpoint, job, SPLIT)
+    evaluation = _Evaluation(build, job, checkpoint, base, split, found, order)
+    trials, chosen, outcome = tuning.search(evaluation.trial, len(order), budget.max_drop)
+    best = trials[chosen]
+    home = build.home(checkpoint.spec.name, checkpoint.framework) / FOLDER
+    recipe, file = base, None
+    if best.in_float:
+        recipe, file = _mixed(base, best.in_float, f"{base.name}_tuned"), home / RECIPE
+        store.write_text(file, _toml(recipe))
+    made = Tuning(
+        model=checkpoint.spec.name,
+        framework=checkpoint.framework,
+        base=base.name,
+        split=SPLIT,
+        max_drop=budget.max_drop,
+        minimize=budget.minimize,
+        max_bytes_more=grows,
+        order=tuple(order),
+        trials=tuple(trials),
+        chosen=chosen,
+        outcome=outcome,
+        reason=_reason(best, outcome, budget.max_drop),
+        recipe=recipe,
+        file=str(file) if file else None,
+        test=_test(build, job, checkpoint, recipe),
+        seconds=time.perf_counter() - started,
+    )
+    store.write(home / MANIFEST, made)
+    store.write_text(home / PAGE, report.page(made))
+    return made
+
+
+def _room(build: Store, plan: Plan, job: Job, checkpoint: Checkpoint, base: Recipe, budget: Budget) -> int | None:
+    """By how many bytes the largest file of the plan's targets may grow.
+
+    Raises:
+        BadOption: it is too large without any layer in float.
+    """
+    if budget.max_size is None:
+        return None
+    outcomes = export.export(build, replace(plan, recipes=(base,), frameworks=(job.framework,)))
+    export.raise_if_failed(outcomes)
+    largest = max((o for o in outcomes if o.artifact), key=lambda o: o.artifact.size_bytes if o.artifact else 0)
+    assert largest.artifact is not None
+    room = budget.max_size - largest.artifact.size_bytes
+    if room < 0:
+        raise BadOption(
+            f"--max-size {budget.max_size}: the {largest.target} file of {checkpoint.spec.name} under {base.name} has "
+            f"{largest.artifact.size_bytes:,} bytes already"
+        )
+    return room
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Evaluates the recipe with the first groups of an order in float."""
+
+    build: Store
+    job: Job
+    checkpoint: Checkpoint
+    base: Recipe
+    split: Split
+    found: Sensitivity
+    order: Sequence[str]
+
+    def trial(self, count: int) -> Trial:
+        """The accuracy on the tuning split with this many groups in float."""
+        in_float = tuple(self.order[:count])
+        recipe = _mixed(self.base, in_float, self.base.name) if in_float else self.base
+        key = digest([keys.graph(self.checkpoint, recipe), self.split.sha256, registry.code_hash(__name__)])
+        path = self.build.home(self.checkpoint.spec.name, self.checkpoint.framework) / FOLDER / f"{key[:16]}.json"
+        known = store.read_or_warn(Trial, path)
+        if known is not None and known.key == key:
+            return known
+        started = time.perf_counter()
+        framework = self.job.framework.module
+        captured = self.build.graphs(self.checkpoint.spec.name, self.checkpoint.framework)
+        with tempfile.TemporaryDirectory(prefix="lastmile-") as scratch:
+            folder = Path(scratch) / "graphs"
+            images, _ = quantize.calibration_set(self.job, self.checkpoint, recipe)
+            framework.quantize(captured, PIXELS, images, folder, recipe)
+            right = _correct(framework, folder, self.split)
+        before = _correct(framework, captured, self.split)
+        lost, gained = stats.discordant(before, right)
+        drop, interval = stats.paired_drop(before, right)
+        work = max(1, sum(group.multiply_adds for group in self.found.groups))
+        chosen = [group for group in self.found.groups if group.name in in_float]
+        trial = Trial(
+            in_float=in_float,
+            samples=len(right),
+            lost=lost,
+            gained=gained,
+            drop_points=drop,
+            interval=interval,
+            predicted_db=stats.decibels(1, self.found.predicted(in_float)),
+            bytes_more=sum(map(noise.bytes_more, chosen)),
+            multiply_adds=sum(group.multiply_adds for group in chosen) / work,
+            seconds=time.perf_counter() - started,
+            key=key,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write(path, trial)
+        low, high = interval
+        say(
+            f"  {len(in_float)} of {len(self.found.groups)} groups in float: {drop:+.2f} points "
+            f"[{low:+.2f}, {high:+.2f}] on {len(right):,} {SPLIT} images, in {trial.seconds:.1f} s"
+        )
+        return trial
+
+
+def _mixed(base: Recipe, in_float: Sequence[str], name: str) -> Recipe:
+    """A recipe with these groups in float as well."""
+    more = tuple((group, "float32") for group in in_float)
+    summary = f"{base.summary}; {len(more)} groups of layers in float"
+    return replace(base, name=name, summary=summary, exceptions=(*base.exceptions, *more))
+
+
+def _toml(recipe: Recipe) -> str:
+    """A recipe as the file that --recipe reads."""
+    lines = [f"# made by inv tune: {recipe.summary}", f'name = "{recipe.name}"', f'weights = "{recipe.weights}"']
+    lines += [f'activations = "{recipe.activations}"', f"calibration = {recipe.calibration}", "exceptions = ["]
+    lines += [f"  [{json.dumps(pattern)}, {json.dumps(dtype)}]," for pattern, dtype in recipe.exceptions]
+    return "\n".join([*lines, "]"]) + "\n"
+
+
+def _correct(framework: object, folder: Path, split: Split) -> NDArray[np.bool_]:
+    """Whether a graph classifies each sample of a split correctly."""
+    import numpy as np
+
+    found = []
+    for start in range(0, len(split), CHUNK):
+        places = range(start, min(start + CHUNK, len(split)))
+        outputs = framework.evaluate(folder, split.images(places))  # type: ignore[attr-defined]
+        found.append(stats.top1(outputs) == np.asarray(split.labels)[places.start : places.stop])
+    return np.concatenate(found)
+
+
+def _test(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Test:
+    """The drop of a recipe's graph on the test split."""
+    quantize.quantize(build, job, checkpoint, recipe)
+    test = train.split_of(checkpoint, job)
+    name, framework = checkpoint.spec.name, checkpoint.framework
+    right = _correct(job.framework.module, build.graphs(name, framework, recipe.name), test)
+    (outputs, *_), labels = predictions.read(
+        build.checkpoint(name, framework), checkpoint.predictions, checkpoint.predictions_sha256
+    )
+    drop, interval = stats.paired_drop(stats.top1(outputs) == labels, right)
+    return Test(len(right), drop, interval)
+
+
+def _reason(best: Trial, outcome: str, max_drop: float) -> str:
+    low, high = best.interval
+    found = f"the drop is {best.drop_points:+.2f} points [{low:+.2f}, {high:+.2f}] on {best.samples:,} {SPLIT} images"
+    if outcome == tuning.MET:
+        return f"{found}, below {max_drop:g}"
+    if outcome == tuning.NOT_MET:
+        return f"{found}: no set of layers that was tried keeps it below {max_drop:g}"
+    needed = stats.samples_needed(best.lost, best.gained, best.samples, max_drop)
+    return f"{found}: too few to tell whether it is below {max_drop:g}" + (
+        f"; about {needed:,} would" if needed else ""
+    )
