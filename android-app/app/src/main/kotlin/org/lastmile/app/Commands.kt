@@ -86,8 +86,8 @@ class Commands(
             val conditions = Conditions(context)
             val measure =
                 Measure(session, effort, { now, done ->
-                    conditions.between(now)
                     progress(done)
+                    conditions.between(now)
                 })
             val timing = job.wrapErrors("failed while running it") { measure.time() }
             val sampled = conditions.facts()

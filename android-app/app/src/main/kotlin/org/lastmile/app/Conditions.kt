@@ -17,9 +17,11 @@ class Conditions(private val context: Context) {
     private var busy = cpuTime()
     private var throttled = 0
 
-    /** Takes a sample if the last one is old enough. */
-    fun between(nowNs: Long) {
-        if (nowNs - lastNs >= INTERVAL_NS) sample(nowNs)
+    /** Takes a sample if the last one is old enough. Returns whether it did. */
+    fun between(nowNs: Long): Boolean {
+        val due = nowNs - lastNs >= INTERVAL_NS
+        if (due) sample(nowNs)
+        return due
     }
 
     private fun sample(nowNs: Long) {

@@ -14,16 +14,23 @@ import org.json.JSONObject
  * goes on, and the host repeats it. The activities report their window's focus; the rest is asked for between entries.
  */
 object Foreground {
-    private var focused = false
+    private var front: Activity? = null
     private var lost = false
     private var screenOff = false
     private var call = false
 
-    /** The activity's window got or lost the focus, or the activity is no longer in front. */
+    /** The activity's window got the focus. */
     @Synchronized
-    fun focus(has: Boolean) {
-        focused = has
-        if (!has) lost = true
+    fun gained(activity: Activity) {
+        front = activity
+    }
+
+    /** The activity's window lost the focus, or the activity is paused. Another one's event may come late. */
+    @Synchronized
+    fun lost(activity: Activity) {
+        if (front !== activity) return
+        front = null
+        lost = true
     }
 
     /** The screen went off. */
@@ -35,7 +42,7 @@ object Foreground {
     /** A run begins: forgets what happened before. */
     @Synchronized
     fun begin(context: Context) {
-        lost = !focused
+        lost = front == null
         screenOff = false
         call = false
         check(context)

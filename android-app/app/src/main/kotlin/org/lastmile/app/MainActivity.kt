@@ -52,11 +52,11 @@ class MainActivity : Activity() {
 
     override fun onWindowFocusChanged(hasFocus: Boolean) {
         super.onWindowFocusChanged(hasFocus)
-        Foreground.focus(hasFocus)
+        if (hasFocus) Foreground.gained(this) else Foreground.lost(this)
     }
 
     override fun onPause() {
-        Foreground.focus(false)
+        Foreground.lost(this)
         super.onPause()
     }
 

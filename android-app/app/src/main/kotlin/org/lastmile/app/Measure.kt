@@ -30,13 +30,14 @@ class Timing(
  * Measures a model's latency and keeps every raw sample. The method is that of edge-bench's measure.py, which gives the reasons;
  * tests/vectors/timing.json holds both to the same samples.
  *
- * @param between called between entries, outside the measured spans, with the clock and the progress from 0 to 1. It must be quick.
+ * @param between called between entries, outside the measured spans, with the clock and the progress from 0 to 1. It returns whether it did
+ *     something that disturbs the caches. Then runs of less than 1 ms are looped once without being recorded.
  * @param clock nanoseconds.
  */
 class Measure(
     private val session: Session,
     private val effort: Effort,
-    private val between: (Long, Double) -> Unit = { _, _ -> },
+    private val between: (Long, Double) -> Boolean = { _, _ -> false },
     private val clock: () -> Long = System::nanoTime
 ) {
     private var refills = false
@@ -104,7 +105,8 @@ class Measure(
         while (entries.size < effort.minRuns || clock() < begin + length) {
             entries += timeEntry(loops)
             val elapsed = (lastReading - begin).toDouble() / maxOf(length, 1)
-            between(lastReading, minOf(1.0, elapsed, entries.size.toDouble() / effort.minRuns))
+            val disturbed = between(lastReading, minOf(1.0, elapsed, entries.size.toDouble() / effort.minRuns))
+            if (disturbed && loops > 1) timeEntry(loops)
         }
         return entries
     }

@@ -3,6 +3,8 @@ package org.lastmile.app
 import android.app.Activity
 import android.os.Build
 import android.os.Bundle
+import android.os.Handler
+import android.os.Looper
 import android.os.Process
 import android.view.WindowManager
 import android.widget.TextView
@@ -40,17 +42,17 @@ class RunActivity : Activity() {
         this.run = run
         stopWatching = Foreground.watch(this)
         window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
-        window.decorView.postDelayed(::begin, FOCUS_MS)
+        Handler(Looper.getMainLooper()).postDelayed(::begin, FOCUS_MS)
     }
 
     override fun onWindowFocusChanged(hasFocus: Boolean) {
         super.onWindowFocusChanged(hasFocus)
-        Foreground.focus(hasFocus)
+        if (hasFocus) Foreground.gained(this) else Foreground.lost(this)
         if (hasFocus) begin()
     }
 
     override fun onPause() {
-        Foreground.focus(false)
+        Foreground.lost(this)
         super.onPause()
     }
 

@@ -1,5 +1,6 @@
 package org.lastmile.app
 
+import android.app.Activity
 import android.content.Context
 import android.content.Intent
 import android.media.AudioManager
@@ -27,11 +28,13 @@ class ForegroundTest : ScreenTestBase() {
         if (Turn.taken) Turn.end()
     }
 
+    private val front = Activity()
+
     private fun facts() = Foreground.facts().let { Triple(it.getBoolean("foreground_lost"), it.getBoolean("screen_off"), it.getBoolean("call")) }
 
     @Test
     fun aRunInFrontIsNotMarked() {
-        Foreground.focus(true)
+        Foreground.gained(front)
         Foreground.begin(context)
         Foreground.check(context)
         assertEquals(Triple(false, false, false), facts())
@@ -39,18 +42,27 @@ class ForegroundTest : ScreenTestBase() {
 
     @Test
     fun aRunThatLosesTheFocusIsMarkedThoughTheFocusComesBack() {
-        Foreground.focus(true)
+        Foreground.gained(front)
         Foreground.begin(context)
-        Foreground.focus(false)
-        Foreground.focus(true)
+        Foreground.lost(front)
+        Foreground.gained(front)
         assertEquals(Triple(true, false, false), facts())
         Foreground.begin(context)
         assertEquals("the next run begins without marks", Triple(false, false, false), facts())
     }
 
     @Test
+    fun aLateEventOfAnotherWindowMarksNothing() {
+        Foreground.gained(Activity())
+        Foreground.gained(front)
+        Foreground.begin(context)
+        Foreground.lost(Activity())
+        assertEquals(Triple(false, false, false), facts())
+    }
+
+    @Test
     fun aCallIsMarkedThoughItTakesNoFocus() {
-        Foreground.focus(true)
+        Foreground.gained(front)
         Foreground.begin(context)
         val audio = context.getSystemService(AudioManager::class.java)
         audio.mode = AudioManager.MODE_RINGTONE
@@ -63,7 +75,7 @@ class ForegroundTest : ScreenTestBase() {
     @Test
     fun aScreenThatGoesOffIsMarked() {
         val activity = start().get()
-        Foreground.focus(true)
+        Foreground.gained(front)
         Foreground.begin(context)
         activity.sendBroadcast(Intent(Intent.ACTION_SCREEN_OFF))
         shadowOf(Looper.getMainLooper()).idle()

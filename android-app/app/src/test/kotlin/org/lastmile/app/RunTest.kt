@@ -1,5 +1,6 @@
 package org.lastmile.app
 
+import android.app.Activity
 import android.content.Intent
 import android.view.ViewGroup
 import android.widget.TextView
@@ -25,7 +26,7 @@ class RunTest {
     private val context = RuntimeEnvironment.getApplication()
 
     private fun run(id: String): JSONObject {
-        Foreground.focus(true)
+        Foreground.gained(Activity())
         Run.byId(context, id, folder)!!.execute()
         return JSONObject(File(context.getExternalFilesDir(null), "runs/$id/result.json").readText())
     }

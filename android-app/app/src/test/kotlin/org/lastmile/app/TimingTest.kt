@@ -120,9 +120,22 @@ class TimingTest {
         val between = { _: Long, done: Double ->
             clock.now += 7_000_000
             seen += done
+            false
         }
         val timing = Measure(session, Effort(4, 0.0, 0.0), between, clock::read).time()
         assertEquals(List(4) { Entry(1, 2_000_000) }, timing.runs)
         assertEquals(listOf(0.25, 0.5, 0.75, 1.0), seen)
+    }
+
+    @Test
+    fun runsAfterADisturbanceAreNotRecordedIfTheyAreShort() {
+        for ((callNs, unrecorded) in listOf(500_000L to 8, 2_000_000L to 0)) {
+            val clock = FakeClock(0)
+            val session = FakeSession(clock, listOf(callNs), keepsInput = true, copiesInput = false)
+            val loops = if (callNs < 1_000_000) 2 else 1
+            val timing = Measure(session, Effort(4, 0.0, 0.0), { _, _ -> true }, clock::read).time()
+            assertEquals(List(4) { Entry(loops, loops * callNs) }, timing.runs)
+            assertEquals(3 + 4 * loops + unrecorded + timing.singleRunsNs.size, session.calls)
+        }
     }
 }
