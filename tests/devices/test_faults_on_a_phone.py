@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -116,6 +117,19 @@ def test_a_crash_of_the_app_is_an_error_with_the_reason_from_its_log(
     call.join()
     assert done[0].code == 1
     assert done[0].reason.startswith(message)
+
+
+def test_the_shrunk_app_measures_without_copies_and_its_memory_in_another_process(job: Phone, files: Files) -> None:
+    adb.push(job.build, DEVICE, [files.model, files.images])
+    done = adb.call(job.build, DEVICE, "litert", files.run(*QUICK), 300)
+    assert done.code == 0, done.reason
+    found = done.result()
+    assert found["includes_input_copy"] is False
+    assert found["memory_process"] == "memory" and found["peak_rss_bytes"] > found["rss_before_load_bytes"] > 0
+    assert found["pss_bytes"] > 0 and isinstance(found["peak_rss_reset"], bool)
+    assert (found["foreground_lost"], found["screen_off"], found["call"]) == (False, False, False)
+    libraries = package.libraries("x86_64", ("litert",))
+    assert found["runtime"]["library_sha256"] == hashlib.sha256(libraries["libtensorflowlite_jni.so"]).hexdigest()
 
 
 def test_a_model_that_was_changed_on_the_phone_is_refused_and_sent_again(job: Phone, files: Files) -> None:
