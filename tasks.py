@@ -47,7 +47,7 @@ HELP = {
     "from_": "the framework of the existing checkpoint",
     "to_": "the framework to convert it to",
     "target": "comma-separated names from `inv targets`, or all",
-    "recipe": "comma-separated names from `inv recipes`, or all",
+    "recipe": "comma-separated names from `inv recipes`, or all (without those of inv train: int8_qat, w4a8_qat)",
     "device": "comma-separated names from `inv devices`, or all; several are measured side by side",
     "max_drop": "points of accuracy that may be lost: the whole 95 % interval must be below",
     "minimize": "what leaving layers in float costs: latency (multiply-adds) or size (weights)",
@@ -313,9 +313,9 @@ def train(
     _c: Context, model: str = "digits_cnn", framework: str = "torch", data: str | None = None,
     weights: str | None = None, accelerator: str = "auto", epochs: str | None = None, batch_size: str | None = None,
     lr: str | None = None, seed: str | None = None, resume: bool = True, devices: str = "1", num_nodes: str = "1",
-    node_rank: str = "0", main_address: str | None = None,
+    node_rank: str = "0", main_address: str | None = None, recipe: str | None = None,
 ) -> None:  # fmt: skip
-    """Train a model or import --weights, unless the checkpoint is up to date; on several devices or machines."""
+    """Train a model or import --weights, unless the checkpoint is up to date; with --recipe, train it quantized."""
     from pipeline.stages import train as training
     from pipeline.stages.plan import TrainingOptions
 
@@ -326,6 +326,13 @@ def train(
         node_rank=_whole("node-rank", node_rank), main_address=main_address,
     )  # fmt: skip
     build = _build()
+    if recipe is not None:
+        from pipeline.stages import qat
+
+        plan = _plan(model, framework, recipe=recipe, data=data, weights=weights, training=options)
+        for trained in qat.trainings(build, plan):
+            print(qat.line(build, trained))
+        return
     plan = _plan(model, framework, data=data, weights=weights, training=options)
     for checkpoint in training.checkpoints(build, plan):
         _print_checkpoint(build, checkpoint)

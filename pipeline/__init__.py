@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.stages.measure import Result, bench
     from pipeline.stages.plan import Plan, TrainingOptions
     from pipeline.stages.push import Pushed, push
+    from pipeline.stages.qat import Trained, train_quantized
     from pipeline.stages.trace import trace
     from pipeline.stages.train import train
     from pipeline.stats import latency
@@ -52,6 +53,7 @@ _HOMES = {
     "stages.measure": ("MeasureOptions", "Result", "bench"),
     "stages.plan": ("Plan", "TrainingOptions"),
     "stages.push": ("Pushed", "push"),
+    "stages.qat": ("Trained", "train_quantized"),
     "stages.trace": ("trace",),
     "stages.train": ("train",),
     "stats": ("latency",),
@@ -80,6 +82,7 @@ __all__ = [
     "Store",
     "Tensor",
     "Trace",
+    "Trained",
     "Training",
     "TrainingOptions",
     "bench",
@@ -89,6 +92,7 @@ __all__ = [
     "push",
     "trace",
     "train",
+    "train_quantized",
     "write_report",
 ]
 

@@ -174,7 +174,7 @@ class Tree:
         checkpoint = store.read(Checkpoint, self.build.checkpoint(self.model, self.framework) / "checkpoint.json")
         assert checkpoint is not None
         if device is None:
-            key = keys.artifact(checkpoint, registry.load("recipes", recipe).RECIPE, target)
+            key = keys.artifact(self.build, checkpoint, registry.load("recipes", recipe).RECIPE, target)
         else:
             artifact, bound = store.read(Artifact, folder / "artifact.json"), devices.find(device)
             runtime = bound.runtime(registry.bind("targets", target))

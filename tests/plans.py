@@ -12,10 +12,12 @@ from pipeline.devices import BoundDevice
 from pipeline.errors import PipelineError
 from pipeline.stages import export, measure
 from pipeline.stages.export import Outcome
-from pipeline.stages.plan import ALL, Job, Names, Plan, TrainingOptions
+from pipeline.stages.plan import ALL, Job, Names, Plan, TrainingOptions, recipes_of
 from pipeline.system.store import Store
 
 TINY = Path(__file__).parent / "models" / "tiny"
+RECIPES = [recipe.name for recipe in recipes_of(ALL)]
+"""The recipes of "all": those that need no training of the quantized network."""
 QUICK = measure.Options(min_runs=3, min_seconds=0.0, time_limit=300.0, processes=1)
 TRAINING = {field.name for field in fields(TrainingOptions)}
 

@@ -75,6 +75,24 @@ class Settings:
     group: Group = Group()
 
 
+@dataclass(frozen=True)
+class QuantizedTraining:
+    """A training with simulated quantization.
+
+    Attributes:
+        recipe: a static recipe.
+        captured: the folder of the float graph.
+        folder: where the quantized graph is written.
+        home, key: as for `Framework.train`.
+    """
+
+    recipe: Recipe
+    captured: Path
+    folder: Path
+    home: Path
+    key: str
+
+
 class Framework(Protocol):
     """The interface of a module in this folder.
 
@@ -171,6 +189,21 @@ class Framework(Protocol):
 
         Args:
             images: the calibration set; the noise is measured on the first of them.
+        """
+
+    def train_quantized(
+        self, model: Model, data: Mapping[str, Split], settings: Settings, task: QuantizedTraining
+    ) -> dict[str, Any]:
+        """Calibrates the float graph as `quantize` does, trains it on with simulated quantization until it returns the
+        float graph's outputs, and writes the quantized graph to `task.folder`.
+
+        Args:
+            data: as for `train`.
+
+        Returns:
+            Facts: epoch (the last one), best_epoch (0 is the calibrated graph), every epoch's loss, snr_db of the
+            validation outputs before training and after every epoch, seconds, device, and in `stopped` the reason
+            why training stopped early, or None.
         """
 
     def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
+from torch.export.passes import move_to_device_pass
 
 from pipeline.core import ModelSpec, Recipe
 from pipeline.errors import BadModel, StageFailed, first_line, origin
@@ -62,17 +63,12 @@ def quantize(
     captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
 ) -> None:
     """See `Framework.quantize`: pt2e with our own quantizer, whose graphs all targets can lower."""
-    prepared = calibrated(captured, value_range, images, recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    example = nchw(torch.from_numpy(images[:2]))
-    for name, fold in ((FOLDED, True), (UNFOLDED, False)):
-        converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
-        _int8_constants.round_constants(converted)
-        graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        save(graph, folder / name)
+    convert(calibrated(captured, value_range, images, recipe), images, folder)
 
 
-def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe) -> Any:
+def calibrated(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe, device: str = "cpu"
+) -> Any:
     """The float graph with pt2e's observers, which have seen the calibration set.
 
     Raises:
@@ -80,16 +76,36 @@ def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray
     """
     in_float = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "float32")
     try:
-        module = _layers.with_own_weights(load(captured / FLOAT).module())
+        module = _layers.with_own_weights(float_program(captured, device).module())
         prepared = pt2e.prepare_pt2e(module, _quantizer.GraphQuantizer(in_float))
     except Exception as error:  # a quantizer meets graphs that its authors did not
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise StageFailed(f"the quantizer cannot quantize the graph{_node_of(error)}: {reason}") from error
+    if recipe.weights == "int4":
+        in_int8 = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "int8")
+        _int8_constants.narrow_weights(prepared, in_int8)
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            prepared(nchw(torch.from_numpy(images[start : start + 32])))
+            prepared(nchw(torch.from_numpy(images[start : start + 32])).to(device))
     _int8_constants.pin_input_ranges(prepared, value_range)
     return prepared
+
+
+def float_program(captured: Path, device: str = "cpu") -> Any:
+    """The captured float program on a device."""
+    program = load(captured / FLOAT)
+    return program if device == "cpu" else move_to_device_pass(program, device)
+
+
+def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:
+    """Writes the quantized graph of a module with calibrated observers, or fake quantizers, to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    example = nchw(torch.from_numpy(images[:2]))
+    for name, fold in ((FOLDED, True), (UNFOLDED, False)):
+        converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
+        _int8_constants.round_constants(converted)
+        graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        save(graph, folder / name)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -263,9 +263,9 @@ class _Loop:
     def save(self, facts: Mapping[str, Any], best: bool) -> None:
         """See `_training_loop.Loop`."""
         if best:
-            _save(self.state.folder / "best.ckpt", state_dict(self.network))
+            save(self.state.folder / "best.ckpt", state_dict(self.network))
         states = {name: part.state_dict() for name, part in self.parts.items()}
-        _save(self.state.folder / "state.ckpt", {**states, "facts": dict(facts), "key": self.state.key})
+        save(self.state.folder / "state.ckpt", {**states, "facts": dict(facts), "key": self.state.key})
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -344,7 +344,8 @@ def state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
     return dict(network.state_dict())
 
 
-def _save(path: Path, state: Mapping[str, Any]) -> None:
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes the state of a training."""
     buffer = io.BytesIO()  # torch.save to a path does not report a full disk
     torch.save(dict(state), buffer)
     with store.atomic(path) as temporary:
@@ -357,7 +358,9 @@ def _resume(loop: _Loop) -> dict[str, Any]:
     Without a saved state, empties the folder and returns {}.
     """
     engine, folder = loop.engine, loop.state.folder
-    saved = _saved_state(folder, loop.state.key) if engine.is_global_zero and loop.settings.resume else None
+    saved = None
+    if engine.is_global_zero and loop.settings.resume and (folder / "best.ckpt").is_file():
+        saved = saved_state(folder / "state.ckpt", loop.state.key)
     saved = engine.broadcast(saved)
     if saved is None:
         if engine.is_global_zero:
@@ -368,10 +371,9 @@ def _resume(loop: _Loop) -> dict[str, Any]:
     return dict(saved["facts"])
 
 
-def _saved_state(folder: Path, key: str) -> dict[str, Any] | None:
-    """The saved state of an interrupted training with this key."""
-    path = folder / "state.ckpt"
-    if not path.is_file() or not (folder / "best.ckpt").is_file():
+def saved_state(path: Path, key: str) -> dict[str, Any] | None:
+    """The state of an interrupted training in a file that `save` wrote; None if it has another key."""
+    if not path.is_file():
         return None
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -16,7 +16,7 @@ from pipeline import errors
 from pipeline.core import Recipe, Sensitivity, to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, StageFailed
-from pipeline.frameworks import Group, Settings
+from pipeline.frameworks import Group, QuantizedTraining, Settings
 from pipeline.registry import extra, import_order, require
 from pipeline.sources import Model
 from pipeline.system import proc
@@ -178,6 +178,16 @@ def sensitivity(
     from pipeline.frameworks import _graphs, _sensitivity
 
     return _sensitivity.measure(_graphs.calibrated(captured, value_range, images, recipe), images)
+
+
+def train_quantized(
+    model: Model, data: Mapping[str, Split], settings: Settings, task: QuantizedTraining
+) -> dict[str, Any]:
+    """See `Framework.train_quantized`."""
+    _with_graphs()
+    from pipeline.frameworks import _qat
+
+    return _qat.train(model, data, settings, task)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core import Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, first_line
-from pipeline.frameworks import Group, Settings
+from pipeline.frameworks import Group, QuantizedTraining, Settings
 from pipeline.registry import extra
 from pipeline.sources import Model
 from pipeline.targets import Source
@@ -199,6 +199,15 @@ def sensitivity(
     with extra(EXTRA):
         from pipeline.frameworks import _graphs, _sensitivity
     return _sensitivity.measure(_graphs.calibrated(captured, value_range, images, recipe), images)
+
+
+def train_quantized(
+    model: Model, data: Mapping[str, Split], settings: Settings, task: QuantizedTraining
+) -> dict[str, Any]:
+    """See `Framework.train_quantized`."""
+    with extra(EXTRA):
+        from pipeline.frameworks import _qat
+    return _qat.train(model, data, settings, task)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

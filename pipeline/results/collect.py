@@ -54,6 +54,8 @@ def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:
     baseline = reference.read(build, model, framework)
     recipes = _recipes()
     for recipe in recipes.values():
+        if recipe.training == "qat" and not build.graphs(model, framework, recipe.name).exists():
+            continue  # most networks are not trained for it
         for target in registry.load_all("targets")[0]:
             cell = Cell(model, framework, recipe.name, target, None, False, "missing")
             yield from _of_target(build, baseline, cell)
@@ -76,7 +78,7 @@ def _of_target(build: Store, baseline: Reference, cell: Cell) -> Iterator[Row]:
         yield Row(failed(cell, f"{error}: inv export{baseline.options(cell)}"), baseline.checkpoint)
         return
     if isinstance(artifact, str) or artifact is None:
-        yield Row(_not_exported(folder, baseline, cell, artifact), baseline.checkpoint)
+        yield Row(_not_exported(build, folder, baseline, cell, artifact), baseline.checkpoint)
         return
     cell = replace(
         cell,
@@ -123,7 +125,7 @@ def _artifact(folder: Path, baseline: Reference, cell: Cell) -> Artifact | str |
     return artifact
 
 
-def _not_exported(folder: Path, baseline: Reference, cell: Cell, stale: str | None) -> Cell:
+def _not_exported(build: Store, folder: Path, baseline: Reference, cell: Cell, stale: str | None) -> Cell:
     """The cell of a combination without a valid file: unsupported, failed, or not exported yet."""
     reason = registry.load("targets", cell.target).supports(_recipes()[cell.recipe], cell.framework)
     if reason is not None:
@@ -133,7 +135,7 @@ def _not_exported(folder: Path, baseline: Reference, cell: Cell, stale: str | No
         if failure is not None and failure.status not in ("failed", "unsupported"):
             raise Broken(f"failure.json has the status {failure.status!r}")
         checkpoint, recipe = baseline.checkpoint, _recipes()[cell.recipe]
-        if checkpoint is None or (failure and failure.key != keys.artifact(checkpoint, recipe, cell.target)):
+        if checkpoint is None or (failure and failure.key != keys.artifact(build, checkpoint, recipe, cell.target)):
             failure = None  # other code, tools or weights: the next export may succeed
     except READ_ERRORS as error:
         return failed(cell, error)

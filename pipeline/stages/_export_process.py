@@ -75,7 +75,7 @@ class _Cell:
 
     @property
     def key(self) -> str:
-        return export.key(self.job, self.checkpoint, self.recipe, self.target)
+        return export.key(self.build, self.job, self.checkpoint, self.recipe, self.target)
 
     def made(self) -> dict[str, Any]:
         """Exports and checks; returns the event that the parent process prints."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0}
+LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0, "int4": 10.0}
 """By the recipe's weights. Rounding to float16 leaves about 60 dB and rounding to int8 about 35 dB, less in a deep
 network; a wrong layout or order gives 0 dB or less."""
 

@@ -62,6 +62,7 @@ def export(build: Store, plan: Plan) -> list[Outcome]:
     """Makes the files of a plan that are missing or out of date, and what they depend on.
 
     Raises:
+        StageFailed: a graph has not been trained yet; nothing is exported then.
         MissingExtra: a package that captures graphs is not installed; nothing is trained then.
         PipelineError: the only framework of the plan cannot be trained. One of several fails its cells only.
 
@@ -71,6 +72,7 @@ def export(build: Store, plan: Plan) -> list[Outcome]:
     done = [current(build, plan, job) for job in plan.jobs]
     if None not in done:
         return [outcome for outcomes in done for outcome in outcomes or []]
+    _require_trained(build, plan)
     for job, outcomes in zip(plan.jobs, done, strict=True):
         if outcomes is None:
             registry.require(job.framework.module.GRAPHS)
@@ -101,6 +103,19 @@ def export(build: Store, plan: Plan) -> list[Outcome]:
         return outcomes
 
 
+def _require_trained(build: Store, plan: Plan) -> None:
+    """
+    Raises:
+        StageFailed: a recipe's graph must be trained first.
+    """
+    for job in plan.jobs:
+        for recipe in plan.recipes:
+            if recipe.training == "qat":
+                checkpoint = train.ready(build, job)
+                if checkpoint is None or quantizing.ready(build, job, checkpoint, recipe) is None:
+                    raise quantizing.untrained(job, recipe)
+
+
 def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], Recipe]]:
     """(target, recipe) of the job's missing files; the checkpoint and the graphs that they need exist afterwards."""
     checkpoint = train.ensure(build, job)
@@ -123,7 +138,7 @@ def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], 
             reason, log = found
             folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
             store.remove(folder / MANIFEST)
-            cell_key = key(job, checkpoint, recipe, target)
+            cell_key = key(build, job, checkpoint, recipe, target)
             store.write(folder / FAILURE, Failure("failed", reason, os.path.relpath(log, folder), cell_key))
     return [(target, recipe) for target, recipe in todo if failures[recipe.name] is None]
 
@@ -178,16 +193,16 @@ def raise_if_failed(outcomes: Sequence[Outcome]) -> None:
         raise ExportsFailed(f"{len(failed)} of {len(outcomes)} exports failed ({cells}): {reasons[0]}{more}")
 
 
-def key(job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> str:
+def key(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> str:
     """See `keys.artifact`."""
-    return keys.artifact(checkpoint, recipe, target.name)
+    return keys.artifact(build, checkpoint, recipe, target.name)
 
 
 def _ready(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, target: Plugin[Target]) -> Artifact | None:
     """The existing artifact, if it was made from these inputs and its file is intact."""
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
     artifact = store.read_or_warn(Artifact, folder / MANIFEST)
-    if artifact is None or artifact.key != key(job, checkpoint, recipe, target):
+    if artifact is None or artifact.key != key(build, job, checkpoint, recipe, target):
         return None
     path = folder / safe_file_name(artifact.file)
     if not path.exists() or store.sha256(path) != artifact.sha256:
@@ -213,7 +228,7 @@ def _outcome(
         fresh = (framework, recipe.name, target.name) in made
         return outcome("ok", artifact=artifact, path=folder / artifact.file, log=folder / LOG, fresh=fresh)
     failure = store.read_or_warn(Failure, folder / FAILURE)
-    if failure is None or failure.key != key(job, checkpoint, recipe, target):
+    if failure is None or failure.key != key(build, job, checkpoint, recipe, target):
         return outcome("failed", "not made", log=folder / LOG)
     return outcome(failure.status, failure.reason, log=(folder / failure.log).resolve())
 
@@ -303,7 +318,7 @@ def _died(build: Store, job: Job, recipe: Recipe, target: Plugin[Target], reason
     """Writes the end of a process as the failure of its cell."""
     checkpoint = _checkpoint(build, job)
     folder = build.cell(checkpoint.spec.name, checkpoint.framework, recipe.name, target.name)
-    store.write(folder / FAILURE, Failure("failed", reason, LOG, key(job, checkpoint, recipe, target)))
+    store.write(folder / FAILURE, Failure("failed", reason, LOG, key(build, job, checkpoint, recipe, target)))
 
 
 def _checkpoint(build: Store, job: Job) -> Checkpoint:

@@ -198,12 +198,13 @@ class Plan:
 
 
 def recipes_of(names: Names) -> tuple[Recipe, ...]:
-    """Recipes by name.
+    """Recipes by name. "all" omits those whose graph must be trained, which is done for single models.
 
     Raises:
         UnknownName: there is no such recipe.
     """
-    return tuple(plugin.module.RECIPE for plugin in plugins("recipes", names))
+    found = tuple(plugin.module.RECIPE for plugin in plugins("recipes", names))
+    return found if names != ALL else tuple(recipe for recipe in found if recipe.training == "ptq")
 
 
 def refuse_unmeasurable(devices: Sequence[BoundDevice], targets: Sequence[Plugin[Target]]) -> None:

@@ -10,11 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import registry
-from pipeline.core import PIXELS, SCHEMA, Calibration, Checkpoint, Parity, Recipe
-from pipeline.errors import ParityFailed, Unsupported
+from pipeline.core import PIXELS, SCHEMA, Calibration, Checkpoint, Parity, Recipe, command_options
+from pipeline.errors import ParityFailed, StageFailed, Unsupported
 from pipeline.results import keys
 from pipeline.stages.plan import Job
 from pipeline.stages.train import model_of, split_of
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
+INTEGERS = ("int8", "int4")
+"""Weights that a static graph may have."""
 SAMPLES = 128
 """Evaluation samples that parity is checked on."""
 LEAST_SNR_DB, LEAST_SNR_DB_CPU = 40.0, 80.0
@@ -48,6 +50,7 @@ class Graph:
     Attributes:
         files: content hashes by file name.
         step: the output's quantization step; None for the float graph.
+        training: of a recipe that trains: settings, the data's hashes, and facts; see `Framework.train_quantized`.
         parity: the float graph compared with its framework, or a quantized graph with the float graph.
     """
 
@@ -58,6 +61,7 @@ class Graph:
     seconds: float
     key: str
     tools: Mapping[str, str]
+    training: Mapping[str, Any] | None = None
     schema: int = SCHEMA
 
 
@@ -65,7 +69,7 @@ def ready(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None)
     """The existing graph, if it belongs to this checkpoint and its files are intact. Loads no framework."""
     folder = _folder(build, checkpoint, recipe)
     graph = store.read_or_warn(Graph, folder / MANIFEST)
-    if graph is None or graph.key != key(job, checkpoint, recipe):
+    if graph is None or graph.key != key(job, checkpoint, recipe, graph.training):
         return None
     for name, expected in graph.files.items():
         if not (folder / name).is_file() or store.sha256(folder / name) != expected:
@@ -79,20 +83,19 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
 
     Raises:
         ParityFailed: the graph's outputs differ too much from the framework's or the float graph's.
+        StageFailed: the recipe trains its graph, which only `inv train` does.
         Unsupported: the recipe's activations are int8 and its weights are not.
         Exception: whatever the model's code, torch.export or the quantizer raises.
     """
     graph = ready(build, job, checkpoint, recipe)
     if graph is not None:
         return graph
-    if recipe is not None and recipe.weights != "int8":
+    if recipe is not None and recipe.training == "qat":
+        raise untrained(job, recipe)
+    if recipe is not None and recipe.weights not in INTEGERS:
         raise Unsupported(f"no graph has {recipe.weights} weights with {recipe.activations} activations")
-    import numpy as np
-
     started = time.perf_counter()
     framework = job.framework.module
-    test = split_of(checkpoint, job)
-    samples = test.images(range(min(SAMPLES, len(test))))
     calibration = None
     final = _folder(build, checkpoint, recipe)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -105,14 +108,9 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
             images, calibration = calibration_set(job, checkpoint, recipe)
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
             framework.quantize(captured, PIXELS, images, folder, recipe)
-        outputs = framework.evaluate(folder, samples)
-        parity = _parity(build, checkpoint, recipe, outputs)
-        np.savez(folder / REFERENCE, samples=samples, output_0=outputs)
         graph = Graph(
-            files={path.name: store.sha256(path) for path in sorted(folder.iterdir())},
+            **checked(build, job, checkpoint, recipe, folder),
             calibration=calibration,
-            parity=parity,
-            step=framework.step(folder),
             seconds=time.perf_counter() - started,
             key=key(job, checkpoint, recipe),
             tools=registry.versions(framework.TOOLS),
@@ -129,6 +127,35 @@ def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[N
     images = training.images(range(min(recipe.calibration, len(training))))
     digest = store.digest([training.sha256, len(images)])
     return images, Calibration(checkpoint.spec.dataset, "train", len(images), digest)
+
+
+def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None, folder: Path) -> dict[str, Any]:
+    """Compares the graph in `folder` with what it was made from, and writes its reference samples.
+
+    Raises:
+        ParityFailed: its outputs differ too much.
+
+    Returns:
+        The graph's files, parity and step, for its manifest.
+    """
+    import numpy as np
+
+    framework, test = job.framework.module, split_of(checkpoint, job)
+    samples = test.images(range(min(SAMPLES, len(test))))
+    outputs = framework.evaluate(folder, samples)
+    parity = _parity(build, checkpoint, recipe, outputs)
+    np.savez(folder / REFERENCE, samples=samples, output_0=outputs)
+    files = {path.name: store.sha256(path) for path in sorted(folder.iterdir())}
+    return {"files": files, "parity": parity, "step": framework.step(folder)}
+
+
+def untrained(job: Job, recipe: Recipe) -> StageFailed:
+    """The error of a recipe whose graph is missing or out of date, and must be trained."""
+    options = command_options(job.model.word, job.framework.name)
+    return StageFailed(
+        f"{job.model.spec.name} has no graph trained for {recipe.name} from these weights by this version: "
+        f"inv train{options} --recipe {recipe.name}"
+    )
 
 
 def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: NDArray[np.float32]) -> Parity:
@@ -171,9 +198,10 @@ def log(build: Store, checkpoint: Checkpoint, recipe: Recipe | None) -> Path:
     return _folder(build, checkpoint, recipe).with_name(LOG)
 
 
-def key(job: Job, checkpoint: Checkpoint, recipe: Recipe | None) -> str:
-    """See `keys.graph`."""
-    return keys.graph(checkpoint, recipe)
+def key(job: Job, checkpoint: Checkpoint, recipe: Recipe | None, training: Mapping[str, Any] | None = None) -> str:
+    """See `keys.graph`. Of a graph's training, the settings and the data decide what it is."""
+    decided = {name: training[name] for name in ("settings", "data")} if training else None
+    return keys.graph(checkpoint, recipe, decided)
 
 
 def _folder(build: Store, checkpoint: Checkpoint, recipe: Recipe | None) -> Path:

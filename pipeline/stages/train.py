@@ -343,7 +343,7 @@ def settings(job: Job) -> Settings:
     return chosen
 
 
-def _decisive(chosen: Settings) -> dict[str, Any]:
+def decisive(chosen: Settings) -> dict[str, Any]:
     """The settings that decide the weights. The number of processes changes rounding only."""
     how = ("resume", "accelerator", "group")
     return {name: value for name, value in to_json(chosen).items() if name not in how}
@@ -396,7 +396,7 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
                 f"the {name} split of {data or model.spec.dataset} has {count}: training needs at least {least}"
             )
     chosen = settings(job)
-    key = _key(model.source(job.framework.name), model.spec, _decisive(chosen), splits, _made_with(job))
+    key = _key(model.source(job.framework.name), model.spec, decisive(chosen), splits, _made_with(job))
     member = job.training.member
     if not member and chosen.group.rank is None:
         chosen = replace(chosen, group=replace(chosen.group, command=_command(job, data, home, chosen.group)))
@@ -414,7 +414,7 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
     # A process of a group records what it raises: see _train_process.
     with nullcontext() if member else contained(model.spec.name, job.framework.name, "training"):
         facts = job.framework.module.train(model, splits, chosen, home, key)
-    return facts | {"settings": _decisive(chosen), "train_sha256": splits["train"].sha256}, key
+    return facts | {"settings": decisive(chosen), "train_sha256": splits["train"].sha256}, key
 
 
 def _command(job: Job, data: Path | None, home: Path, of: Group) -> tuple[str, ...]:

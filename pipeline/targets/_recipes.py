@@ -11,6 +11,7 @@ SUPPORTED = (
     ("int8", "int8"),
     ("int8", "int8_dynamic"),
     ("int8", "float32"),
+    ("int4", "int8"),
 )
 """(weights, activations)."""
 
@@ -21,8 +22,6 @@ def unsupported(recipe: Recipe) -> str | None:
         return INT16
     if (recipe.weights, recipe.activations) not in SUPPORTED:
         return f"its converter does not support {recipe.weights} weights with {recipe.activations} activations"
-    if recipe.training != "ptq":
-        return f"training {recipe.training!r} is not available yet"
     if recipe.exceptions and not recipe.static:
         return "layers cannot be left out yet"
     if recipe.block is not None:

@@ -22,10 +22,11 @@ from pipeline.stages import export, train
 from pipeline.stages.plan import Job, recipes_of
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import plans
 from tests.plans import plan
 
 ROOT = Path(__file__).parents[2]
-TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
+TARGETS, RECIPES = registry.names("targets"), plans.RECIPES
 EXPORT = """
 import json, sys
 from pathlib import Path
@@ -82,12 +83,13 @@ import sys
 from pathlib import Path
 from pipeline.stages import export
 from pipeline.system import store
+from pipeline.system.store import Store
 from pipeline.core import Checkpoint
 from pipeline.registry import bind
 from pipeline.stages.plan import recipes_of
 from tests.plans import job
 checkpoint, (int8,) = store.read(Checkpoint, Path(sys.argv[1])), recipes_of("int8")
-print(export.key(job(), checkpoint, int8, bind("targets", "onnx")))
+print(export.key(Store(Path("build")), job(), checkpoint, int8, bind("targets", "onnx")))
 """
 
 
@@ -103,7 +105,7 @@ def test_every_input_of_an_artifact_changes_its_cache_key(matrix: Store, job: Jo
     fp32, int8 = recipes_of(["fp32", "int8"])
 
     def key(checkpoint: Checkpoint, recipe: Recipe, target: str) -> str:
-        return export.key(job, checkpoint, recipe, registry.bind("targets", target))
+        return export.key(matrix, job, checkpoint, recipe, registry.bind("targets", target))
 
     first = key(checkpoint, int8, "onnx")
     assert key(checkpoint_of(matrix), int8, "onnx") == first

@@ -24,7 +24,7 @@ from pipeline.system import store
 from pipeline.system.proc import Done
 from pipeline.system.store import Store
 from tests.builds import Tree, predictions, process
-from tests.plans import QUICK, cells, job, plan
+from tests.plans import QUICK, RECIPES, cells, job, plan
 
 LOCAL = devices.find("local")
 RUNNING = [name for name in registry.names("targets") if registry.load("targets", name).UNCHECKED is None]
@@ -41,7 +41,7 @@ def measurement_of(build: Store, target: str, recipe: str, device: str = "local"
 
 
 @pytest.mark.parametrize("target", RUNNING)
-@pytest.mark.parametrize("recipe", registry.names("recipes"))
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_raw_samples_and_facts_are_stored(target: str, recipe: str, matrix: Store) -> None:
     found = measurement_of(matrix, target, recipe)
     artifact = json.loads((folder_of(matrix, target, recipe).parent / "artifact.json").read_text())
@@ -62,7 +62,7 @@ def test_raw_samples_and_facts_are_stored(target: str, recipe: str, matrix: Stor
 
 
 @pytest.mark.parametrize("target", RUNNING)
-@pytest.mark.parametrize("recipe", registry.names("recipes"))
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_accuracy_is_computed_from_the_stored_outputs_of_the_whole_test_split(
     target: str, recipe: str, matrix: Store, job: Job
 ) -> None:
@@ -81,7 +81,7 @@ def test_accuracy_is_computed_from_the_stored_outputs_of_the_whole_test_split(
 
 
 def test_a_second_bench_does_nothing(copied: Store, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    made = cells(copied, RUNNING, registry.names("recipes"))
+    made = cells(copied, RUNNING, RECIPES)
     before = {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")}
     assert made.bench(LOCAL, QUICK) == []
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before

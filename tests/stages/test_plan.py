@@ -9,7 +9,7 @@ import pytest
 from pipeline import registry
 from pipeline.errors import BadData, BadModel, BadOption, UnknownName, Unsupported
 from pipeline.stages.plan import Job, Plan, TrainingOptions
-from tests.plans import TINY
+from tests.plans import RECIPES, TINY
 
 
 def test_names_become_plug_ins_in_the_given_order_without_duplicates() -> None:
@@ -25,7 +25,9 @@ def test_names_become_plug_ins_in_the_given_order_without_duplicates() -> None:
 def test_all_means_every_plug_in() -> None:
     plan = Plan.resolve(targets="all", recipes="all")
     assert [target.name for target in plan.targets] == registry.names("targets")
-    assert [recipe.name for recipe in plan.recipes] == registry.names("recipes")
+    assert [recipe.name for recipe in plan.recipes] == RECIPES
+    trained = {name for name in registry.names("recipes") if registry.load("recipes", name).RECIPE.training == "qat"}
+    assert set(registry.names("recipes")) - set(RECIPES) == trained
 
 
 def test_a_plan_has_one_job_per_framework_with_its_data_and_options() -> None:

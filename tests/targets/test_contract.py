@@ -23,7 +23,7 @@ from tests import plans
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = registry.names("frameworks")
-TARGETS, RECIPES = registry.names("targets"), registry.names("recipes")
+TARGETS, RECIPES = registry.names("targets"), plans.RECIPES
 LAYOUTS = {"tflite": "NHWC", "savedmodel": "NHWC", "executorch": "NCHW", "onnx": "NCHW", "coreml": "image"}
 SHAPES = {"NHWC": (1, 8, 8, 1), "NCHW": (1, 1, 8, 8), "image": (1, 1, 8, 8)}
 
