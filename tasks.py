@@ -78,6 +78,7 @@ HELP = {
     "parts": "comma-separated: writing, graphs, training, debugging, visualisation, deployment; or all",
     "rounds": "how often each framework is measured, alternately",
     "accuracy": "time to this validation accuracy, in percent; default: the highest that every training reaches",
+    "below": "name the first layer whose signal-to-noise ratio is below this, in dB",
     "image": "an image file: JPEG, PNG, BMP, WebP or GIF",
     "json": "print one JSON object per cell",
     "debug": "show the traceback of an error",
@@ -484,6 +485,29 @@ def tune(
         terminal.show(*terminal.cells(_cells(build, plan, names)))
     if any(one.outcome != tuning.MET for one in found):
         raise Exit(code=1)
+
+
+@command()
+def drift(
+    _c: Context, target: str, recipe: str = "int8", device: str = "local", model: str = "digits_cnn",
+    framework: str = "torch", below: str = "20", json: bool = False, data: str | None = None,
+    weights: str | None = None,
+) -> None:  # fmt: skip
+    """Compare every layer in the float graph, the quantized graph, the file and on a device: where do they differ?"""
+    from pipeline import core
+    from pipeline.report import terminal
+    from pipeline.stages import drift as drifting
+
+    build, threshold = _build(), _real("below", below)
+    plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
+    found = drifting.drift(build, plan, threshold)
+    pages = [drifting.write(build, one) for one in found]
+    if json:
+        from json import dumps
+
+        print(dumps(core.to_json(found), indent=1))
+    else:
+        terminal.show(*terminal.drifts(found), *(f"chart: {page}" for page in pages))
 
 
 @command()
@@ -1034,6 +1058,7 @@ namespace = Collection(
     push,
     bench,
     trace,
+    drift,
     sensitivity,
     tune,
     results,

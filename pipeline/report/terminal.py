@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.results.drift import Drift
     from pipeline.results.image_trace import Difference, Side, Trace
     from pipeline.results.instruction_budget import Comparison
     from pipeline.sources import Model
@@ -282,6 +283,26 @@ def _stage(stage: Difference) -> tuple[str, ...]:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
+
+
+# -- the drift of layers -----------------------------------------------------------------------------------------------
+
+
+def drifts(found: Sequence[Drift]) -> list[RenderableType]:
+    """For each cell: where a difference starts, every layer, and why layers are not mapped."""
+    from rich.text import Text
+
+    from pipeline.report import drift
+
+    parts: list[RenderableType] = []
+    for one in found:
+        parts += [""] if parts else []
+        layers = table(drift.head(one), [drift.line(one, layer) for layer in one.layers], left=2)
+        parts += [Text(drift.title(one), "bold"), *drift.verdict(one), layers, *drift.notes(one)]
+        missing = [(layer.name, place, why) for layer in one.layers for place, why in layer.not_mapped.items()]
+        if missing:
+            parts.append(table(("not mapped", "in", "why"), missing))
+    return parts
 
 
 def _prediction(side: Side, labels: Sequence[str]) -> str:

@@ -100,9 +100,8 @@ def _half(program: Any) -> Any:
             super().__init__()
             self.inner = inner
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            outputs: torch.Tensor = self.inner(image.half())
-            return outputs.float()
+        def forward(self, image: torch.Tensor) -> Any:
+            return torch.utils._pytree.tree_map(torch.Tensor.float, self.inner(image.half()))
 
     # .half() changes parameters in place, and other exports share the program's parameters.
     module = Half(copy.deepcopy(program).module().half())
