@@ -38,7 +38,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     """
     import numpy as np
 
-    from pipeline.stages import _taps
+    from pipeline.targets import _taps
 
     build, work = Store(Path(request["build"])), Path(request["work"])
     job, recipe = Job.from_json(request["job"]), from_json(Recipe, request["recipe"])
