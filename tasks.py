@@ -730,6 +730,23 @@ def devices_probe(_c: Context, device: str, output: str | None = None) -> None:
     print(f"\n{path}: no serial number and no address is in it; attach it to an issue")
 
 
+@command(name="floor")
+def devices_floor(_c: Context, device: str, target: str = "all", processes: str = "5") -> None:
+    """Measure what one call of each runtime costs on a device; tables then mark latencies that are near it."""
+    from pipeline import devices
+    from pipeline.stages import floor
+    from pipeline.stages.plan import plugins, refuse_unmeasurable
+
+    bound, targets, count = devices.find(device), plugins("targets", _split(target)), _whole("processes", processes)
+    if count < 1:
+        raise BadOption("--processes must be at least 1")
+    if target != "all":
+        refuse_unmeasurable([bound], targets)
+    for found, path in floor.measure(_build(), bound, targets, count):
+        unit = "instructions" if bound.options.get("clock") == "instructions" else "ns"
+        print(f"{found.runtime} {found.version}: {found.ns:,.0f} {unit} a call ({path})")
+
+
 @command(name="build")
 def android_build(
     _c: Context, abi: str = "arm64-v8a", engine: str = "litert,executorch", debug: bool = False, release: bool = False,
@@ -1076,7 +1093,7 @@ namespace = Collection(
     docs,
 )
 namespace.add_collection(
-    Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate, devices_probe)
+    Collection("devices", devices_list, devices_setup, devices_clean, devices_emulate, devices_probe, devices_floor)
 )
 namespace.add_collection(Collection("data", data_download))
 namespace.add_collection(Collection("android", android_build))

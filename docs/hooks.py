@@ -23,8 +23,9 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
     "edge-bench/README.md": "edge-bench.md",
+    **{f"edge-bench/schemas/{path.name}": f"schemas/{path.name}" for path in (ROOT / "edge-bench/schemas").iterdir()},
 }
-"""The pages outside docs/, by path in the repository, and their names on the site."""
+"""The pages and files outside docs/, by path in the repository, and their names on the site."""
 
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 

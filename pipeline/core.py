@@ -548,6 +548,27 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """The latency of an empty model: what one call of a runtime costs on one device (`inv devices.floor`).
+
+    Attributes:
+        hardware: see `DeviceKind.hardware`; the floor of other hardware is not used.
+        runtime, version: the edge-bench runtime.
+        processes: how many processes measured it.
+        ns: the median of their medians.
+        includes_input_copy: see Cell.
+    """
+
+    hardware: str
+    runtime: str
+    version: str | None
+    processes: int
+    ns: float
+    includes_input_copy: bool | None
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
 class Latency:
     """Milliseconds per inference, over the runs of all processes.
 
@@ -610,6 +631,8 @@ class Cell:
         instructions: per inference, median over the runs, where an emulated device's clock counts them; with
             percentiles.
         throttled: whether the device slowed its clock during the run; None if it does not report it.
+        includes_input_copy: whether the latency includes a copy of the input; None if the device does not report it.
+        floor_ms: what an empty model takes on this device with this runtime; None if that was not measured.
         threads: of the runtime.
         cpus: those that the measuring process was pinned to, as a list such as "0-3"; None for all.
         hardware: what tells the measured device from others: a serial number, or this machine's processor.
@@ -663,6 +686,8 @@ class Cell:
     hardware: str | None = None
     shares_name: bool = False
     throttled: bool | None = None
+    includes_input_copy: bool | None = None
+    floor_ms: float | None = None
     steps: tuple[Step, ...] = ()
     samples: int | None = None
     warnings: tuple[str, ...] = ()

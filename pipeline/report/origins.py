@@ -56,6 +56,7 @@ def machines(found: Sequence[Row]) -> Section:
         facts["temperature, °C"] = _range(t for p in processes for t in p.temperature_c)
         facts["load average"] = _range(t for p in processes for t in p.load_average)
         facts["throttled"] = _values({True: "yes", False: "no", None: "unknown"}[p.throttled] for p in processes)
+        facts["reasons"] = ", ".join(sorted({reason for p in processes for reason in p.throttling})) or formatting.NONE
         facts["measured"] = _span([p.started_at for p in processes])
         lines = tuple((_without_unit(key), value) for key, value in facts.items() if value != formatting.NONE)
         blocks.append(Block(name, table=Table(texts("fact", "value"), lines)))

@@ -9,6 +9,7 @@ from pipeline.core import Artifact, Cell, Step
 from pipeline.formatting import NONE, Unit
 from pipeline.report.groups import by_device, by_model
 from pipeline.report.page import Block, Section, Table, numbers, only, texts
+from pipeline.results import latency_meaning
 from pipeline.results.bit_equality import Equality
 from pipeline.results.output_diff import WAY
 from pipeline.results.rows import Row
@@ -56,7 +57,8 @@ def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
         *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *spread, *load),
         *numbers("memory, MB", "model, MB", "accuracy, %", "drop, points", "95 % interval", "verdict", "agree, %"),
     )
-    return Block(title, table=Table(columns, tuple(_cell(row, unit) for row in rows)), caption=about)
+    table = Table(columns, tuple(_cell(row, unit) for row in rows))
+    return Block(title, points=tuple(latency_meaning.notes(found)), table=table, caption=about)
 
 
 def _cell(row: Row, unit: Unit) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
 from pipeline.core import Cell, Device, Probe, Recipe
-from pipeline.results import warnings
+from pipeline.results import latency_meaning, warnings
 from pipeline.system.console import UNLIMITED, console
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def cells(found: Sequence[Cell]) -> list[RenderableType]:
             parts.append("")
         if others:
             parts.append(_others(others))
-    facts = [*_hardware(found), *_about_verdicts(found)]
+    facts = [*_hardware(found), *_about_verdicts(found), *latency_meaning.notes(found)]
     notes = [("i", note) for note in facts] + [("!", note) for note in warnings.once(found)]
     if notes:
         parts += ["", table(("", ""), notes, header=False)]

@@ -10,7 +10,7 @@ from statistics import median
 from pipeline import devices, formatting, registry, stats
 from pipeline.core import Artifact, Cell, Failure, Measurement
 from pipeline.errors import Broken
-from pipeline.results import keys, output_diff, predictions, warnings
+from pipeline.results import keys, latency_meaning, output_diff, predictions, warnings
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, outputs, require_same
 from pipeline.system import store
@@ -19,7 +19,11 @@ from pipeline.system.store import Store
 
 def row(build: Store, home: Path, artifact: Artifact, reference: Reference, cell: Cell) -> Row:
     """The row of the measurement in the folder `home`, with the failure of a later run, if any."""
-    return _with_failure(build, home, artifact, _measured(home, artifact, reference, cell))
+    found = _measured(home, artifact, reference, cell)
+    if found.measurement is not None and found.cell.latency_ms is not None:
+        floor = latency_meaning.floor_ms(build, found.measurement)
+        found = replace(found, cell=replace(found.cell, floor_ms=floor))
+    return _with_failure(build, home, artifact, found)
 
 
 def with_host_step(row: Row, hosts: Sequence[Row], reference: Reference) -> Row:
@@ -165,6 +169,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         runtime=formatting.runtime(measurement),
         cpus=measurement.runtime.get("cpus"),
         throttled=_throttled(measurement),
+        includes_input_copy=measurement.runtime.get("includes_input_copy"),
         steps=(
             output_diff.framework(reference.checkpoint, before),
             output_diff.step(measurement, reference.outputs, outputs, value),

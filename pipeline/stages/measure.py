@@ -487,7 +487,7 @@ def _noun(
         target=artifact.target,
         recipe=artifact.recipe,
         device=facts,
-        runtime={**first["runtime"], "refills_input": first["refills_input"]},
+        runtime={**first["runtime"], **{name: first.get(name) for name in ("refills_input", "includes_input_copy")}},
         size_bytes=artifact.size_bytes,
         processes=tuple(map(_of_process, found)),
         accuracy=accuracy,

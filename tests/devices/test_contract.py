@@ -17,6 +17,7 @@ from pipeline import devices, registry
 from pipeline.core import Device
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import schemas
 from tests.make_matrix import ROOT
 
 from .conftest import Place
@@ -82,9 +83,10 @@ def test_edge_bench_describes_the_device_and_its_runtimes(
 ) -> None:
     kind.setup(build, device, runtime)
     facts = json.loads(kind.call(build, device, runtime, ["facts"], 600).out)
-    assert facts["device"]["cores"] >= 1
-    runtimes = json.loads(kind.call(build, device, runtime, ["runtimes"], 600).out)["runtimes"]
-    assert {each["name"]: each["available"] for each in runtimes}[runtime]
+    assert facts["device"]["cores"] >= 1 and schemas.wrong("facts", facts) == []
+    found = json.loads(kind.call(build, device, runtime, ["runtimes"], 600).out)
+    assert {each["name"]: each["available"] for each in found["runtimes"]}[runtime]
+    assert schemas.wrong("runtimes", found) == []
 
 
 def test_outputs_are_returned(
@@ -99,8 +101,24 @@ def test_outputs_are_returned(
     done = kind.call(build, device, runtime, args, 600)
     assert done.code == 0, done.err
     assert json.loads(done.out)["predictions_sha256"] == store.sha256(out)
+    assert schemas.wrong("predict", json.loads(done.out)) == []
     with np.load(out) as outputs:
         assert outputs["output_0"].shape == (5, 10)
+
+
+def test_a_measurement_fits_the_schema(
+    kind: ModuleType, device: Device, build: Store, runtime: str, files: tuple[Path, Path]
+) -> None:
+    kind.setup(build, device, runtime)
+    model, images = files
+    kind.push(build, device, files)
+    args = ["run", model, "--runtime", runtime, "--inputs", images, "--layout", "NCHW", "--min-runs", "2"]
+    args += [] if device.kind == "adb" else ["--cpus", "0"]  # Android gives apps no way to pin a process
+    done = kind.call(build, device, runtime, [*args, "--min-seconds", "0", "--warmup-seconds", "0"], 600)
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert schemas.wrong("run", answer) == []
+    assert answer["runtime"]["cpus"] == (None if device.kind == "adb" else "0")
 
 
 def test_errors_contain_the_hosts_path_of_the_file(

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edge_bench import runtimes
+from edge_bench import measure, model, runtimes
 
 from .calls import Call, Subject
 
 MEASUREMENT_KEYS = {
     *("schema", "artifact_sha256", "size_bytes", "device", "runtime", "load_ns", "first_run_ns", "refills_input"),
+    "includes_input_copy",
     *("warmup", "runs", "single_runs", "clock_ns", "temperature_c", "frequency_hz", "load_average"),
     *("throttled", "throttled_before", "throttling"),
     *("peak_rss_bytes", "rss_before_load_bytes", "started_at", "tools"),
@@ -128,9 +129,34 @@ def test_each_suffix_has_one_default_runtime_and_the_others_are_used_by_name() -
 def test_the_input_is_set_again_before_each_run_if_a_run_overwrites_it(edge_bench: Call) -> None:
     short = ("--min-runs", "3", "--min-seconds", "0", "--warmup-seconds", "0")
     done = edge_bench("run", "overwrites.pte", *short).json
-    assert done["refills_input"] is True
+    assert (done["refills_input"], done["includes_input_copy"]) == (True, True)
     assert done["runtime"]["delegate"] == "cpu"
-    assert edge_bench("run", "net.tflite", *short).json["refills_input"] is False
+    done = edge_bench("run", "net.tflite", *short).json
+    assert (done["refills_input"], done["includes_input_copy"]) == (False, False)
+
+
+def test_what_a_runtime_declares_about_its_input_is_what_it_does(subject: Subject) -> None:
+    """The caller's array changes after `set`. Other outputs mean that the call reads it: ExecuTorch does so in place,
+    because this program has no memory of its own for its input. The others copied it in `set`."""
+    code = (
+        "import sys; from pathlib import Path; import numpy as np; from edge_bench import runtimes\n"
+        "runtime = runtimes.imported(sys.argv[1]); session = runtime.load(Path(sys.argv[2]), 1)\n"
+        "given = [np.full(info.shape, 9, info.dtype) for info in session.inputs]\n"
+        "session.set(given); session.invoke(); before = session.get()\n"
+        "for array in given: array[...] = 200\n"
+        "session.invoke(); copied = all(map(np.array_equal, before, session.get()))\n"
+        "session.set(given); session.invoke(); other = not all(map(np.array_equal, before, session.get()))\n"
+        "print(); print(other, copied, runtime.COPIES_INPUT)\n"
+    )
+    command = [subject.python, "-c", code, subject.name, str(subject.artifact)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=subject.env)
+    assert done.stdout.split()[-3:] == ["True", str(not subject.name.startswith("executorch")), "False"]
+
+
+def test_a_runtime_that_copies_the_input_in_its_call_is_recorded(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes.load("litert"), "COPIES_INPUT", True)
+    done = measure.run(model.Job(models / "net.tflite"), None, measure.Effort(1, 0, 0))
+    assert (done["refills_input"], done["includes_input_copy"]) == (False, True)
 
 
 def test_executorch_has_quantized_operators_outside_xnnpack(

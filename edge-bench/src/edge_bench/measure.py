@@ -77,6 +77,7 @@ def run(job: model.Job, samples: Samples | None, effort: Effort) -> dict[str, An
         "runtime": loaded.runtime,
         "load_ns": loaded.load_ns,
         **timing,
+        "includes_input_copy": loaded.copies_input or timing["refills_input"],
         "temperature_c": [before["temperature_c"], after["temperature_c"]],
         "frequency_hz": [before["frequency_hz"], after["frequency_hz"]],
         "throttled": after["throttled"],

@@ -38,6 +38,7 @@ class Model:
         artifact: its sha256 and size_bytes.
         runtime: name, version, threads, delegate, cpus.
         tools: versions; see `facts.tools`.
+        copies_input: see `runtimes.Runtime.COPIES_INPUT`.
         load_ns: time to build the session and allocate its memory, with the file in the system's cache. It does not
             include the import of the runtime.
         rss_before_load_bytes: resident memory with the runtime imported, before the model is loaded.
@@ -47,6 +48,7 @@ class Model:
     artifact: dict[str, Any]
     runtime: dict[str, Any]
     tools: dict[str, str | None]
+    copies_input: bool
     load_ns: int
     rss_before_load_bytes: int | None
 
@@ -85,6 +87,7 @@ def load(job: Job) -> Model:
             "cpus": cpus.text(job.cpus) or None,
         },
         tools=facts.tools([runtime.DISTRIBUTION]),
+        copies_input=runtime.COPIES_INPUT,
         load_ns=load_ns,
         rss_before_load_bytes=rss,
     )

@@ -91,6 +91,9 @@ class Runtime(Protocol):
     EXTRA: str
     """The extra of edge-bench that installs it; empty if it is not on a package index and Lastmile builds it. For a
     runtime of another package: what pip installs, such as "acme-runtime"."""
+    COPIES_INPUT: bool
+    """Whether `Session.invoke` copies the input into the runtime's memory. Otherwise `Session.set` does, or the runtime
+    reads the caller's memory."""
 
     def library(self) -> Any:
         """Imports the runtime's module, and returns it."""

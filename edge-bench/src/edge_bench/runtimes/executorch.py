@@ -24,6 +24,7 @@ DEFAULT = True
 IMPORT = "executorch.extension.pybindings._C"
 DISTRIBUTION = "executorch"
 EXTRA = "executorch"
+COPIES_INPUT = False
 
 
 def library() -> Any:

@@ -25,6 +25,7 @@ DEFAULT = False
 IMPORT = "executorch_runner"
 DISTRIBUTION = "executorch-runner"
 EXTRA = ""
+COPIES_INPUT = False
 
 
 class _Tensor(ctypes.Structure):

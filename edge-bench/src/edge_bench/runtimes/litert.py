@@ -14,6 +14,7 @@ DEFAULT = True
 IMPORT = "ai_edge_litert.interpreter"
 DISTRIBUTION = "ai-edge-litert"
 EXTRA = "litert"
+COPIES_INPUT = False
 
 
 def library() -> Any:

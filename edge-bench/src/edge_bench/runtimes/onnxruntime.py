@@ -20,6 +20,7 @@ DEFAULT = True
 IMPORT = "onnxruntime"
 DISTRIBUTION = "onnxruntime"
 EXTRA = "onnxruntime"
+COPIES_INPUT = False
 
 DTYPES = {"float": "float32", "double": "float64"}  # the others have numpy's names: tensor(int8), tensor(float16), …
 ERRORS_ONLY = 3

@@ -14,6 +14,7 @@ DEFAULT = False
 IMPORT = "tflite_runtime.interpreter"
 DISTRIBUTION = "tflite-runtime"
 EXTRA = "tflite_runtime"
+COPIES_INPUT = False
 
 
 def library() -> Any:
