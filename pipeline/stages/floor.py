@@ -108,7 +108,7 @@ def _measured(
         found.append(done.result("runs"))
     return Floor(
         hardware=hardware,
-        runtime=runtime,
+        runtime=found[0]["runtime"]["name"],  # on a phone, another one than edge-bench's
         version=found[0]["runtime"]["version"],
         processes=processes,
         ns=median(median(ns / loops for loops, ns in run["runs"]) for run in found),

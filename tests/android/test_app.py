@@ -13,6 +13,7 @@ from pipeline.core import Artifact, Measurement
 from pipeline.datasets import _images
 from pipeline.system import store
 from pipeline.system.store import Store
+from tests import schemas
 from tests.android import golden, jvm
 from tests.android.conftest import MODEL, RECIPES, TARGETS
 
@@ -92,6 +93,12 @@ def test_a_run_is_marked_by_what_happened_meanwhile(ran: jvm.Ran, target: str) -
     assert (output["foreground_lost"], output["screen_off"], output["call"]) == (False, False, False)
     assert output["throttled_during"] == "0x0"
     assert all(sample["cpus"] for sample in output["samples"])
+
+
+def test_every_answer_fits_the_schema_of_its_command(ran: jvm.Ran) -> None:
+    runs = [(verb, jvm.run_id(verb, "fp32", target)) for verb in ("run", "predict", "memory") for target in TARGETS]
+    for verb, run in [*runs, ("facts", "0000fac75"), ("runtimes", "0000aaaa")]:
+        assert schemas.wrong(verb, ran.output(run)) == [], (verb, run)
 
 
 @pytest.mark.parametrize("target", TARGETS)
