@@ -1,3 +1,6 @@
+import org.jetbrains.kotlin.gradle.dsl.JvmTarget
+import org.jetbrains.kotlin.gradle.dsl.KotlinVersion
+
 plugins {
     alias(libs.plugins.android.library)
     alias(libs.plugins.kotlin.android)
@@ -11,18 +14,28 @@ android {
     compileSdk = libs.versions.compile.sdk.get().toInt()
     defaultConfig {
         minSdk = libs.versions.min.sdk.get().toInt()
+        aarMetadata.minCompileSdk = libs.versions.min.sdk.get().toInt()
         consumerProguardFiles("consumer-rules.pro")
     }
     testOptions.unitTests.isIncludeAndroidResources = true
     compileOptions {
-        sourceCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())
-        targetCompatibility = JavaVersion.toVersion(libs.versions.jvm.get())
+        sourceCompatibility = JavaVersion.toVersion(libs.versions.library.jvm.get())
+        targetCompatibility = JavaVersion.toVersion(libs.versions.library.jvm.get())
     }
 }
 
 kotlin {
     jvmToolchain(libs.versions.jvm.get().toInt())
-    compilerOptions { allWarningsAsErrors = true }
+    coreLibrariesVersion = libs.versions.library.kotlin.get()
+    compilerOptions {
+        val level = KotlinVersion.fromVersion(libs.versions.library.kotlin.get().substringBeforeLast('.'))
+        languageVersion = level
+        apiVersion = level
+        jvmTarget = JvmTarget.fromTarget(libs.versions.library.jvm.get())
+        moduleName = android.namespace
+        freeCompilerArgs.add("-Xsuppress-version-warnings")
+        allWarningsAsErrors = true
+    }
 }
 
 dependencies {

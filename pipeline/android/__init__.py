@@ -1,7 +1,7 @@
 """Builds the Android app from package registries, without an Android SDK or Gradle.
 
     build/android/lastmile.apk, apk.json       the app and its manifest
-    build/android/inference.aar                the app's inference library, for use in other apps
+    build/android/maven/                       a Maven repository with the app's inference library, for other apps
     build/android/phone/                       the same app for an emulated phone: see phone.py
     build/android/assets/, executorch/         models, and ExecuTorch's library and classes, for the Gradle build
     build/android/steps/<step>-<hash>/         output of each build step: compile, link, shrink
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.android import code, dependencies, package
+from pipeline.android import code, dependencies, maven, package
 from pipeline.errors import BadOption
 from pipeline.system import packages, store
 from pipeline.system.store import Store
@@ -25,7 +25,9 @@ ABIS = ("arm64-v8a", "x86_64")
 ENGINES = ("litert", "executorch")
 TARGETS = ("tflite", "executorch")
 """The target whose files each engine runs, in the order of ENGINES. The app bundles models of each."""
-FOLDER, MANIFEST, APK, AAR = "android", "apk.json", "lastmile.apk", "inference.aar"
+FOLDER, MANIFEST, APK, REPOSITORY = "android", "apk.json", "lastmile.apk", "maven"
+GROUP = "org.lastmile"
+"""Maven group ID of the libraries."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
         return existing
     packages.require("android")
     with store.lock(build, "the Android app's build"):
-        dependencies.fetch(dependencies.pinned("app", "sdk", "compiler"))
+        dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler"))
         version = f"{dependencies.versions()['version-name']}-{key[:8]}"
         steps = code.Steps(build.root / FOLDER / "steps")
         linked = code.resources(steps, version, options.debug, models)
@@ -122,16 +124,32 @@ def build(build: Store, models: Sequence[Path], options: Options) -> Built:
 
 
 def aar(build: Store) -> Path:
-    """Builds the inference library as an AAR: its classes and R8 rules. The app that uses it adds the runtimes."""
+    """Writes the inference library to the Maven repository build/android/maven. Returns the path of its AAR."""
+    return maven.publish(inference(build), build.root / FOLDER / REPOSITORY)
+
+
+def inference(build: Store) -> maven.Library:
+    """Compiles the inference library. It needs Kotlin's standard library only: the app that uses it adds the runtimes.
+
+    Raises:
+        NeedsTool: a program is missing.
+        StageFailed: the compiler fails.
+    """
     packages.require("android")
     with store.lock(build, "the inference library's build"):
-        dependencies.fetch(dependencies.pinned("app", "sdk", "compiler"))
-        steps = code.Steps(build.root / FOLDER / "steps")
-        target = build.root / FOLDER / AAR
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with store.atomic(target) as temporary:
-            package.write_aar(code.inference(steps), temporary)
-    return target
+        dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler"))
+        classes = package.files(code.inference(code.Steps(build.root / FOLDER / "steps")) / "classes")
+    versions, needed = dependencies.versions(), dependencies.find("library", "kotlin-stdlib")
+    return maven.Library(
+        coordinate=maven.Coordinate(GROUP, "inference", versions["version-name"]),
+        description="Reads artifacts of Lastmile, preprocesses images as in training and runs models on Android",
+        namespace=f"{GROUP}.inference",
+        min_sdk=int(versions["min-sdk"]),
+        classes=classes,
+        sources=package.files(code.INFERENCE / "src" / "main" / "kotlin"),
+        rules=(code.INFERENCE / "consumer-rules.pro").read_text(),
+        dependencies=(maven.Coordinate(needed.group, needed.name, needed.version),),
+    )
 
 
 def identity() -> str:

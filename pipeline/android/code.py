@@ -17,6 +17,8 @@ from pipeline.system.progress import say
 
 INFERENCE, APP = dependencies.ROOT / "inference", dependencies.ROOT / "app"
 STEP_SECONDS = 900.0
+MODULE = "org.lastmile.inference"
+"""Kotlin module of the library. The default, "main", would collide with the app's in META-INF/main.kotlin_module."""
 # The compilers run for a short time, so the JVM's optimizing compiler would cost more than it saves.
 JAVA = ("java", "-Xss4m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 HARMLESS = ("Unknown chunk type",)
@@ -51,18 +53,27 @@ def sdk() -> Path:
 
 def jars(section: str) -> list[Path]:
     """The jars of a section of checksums.toml; for an AAR, its classes."""
-    return [jar for dependency in dependencies.pinned(section) for jar in _classes(dependency)]
+    return [jar for dependency in dependencies.pinned(section) for jar in classes(dependency)]
 
 
 def inference(steps: Steps) -> Path:
-    """Compiles the inference library to classes/."""
+    """Compiles the inference library to classes/, for the compilers and standard libraries of other projects."""
     sources = sorted((INFERENCE / "src" / "main").rglob("*.kt"))
-    path = [sdk(), *jars("app")]
+    runtimes = [dependency for dependency in dependencies.pinned("app") if dependency.name != "kotlin-stdlib"]
+    path = [sdk(), *jars("library"), *(jar for dependency in runtimes for jar in classes(dependency))]
+    level, jvm = library_level(), dependencies.versions()["library-jvm"]
+    options = ["-language-version", level, "-api-version", level, "-Xsuppress-version-warnings"]
+    options += ["-module-name", MODULE]
     return steps.cached(
         "inference",
-        [_hashes(sources), dependencies.CHECKSUMS.read_text()],
-        lambda new: kotlin(sources, path, new / "classes"),
+        [_hashes(sources), dependencies.CHECKSUMS.read_text(), options, jvm],
+        lambda new: kotlin(sources, path, new / "classes", options, jvm),
     )
+
+
+def library_level() -> str:
+    """The Kotlin language and API level of the libraries, such as "2.1"."""
+    return dependencies.versions()["library-kotlin"].rpartition(".")[0]
 
 
 def resources(steps: Steps, version: str, debug: bool, models: Sequence[Path]) -> Path:
@@ -137,8 +148,15 @@ def classfiles(steps: Steps, linked: Path, engines: Sequence[str]) -> Path:
     return _shrink(steps, "classfiles", linked, engines, debug=False)
 
 
-def kotlin(sources: Sequence[Path], path: Sequence[Path], into: Path) -> None:
+def kotlin(
+    sources: Sequence[Path], path: Sequence[Path], into: Path, options: Sequence[str] = (), jvm: str | None = None
+) -> None:
     """Compiles Kotlin. Warnings are errors.
+
+    Args:
+        path: class path.
+        options: further options of the compiler.
+        jvm: the version of the class files; None for that of the app.
 
     Raises:
         StageFailed: the compiler reports an error.
@@ -154,13 +172,13 @@ def kotlin(sources: Sequence[Path], path: Sequence[Path], into: Path) -> None:
         "-no-stdlib",
         "-no-reflect",
     ]
-    argv += ["-jvm-target", dependencies.versions()["jvm"], "-classpath", ":".join(map(str, path)), "-d", str(into)]
-    _run([*argv, *map(str, sources)])
+    argv += ["-jvm-target", jvm or dependencies.versions()["jvm"], "-classpath", ":".join(map(str, path))]
+    _run([*argv, *options, "-d", into, *sources])
 
 
 def _shrink(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug: bool) -> Path:
     library, own = inference(steps), app(steps, linked)
-    libraries = [jar for dependency in package.dependencies_of(engines) for jar in _classes(dependency)]
+    libraries = [jar for dependency in package.dependencies_of(engines) for jar in classes(dependency)]
     # Android instantiates the classes named in the manifest and the layouts by reflection; aapt2 writes rules for them.
     rules = [path.read_text() for path in (APP / "rules.pro", INFERENCE / "consumer-rules.pro", linked / "rules.pro")]
 
@@ -188,7 +206,7 @@ def _shrink(steps: Steps, name: str, linked: Path, engines: Sequence[str], debug
     return steps.cached(name, inputs, run)
 
 
-def _classes(dependency: dependencies.Dependency) -> Iterator[Path]:
+def classes(dependency: dependencies.Dependency) -> Iterator[Path]:
     """A dependency's classes as jars. Those of an AAR or an npm package are extracted once, next to it."""
     if dependency.kind == "jar":
         yield dependency.path

@@ -66,7 +66,7 @@ def versions() -> Mapping[str, str]:
 
 @cache
 def pinned(*sections: str) -> tuple[Dependency, ...]:
-    """The dependencies in sections of checksums.toml: "app", "sdk", "compiler", "jvm", "oldest" or "lint"."""
+    """The dependencies in sections of checksums.toml: "app", "library", "sdk", "compiler", "jvm", …"""
     checksums = tomllib.loads(CHECKSUMS.read_text())
     return tuple(
         _dependency(coordinate, sha256) for section in sections for coordinate, sha256 in checksums[section].items()

@@ -5,6 +5,7 @@ The same inputs give the same bytes: entries are sorted and have a fixed date, a
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
@@ -166,30 +167,22 @@ def write(contents: Mapping[str, bytes], target: Path) -> None:
 
 def jar(folder: Path, target: Path) -> None:
     """Writes a folder's files to a jar."""
-    with zipfile.ZipFile(target, "w") as archive:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            archive.writestr(_entry(path.relative_to(folder).as_posix(), stored=False), path.read_bytes())
+    target.write_bytes(zipped(files(folder)))
 
 
-def write_aar(inference: Path, target: Path) -> None:
-    """Writes the library as an AAR: a manifest, its classes and the R8 rules for apps that use it."""
-    classes = target.with_name(f"{target.name}.classes")
-    try:
-        jar(inference / "classes", classes)
-        entries = {
-            "AndroidManifest.xml": b'<manifest xmlns:android="http://schemas.android.com/apk/res/android" '
-            b'package="org.lastmile.inference"><uses-sdk android:minSdkVersion="'
-            + dependencies.versions()["min-sdk"].encode()
-            + b'" /></manifest>\n',
-            "R.txt": b"",
-            "classes.jar": classes.read_bytes(),
-            "proguard.txt": (dependencies.ROOT / "inference" / "consumer-rules.pro").read_bytes(),
-        }
-    finally:
-        store.remove(classes)
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in entries.items():
+def files(folder: Path) -> dict[str, bytes]:
+    """A folder's files, by their path in it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def zipped(contents: Mapping[str, bytes]) -> bytes:
+    """A zip file with these entries, such as a jar or an AAR."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in contents.items():
             archive.writestr(_entry(name, stored=False), content)
+    return file.getvalue()
 
 
 def _entry(name: str, stored: bool) -> zipfile.ZipInfo:

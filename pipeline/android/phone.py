@@ -68,7 +68,7 @@ def make(build: Store, models: Sequence[Path], apk: Built) -> Path:
         raise NeedsTool(f"an emulated phone needs an x86-64 host; this host is {platform.machine()}")
     packages.require_all(["android", "native"])
     with store.lock(build, "the emulated phone's app"):
-        dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "jvm"))
+        dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler", "jvm"))
         steps = code.Steps(build.root / FOLDER / "steps")
         linked = code.resources(steps, apk.version, False, models)
         classes = code.classfiles(steps, linked, ENGINES)

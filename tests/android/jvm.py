@@ -123,7 +123,7 @@ def junit(
         folder: the app's /data/local/tmp/lastmile.
         properties: further properties that the classes read, named without the prefix `lastmile.`.
     """
-    dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "jvm", "oldest"))
+    dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler", "jvm", "oldest"))
     steps = code.Steps(build.root / "android" / "steps")
     linked = code.resources(steps, "0.0.0-test", False, models)
     classpath = compiled(steps, linked)

@@ -36,7 +36,7 @@ def models(matrix: Store) -> dict[str, Path]:
 
 
 def test_calls_to_apis_that_android_8_lacks_check_the_api_level(kept: Store, models: dict[str, Path]) -> None:
-    dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "oldest"))
+    dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler", "oldest"))
     steps = code.Steps(kept.root / "android" / "steps")
     with store.lock(kept, "the tests of the app"):
         linked = code.resources(steps, "0.0.0-test", False, [*models.values()])

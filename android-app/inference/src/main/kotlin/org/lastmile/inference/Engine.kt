@@ -84,14 +84,24 @@ object Engines {
         all.find { name.endsWith(it.suffix) }
             ?: throw InferenceException("$name: unknown suffix; known: ${all.joinToString { "${it.suffix} (${it.name})" }}")
 
-    /** Why a class or the native library that it loads is unavailable; null if both are available. */
-    internal fun unavailable(className: String, runtime: String): String? =
+    /**
+     * Why a runtime's class or the native library that it loads is unavailable; null if both are available.
+     *
+     * @param type the class, as a literal: R8 renames the class and the literal alike.
+     */
+    internal fun unavailable(
+        runtime: String,
+        type: () -> Class<*>
+    ): String? =
         try {
-            Class.forName(className)
+            type().let { Class.forName(it.name, true, it.classLoader) } // initializes the class, which loads the library
             null
-        } catch (error: ClassNotFoundException) {
-            "$runtime is not in this build of the app (${error.message})"
-        } catch (error: LinkageError) { // no native library for this processor, or it fails to load
-            "$runtime cannot be loaded on this device (${error.message ?: error.cause?.message})"
+        } catch (error: LinkageError) {
+            val cause = error.cause
+            if (cause is ClassNotFoundException) {
+                "$runtime is not in this build of the app (${cause.message})"
+            } else { // no native library for this processor, or it fails to load
+                "$runtime cannot be loaded on this device (${error.message ?: cause?.message})"
+            }
         }
 }

@@ -17,9 +17,9 @@ object ExecuTorchEngine : Engine {
     override val delegates = emptyList<String>()
 
     override fun unavailable(): String? =
-        Engines.unavailable("org.pytorch.executorch.EValue", "ExecuTorch") ?: try {
+        Engines.unavailable("ExecuTorch") { EValue::class.java } ?: try {
             initializeLoader()
-            Engines.unavailable("org.pytorch.executorch.Module", "ExecuTorch")
+            Engines.unavailable("ExecuTorch") { Module::class.java }
         } catch (error: LinkageError) {
             "ExecuTorch cannot be loaded on this device (${error.message})"
         }

@@ -14,7 +14,7 @@ object LiteRtEngine : Engine {
     override val suffix = ".tflite"
     override val delegates = listOf("xnnpack", "cpu", "nnapi")
 
-    override fun unavailable(): String? = Engines.unavailable("org.tensorflow.lite.Interpreter", "TensorFlow Lite")
+    override fun unavailable(): String? = Engines.unavailable("TensorFlow Lite") { Interpreter::class.java }
 
     override fun load(file: File, options: Options): Session {
         if (options.delegate != null && options.delegate !in delegates) {

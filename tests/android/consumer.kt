@@ -1,0 +1,28 @@
+import java.io.File
+import org.lastmile.inference.Artifact
+import org.lastmile.inference.Classifier
+import org.lastmile.inference.Engines
+import org.lastmile.inference.Options
+import org.lastmile.inference.Pixels
+
+/**
+ * An app that uses the library: prints which runtimes it has, the delegate and the outputs for each image.
+ *
+ * Arguments: the artifact's folder; a file with the images' values.
+ */
+object Consumer {
+    @JvmStatic
+    fun main(arguments: Array<String>) {
+        val artifact = Artifact.read(File(arguments[0]))
+        println(Engines.all.joinToString { "${it.name} ${it.unavailable() ?: "available"}" })
+        println(Engines.forFile(artifact.file.name).load(artifact.verifiedFile()).use { it.delegate })
+        val (side, channels) = artifact.preprocessing.crop to artifact.preprocessing.channels
+        val values = File(arguments[1]).readBytes()
+        Classifier(artifact, Options(threads = 2)).use { classifier ->
+            for (start in values.indices step side * side * channels) {
+                val pixels = Pixels(side, side, channels, values.copyOfRange(start, start + side * side * channels))
+                println(classifier.classify(pixels).outputs.joinToString(" "))
+            }
+        }
+    }
+}

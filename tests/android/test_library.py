@@ -1,0 +1,228 @@
+"""The inference library in other projects: its Maven repository, Maven, an old Kotlin compiler and R8."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from pipeline import android
+from pipeline.android import code, dependencies, maven, package, phone
+from pipeline.system import proc, store
+from pipeline.system.store import Store
+from tests.android.conftest import MODEL
+from tests.make_matrix import ROOT
+
+GUIDE = ROOT / "docs" / "android-app.md"
+CONSUMER = Path(__file__).parent / "consumer.kt"
+IMAGES = 20
+JAVA_11 = 55
+"""The version of Java 11's class files."""
+
+
+@pytest.fixture(scope="session")
+def aar(kept: Store) -> Path:
+    """The AAR in its Maven repository."""
+    return android.aar(kept)
+
+
+@pytest.fixture(scope="session")
+def resolved(kept: Store, aar: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the AAR and its dependencies, as Maven resolves them."""
+    done, folder = _resolve(kept, _repository(aar), tmp_path_factory.mktemp("consumer"))
+    assert done.code == 0, done.out
+    return folder
+
+
+def _repository(aar: Path) -> Path:
+    return aar.parents[4]
+
+
+def _resolve(kept: Store, repository: Path, project: Path) -> tuple[proc.Done, Path]:
+    """Resolves the library with Maven, in a project with the guide's XML. Maven's other downloads are kept."""
+    parts = _snippet("xml").replace("file:///path/to/build/android/maven", repository.as_uri())
+    (project / "pom.xml").write_text(
+        "<project><modelVersion>4.0.0</modelVersion><groupId>com.example</groupId><artifactId>consumer</artifactId>"
+        f"<version>1</version><packaging>pom</packaging>{parts}</project>"
+    )
+    local = kept.root / "m2"
+    goal = f"{dependencies.COPY.removesuffix(':copy')}:copy-dependencies"
+    argv: list[str | Path] = ["mvn", "--batch-mode", "--quiet", "--file", project / "pom.xml"]
+    with store.lock(kept, "the tests of the library"):
+        store.remove(local / "org" / "lastmile")
+        done = proc.run([*argv, f"-Dmaven.repo.local={local}", goal], timeout=dependencies.FETCH_SECONDS)
+    return done, project / "target" / "dependency"
+
+
+def _snippet(language: str) -> str:
+    """The guide's only code block in a language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_repository_contains_all_files_with_their_checksums(aar: Path) -> None:
+    version = dependencies.versions()["version-name"]
+    assert aar.relative_to(_repository(aar)).as_posix() == f"org/lastmile/inference/{version}/inference-{version}.aar"
+    files = {f"inference-{version}{suffix}" for suffix in (".aar", "-sources.jar", ".pom", ".module")}
+    hashes = {f"{name}.{algorithm}" for name in files for algorithm in maven.HASHES}
+    assert {path.name for path in aar.parent.iterdir()} == files | hashes
+    for name in hashes:
+        content = (aar.parent / name.rpartition(".")[0]).read_bytes()
+        assert (aar.parent / name).read_text() == hashlib.new(name.rpartition(".")[2], content).hexdigest()
+
+
+def test_the_pom_and_the_gradle_metadata_describe_the_same_library(aar: Path) -> None:
+    pom = aar.with_suffix(".pom").read_text()
+    assert maven.REFERS_TO_MODULE in pom
+    root, space = ElementTree.fromstring(pom), "{http://maven.apache.org/POM/4.0.0}"
+    names = [root.findtext(f"{space}{tag}") for tag in ("groupId", "artifactId", "version")]
+    assert root.findtext(f"{space}packaging") == "aar"
+    needed = [[child.text for child in element] for element in root.iter(f"{space}dependency")]
+    assert needed == [["org.jetbrains.kotlin", "kotlin-stdlib", dependencies.versions()["library-kotlin"], "compile"]]
+    module = json.loads(aar.with_suffix(".module").read_text())
+    assert next(iter(module)) == "formatVersion"
+    assert [module["component"][key] for key in ("group", "module", "version")] == names
+    assert [variant["attributes"]["org.gradle.usage"] for variant in module["variants"]] == [
+        "java-api", "java-runtime", "java-runtime",
+    ]  # fmt: skip
+    for variant in module["variants"]:
+        (file,) = variant["files"]
+        content = (aar.parent / file["url"]).read_bytes()
+        assert file["size"] == len(content)
+        assert all(file[name] == hashlib.new(name, content).hexdigest() for name in maven.HASHES)
+        if file["url"] == aar.name:
+            assert variant["attributes"]["org.gradle.libraryelements"] == "aar"
+            (dependency,) = variant["dependencies"]
+            assert [dependency["group"], dependency["module"], dependency["version"]["requires"]] == needed[0][:3]
+
+
+def test_the_aar_states_what_projects_need_and_its_rules_concern_its_own_classes_only(aar: Path) -> None:
+    with zipfile.ZipFile(aar) as archive:
+        properties = dict(line.split("=") for line in archive.read(maven.METADATA).decode().splitlines())
+        rules = archive.read("proguard.txt").decode().splitlines()
+        with zipfile.ZipFile(archive.open("classes.jar")) as jar:
+            names = jar.namelist()
+            versions = {jar.read(name)[7] for name in names if name.endswith(".class")}
+    assert properties["minCompileSdk"] == dependencies.versions()["min-sdk"]
+    assert properties["aarFormatVersion"] == properties["aarMetadataVersion"] == "1.0"
+    stated = [rule.split() for rule in rules if rule and not rule.startswith("#")]
+    assert stated and all(rule[-1].startswith("org.lastmile.inference.") for rule in stated)
+    assert versions == {JAVA_11}
+    assert f"META-INF/{code.MODULE}.kotlin_module" in names
+    assert all(name.startswith(("org/lastmile/inference/", "META-INF/")) for name in names)
+    with zipfile.ZipFile(aar.with_name(f"{aar.stem}-sources.jar")) as jar:
+        assert "org/lastmile/inference/Classifier.kt" in jar.namelist()
+
+
+def test_the_same_sources_give_the_same_bytes(kept: Store, aar: Path, tmp_path: Path) -> None:
+    again = maven.publish(android.inference(kept), tmp_path)
+    assert package.files(again.parent) == package.files(aar.parent)
+
+
+def test_a_library_can_have_assets_and_depend_on_the_inference_library(aar: Path, tmp_path: Path) -> None:
+    inference = maven.Coordinate("org.lastmile", "inference", "0.1.0")
+    library = maven.Library(
+        maven.Coordinate("com.example", "digits", "1.2.0"), "a & b", "com.example.digits", 26, {}, {},
+        assets={"digits/model.tflite": b"model"}, dependencies=(inference,),
+    )  # fmt: skip
+    path = maven.publish(library, tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("assets/digits/model.tflite") == b"model"
+    root = ElementTree.fromstring(path.with_suffix(".pom").read_text())
+    assert "a & b" in [element.text for element in root]
+    assert "inference" in [element.text for element in root.iter() if element.tag.endswith("artifactId")]
+
+
+def test_maven_resolves_the_library_with_the_standard_library_that_it_states(resolved: Path, aar: Path) -> None:
+    assert (resolved / aar.name).read_bytes() == aar.read_bytes()
+    assert (resolved / f"kotlin-stdlib-{dependencies.versions()['library-kotlin']}.jar").is_file()
+
+
+def test_maven_refuses_an_aar_of_which_one_byte_changed(kept: Store, aar: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "maven"
+    shutil.copytree(_repository(aar), repository)
+    changed = repository / aar.relative_to(_repository(aar))
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    done, folder = _resolve(kept, repository, tmp_path)
+    assert done.code != 0
+    assert "checksum" in done.out.lower() and aar.name.removesuffix(".aar") in done.out
+    assert not (folder / aar.name).exists()
+
+
+def test_the_guide_states_the_versions_of_the_catalog() -> None:
+    text, versions = GUIDE.read_text(), dependencies.versions()
+    for name in ("version-name", "litert", "gradle", "agp", "kotlin", "library-kotlin", "oldest-kotlin"):
+        assert re.search(rf"(?<![\d.]){re.escape(versions[name])}(?!\.?\d)", text), name
+
+
+def test_the_guides_rules_for_executorch_are_those_of_our_own_app() -> None:
+    own = (code.APP / "rules.pro").read_text().splitlines()
+    keeps = [line for line in _snippet("proguard").splitlines() if line.startswith("-keep")]
+    assert keeps and all(line in own for line in keeps)
+
+
+def test_an_app_compiled_by_the_oldest_kotlin_and_shrunk_by_r8_gives_the_hosts_outputs(
+    kept: Store, matrix: Store, resolved: Path, aar: Path, tmp_path: Path
+) -> None:
+    """The app has one of the two runtimes. R8 has no rules but those of the AARs and of the guide."""
+    dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "consumer"))
+    with zipfile.ZipFile(resolved / aar.name) as archive:
+        (tmp_path / "library.jar").write_bytes(archive.read("classes.jar"))
+        rules = archive.read("proguard.txt").decode()
+    path = [tmp_path / "library.jar", *resolved.glob("*.jar")]
+    _compile_with_the_oldest_kotlin(path, tmp_path / "classes")
+    package.jar(tmp_path / "classes", tmp_path / "consumer.jar")
+    app = _shrunk([tmp_path / "consumer.jar", *path], rules, tmp_path)
+    folder = matrix.cell(*MODEL, "fp32", "tflite")
+    images = np.load(next((matrix.root / "data").glob("*/images.npy")))[:IMAGES]
+    (tmp_path / "images").write_bytes(images.tobytes())
+    with store.lock(kept, "the tests of the library"):
+        native = phone.libraries(code.Steps(kept.root / "android" / "steps"))
+    argv = [*code.JAVA, "-cp", f"{app}:{code.sdk()}", f"-Djava.library.path={native}", "Consumer"]
+    env = {"LD_LIBRARY_PATH": str(native), "ro.build.version.sdk": dependencies.versions()["target-sdk"]}
+    done = proc.run([*argv, folder, tmp_path / "images"], timeout=120, env=env)
+    assert done.code == 0, done.out + done.err
+    runtimes, delegate, *outputs = [line for line in done.out.splitlines() if not line.startswith("[tflite]")]
+    assert "litert available" in runtimes and "ExecuTorch is not in this build" in runtimes
+    assert delegate == "xnnpack"
+    with np.load(folder / "local" / "predictions.npz") as file:
+        expected = file["output_0"][:IMAGES]
+    np.testing.assert_allclose(np.array([line.split() for line in outputs], np.float32), expected, atol=1e-4)
+
+
+def _compile_with_the_oldest_kotlin(path: list[Path], into: Path) -> None:
+    compiler = ":".join(str(jar) for jar in code.jars("consumer"))
+    argv: list[str | Path] = [*code.JAVA, "-Xmx1g", "-cp", compiler, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"]
+    argv += ["-Werror", "-no-stdlib", "-no-reflect", "-jvm-target", "1.8", "-classpath", ":".join(map(str, path))]
+    done = proc.run([*argv, "-d", into, CONSUMER], timeout=code.STEP_SECONDS)
+    assert done.code == 0, done.err
+
+
+def _shrunk(jars: list[Path], rules: str, folder: Path) -> Path:
+    runtime = [dependencies.find("app", name) for name in package.ENGINE_DEPENDENCIES["litert"]]
+    (folder / "rules.pro").write_text(
+        "\n".join(
+            [
+                rules,
+                *(package.member(dependency, "proguard.txt").decode() for dependency in runtime),
+                _snippet("proguard"),
+                "-keep class Consumer { public static void main(java.lang.String[]); }",
+            ]
+        )
+    )
+    argv: list[str | Path] = [*code.JAVA, "-Xmx2g", "-cp", dependencies.find("compiler", "r8").path]
+    argv += ["com.android.tools.r8.R8", "--release", "--classfile", "--lib", code.sdk(), "--lib", code.jdk()]
+    argv += ["--pg-conf", folder / "rules.pro", "--output", folder / "app.jar", *jars]
+    argv += [jar for dependency in runtime for jar in code.classes(dependency)]
+    done = proc.run(argv, timeout=code.STEP_SECONDS)
+    assert done.code == 0, done.err
+    return folder / "app.jar"
