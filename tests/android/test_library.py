@@ -23,6 +23,8 @@ from tests.make_matrix import ROOT
 GUIDE = ROOT / "docs" / "android-app.md"
 CONSUMER = Path(__file__).parent / "consumer.kt"
 IMAGES = 20
+DEFAULT_RULE = "-keepclasseswithmembernames,includedescriptorclasses class * { native <methods>; }"
+"""From Android's default rules, proguard-android-optimize.txt."""
 JAVA_11 = 55
 """The version of Java 11's class files."""
 
@@ -164,7 +166,7 @@ def test_the_guide_states_the_versions_of_the_catalog() -> None:
         assert re.search(rf"(?<![\d.]){re.escape(versions[name])}(?!\.?\d)", text), name
 
 
-def test_the_guides_rules_for_executorch_are_those_of_our_own_app() -> None:
+def test_the_guides_rules_for_the_runtimes_are_those_of_our_own_app() -> None:
     own = (code.APP / "rules.pro").read_text().splitlines()
     keeps = [line for line in _snippet("proguard").splitlines() if line.startswith("-keep")]
     assert keeps and all(line in own for line in keeps)
@@ -173,7 +175,7 @@ def test_the_guides_rules_for_executorch_are_those_of_our_own_app() -> None:
 def test_an_app_compiled_by_the_oldest_kotlin_and_shrunk_by_r8_gives_the_hosts_outputs(
     kept: Store, matrix: Store, resolved: Path, aar: Path, tmp_path: Path
 ) -> None:
-    """The app has one of the two runtimes. R8 has no rules but those of the AARs and of the guide."""
+    """The app has one of the two runtimes. It renames and shrinks the runtime too: it keeps none of its classes."""
     dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "consumer"))
     with zipfile.ZipFile(resolved / aar.name) as archive:
         (tmp_path / "library.jar").write_bytes(archive.read("classes.jar"))
@@ -214,7 +216,8 @@ def _shrunk(jars: list[Path], rules: str, folder: Path) -> Path:
             [
                 rules,
                 *(package.member(dependency, "proguard.txt").decode() for dependency in runtime),
-                _snippet("proguard"),
+                *(rule for rule in _snippet("proguard").splitlines() if rule.startswith("-dontwarn")),
+                DEFAULT_RULE,
                 "-keep class Consumer { public static void main(java.lang.String[]); }",
             ]
         )
