@@ -60,11 +60,14 @@ private class LiteRtSession(
 
     override fun close() = interpreter.close()
 
-    private fun executionPlanLength(): Int {
-        val method = Class.forName("org.tensorflow.lite.InterpreterImpl").getDeclaredMethod("getExecutionPlanLength")
-        method.isAccessible = true // there is no public API
-        return method.invoke(interpreter) as Int
-    }
+    private fun executionPlanLength(): Int =
+        try {
+            val method = Class.forName("org.tensorflow.lite.InterpreterImpl").getDeclaredMethod("getExecutionPlanLength")
+            method.isAccessible = true // there is no public API
+            method.invoke(interpreter) as Int
+        } catch (error: ReflectiveOperationException) {
+            throw InferenceException("this build of the app does not keep the methods of org.tensorflow.lite that tell the delegate", error)
+        }
 
     private companion object {
         /** Outputs stay in the interpreter's memory, from which [readOutputs] takes them. */
