@@ -32,7 +32,7 @@ kotlin {
         languageVersion = level
         apiVersion = level
         jvmTarget = JvmTarget.fromTarget(libs.versions.library.jvm.get())
-        moduleName = android.namespace
+        moduleName = "org.lastmile.inference"
         freeCompilerArgs.add("-Xsuppress-version-warnings")
         allWarningsAsErrors = true
     }
