@@ -143,6 +143,7 @@ def inference(build: Store) -> maven.Library:
     return maven.Library(
         coordinate=maven.Coordinate(GROUP, "inference", versions["version-name"]),
         description="Reads artifacts of Lastmile, preprocesses images as in training and runs models on Android",
+        license="Apache-2.0",
         namespace=f"{GROUP}.inference",
         min_sdk=int(versions["min-sdk"]),
         classes=classes,

@@ -54,6 +54,7 @@ class Library:
     """An Android library.
 
     Attributes:
+        license: its SPDX identifier.
         namespace: its Android namespace; no other library of an app may have the same.
         min_sdk: the oldest API level that it runs on. Apps that use it compile against this level or a newer one.
         classes: its class files, by name.
@@ -65,6 +66,7 @@ class Library:
 
     coordinate: Coordinate
     description: str
+    license: str
     namespace: str
     min_sdk: int
     classes: Mapping[str, bytes]
@@ -131,6 +133,7 @@ def _pom(library: Library) -> str:
         f"  {REFERS_TO_MODULE}\n"
         f"  <modelVersion>4.0.0</modelVersion>\n{_xml(library.coordinate, 2)}  <packaging>aar</packaging>\n"
         f"  <description>{escape(library.description)}</description>\n"
+        f"  <licenses>\n    <license>\n      <name>{escape(library.license)}</name>\n    </license>\n  </licenses>\n"
         f"  <dependencies>\n{dependencies}  </dependencies>\n</project>\n"
     )
 

@@ -86,6 +86,7 @@ def test_the_pom_and_the_gradle_metadata_describe_the_same_library(aar: Path) ->
     root, space = ElementTree.fromstring(pom), "{http://maven.apache.org/POM/4.0.0}"
     names = [root.findtext(f"{space}{tag}") for tag in ("groupId", "artifactId", "version")]
     assert root.findtext(f"{space}packaging") == "aar"
+    assert root.findtext(f"{space}licenses/{space}license/{space}name") == "Apache-2.0"
     needed = [[child.text for child in element] for element in root.iter(f"{space}dependency")]
     assert needed == [["org.jetbrains.kotlin", "kotlin-stdlib", dependencies.versions()["library-kotlin"], "compile"]]
     module = json.loads(aar.with_suffix(".module").read_text())
@@ -131,7 +132,7 @@ def test_the_same_sources_give_the_same_bytes(kept: Store, aar: Path, tmp_path: 
 def test_a_library_can_have_assets_and_depend_on_the_inference_library(aar: Path, tmp_path: Path) -> None:
     inference = maven.Coordinate("org.lastmile", "inference", "0.1.0")
     library = maven.Library(
-        maven.Coordinate("com.example", "digits", "1.2.0"), "a & b", "com.example.digits", 26, {}, {},
+        maven.Coordinate("com.example", "digits", "1.2.0"), "a & b", "MIT", "com.example.digits", 26, {}, {},
         assets={"digits/model.tflite": b"model"}, dependencies=(inference,),
     )  # fmt: skip
     path = maven.publish(library, tmp_path)
