@@ -1,0 +1,34 @@
+"""What `inv devices.probe` checks on a phone, without one."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.devices import _phone_probe
+from tests.cli import ROOT
+
+
+def test_the_docs_list_every_assumption_about_phones() -> None:
+    page = (ROOT / "docs" / "android.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| ", page, re.M))
+    checks = (*_phone_probe.SYSTEM, *_phone_probe.APP)
+    assumed = {check.name: check.assumed for check in checks} | {name: text for name, text, _ in _phone_probe.FACTS}
+    assert assumed.items() <= rows.items()
+    assert len(checks) == len({check.name for check in checks})
+
+
+def test_a_checks_pattern_accepts_the_words_of_android_and_no_others() -> None:
+    patterns = {check.name: check.holds for check in (*_phone_probe.SYSTEM, *_phone_probe.APP)}
+    good = {
+        "fixed_performance": "code 0", "stay_on": "15", "keyguard": "isKeyguardShowing=false",
+        "compile": "Success\ncode 0",
+        "flock": "refused\nsame\nfree", "thermal_status": "IsStatusOverride: false\nThermal Status: 0",
+        "battery": "  status: 2\n  level: 80\n  temperature: 250",
+    }  # fmt: skip
+    bad = {
+        "fixed_performance": "Failed to set FIXED_PERFORMANCE mode\ncode 255", "stay_on": "null", "keyguard": "",
+        "compile": "Failure\ncode 1", "flock": "twice\nsame\nfree", "thermal_status": "Can't find service",
+        "battery": "level: 80",
+    }  # fmt: skip
+    assert [name for name, text in good.items() if not re.search(patterns[name], text)] == []
+    assert [name for name, text in bad.items() if re.search(patterns[name], text)] == []
