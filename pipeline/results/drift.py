@@ -71,9 +71,9 @@ class Drift:
         below: the threshold of `first`, in dB.
         first: the first layer whose ratio is below the threshold, and at which place; None if there is none.
         first_not_finite: the first layer with NaN or infinity; None if every value is finite.
-        file: what ran on host and device: "the file" with more outputs, or "a file with more outputs", which the
-            converter made from the same graph because the format has no room for outputs in a finished file.
-        file_snr_db: that file's outputs against the exported file's; None if there is no exported file.
+        file: what ran on host and device: the exported file with more outputs, or one that the converter made from the
+            same graph because the format has no room for more outputs in a finished file.
+        file_snr_db: its output against the exported file's; None if there is no exported file.
         problems: what is missing here and why.
     """
 

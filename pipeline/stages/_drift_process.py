@@ -33,8 +33,9 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     the file with more outputs.
 
     Returns:
-        layers: name, operators, the output of the file that has the layer's values, and why it is not mapped.
-        file, problem: the file's name, or why it could not be made.
+        layers: name, operators, the place of the layer's values (see `_same_operators.Place`), why it is not mapped.
+        file, problem: the file to run, or why it could not be made: the exported file with more outputs, if its format
+            has room for them (`exported`), or else the one that the converter made from the graph with more outputs.
     """
     import numpy as np
 
@@ -51,9 +52,9 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     layers = _taps.taps(source.program)
     values, why = {}, [dict[str, str]() for _ in layers]
     for place, name in ((FLOAT, "program"), *([(GRAPH, "quantized")] if recipe.static else [])):
-        program, places = _taps.tapped(source.open(name), layers)
+        program, found = _taps.tapped(source.open(name), layers)
         outputs = _taps.run(program, images)
-        for i, output in enumerate(places):
+        for i, output in enumerate(found):
             if output is None:
                 why[i][place] = f"the {place} graph has no operator that was made from it"
             else:
@@ -68,14 +69,28 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         target.export(_taps.source(source, common), spec, recipe, work / file)
     except Exception as error:  # a converter may raise anything
         problem = f"the graph with more outputs cannot be converted: {errors.reason(error)}"
+    places: dict[Any, Any] = {tap: (output, None) for tap, output in outputs_of.items()}
+    exported = request["exported"]
+    if exported and not problem and hasattr(target, "with_outputs"):
+        made = target.with_outputs(
+            Path(exported), work / file, list(outputs_of.values()), work / f"outputs{target.SUFFIX}"
+        )
+        file, places = f"outputs{target.SUFFIX}", dict(zip(common, made, strict=True))
     for tap, reasons in zip(layers, why, strict=True):
         if tap not in common:
             reasons[HOST] = reasons[DEVICE] = "a graph that the file is made from has no operator that was made from it"
+        elif places.get(tap) is None and not problem:
+            reasons[HOST] = reasons[DEVICE] = "the file has no tensor that is known to hold its values"
     described = [
-        {"name": tap.name, "operators": tap.operators, "output": outputs_of.get(tap), "not_mapped": reasons}
+        {"name": tap.name, "operators": tap.operators, "place": places.get(tap), "not_mapped": reasons}
         for tap, reasons in zip(layers, why, strict=True)
     ]
-    return {"layers": described, "file": None if problem else file, "problem": problem}
+    return {
+        "layers": described,
+        "file": None if problem else file,
+        "exported": file.startswith("outputs"),
+        "problem": problem,
+    }
 
 
 def _source(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, work: Path) -> Source:

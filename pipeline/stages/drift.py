@@ -36,7 +36,7 @@ SAMPLES = 16
 SECONDS = 600.0
 LOCAL = "local"
 MANIFEST, PAGE = "drift.json", "drift.html"
-FILE, VARIANT = "the file", "a file with more outputs"
+FILE, VARIANT = "the file with more outputs", "a file made from the graph with more outputs"
 
 
 def drift(build: Store, plan: Plan, below: float = comparing.BELOW) -> list[Drift]:
@@ -146,8 +146,9 @@ def _in(work: Path, cell: _Cell, checkpoint: Checkpoint, below: float) -> Drift:
     layers, values = [], []
     for i, one in enumerate(answer["layers"]):
         own_values = {place: graphs[f"{place}_{i}"] for place in (FLOAT, GRAPH) if f"{place}_{i}" in graphs}
-        if one["output"] is not None:
-            own_values |= {place: arrays[one["output"]] for place, arrays in outputs.items()}
+        if one["place"] is not None:
+            output, axes = one["place"]
+            own_values |= {place: _transposed(arrays[output], axes) for place, arrays in outputs.items()}
         why = {place: reason for place, reason in one["not_mapped"].items() if place in places}
         layers.append(comparing.layer(one["name"], one["operators"], own_values, why))
         values.append(own_values)
@@ -165,11 +166,16 @@ def _in(work: Path, cell: _Cell, checkpoint: Checkpoint, below: float) -> Drift:
         layers=tuple(layers),
         first=comparing.first_below(layers, below),
         first_not_finite=comparing.first_not_finite(layers),
-        file=VARIANT,
+        file=FILE if answer["exported"] else VARIANT,
         file_snr_db=file_snr,
         problems=tuple(problems),
         key="",
     )
+
+
+def _transposed(values: NDArray[Any], axes: list[int] | None) -> NDArray[Any]:
+    """Values (samples, …) with their axes as the float graph has them. Args: axes: with the batch axis."""
+    return values if axes is None else values.transpose(axes)
 
 
 def _computed(work: Path, cell: _Cell) -> dict[str, Any]:
@@ -181,6 +187,7 @@ def _computed(work: Path, cell: _Cell) -> dict[str, Any]:
     request = {
         "build": str(cell.build.root), "work": str(work), "job": cell.job.to_json(),
         "recipe": to_json(cell.recipe), "target": cell.target.name,
+        "exported": str(cell.exported) if cell.exported else None,
     }  # fmt: skip
     with working(f"computing the layers of {cell.target.name} {cell.recipe.name}"):
         done = proc.run([sys.executable, "-m", "pipeline.stages._drift_process", json.dumps(request)])

@@ -78,6 +78,11 @@ class Target(Protocol):
     If no edge-bench runtime runs the target's files, but the host can, the module also has predict(path, samples): the
     outputs for samples (N, height, width, channels), which are then compared like those of the other targets.
 
+    If the format has room for more outputs in a finished file, the module also has with_outputs(file, other, outputs,
+    out). It writes `file` to `out` with more outputs: the tensors that hold the values of these outputs of `other`, a
+    file that `export` made from the same graph with more outputs. It returns for each the place among the outputs of
+    `out` and the axes to transpose the values by (None: as they are), or None if `file` has no such tensor.
+
     Attributes:
         SUFFIX: suffix of the file, with the dot.
         RUNTIME: the default edge-bench runtime for the file; None if no runtime on Linux runs it.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.registry import extra
 from pipeline.targets import Exported, Source, _coverage, _onnx_layers, _recipes, only_programs
+from pipeline.targets._same_operators import Place
 from pipeline.targets._weight_quantization import quantize_weights
 
 SUFFIX = ".onnx"
@@ -59,6 +61,13 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         notes=notes,
         coverage=coverage,
     )
+
+
+def with_outputs(file: Path, other: Path, outputs: Sequence[int], out: Path) -> list[Place | None]:
+    """See `Target`."""
+    from pipeline.targets import _onnx_outputs
+
+    return _onnx_outputs.with_outputs(file, other, outputs, out)
 
 
 def _convert(program: Any, spec: ModelSpec) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import Coverage, ModelSpec, Port, Recipe
 from pipeline.registry import extra
 from pipeline.targets import Exported, Source, _coverage, _recipes, _tflite_layers, only_programs
+from pipeline.targets._same_operators import Place
 
 SUFFIX = ".tflite"
 RUNTIME: str | None = "litert"
@@ -43,6 +45,13 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     inputs, outputs = _ports(out, spec)
     coverage = _coverage_of(source, recipe, out) if recipe.weights == "int8" else None
     return Exported(inputs, outputs, quantized_by, _notes(recipe), coverage)
+
+
+def with_outputs(file: Path, other: Path, outputs: Sequence[int], out: Path) -> list[Place | None]:
+    """See `Target`."""
+    from pipeline.targets import _tflite_outputs
+
+    return _tflite_outputs.with_outputs(file, other, outputs, out)
 
 
 def _coverage_of(source: Source, recipe: Recipe, file: Path) -> Coverage:
