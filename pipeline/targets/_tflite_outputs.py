@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.targets._same_operators import Operation, Place, matched, traced
 
 OUTPUT_ONLY = ("TRANSPOSE ", "RESHAPE ", "DEQUANTIZE ", "QUANTIZE ")
-"""Operators that the converter adds between a layer and an output: outputs have PyTorch's layout. Values are compared in
-order, so a reshape changes nothing."""
+"""Operators that the converter adds between a layer and an output: outputs have PyTorch's layout. A reshape keeps the
+order of the values."""
 
 
 def with_outputs(file: Path, other: Path, outputs: Sequence[int], out: Path) -> list[Place | None]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.core import to_json
-from pipeline.results.drift import Drift
+from pipeline.core import Artifact, to_json
+from pipeline.results.drift import Drift, Start
 from pipeline.stages import drift
+from pipeline.system import store
 from pipeline.system.store import Store
 from tests import plans
 
@@ -32,11 +34,50 @@ def drifted(build: Store, target: str, recipe: str = "int8", **more: object) -> 
 def test_every_layer_is_mapped_and_agrees(build: Store, target: str) -> None:
     found = drifted(build, target)
     assert [layer.name for layer in found.layers] == LAYERS
-    assert [layer.not_mapped for layer in found.layers] == [{}] * 4
-    assert all(25 < layer.snr_db["graph"] < 60 and layer.snr_db["host"] > 40 for layer in found.layers)
+    assert all(25 < layer.snr_db["graph"] < 60 for layer in found.layers)
+    # The converter of TFLite merges the reshape of a grey image into the first layers.
+    known = found.layers[2:] if target == "tflite" else found.layers
+    assert all(layer.snr_db["host"] > 40 and layer.not_mapped == {} for layer in known)
+    assert all(layer.snr_db.get("host", 999) > 40 for layer in found.layers)
     assert (found.first, found.first_not_finite, found.problems) == (None, None, ())
     assert found.file_snr_db is not None and found.file_snr_db > 60
     assert list(found.places) == ["float", "graph", "host"]
+
+
+@pytest.mark.parametrize("target", ["tflite", "onnx"])
+def test_a_bug_in_the_file_is_named_by_its_layer(build: Store, target: str) -> None:
+    folder = build.cell("tiny", "torch", "int8", target)
+    artifact = store.read(Artifact, folder / "artifact.json")
+    assert artifact is not None
+    path = folder / artifact.file
+    original = path.read_bytes()
+    try:
+        path.write_bytes(_with_another_weight(original, target))
+        store.write(folder / "artifact.json", replace(artifact, sha256=store.sha256(path)))
+        found = drifted(build, target)
+    finally:
+        path.write_bytes(original)
+        store.write(folder / "artifact.json", artifact)
+    assert found.first == Start("features.3", "host")
+
+
+def _with_another_weight(content: bytes, target: str) -> bytes:
+    """The file with the int8 weights of its depthwise layer, 8 × 3 × 3, in reverse."""
+    if target == "onnx":
+        import onnx
+
+        model = onnx.load_from_string(content)
+        (weight,) = [each for each in model.graph.initializer if each.name == "_frozen_param2"]
+        weight.raw_data = weight.raw_data[::-1]
+        return bytes(model.SerializeToString())
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    strided = [each for each in graph.operators if getattr(each.builtinOptions, "strideH", 1) == 2]
+    data = bytes(model.buffers[graph.tensors[strided[0].inputs[1]].buffer].data)
+    assert content.count(data) == 1
+    return content.replace(data, data[::-1])
 
 
 def test_the_page_and_the_json_have_every_layer(build: Store) -> None:
