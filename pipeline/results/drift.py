@@ -91,7 +91,6 @@ class Drift:
     file: str
     file_snr_db: float | None
     problems: tuple[str, ...]
-    key: str
     schema: int = SCHEMA
 
 

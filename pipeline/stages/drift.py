@@ -169,7 +169,6 @@ def _in(work: Path, cell: _Cell, checkpoint: Checkpoint, below: float) -> Drift:
         file=FILE if answer["exported"] else VARIANT,
         file_snr_db=file_snr,
         problems=tuple(problems),
-        key="",
     )
 
 

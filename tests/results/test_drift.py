@@ -73,7 +73,7 @@ def found() -> Drift:
     some = layers()
     return Drift(
         "toy", "torch", "int8", "onnx", None, 4, 20.0, {FLOAT: "a", GRAPH: "b", HOST: "c"}, tuple(some),
-        drift.first_below(some, 20.0), drift.first_not_finite(some), "the file", 30.0, ("a problem",), "key",
+        drift.first_below(some, 20.0), drift.first_not_finite(some), "the file", 30.0, ("a problem",),
     )  # fmt: skip
 
 

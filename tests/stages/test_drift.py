@@ -12,6 +12,7 @@ import pytest
 from pipeline.core import Artifact, to_json
 from pipeline.results.drift import Drift, Start
 from pipeline.stages import drift
+from pipeline.stages.quantize import MANIFEST, Graph
 from pipeline.system import store
 from pipeline.system.store import Store
 from tests import plans
@@ -78,6 +79,29 @@ def _with_another_weight(content: bytes, target: str) -> bytes:
     data = bytes(model.buffers[graph.tensors[strided[0].inputs[1]].buffer].data)
     assert content.count(data) == 1
     return content.replace(data, data[::-1])
+
+
+def test_a_spoilt_scale_is_named_by_its_layer(build: Store) -> None:
+    from pipeline.frameworks import _graphs
+
+    folder = build.graphs("tiny", "torch", "int8")
+    manifest = store.read(Graph, folder / MANIFEST)
+    assert manifest is not None
+    original = (folder / _graphs.FOLDED).read_bytes()
+    program = _graphs.load(folder / _graphs.FOLDED)
+    (scale,) = [name for name in program.state_dict if name.endswith("_scale_2")]
+    program.state_dict[scale].mul_(4)
+    try:
+        _graphs.save(program, folder / _graphs.FOLDED)
+        files = {**manifest.files, _graphs.FOLDED: store.sha256(folder / _graphs.FOLDED)}
+        store.write(folder / MANIFEST, replace(manifest, files=files))
+        found = drifted(build, "executorch")
+    finally:
+        (folder / _graphs.FOLDED).write_bytes(original)
+        store.write(folder / MANIFEST, manifest)
+    assert found.first == Start("features.3", "graph")
+    assert all(layer.snr_db["host"] > 30 for layer in found.layers)
+    assert found.file_snr_db is not None and found.file_snr_db < 20  # the exported file has the right scale
 
 
 def test_the_page_and_the_json_have_every_layer(build: Store) -> None:
