@@ -180,7 +180,9 @@ FOLDER, PACKAGE."""
 
 ATTEMPTS = 3
 """How often a measurement is tried that something disturbs."""
-DISTURBED = {"screen_off": "its screen turned off", "foreground_lost": "the app lost the foreground"}
+DISTURBED = {
+    "screen_off": "its screen turned off", "call": "a call came in", "foreground_lost": "the app lost the foreground",
+}  # fmt: skip
 """Facts of a run of the app that make its times useless, and what they mean."""
 UNDISTURBED = "leave the phone alone while it measures (flight mode keeps calls away), then run the same command again"
 
