@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
-from torch.export.passes import move_to_device_pass
 
 from pipeline.core import ModelSpec, Recipe
 from pipeline.errors import BadModel, StageFailed, first_line, origin
@@ -66,9 +65,7 @@ def quantize(
     convert(calibrated(captured, value_range, images, recipe), images, folder)
 
 
-def calibrated(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe, device: str = "cpu"
-) -> Any:
+def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe) -> Any:
     """The float graph with pt2e's observers, which have seen the calibration set.
 
     Raises:
@@ -76,7 +73,7 @@ def calibrated(
     """
     in_float = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "float32")
     try:
-        module = _layers.with_own_weights(float_program(captured, device).module())
+        module = _layers.with_own_weights(load(captured / FLOAT).module())
         prepared = pt2e.prepare_pt2e(module, _quantizer.GraphQuantizer(in_float))
     except Exception as error:  # a quantizer meets graphs that its authors did not
         reason = f"{type(error).__name__}: {first_line(error)}"
@@ -86,15 +83,9 @@ def calibrated(
         _int8_constants.narrow_weights(prepared, in_int8)
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            prepared(nchw(torch.from_numpy(images[start : start + 32])).to(device))
+            prepared(nchw(torch.from_numpy(images[start : start + 32])))
     _int8_constants.pin_input_ranges(prepared, value_range)
     return prepared
-
-
-def float_program(captured: Path, device: str = "cpu") -> Any:
-    """The captured float program on a device."""
-    program = load(captured / FLOAT)
-    return program if device == "cpu" else move_to_device_pass(program, device)
 
 
 def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:

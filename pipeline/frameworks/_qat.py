@@ -54,14 +54,15 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, task: Qua
     torch.manual_seed(settings.seed)
     calibration = data["train"].images(range(min(task.recipe.calibration, len(data["train"]))))
     splits = {name: _torch_training.SplitDataset(data[name], name) for name in ("train", "validation")}
-    student = simulated(_graphs.calibrated(task.captured, PIXELS, calibration, task.recipe, device))
+    student = simulated(_graphs.calibrated(task.captured, PIXELS, calibration, task.recipe))
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(not name.startswith("normalize."))
+    _move(student, device)
     optimizer = torch.optim.Adam([each for each in student.parameters() if each.requires_grad], settings.lr)
     steps = settings.epochs * _training_loop.steps_per_epoch(len(splits["train"]), settings)
     loop = _Loop(
         student=student,
-        teacher=_graphs.float_program(task.captured, device).module(),
+        teacher=_move(_graphs.load(task.captured / _graphs.FLOAT).module(), device),
         optimizer=optimizer,
         schedule=LambdaLR(optimizer, partial(_training_loop.learning_rate, steps=steps)),
         splits=splits,
@@ -71,11 +72,19 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, task: Qua
         device=device,
     )
     facts, best = loop.run(task.home / "tensorboard" / task.key[:12])
-    final = simulated(_graphs.calibrated(task.captured, PIXELS, calibration, task.recipe))
-    final.load_state_dict(best)
-    _graphs.convert(final, calibration, task.folder)
+    student.load_state_dict(best)
+    _graphs.convert(_move(student, "cpu"), calibration, task.folder)
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
     return facts | {"steps": facts["epoch"] * steps // settings.epochs, "device": name}
+
+
+def _move(module: Any, device: str) -> Any:
+    """Moves a captured module to a device, with the tensors that its operators create."""
+    for node in module.graph.nodes:
+        if "device" in node.kwargs:
+            node.update_kwarg("device", torch.device(device))
+    module.recompile()
+    return module.to(device)
 
 
 def simulated(calibrated: Any) -> Any:

@@ -135,7 +135,7 @@ class _Cell:
             graph_parity=graph.parity if recipe.static else None,
             coverage=made.coverage,
             unchecked=module.UNCHECKED,
-            notes=made.notes,
+            notes=(*made.notes, *quantizing.notes(graph)),
             spec=checkpoint.spec,
             weights_sha256=checkpoint.weights_sha256,
             seconds=seconds,

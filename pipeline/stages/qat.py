@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import datasets, registry, stats
 from pipeline.core import Checkpoint, Recipe
-from pipeline.errors import BadOption, PipelineError, StageFailed
+from pipeline.errors import BadOption, PipelineError, StageFailed, Unsupported
 from pipeline.frameworks import QuantizedTraining, Settings
 from pipeline.stages import quantize, train
 from pipeline.stages.plan import Job, Plan, TrainingOptions
@@ -43,6 +43,7 @@ def train_quantized(build: Store, plan: Plan) -> list[Trained]:
 
     Raises:
         BadOption: a recipe is not trained, or several devices are to train.
+        Unsupported: the weights of a recipe are not integers.
         StageFailed: a training failed.
     """
     return list(trainings(build, plan))
@@ -84,13 +85,15 @@ def line(build: Store, trained: Trained) -> str:
 def check(plan: Plan) -> None:
     """
     Raises:
-        BadOption: see `train_quantized`.
+        BadOption, Unsupported: see `train_quantized`.
     """
     for recipe in plan.recipes:
         if recipe.training != "qat":
             known = [r.RECIPE for r in registry.load_all("recipes")[0].values()]
             names = ", ".join(each.name for each in known if each.training == "qat")
             raise BadOption(f"--recipe {recipe.name}: nothing is trained for this recipe; those that train: {names}")
+        if recipe.weights not in quantize.INTEGERS:
+            raise Unsupported(f"{recipe.name}: no graph is trained with {recipe.weights} weights")
     for job in plan.jobs:
         if settings(job).group.size > 1:
             raise BadOption("quantization-aware training runs on one device: omit --devices and --num-nodes")
@@ -102,6 +105,7 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
     chosen = settings(job)
     graph = quantize.ready(build, job, checkpoint, recipe)
     splits = {name: train.split_of(checkpoint, job, name) for name in ("train", "validation")}
+    train.require_images(splits, str(checkpoint.data or checkpoint.spec.dataset))
     data = {name: split.sha256 for name, split in splits.items()}
     if graph is not None and graph.training is not None:
         asked = {name: getattr(job.training, name) for name in ("epochs", "batch_size", "lr", "seed")}

@@ -149,6 +149,18 @@ def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | Non
     return {"files": files, "parity": parity, "step": framework.step(folder)}
 
 
+def notes(graph: Graph) -> tuple[str, ...]:
+    """What a user of a file should know about the training of its graph."""
+    if graph.training is None:
+        return ()
+    best, epochs = graph.training["best_epoch"], graph.training["settings"]["epochs"]
+    if best == 0:
+        return (
+            f"calibrated only: none of {graph.training['epoch']} epochs of training came closer to the float model",
+        )
+    return (f"trained with simulated quantization: epoch {best} of {epochs}",)
+
+
 def untrained(job: Job, recipe: Recipe) -> StageFailed:
     """The error of a recipe whose graph is missing or out of date, and must be trained."""
     options = command_options(job.model.word, job.framework.name)

@@ -389,12 +389,7 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
     """Trains, or takes part in it; see `Framework.train`. Returns facts and cache key."""
     load = partial(datasets.load, job.dataset.module, data, spec=model.spec)
     splits = {name: load(name) for name in ("train", "validation")}
-    for name, least in (("train", 2), ("validation", 1)):
-        if len(splits[name]) < least:
-            count = f"{len(splits[name])} image{'' if len(splits[name]) == 1 else 's'}"
-            raise BadData(
-                f"the {name} split of {data or model.spec.dataset} has {count}: training needs at least {least}"
-            )
+    require_images(splits, str(data or model.spec.dataset))
     chosen = settings(job)
     key = _key(model.source(job.framework.name), model.spec, decisive(chosen), splits, _made_with(job))
     member = job.training.member
@@ -415,6 +410,17 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
     with nullcontext() if member else contained(model.spec.name, job.framework.name, "training"):
         facts = job.framework.module.train(model, splits, chosen, home, key)
     return facts | {"settings": decisive(chosen), "train_sha256": splits["train"].sha256}, key
+
+
+def require_images(splits: Mapping[str, Split], data: str) -> None:
+    """
+    Raises:
+        BadData: a split has too few images for training.
+    """
+    for name, least in (("train", 2), ("validation", 1)):
+        if len(splits[name]) < least:
+            count = f"{len(splits[name])} image{'' if len(splits[name]) == 1 else 's'}"
+            raise BadData(f"the {name} split of {data} has {count}: training needs at least {least}")
 
 
 def _command(job: Job, data: Path | None, home: Path, of: Group) -> tuple[str, ...]:
