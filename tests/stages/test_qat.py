@@ -91,7 +91,9 @@ def test_both_lower_to_every_target_and_tflite_equals_executorch(built: Store) -
     assert [(one.recipe, one.target, one.status, one.reason) for one in outcomes] == [
         (recipe, target, "ok", None) for recipe in ("int8_qat", "w4a8_qat") for target in TARGETS
     ]
-    assert {one.artifact.quantized_by for one in outcomes if one.artifact} == {"graph"}
+    artifacts = [one.artifact for one in outcomes if one.artifact]
+    assert {artifact.quantized_by for artifact in artifacts} == {"graph"}
+    assert all(any("epoch" in note for note in artifact.notes) for artifact in artifacts)
     samples = train.split_of(checkpoint(built), plans.job(model="digits_cnn")).images(range(504))
     for first, second in ((outcomes[0], outcomes[1]), (outcomes[4], outcomes[5])):
         outputs = [
