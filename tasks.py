@@ -47,7 +47,7 @@ HELP = {
     "from_": "the framework of the existing checkpoint",
     "to_": "the framework to convert it to",
     "target": "comma-separated names from `inv targets`, or all",
-    "recipe": "comma-separated names from `inv recipes`, or all (without those of inv train: int8_qat, w4a8_qat)",
+    "recipe": "comma-separated names from `inv recipes`, or all",
     "device": "comma-separated names from `inv devices`, or all; several are measured side by side",
     "max_drop": "points of accuracy that may be lost: the whole 95 % interval must be below",
     "minimize": "what leaving layers in float costs: latency (multiply-adds) or size (weights)",
@@ -316,7 +316,7 @@ def train(
     lr: str | None = None, seed: str | None = None, resume: bool = True, devices: str = "1", num_nodes: str = "1",
     node_rank: str = "0", main_address: str | None = None, recipe: str | None = None,
 ) -> None:  # fmt: skip
-    """Train a model or import --weights, unless the checkpoint is up to date; with --recipe, train it quantized."""
+    """Train a model or import --weights, unless it is up to date; with --recipe int8_qat or w4a8_qat, quantized."""
     from pipeline.stages import train as training
     from pipeline.stages.plan import TrainingOptions
 
