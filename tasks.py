@@ -47,7 +47,7 @@ HELP = {
     "from_": "the framework of the existing checkpoint",
     "to_": "the framework to convert it to",
     "target": "comma-separated names from `inv targets`, or all",
-    "recipe": "comma-separated names from `inv recipes`, or all",
+    "recipe": "comma-separated names from `inv recipes` or recipe files (.toml, .json), or all",
     "device": "comma-separated names from `inv devices`, or all; several are measured side by side",
     "max_drop": "points of accuracy that may be lost: the whole 95 % interval must be below",
     "minimize": "what leaving layers in float costs: latency (multiply-adds) or size (weights)",
@@ -555,19 +555,21 @@ def frameworks(
     )
     names = comparison.parts() if parts == "all" else [p.name for p in plugins(comparison.REGISTRY, _split(parts))]
     plan = _plan(model, "torch,keras", data=data, training=TrainingOptions(accelerator=accelerator))
-    plan = replace(plan, targets=plugins("targets", _split(target)), recipes=recipes_of(_split(recipe)))
+    plan = replace(plan, targets=plugins("targets", _split(target)), recipes=recipes_of(_recipes(recipe)))
     print(run.compare(_build(), plan, names, options))
 
 
 @command()
 def demo(_c: Context) -> None:
-    """Train on real digits, export to every target under every recipe, measure on this machine, write a report."""
+    """Train on real digits, export to every target under five recipes, measure on this machine, write a report."""
+    from pipeline import recipes, registry
     from pipeline.report import terminal
     from pipeline.report.document import write_report
     from pipeline.results import collect
     from pipeline.stages import measure
 
-    build, plan = _build(), _plan("digits_cnn", target="all", recipe="all", device="local")
+    usual = [name for name, module in registry.load_all("recipes")[0].items() if not recipes.special(module.RECIPE)]
+    build, plan = _build(), _plan("digits_cnn", target="all", recipe=",".join(usual), device="local")
     found = measure.bench(build, plan)
     terminal.show(*terminal.cells(collect.cells(build, [("digits_cnn", "torch")])))
     print(f"the report: {write_report(build)}")
@@ -866,7 +868,7 @@ def _plan(
     return Plan.resolve(
         _model(model),
         frameworks=_split(framework),
-        recipes=_split(recipe),
+        recipes=_recipes(recipe),
         targets=_split(target),
         devices=_split(device) if device else (),
         data=_path(data),
@@ -984,6 +986,14 @@ def _check_growth(found: list[Comparison]) -> None:
 def _split(text: str) -> list[str] | str:
     """The names in "a,b" for `Plan.resolve`; "all" is not changed."""
     return text if text == "all" else _words(text)
+
+
+def _recipes(text: str) -> list[str] | str:
+    """As `_split`; the paths of recipe files are relative to the folder that the user called from."""
+    names = _split(text)
+    if isinstance(names, str):
+        return names
+    return [str(_path(name)) if name.endswith((".toml", ".json")) else name for name in names]
 
 
 def _words(text: str) -> list[str]:

@@ -149,6 +149,27 @@ class Recipe:
         """Whether all targets share one quantized graph."""
         return self.activations == "int8"
 
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are narrower than float."""
+        return not self.weights.startswith("float")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operator of a captured network, as the exceptions of a recipe see it.
+
+    Attributes:
+        name: the layer's path in the model, "features.0.conv"; of an operator without weights, the path of the module
+            that computes it.
+        operator: its kind: "conv2d", "linear", "add".
+        weights: number of its weights.
+    """
+
+    name: str
+    operator: str
+    weights: int
+
 
 @dataclass(frozen=True)
 class Calibration:

@@ -5,6 +5,7 @@
     ├── BadPlugIn                 a plug-in that cannot be used, or whose name is taken; names its package
     ├── BadOption                 an invalid value of an option
     ├── BadModel                  an unusable model folder
+    ├── BadRecipe                 an unusable recipe file, or a recipe that does not fit the model
     ├── BadData                   a missing, empty or unreadable dataset; names the file
     ├── BadWeights                weights that do not fit the model, or a weights file that could run code
     ├── Unsupported               a combination that a target does not support, with the reason
@@ -66,6 +67,10 @@ class BadOption(PipelineError):
 
 class BadModel(PipelineError):
     """An unusable model folder."""
+
+
+class BadRecipe(PipelineError):
+    """An unusable recipe file, or a recipe whose exceptions do not fit the model."""
 
 
 class BadData(PipelineError):

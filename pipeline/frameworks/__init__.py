@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core import Recipe, Sensitivity
+from pipeline.core import Operation, Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.sources import Model
 from pipeline.targets import Source
@@ -205,6 +205,9 @@ class Framework(Protocol):
             validation outputs before training and after every epoch, seconds, device, and in `stopped` the reason
             why training stopped early, or None.
         """
+
+    def operations(self, captured: Path) -> tuple[Operation, ...]:
+        """The operators of the float graph in `captured`, in order, with the names that layers have in the source."""
 
     def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs of the float or quantized graph in `folder` for images (N, height, width, channels)."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
-from pipeline.core import ModelSpec, Recipe
+from pipeline.core import ModelSpec, Operation, Recipe
 from pipeline.errors import BadModel, StageFailed, first_line, origin
 from pipeline.frameworks import _int8_constants, _layers, _quantizer
 from pipeline.frameworks._normalization import nchw
+from pipeline.targets import _graph_layers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,19 +72,22 @@ def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray
     Raises:
         StageFailed: the quantizer cannot quantize the graph.
     """
-    in_float = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "float32")
+    program = load(captured / FLOAT)
+    left = _graph_layers.left(program, recipe)
     try:
-        module = _layers.with_own_weights(load(captured / FLOAT).module())
-        prepared = pt2e.prepare_pt2e(module, _quantizer.GraphQuantizer(in_float))
+        module = _layers.with_own_weights(program.module())
+        prepared = pt2e.prepare_pt2e(module, _quantizer.GraphQuantizer(lambda node: node.name in left))
     except Exception as error:  # a quantizer meets graphs that its authors did not
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise StageFailed(f"the quantizer cannot quantize the graph{_node_of(error)}: {reason}") from error
     if recipe.weights == "int4":
-        in_int8 = _quantizer.named(pattern for pattern, dtype in recipe.exceptions if dtype == "int8")
-        _int8_constants.narrow_weights(prepared, in_int8)
+        dtypes = _graph_layers.excepted(program, recipe)
+        _int8_constants.narrow_weights(prepared, lambda node: dtypes.get(node.name) == "int8")
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            prepared(nchw(torch.from_numpy(images[start : start + 32])))
+            outputs = prepared(nchw(torch.from_numpy(images[start : start + 32])))
+            if not torch.isfinite(outputs).all():
+                raise StageFailed(f"calibration images {start} to {start + len(outputs) - 1} give NaN or infinity")
     _int8_constants.pin_input_ranges(prepared, value_range)
     return prepared
 
@@ -97,6 +101,11 @@ def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:
         _int8_constants.round_constants(converted)
         graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         save(graph, folder / name)
+
+
+def operations(captured: Path) -> tuple[Operation, ...]:
+    """See `Framework.operations`."""
+    return tuple(operation for _, operation in _graph_layers.operations(load(captured / FLOAT)))
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from pipeline.errors import BadModel, ParityFailed, PipelineError
 from pipeline.registry import import_order
 from pipeline.sources import Model
 from pipeline.system.progress import claim_stdout
+
+NOTE = "layer"
+"""The key of the note at a node."""
 
 
 def main(request: dict[str, Any]) -> None:
@@ -83,9 +88,11 @@ class _Network:
                 return logits
 
         module = _normalization.WithNormalization(Inference(self.net), self.model.spec.preprocessing).eval()
-        with _keras.recorded(values=False) as calls:
+        with _keras.recorded(values=False) as calls, _layers_noted():
             try:
-                return _graphs.traced(module, self.model.spec).run_decompositions({})
+                program = _graphs.traced(module, self.model.spec)
+                _name_modules(program)
+                return program.run_decompositions({})
             except BadModel as error:
                 if calls.failed is None:
                     raise
@@ -128,6 +135,40 @@ class _Network:
             if (found := _snr_db(expected, result)) < _keras.LEAST_SNR_DB:
                 return f"layer {name} computes something else on PyTorch ({found:.1f} dB)"
         return "every layer agrees, but the rewritten graph does not"
+
+
+@contextmanager
+def _layers_noted() -> Iterator[None]:
+    """Within the context, torch.export notes at each node which layer of Keras computed it: "block.conv"."""
+    import keras
+    from torch.fx import traceback
+
+    original, path = keras.Operation.__call__, list[str]()
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, keras.Layer):
+            return original(self, *args, **kwargs)
+        path.append(self.name)
+        try:
+            with traceback.annotate({NOTE: ".".join(path[1:])}):  # the first one is the model
+                return original(self, *args, **kwargs)
+        finally:
+            path.pop()
+
+    keras.Operation.__call__ = call
+    try:
+        with traceback.preserve_node_meta():
+            yield
+    finally:
+        keras.Operation.__call__ = original
+
+
+def _name_modules(program: Any) -> None:
+    """Makes the layers of Keras what modules are in PyTorch: Keras calls them in a way that torch.export cannot see."""
+    for node in program.graph.nodes:
+        name = node.meta.pop("custom", {}).get(NOTE)
+        if name:
+            node.meta["nn_module_stack"] = {name: (f"net.{name}", "keras.Layer")}
 
 
 def _snr_db(reference: Any, outputs: Any) -> float:

@@ -7,7 +7,6 @@ operator without a rule stays in float.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ class GraphQuantizer(Quantizer):  # type: ignore[misc]  # torchao has no types
     """Annotates a graph of torch.export for pt2e.
 
     Args:
-        in_float: whether a node must stay in float although its operator has a rule; see `named`.
+        in_float: whether a node must stay in float although its operator has a rule.
     """
 
     def __init__(self, in_float: Predicate = lambda node: False) -> None:
@@ -110,19 +109,6 @@ def layers_only(model: torch.fx.GraphModule) -> bool:
         operator(node) in STATISTICS or (operator(node) == OPS.softmax.int and not _is_returned(node))
         for node in model.graph.nodes
     )
-
-
-def named(patterns: Iterable[str]) -> Predicate:
-    """A predicate for nodes of the modules, layers or operators with these names; * and ? are wildcards.
-
-    A module's name covers everything in it. Names are those of the coverage: the path in the model, "features.3.body".
-    """
-    wanted = tuple(patterns)
-
-    def matches(node: Any) -> bool:
-        return any(fnmatchcase(name, pattern) for name in names(node) for pattern in wanted)
-
-    return matches
 
 
 def names(node: Any) -> set[str]:

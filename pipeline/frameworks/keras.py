@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.core import Recipe, Sensitivity, to_json
+from pipeline.core import Operation, Recipe, Sensitivity, to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, StageFailed
 from pipeline.frameworks import Group, QuantizedTraining, Settings
@@ -188,6 +188,14 @@ def train_quantized(
     from pipeline.frameworks import _qat
 
     return _qat.train(model, data, settings, task)
+
+
+def operations(captured: Path) -> tuple[Operation, ...]:
+    """See `Framework.operations`."""
+    _with_graphs()
+    from pipeline.frameworks import _graphs
+
+    return _graphs.operations(captured)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import Recipe, Sensitivity
+from pipeline.core import Operation, Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, first_line
 from pipeline.frameworks import Group, QuantizedTraining, Settings
@@ -208,6 +208,13 @@ def train_quantized(
     with extra(EXTRA):
         from pipeline.frameworks import _qat
     return _qat.train(model, data, settings, task)
+
+
+def operations(captured: Path) -> tuple[Operation, ...]:
+    """See `Framework.operations`."""
+    from pipeline.frameworks import _graphs
+
+    return _graphs.operations(captured)
 
 
 def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,6 +14,9 @@ BIAS_CORRECTION = ("auto", "on", "off")
 TRAINING = ("ptq", "qat")
 """The possible values. A recipe combines them; each target defines which combinations it supports."""
 
+FIRST, LAST = "@first", "@last"
+"""Patterns of exceptions for the first and the last layer of a network, whatever their names are."""
+
 INT16 = (
     "no CPU runtime gains from int16 activations: ExecuTorch and Core ML refuse the graph, LiteRT does not load it, "
     "onnxruntime takes 3 times as long as in int8"
@@ -25,6 +28,11 @@ class RecipeModule(Protocol):
     """The interface of a module in this folder."""
 
     RECIPE: Recipe
+
+
+def special(recipe: Recipe) -> bool:
+    """Whether a recipe is for some networks only: the demo omits it, and results list it once it was used."""
+    return recipe.training == "qat" or bool(recipe.exceptions) or (recipe.quantized and recipe.weights != "int8")
 
 
 def wrong(name: str, module: ModuleType) -> str | None:

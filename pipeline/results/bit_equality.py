@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 
-from pipeline import formatting, registry, stats
+from pipeline import formatting, stats
 from pipeline.core import Cell
 from pipeline.results.rows import Row, outputs
 
@@ -43,8 +43,7 @@ def equalities(found: Iterable[Row]) -> list[Equality]:
         cell = row.cell
         return cell.model, cell.framework, cell.recipe, formatting.device(cell), cell.samples or 0
 
-    static = {name for name, module in registry.load_all("recipes")[0].items() if module.RECIPE.static}
-    measured = (row for row in found if row.measurement and row.cell.status == "ok" and row.cell.recipe in static)
+    measured = (row for row in found if row.measurement and row.cell.status == "ok" and row.cell.graph_parity)
     groups = groupby(sorted(measured, key=group), key=group)
     return [equality for _, rows in groups for equality in _compare(list(rows))]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import formatting, registry
 from pipeline.core import Artifact, Cell, Failure, Recipe, safe_file_name
 from pipeline.errors import Broken
+from pipeline.recipes import special
 from pipeline.results import keys, measured, output_diff, reference, verdicts, warnings
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, require_same
@@ -52,24 +53,39 @@ def _told_apart(found: Sequence[Row]) -> list[Row]:
 
 def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:
     baseline = reference.read(build, model, framework)
-    recipes = _recipes()
+    recipes = _recipes(build, model, framework)
     for recipe in recipes.values():
-        if recipe.training == "qat" and not build.graphs(model, framework, recipe.name).exists():
-            continue  # most networks are not trained for it
+        if special(recipe) and not _used(build, model, framework, recipe):
+            continue
         for target in registry.load_all("targets")[0]:
             cell = Cell(model, framework, recipe.name, target, None, False, "missing")
-            yield from _of_target(build, baseline, cell)
+            yield from _of_target(build, baseline, cell, recipe)
     yield from _of_removed_plugins(build, model, framework, recipes)
 
 
-def _recipes() -> dict[str, Recipe]:
-    """Every recipe by name: float recipes first, then by name."""
+def _used(build: Store, model: str, framework: str, recipe: Recipe) -> bool:
+    """Whether a file or graph was made under a recipe, or failed."""
+    names = "artifact.json", "failure.json", "graph.json"
+    home = build.home(model, framework) / recipe.name
+    return any(any(home.glob(f"*/{name}")) for name in names)
+
+
+def _recipes(build: Store, model: str, framework: str) -> dict[str, Recipe]:
+    """Every recipe by name, with those from files that the model was exported under: float recipes first, then by name.
+
+    A file that cannot be read is left out; its exports are failed cells.
+    """
     found = [module.RECIPE for module in registry.load_all("recipes")[0].values()]
-    found.sort(key=lambda recipe: (not recipe.weights.startswith("float"), recipe.weights != "float32", recipe.name))
+    own = registry.names("recipes")
+    for path in build.home(model, framework).glob("*/recipe.json"):
+        recipe = store.read_or_warn(Recipe, path)
+        if recipe is not None and recipe.name == path.parent.name and recipe.name not in own:
+            found.append(recipe)
+    found.sort(key=lambda recipe: (recipe.quantized, recipe.weights != "float32", recipe.name))
     return {recipe.name: recipe for recipe in found}
 
 
-def _of_target(build: Store, baseline: Reference, cell: Cell) -> Iterator[Row]:
+def _of_target(build: Store, baseline: Reference, cell: Cell, recipe: Recipe) -> Iterator[Row]:
     """The rows of one model, recipe and target: one, or one for each device that measured it."""
     folder = build.cell(cell.model, cell.framework, cell.recipe, cell.target)
     try:
@@ -78,7 +94,7 @@ def _of_target(build: Store, baseline: Reference, cell: Cell) -> Iterator[Row]:
         yield Row(failed(cell, f"{error}: inv export{baseline.options(cell)}"), baseline.checkpoint)
         return
     if isinstance(artifact, str) or artifact is None:
-        yield Row(_not_exported(build, folder, baseline, cell, artifact), baseline.checkpoint)
+        yield Row(_not_exported(build, folder, baseline, cell, recipe, artifact), baseline.checkpoint)
         return
     cell = replace(
         cell,
@@ -125,16 +141,18 @@ def _artifact(folder: Path, baseline: Reference, cell: Cell) -> Artifact | str |
     return artifact
 
 
-def _not_exported(build: Store, folder: Path, baseline: Reference, cell: Cell, stale: str | None) -> Cell:
+def _not_exported(
+    build: Store, folder: Path, baseline: Reference, cell: Cell, recipe: Recipe, stale: str | None
+) -> Cell:
     """The cell of a combination without a valid file: unsupported, failed, or not exported yet."""
-    reason = registry.load("targets", cell.target).supports(_recipes()[cell.recipe], cell.framework)
+    reason = registry.load("targets", cell.target).supports(recipe, cell.framework)
     if reason is not None:
         return replace(cell, status="unsupported", reason=formatting.one_line(reason))
     try:
         failure = store.read(Failure, folder / "failure.json")
         if failure is not None and failure.status not in ("failed", "unsupported"):
             raise Broken(f"failure.json has the status {failure.status!r}")
-        checkpoint, recipe = baseline.checkpoint, _recipes()[cell.recipe]
+        checkpoint = baseline.checkpoint
         if checkpoint is None or (failure and failure.key != keys.artifact(build, checkpoint, recipe, cell.target)):
             failure = None  # other code, tools or weights: the next export may succeed
     except READ_ERRORS as error:

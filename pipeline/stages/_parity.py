@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0, "int4": 10.0}
-"""By the recipe's weights. Rounding to float16 leaves about 60 dB and rounding to int8 about 35 dB, less in a deep
-network; a wrong layout or order gives 0 dB or less."""
+LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0, "palette6": 10.0, "int4": 8.0, "palette4": 5.0}
+"""By the recipe's weights. Rounding to float16 leaves about 60 dB, rounding to int8 about 35 dB and to int4 15 to 30
+dB, less in a deep network; a wrong layout or order gives 0 dB or less."""
 
 ENOUGH_SNR_DB = 35.0
 """A static int8 file may not be further from the quantized graph than the graph is from the float model, up to this

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline import errors, registry
 from pipeline.core import Artifact, Checkpoint, Failure, Parity, Recipe, safe_file_name, to_json
 from pipeline.errors import Broken, DiskFull, ExportsFailed
+from pipeline.recipes import _exceptions
 from pipeline.registry import Plugin
 from pipeline.results import keys
 from pipeline.stages import quantize as quantizing
@@ -88,6 +89,7 @@ def export(build: Store, plan: Plan) -> list[Outcome]:
                 failed[job.framework.name] = str(error)
                 say(f"{job.framework.name}: failed: {error}")
                 continue
+            _keep_recipes(build, plan, job)
             for target, recipe in _prepared(build, plan, job):
                 todo.setdefault(target.name, []).append((job, recipe))
         made = _run_workers(build, {t: todo[t.name] for t in plan.targets if t.name in todo})
@@ -116,6 +118,16 @@ def _require_trained(build: Store, plan: Plan) -> None:
                     raise quantizing.untrained(job, recipe)
 
 
+def _keep_recipes(build: Store, plan: Plan, job: Job) -> None:
+    """Writes the recipes that came from files, so that results know them."""
+    own = registry.names("recipes")
+    for recipe in plan.recipes:
+        if recipe.name not in own:
+            path = build.recipe(plan.model.spec.name, job.framework.name, recipe.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.write(path, recipe)
+
+
 def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], Recipe]]:
     """(target, recipe) of the job's missing files; the checkpoint and the graphs that they need exist afterwards."""
     checkpoint = train.ensure(build, job)
@@ -129,6 +141,10 @@ def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], 
     if not todo:
         return []
     failure = _failure(build, job, checkpoint, None)
+    captured = quantizing.ready(build, job, checkpoint, None)
+    if captured is not None:
+        for recipe in dict.fromkeys(recipe for _, recipe in todo):
+            _exceptions.check(recipe, captured.operations)
     failures = {
         recipe.name: failure or _failure(build, job, checkpoint, recipe if recipe.static else None)
         for recipe in dict.fromkeys(recipe for _, recipe in todo)

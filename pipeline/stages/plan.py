@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import devices as device_registry
 from pipeline import registry, sources
 from pipeline.core import ModelSpec, Recipe, from_json, to_json
-from pipeline.errors import BadData, BadOption, Unsupported
+from pipeline.errors import BadData, BadOption, BadRecipe, Unsupported
+from pipeline.recipes import _files
 from pipeline.registry import Plugin
 from pipeline.sources import Model
 from pipeline.system.progress import say
@@ -198,13 +199,25 @@ class Plan:
 
 
 def recipes_of(names: Names) -> tuple[Recipe, ...]:
-    """Recipes by name. "all" omits those whose graph must be trained, which is done for single models.
+    """Recipes by name, or from files: names that end in .toml or .json are paths. "all" omits those whose graph must be
+    trained, which is done for single models.
 
     Raises:
         UnknownName: there is no such recipe.
+        BadRecipe: a file has no valid recipe, or two recipes have one name.
     """
-    found = tuple(plugin.module.RECIPE for plugin in plugins("recipes", names))
-    return found if names != ALL else tuple(recipe for recipe in found if recipe.training == "ptq")
+    if names == ALL:
+        every = (plugin.module.RECIPE for plugin in plugins("recipes", names))
+        return tuple(recipe for recipe in every if recipe.training == "ptq")
+    found = [
+        _files.read(Path(name)) if name.endswith(_files.SUFFIXES) else registry.bind("recipes", name).module.RECIPE
+        for name in _names(names)
+    ]
+    same = [recipe.name for recipe in found]
+    for name in same:
+        if same.count(name) > 1:
+            raise BadRecipe(f"two recipes have the name {name!r}: rename one")
+    return tuple(found)
 
 
 def refuse_unmeasurable(devices: Sequence[BoundDevice], targets: Sequence[Plugin[Target]]) -> None:

@@ -14,6 +14,7 @@ from pipeline import datasets, registry, stats
 from pipeline.core import Checkpoint, Recipe
 from pipeline.errors import BadOption, PipelineError, StageFailed, Unsupported
 from pipeline.frameworks import QuantizedTraining, Settings
+from pipeline.recipes import _exceptions
 from pipeline.stages import quantize, train
 from pipeline.stages.plan import Job, Plan, TrainingOptions
 from pipeline.stages.quantize import Graph
@@ -114,7 +115,8 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
             used[name] == value for name, value in asked.items() if value is not None
         ):
             return graph
-    quantize.quantize(build, job, checkpoint, None)
+    _exceptions.check(recipe, quantize.quantize(build, job, checkpoint, None).operations)
+    _, calibration = quantize.calibration_set(job, checkpoint, recipe)
     started = time.perf_counter()
     name, framework = checkpoint.spec.name, job.framework
     decided: dict[str, Any] = {"settings": train.decisive(chosen), "data": data}
@@ -128,7 +130,6 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
         task = QuantizedTraining(recipe, build.graphs(name, framework.name), folder, home, key)
         with train.contained(name, framework.name, f"training for {recipe.name}"):
             facts = framework.module.train_quantized(train.model_of(checkpoint, job), splits, chosen, task)
-        _, calibration = quantize.calibration_set(job, checkpoint, recipe)
         with logged(quantize.log(build, checkpoint, recipe)):
             test = train.split_of(checkpoint, job)
             facts |= {"accuracy": _accuracy(framework.module, folder, test), "samples": len(test)}

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import registry
-from pipeline.core import PIXELS, SCHEMA, Calibration, Checkpoint, Parity, Recipe, command_options
-from pipeline.errors import ParityFailed, StageFailed, Unsupported
+from pipeline.core import PIXELS, SCHEMA, Calibration, Checkpoint, Operation, Parity, Recipe, command_options
+from pipeline.errors import BadData, ParityFailed, StageFailed, Unsupported
 from pipeline.results import keys
 from pipeline.stages.plan import Job
 from pipeline.stages.train import model_of, split_of
@@ -25,6 +25,8 @@ from pipeline.system.store import Store
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from pipeline.datasets import Split
 
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
@@ -40,6 +42,9 @@ something else has less than 5 dB."""
 LEAST_QUANTIZED_AGREEMENT = 0.5
 """Share of samples on which a quantized graph must have the float graph's top-1. Outputs with a large common part may
 have a good signal-to-noise ratio and yet another order."""
+LEAST_CALIBRATION = 8
+MOST_SHARED = 0.01
+"""Share of the calibration images that may be test images too: large datasets contain a few images twice."""
 LOG = "graphs.log"
 
 
@@ -49,7 +54,8 @@ class Graph:
 
     Attributes:
         files: content hashes by file name.
-        step: the output's quantization step; None for the float graph.
+        step: the output's quantization step; None for a float output.
+        operations: of the float graph: its operators, which the exceptions of recipes are about.
         training: of a recipe that trains: settings, the data's hashes, and facts; see `Framework.train_quantized`.
         parity: the float graph compared with its framework, or a quantized graph with the float graph.
     """
@@ -62,6 +68,7 @@ class Graph:
     key: str
     tools: Mapping[str, str]
     training: Mapping[str, Any] | None = None
+    operations: tuple[Operation, ...] = ()
     schema: int = SCHEMA
 
 
@@ -114,6 +121,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
             seconds=time.perf_counter() - started,
             key=key(job, checkpoint, recipe),
             tools=registry.versions(framework.TOOLS),
+            operations=framework.operations(folder) if recipe is None else (),
         )
         store.write(folder / MANIFEST, graph)
     what = f"quantized ({recipe.name}, {calibration.samples} samples)" if recipe and calibration else "captured"
@@ -122,9 +130,13 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
 
 
 def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[NDArray[np.uint8], Calibration]:
-    """The images that a static recipe is calibrated on, the first of the training split, and their identity."""
+    """The images that a static recipe is calibrated on, the first of the training split, and their identity.
+
+    Raises:
+        BadData: see `_calibration_images`.
+    """
     training = split_of(checkpoint, job, "train")
-    images = training.images(range(min(recipe.calibration, len(training))))
+    images = _calibration_images(training, split_of(checkpoint, job), recipe)
     digest = store.digest([training.sha256, len(images)])
     return images, Calibration(checkpoint.spec.dataset, "train", len(images), digest)
 
@@ -168,6 +180,30 @@ def untrained(job: Job, recipe: Recipe) -> StageFailed:
         f"{job.model.spec.name} has no graph trained for {recipe.name} from these weights by this version: "
         f"inv train{options} --recipe {recipe.name}"
     )
+
+
+def _calibration_images(training: Split, test: Split, recipe: Recipe) -> NDArray[np.uint8]:
+    """The first images of the training split.
+
+    Raises:
+        BadData: they tell nothing about the values to expect, or they are test images too.
+    """
+    count = min(recipe.calibration, len(training))
+    if count < LEAST_CALIBRATION:
+        raise BadData(
+            f"{count} images cannot calibrate {recipe.name}: it needs at least {LEAST_CALIBRATION} training images"
+        )
+    known = set(test.contents)
+    shared = sum(content in known for content in training.contents[:count])
+    if shared > MOST_SHARED * count:
+        raise BadData(
+            f"{shared} of the {count} images that calibrate {recipe.name} are test images too: the accuracy in int8 "
+            "would be too high; give the test split its own images"
+        )
+    images = training.images(range(count))
+    if (images == images[:1]).all():
+        raise BadData(f"the {count} images that calibrate {recipe.name} are all equal: they give no range of values")
+    return images
 
 
 def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: NDArray[np.float32]) -> Parity:

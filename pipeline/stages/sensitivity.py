@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import registry
 from pipeline.core import PIXELS, SCHEMA, Checkpoint, Recipe, Sensitivity
 from pipeline.errors import BadOption
+from pipeline.recipes import _exceptions
 from pipeline.results import collect, keys, noise
 from pipeline.results.noise import Time
 from pipeline.stages import quantize, train
@@ -107,7 +108,7 @@ def measured(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> 
     found = store.read_or_warn(Measured, path)
     if found is not None and found.key == key:
         return found
-    quantize.quantize(build, job, checkpoint, None)
+    _exceptions.check(recipe, quantize.quantize(build, job, checkpoint, None).operations)
     started = time.perf_counter()
     images, _ = quantize.calibration_set(job, checkpoint, recipe)
     captured = build.graphs(spec.name, checkpoint.framework)

@@ -3,6 +3,7 @@
     build/<model>.<framework>/checkpoint/                            checkpoint.json, weights, predictions
     build/<model>.<framework>/graphs/                                the captured float graph
     build/<model>.<framework>/<recipe>/graphs/                       the quantized graphs, for static recipes
+    build/<model>.<framework>/<recipe>/recipe.json                   a recipe that came from a file
     build/<model>.<framework>/<recipe>/<target>/                     artifact.json, model.<suffix>, export.log
     build/<model>.<framework>/<recipe>/<target>/<device>/            measurement.json, predictions.npz
 
@@ -76,6 +77,10 @@ class Store:
         """Captured graphs: the float one, or a static recipe's quantized ones."""
         home = self.home(model, framework)
         return (home / recipe if recipe else home) / "graphs"
+
+    def recipe(self, model: str, framework: str, recipe: str) -> Path:
+        """A recipe that came from a file, as JSON."""
+        return self.home(model, framework) / recipe / "recipe.json"
 
     def cell(self, model: str, framework: str, recipe: str, target: str) -> Path:
         return self.home(model, framework) / recipe / target

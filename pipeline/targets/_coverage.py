@@ -21,6 +21,7 @@ class Layer:
     Attributes:
         weights: number of its weights.
         reason: why it stays in float; None if it is quantized.
+        place: how the file's quantizer names it, if not by `name`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Layer:
     weights: int
     multiply_adds: int
     reason: str | None
+    place: str = ""
 
 
 def total(layers: Iterable[Layer]) -> Coverage:

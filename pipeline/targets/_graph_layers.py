@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
@@ -9,8 +10,15 @@ from typing import Any
 
 import torch
 
-from pipeline.core import Coverage, Recipe
+from pipeline.core import Coverage, Operation, Recipe
+from pipeline.errors import StageFailed, Unsupported
+from pipeline.recipes import _exceptions
 from pipeline.targets._coverage import COMPUTED, FLOAT_INPUT, TABLE, TWO_ACTIVATIONS, UNKNOWN, Layer, total
+
+NET = "net."
+"""The path of the source's network in the captured module, which normalises the input first."""
+EXCEPTION = "the recipe leaves it in float"
+LINEAR = "the recipe quantizes linear layers only"
 
 OPS = torch.ops.aten
 CONVOLUTIONS = (OPS.conv1d.default, OPS.conv2d.default, OPS.conv3d.default, OPS.convolution.default)
@@ -31,30 +39,117 @@ TABLES = (OPS.embedding.default,)
 RECURRENT = (OPS.gru.input, OPS.lstm.input, OPS.rnn_tanh.input, OPS.rnn_relu.input)
 
 
-def named(layers: Iterable[Layer], program: Any) -> list[Layer]:
-    """Layers that were found in a file, with the names they have in the model, if both have the same layers."""
-    found, nodes = list(layers), list(_nodes(program))
-    ours = [_multiply_adds(node) if node.target not in RECURRENT else None for node in nodes]
-    if ours != [layer.multiply_adds for layer in found]:
+def operations(graph: Any) -> list[tuple[Any, Operation]]:
+    """The operators of the source's network with their nodes, in the order of the graph.
+
+    Args:
+        graph: a torch.export program.
+    """
+    owners = _owners(graph)
+    found = []
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        path = _path(node, owners)
+        if path.startswith(NET) or path == NET[:-1]:
+            kind = node.target._schema.name.partition("::")[2].rstrip("_")
+            found.append((node, Operation(path.removeprefix(NET), kind, _weights(node))))
+    return found
+
+
+def excepted(program: Any, recipe: Recipe) -> dict[str, str]:
+    """Names of the nodes that the exceptions of a recipe match → the dtype of their weights."""
+    pairs = operations(program)
+    dtypes = _exceptions.matched(recipe, [operation for _, operation in pairs])
+    return {node.name: dtype for (node, _), dtype in zip(pairs, dtypes, strict=True) if dtype is not None}
+
+
+def left(program: Any, recipe: Recipe) -> dict[str, str]:
+    """Names of the nodes that a recipe leaves in float → the reason.
+
+    Raises:
+        Unsupported: int4 weights are for linear layers, and the model has none that can have them.
+    """
+    found = {name: EXCEPTION for name, dtype in excepted(program, recipe).items() if dtype == "float32"}
+    if recipe.weights != "int4" or recipe.static:
         return found
-    return [replace(layer, name=_name(node, program)) for layer, node in zip(found, nodes, strict=True)]
+    indivisible = []
+    for node in _nodes(program):
+        weight = _weight(node)
+        if node.target != OPS.linear.default:
+            found.setdefault(node.name, LINEAR)
+        elif weight is not None and recipe.block and _shape(weight)[1] % recipe.block:
+            indivisible.append(f"its {_shape(weight)[1]} inputs cannot be divided into blocks of {recipe.block}")
+            found.setdefault(node.name, indivisible[-1])
+    if all(node.name in found or _weight(node) is None for node in _nodes(program)):
+        why = f": {indivisible[0]}" if indivisible else ""
+        raise Unsupported(f"int4 weights are for linear layers, and the model has none that can have them{why}")
+    return found
 
 
-def coverage(quantized: Any, program: Any, recipe: Recipe, left: str = UNKNOWN) -> Coverage:
+def placed(layers: Iterable[Layer], program: Any, recipe: Recipe) -> list[Layer]:
+    """The layers of a float file that its quantizer must leave in float under a recipe, with the reasons.
+
+    Under int4 weights these are linear layers: a quantizer is told which operators it is for.
+
+    Raises:
+        Unsupported: as `left`.
+        StageFailed: the file has other layers than the program.
+    """
+    reasons = {name: reason for name, reason in left(program, recipe).items() if reason != LINEAR}
+    if not reasons:
+        return []
+    found, nodes = _pairs(layers, program)
+    if nodes is None:
+        raise StageFailed("the converter divided or merged layers: its file has none that the recipe's exceptions fit")
+    return [
+        replace(layer, reason=reasons[node.name])
+        for layer, node in zip(found, nodes, strict=True)
+        if node.name in reasons
+    ]
+
+
+def named(layers: Iterable[Layer], program: Any, recipe: Recipe) -> list[Layer]:
+    """Layers that were found in a file, with the names they have in the model and the recipe's reasons why they stay in
+    float, if both have the same layers with weights."""
+    every = list(layers)
+    found, nodes = _pairs(every, program)
+    if nodes is None:
+        return every
+    reasons, owners = left(program, recipe), _owners(program)
+    new = {
+        id(layer): replace(
+            layer, name=_name(node, owners), reason=layer.reason and reasons.get(node.name, layer.reason)
+        )
+        for layer, node in zip(found, nodes, strict=True)
+    }
+    return [new.get(id(layer), layer) for layer in every]
+
+
+def _pairs(layers: Iterable[Layer], program: Any) -> tuple[list[Layer], list[Any] | None]:
+    """The layers of a file that have weights, and the program's nodes in the same order; None if they differ."""
+    found = [layer for layer in layers if layer.weights]
+    nodes = [node for node in _nodes(program) if node.target not in TABLES and _weights(node)]
+    ours = [_multiply_adds(node) if node.target not in RECURRENT else None for node in nodes]
+    return found, nodes if ours == [layer.multiply_adds for layer in found] else None
+
+
+def coverage(quantized: Any, program: Any, recipe: Recipe, other: str = UNKNOWN) -> Coverage:
     """The coverage of a graph.
 
     Args:
         quantized: the quantized torch.export program with a batch size of 1.
         program: the float program that it was made from; it still has the names of the layers.
-        left: why the quantizer leaves some layers in float whose operator it knows.
+        other: why the quantizer leaves some layers in float that it knows and the recipe does not except.
     """
-    names = [_name(node, program) for node in _nodes(program)]
-    nodes = list(_nodes(quantized))
-    if len(names) != len(nodes):  # the quantizer divided or merged layers
-        names = [node.name for node in nodes]
+    floats, nodes, owners = list(_nodes(program)), list(_nodes(quantized)), _owners(program)
+    names, reasons = [_name(node, owners) for node in floats], left(program, recipe)
+    given = [reasons.get(node.name) for node in floats]
+    if len(floats) != len(nodes):  # the quantizer divided or merged layers
+        names, given = [node.name for node in nodes], [None for _ in nodes]
     return total(
-        _layer(name, node, recipe, left)
-        for name, node in zip(names, nodes, strict=True)
+        _layer(name, node, recipe, reason or (other if node.target in KNOWN else UNKNOWN))
+        for name, node, reason in zip(names, nodes, given, strict=True)
         if recipe.activations != "float32" or node.target not in FACTORS or _weight(node) is not None
     )
 
@@ -65,26 +160,24 @@ def _nodes(program: Any) -> Iterable[Any]:
     return (node for node in program.graph.nodes if node.op == "call_function" and node.target in known)
 
 
-def _layer(name: str, node: Any, recipe: Recipe, left: str) -> Layer:
+def _layer(name: str, node: Any, recipe: Recipe, given: str) -> Layer:
+    """A layer. Args: given: the reason if it stays in float although its weight is constant."""
     operator = str(node.target).removesuffix(".default").removesuffix(".input")
+    weights = _weights(node)
     if node.target in RECURRENT:
-        (sequence, *_), tensors = node.args, next(a for a in node.args[1:] if _matrices(a))
-        weights = sum(prod(_shape(matrix)) for matrix in _matrices(tensors))
-        return Layer(name, operator, weights, weights * prod(_shape(sequence)[:2]), UNKNOWN)
+        return Layer(name, operator, weights, weights * prod(_shape(node.args[0])[:2]), UNKNOWN)
     if node.target in TABLES:
-        return Layer(name, operator, prod(_shape(node.args[0])), 0, TABLE)
-    weight = _weight(node)
-    weights = 0 if weight is None else prod(_shape(weight))
-    return Layer(name, operator, weights, _multiply_adds(node), _reason(node, weight, recipe, left))
+        return Layer(name, operator, weights, 0, TABLE)
+    return Layer(name, operator, weights, _multiply_adds(node), _reason(node, recipe, given))
 
 
-def _reason(node: Any, weight: Any, recipe: Recipe, left: str) -> str | None:
+def _reason(node: Any, recipe: Recipe, given: str) -> str | None:
     """Why a layer stays in float; None if it is quantized."""
     value, factor = _factors(node)
-    if weight is None:
+    if _weight(node) is None:
         return TWO_ACTIVATIONS if node.target in FACTORS else COMPUTED
     if not _dequantized(factor):
-        return left if node.target in KNOWN else UNKNOWN
+        return given
     return None if recipe.activations == "float32" or _dequantized(value) else FLOAT_INPUT
 
 
@@ -147,12 +240,40 @@ def _shape(node: Any) -> list[int]:
     return [int(size) for size in node.meta["val"].shape]
 
 
-def _name(node: Any, program: Any) -> str:
-    """The layer's path in the model, from the name of its weight; the node's name if it has none."""
-    names = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+def _weights(node: Any) -> int:
+    """The number of weights of a node."""
     if node.target in RECURRENT:
-        first = next(found[0] for found in map(_matrices, node.args) if found)
-        return names[first.name].rpartition(".")[0].removeprefix("net.") or str(node.name)
-    weight = node.args[0] if node.target in TABLES else _weight(node)
-    found = "" if weight is None else names.get(weight.name, "")
-    return found.removesuffix(".weight").removeprefix("net.") or str(node.name)
+        tensors = next(argument for argument in node.args[1:] if _matrices(argument))
+        return sum(prod(_shape(matrix)) for matrix in _matrices(tensors))
+    if node.target in TABLES:
+        return prod(_shape(node.args[0]))
+    if node.target not in (*LAYERS, *FACTORS):
+        return 0
+    weight = _weight(node)
+    return 0 if weight is None else prod(_shape(weight))
+
+
+def _owners(program: Any) -> dict[str, str]:
+    """The names of a program's constants: of an input of the graph, the path of the tensor."""
+    signature = program.graph_signature
+    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+
+def _path(node: Any, owners: dict[str, str]) -> str:
+    """The path of a layer or of the module that computes a node: of a layer from the name of its weight."""
+    weight = None
+    if node.target in RECURRENT:
+        weight = next(found[0] for found in map(_matrices, node.args) if found)
+    elif node.target in (*LAYERS, *FACTORS, *TABLES):
+        weight = node.args[0] if node.target in TABLES else _weight(node)
+    owner = "" if weight is None else owners.get(weight.name, "")
+    if owner and not re.fullmatch(r"constant_\d+", owner):  # a computed weight has no name
+        return owner.rpartition(".")[0] if node.target in RECURRENT else re.sub(r"\.weight(_\d+)?$", "", owner)
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return str(stack[-1]).removeprefix("L['self'].") if stack else ""
+
+
+def _name(node: Any, owners: dict[str, str]) -> str:
+    """A layer's path in the model; the node's name if no constant tells it."""
+    path = _path(node, owners)
+    return path.removeprefix(NET) if _weights(node) and path not in ("", NET[:-1]) else str(node.name)

@@ -1,8 +1,9 @@
-"""The layers of an ONNX model that onnxruntime's dynamic quantizer made, for its coverage."""
+"""The layers of an ONNX model that onnxruntime's quantizers made, for its coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -36,6 +37,16 @@ def layers(model: Any) -> Iterator[Layer]:
             weights * value[0] if recurrent else _multiply_adds(node.op_type, value, factor, shapes[node.output[0]]),
             None if node.op_type in QUANTIZED else LEFT if constant else TWO_ACTIVATIONS,
         )
+
+
+def with_packed(layers: Iterable[Layer], model: Any) -> Iterator[Layer]:
+    """The layers of a float model, after onnxruntime's 4-bit quantizer replaced some by nodes of almost the same name.
+
+    ONNX cannot tell the shapes of the new nodes, which are onnxruntime's own.
+    """
+    packed = {node.name.removesuffix("_Q4") for node in model.graph.node if node.op_type == "MatMulNBits"}
+    for layer in layers:
+        yield replace(layer, reason=None) if layer.name in packed else layer
 
 
 def _multiply_adds(operator: str, value: list[int], factor: list[int], output: list[int]) -> int:

@@ -33,7 +33,8 @@ def layers(content: bytes) -> Iterator[Layer]:
                 continue
             place = operation.inputs[WEIGHTS[kind]]
             weight = graph.tensors[unpacked.get(place, place)]
-            constant = model.buffers[weight.buffer].data is not None
+            buffer = model.buffers[weight.buffer]
+            constant = buffer.data is not None or buffer.size > 0  # a large one is stored outside the table
             output = graph.tensors[operation.outputs[0]]
             sizes = [graph.tensors[i].shape.tolist() for i in operation.inputs if i >= 0]
             reason = None if weight.type in narrow else LEFT if constant else TWO_ACTIVATIONS
@@ -43,6 +44,7 @@ def layers(content: bytes) -> Iterator[Layer]:
                 prod(weight.shape.tolist()) if constant else 0,
                 _multiply_adds(kind, sizes, weight.shape.tolist(), output.shape.tolist()),
                 reason,
+                ";".join(graph.tensors[i].name.decode(errors="replace") for i in operation.outputs) + ";",
             )
 
 

@@ -1,4 +1,4 @@
-"""Core ML (.mlpackage, ML program, iOS 17). coremltools converts on Linux; only Apple systems can run the result."""
+"""Core ML (.mlpackage, ML program, iOS 17; int4: iOS 18). coremltools converts on Linux; only Apple systems run it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,17 @@ EXTRA = "coreml"
 SUMMARY = "Core ML: iPhone, iPad, Mac"
 
 
+_LEFT = "coremltools leaves this operator in float"
+_NOTES = {"float16": ("float16 arithmetic",), "iOS18": ("needs iOS 18 or macOS 15",)}
+
+
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Every recipe except int8_dynamic."""
+    """Every recipe except those with dynamic activations."""
     if recipe.activations == "int8_dynamic":
-        return "Core ML cannot quantize activations at run time; int8_weight_only stores the same weights"
-    return only_programs(framework) or _recipes.unsupported(recipe)
+        weights = "int4" if recipe.weights == "int4" else "int8"
+        return f"Core ML cannot quantize activations at run time; {weights}_weight_only stores the same weights"
+    more = (("int4", "float32"), ("palette4", "float32"), ("palette6", "float32"))
+    return only_programs(framework) or _recipes.unsupported(recipe, more, (None, recipe.block))
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
@@ -42,13 +48,16 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
     image, outputs = spec.inputs[0], tuple(output.name for output in spec.outputs)
     precision = "FLOAT16" if recipe.weights == "float16" else "FLOAT32"
-    model = _convert(source.quantized if recipe.static else source.program, image, outputs, precision)
+    packed = recipe.weights == "int4" and not recipe.static  # static graphs store all weights as int8
+    system = "iOS18" if packed else "iOS17"
+    model = _convert(source.quantized if recipe.static else source.program, image, outputs, precision, system)
     quantized_by, coverage = None, None
     if recipe.static:
         quantized_by, coverage = "graph", _graph_layers.coverage(source.quantized, source.program, recipe)
-    elif recipe.weights == "int8":
-        model, quantized_by = _weights_only(model), "coremltools"
-        coverage = _coverage.total(_graph_layers.named(_layers(model), source.program))
+    elif recipe.quantized:
+        left = [layer.name for layer in _graph_layers.placed(_layers(model), source.program, recipe)]
+        model, quantized_by = _weights_only(model, recipe, left), "coremltools"
+        coverage = _coverage.total(_graph_layers.named(_layers(model), source.program, recipe))
     model.user_defined_metadata.clear()  # contains the date, which would make equal exports differ
     model.save(str(out))
     (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for a debugger; half of the package
@@ -59,13 +68,13 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         inputs=(Port(image.name, (1, channels, height, width), "uint8", LAYOUT),),
         outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
         quantized_by=quantized_by,
-        notes=("float16 arithmetic",) if recipe.weights == "float16" else (),
+        notes=_NOTES.get("iOS18" if packed else recipe.weights, ()),
         coverage=coverage,
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: str) -> Any:
+def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: str, system: str) -> Any:
     """Converts a torch program to an ML program with an image input. Cached, because two recipes start from it."""
     import coremltools as ct
 
@@ -75,7 +84,7 @@ def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: s
         _decomposed(program),
         inputs=[ct.ImageType(name=image.name, shape=(1, channels, height, width), color_layout=layout)],
         outputs=[ct.TensorType(name=name) for name in outputs],
-        minimum_deployment_target=ct.target.iOS17,
+        minimum_deployment_target=getattr(ct.target, system),
         compute_precision=getattr(ct.precision, precision),
     )
 
@@ -98,14 +107,26 @@ def _decomposed(program: Any) -> Any:
     return found
 
 
-def _weights_only(model: Any) -> Any:
-    """Quantizes all weights to int8 per channel, whatever their size."""
+def _weights_only(model: Any, recipe: Recipe, left: list[str]) -> Any:
+    """Quantizes all weights whatever their size, or those of linear layers to int4, except in the operations `left`."""
     import coremltools.optimize.coreml as optimize
 
-    config = optimize.OpLinearQuantizerConfig(
-        mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0
-    )
-    return optimize.linear_quantize_weights(model, config=optimize.OptimizationConfig(global_config=config))
+    linear, palettize = optimize.OpLinearQuantizerConfig, optimize.OpPalettizerConfig
+    excepted = dict.fromkeys(left)
+    if recipe.weights.startswith("palette"):
+        bits = int(recipe.weights.removeprefix("palette"))
+        palette = palettize(mode="kmeans", nbits=bits, weight_threshold=0)
+        return optimize.palettize_weights(
+            model, config=optimize.OptimizationConfig(global_config=palette, op_name_configs=excepted)
+        )
+    if recipe.weights == "int4":
+        blocks = {"granularity": "per_block", "block_size": recipe.block} if recipe.block else {}
+        int4 = linear(mode="linear_symmetric", dtype="int4", weight_threshold=0, **blocks)
+        config = optimize.OptimizationConfig(op_type_configs={"linear": int4}, op_name_configs=excepted)
+    else:
+        int8 = linear(mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=0)
+        config = optimize.OptimizationConfig(global_config=int8, op_name_configs=excepted)
+    return optimize.linear_quantize_weights(model, config=config)
 
 
 def _layers(model: Any) -> Iterator[Layer]:
@@ -118,9 +139,10 @@ def _layers(model: Any) -> Iterator[Layer]:
             operation.inputs["x"].shape if operation.op_type == "conv_transpose" else operation.outputs[0].shape
         )
         each = weight.shape[-2] if operation.op_type == "matmul" else prod(weight.shape[1:])
+        constant = weight.op.op_type.startswith("const")
         stored = weight.op.op_type.startswith("constexpr")
-        reason = None if stored else "coremltools leaves this operator in float"
-        yield Layer(operation.name, operation.op_type, prod(weight.shape), int(size * each), reason)
+        reason = None if stored else _LEFT if constant else _coverage.TWO_ACTIVATIONS
+        yield Layer(operation.name, operation.op_type, prod(weight.shape) * constant, int(size * each), reason)
 
 
 def _fixed_order(package: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.core import ModelSpec, Port, Recipe
 from pipeline.registry import extra
 from pipeline.targets import Exported, Source, _recipes, only_programs
-from pipeline.targets._weight_quantization import quantize_weights
+from pipeline.targets._weight_quantization import quantize_linear_layers, quantize_weights
 
 SUFFIX = ".pte"
 RUNTIME: str | None = "executorch"
@@ -31,8 +31,12 @@ _DEPTHWISE = "XNNPACK cannot quantize activations at run time for convolutions w
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Every recipe."""
-    return only_programs(framework) or _recipes.unsupported(recipe)
+    """Every recipe except those with palettes; int4 weights with dynamic activations only."""
+    if (recipe.weights, recipe.activations) == ("int4", "float32"):
+        return "XNNPACK has int4 weights with activations quantized at run time only: int4_dynamic"
+    if (recipe.weights, recipe.activations) == ("int4", "int8_dynamic") and recipe.block and recipe.block % 32:
+        return f"XNNPACK's blocks of int4 weights are multiples of 32, not {recipe.block}"
+    return only_programs(framework) or _recipes.unsupported(recipe, (("int4", "int8_dynamic"),), (recipe.block or 32,))
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
@@ -62,27 +66,33 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
         quantized_by=_quantized_by(recipe),
         notes=(delegated, *notes),
-        coverage=_graph_layers.coverage(program, source.program, recipe, _DEPTHWISE)
-        if recipe.weights == "int8"
-        else None,
+        coverage=_graph_layers.coverage(program, source.program, recipe, _DEPTHWISE) if recipe.quantized else None,
     )
 
 
 def _quantized_by(recipe: Recipe) -> str | None:
     if recipe.static:
         return "graph"
+    if recipe.weights == "int4":
+        return "torchao"
     return "executorch" if recipe.weights == "int8" else None
 
 
 def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
     """The program to lower, and notes for the user."""
+    from pipeline.targets import _graph_layers
+
     if recipe.static:
         return source.quantized, ()
     if recipe.weights == "float16":
         return _half(source.separate), _HALF
+    if recipe.weights == "int4":
+        assert recipe.block is not None  # `supports` requires one
+        return quantize_linear_layers(source.program, _graph_layers.left(source.program, recipe), recipe.block), ()
     if recipe.weights == "int8":
         dynamic = recipe.activations == "int8_dynamic"
-        program, depthwise = quantize_weights(source.separate, dynamic)
+        left = _graph_layers.left(source.separate, recipe)
+        program, depthwise = quantize_weights(source.separate, left, dynamic)
         if not dynamic:
             return program, (_SLOW_WEIGHTS,)
         return program, (f"{_DEPTHWISE}: {depthwise} stay float",) if depthwise else ()

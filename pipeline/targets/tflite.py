@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,18 @@ UNCHECKED: str | None = None
 LAYOUT = "NHWC"
 TOOLS: tuple[str, ...] = ("litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert", "torch")
 EXTRA = "tflite"
+BLOCKS = (32, 64, 128, 256)
+"""Blocks of int4 weights that the file format has."""
 SUMMARY = "LiteRT (TensorFlow Lite): Android, boards, microcontroller-class CPUs"
 
 
 def supports(recipe: Recipe, framework: str) -> str | None:
-    """Every recipe."""
-    return only_programs(framework) or _recipes.unsupported(recipe)
+    """Every recipe except those with palettes; blocks of int4 weights with dynamic activations only."""
+    if (recipe.weights, recipe.activations) == ("int4", "float32") and recipe.block is not None:
+        return "LiteRT unpacks blocks of int4 weights to wrong values; int4_dynamic has blocks"
+    blocks = (None, *BLOCKS) if recipe.activations == "int8_dynamic" else (None,)
+    more = (("int4", "float32"), ("int4", "int8_dynamic"))
+    return only_programs(framework) or _recipes.unsupported(recipe, more, blocks)
 
 
 def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Exported:
@@ -38,12 +45,17 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         out.write_bytes(_convert(source.program))
         quantized_by = None
     else:
-        quantizer = ai_edge_quantizer.Quantizer(_convert(source.program))
+        from pipeline.targets import _graph_layers
+
+        content = _convert(source.program)
+        quantizer = ai_edge_quantizer.Quantizer(content)
         _configure(quantizer, recipe)
+        for layer in _graph_layers.placed(_tflite_layers.layers(content), source.program, recipe):
+            _leave(quantizer, layer.place)
         out.write_bytes(quantizer.quantize().quantized_model)
         quantized_by = "ai-edge-quantizer"
     inputs, outputs = _ports(out, spec)
-    coverage = _coverage_of(source, recipe, out) if recipe.weights == "int8" else None
+    coverage = _coverage_of(source, recipe, out) if recipe.quantized else None
     return Exported(inputs, outputs, quantized_by, _notes(recipe), coverage)
 
 
@@ -61,7 +73,7 @@ def _coverage_of(source: Source, recipe: Recipe, file: Path) -> Coverage:
     if recipe.static:
         return _graph_layers.coverage(source.quantized, source.program, recipe)
     layers = _tflite_layers.layers(file.read_bytes())
-    return _coverage.total(_graph_layers.named(layers, source.program))
+    return _coverage.total(_graph_layers.named(layers, source.program, recipe))
 
 
 @functools.lru_cache(maxsize=2)
@@ -120,14 +132,35 @@ def _configure(quantizer: Any, recipe: Recipe) -> None:
         )
         operations = qtyping.TFLOperationName.ALL_SUPPORTED
         quantizer.update_quantization_recipe(".*", operations, config, algorithm_key="float_casting")
+    elif recipe.weights == "int4":
+        dynamic = recipe.activations == "int8_dynamic"
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(
+                num_bits=4,
+                granularity=qtyping.QuantGranularity(f"BLOCKWISE_{recipe.block}" if recipe.block else "CHANNELWISE"),
+            ),
+            compute_precision=qtyping.ComputePrecision.INTEGER if dynamic else qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=not dynamic,
+        )
+        # OCTAV clips the largest weights where that makes the mean error smaller.
+        linear = qtyping.TFLOperationName.FULLY_CONNECTED
+        quantizer.update_quantization_recipe(".*", linear, config, algorithm_key="OCTAV")
     elif recipe.activations == "int8_dynamic":
         quantizer.load_quantization_recipe(recipes.dynamic_wi8_afp32())
     else:
         quantizer.load_quantization_recipe(recipes.weight_only_wi8_afp32())
 
 
+def _leave(quantizer: Any, place: str) -> None:
+    """Leaves one layer in float. Args: place: names of its outputs, each with a semicolon."""
+    from ai_edge_quantizer import qtyping
+
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    quantizer.update_quantization_recipe(f"^{re.escape(place)}$", every, algorithm_key="no_quantize")
+
+
 def _notes(recipe: Recipe) -> tuple[str, ...]:
-    if recipe.weights == "float16" or (recipe.weights, recipe.activations) == ("int8", "float32"):
+    if recipe.weights != "float32" and recipe.activations in ("float16", "float32"):
         return ("weights are unpacked to float32 when the model is loaded",)
     return ()
 

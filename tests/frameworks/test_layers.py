@@ -254,7 +254,7 @@ def test_the_weights_of_every_convolution_and_linear_layer_are_quantized(everyth
         source(everything),
         registry.load("recipes", "int8_dynamic" if dynamic else "int8_weight_only").RECIPE,
     )
-    program, _ = quantize_weights(found.separate, dynamic)
+    program, _ = quantize_weights(found.separate, {}, dynamic)
     coverage = _graph_layers.coverage(program, found.program, recipe, "one input channel")
     expected = [(operator, reason) for _, operator, reason in FLOAT.values()] + [("aten.conv_transpose2d", "")]
     left = [

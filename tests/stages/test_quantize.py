@@ -12,7 +12,8 @@ import pytest
 
 from pipeline import registry
 from pipeline.core import Checkpoint
-from pipeline.errors import Unsupported
+from pipeline.datasets import Split
+from pipeline.errors import BadData, Unsupported
 from pipeline.stages import quantize, train
 from pipeline.stages.plan import Job
 from pipeline.stages.quantize import Graph
@@ -124,3 +125,38 @@ def test_every_input_of_a_graph_changes_its_cache_key(checkpoint: Checkpoint) ->
     assert len(set(keys)) == len(keys)
     assert quantize.key(plans.job(), calibrated_on_others, None) == keys[0]  # the float graph is not calibrated
     assert quantize.key(plans.job(), dataclasses.replace(checkpoint, origin="elsewhere"), INT8) == keys[1]
+
+
+# -- the calibration set -----------------------------------------------------------------------------------------------
+
+
+def calibration_split(images: np.ndarray, contents: tuple[str, ...] = ()) -> Split:
+    return Split(np.zeros(len(images), np.int64), "0" * 64, lambda i: images[i], contents)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+HASHES = tuple(str(i) for i in range(64))
+
+
+def test_the_first_training_images_calibrate() -> None:
+    found = quantize._calibration_images(calibration_split(NOISE), calibration_split(NOISE), INT8)
+    assert (found == NOISE).all()
+    few = dataclasses.replace(INT8, calibration=16)
+    assert len(quantize._calibration_images(calibration_split(NOISE), calibration_split(NOISE), few)) == 16
+
+
+@pytest.mark.parametrize(
+    ("images", "test", "part"),
+    [
+        (NOISE[:7], (), "7 images"),
+        (np.full_like(NOISE, 9), (), "all equal"),
+        (np.repeat(NOISE[:1], 64, axis=0), (), "all equal"),
+        (NOISE, HASHES, "64 of the 64"),
+        (NOISE, HASHES[60:], "4 of the 64"),
+    ],
+)
+def test_a_calibration_set_that_tells_nothing_or_is_tested_on_is_refused(
+    images: np.ndarray, test: tuple[str, ...], part: str
+) -> None:
+    with pytest.raises(BadData, match=part):
+        quantize._calibration_images(calibration_split(images, HASHES), calibration_split(NOISE, test), INT8)
