@@ -46,7 +46,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         model = _half(_convert(source.program, spec))
         notes = ("takes and returns float32; onnxruntime's CPU kernels compute most operators in float32",)
     elif recipe.weights == "int4" or recipe.activations == "int8_dynamic":
-        model = _with_products(_convert(source.program, spec), recipe)
+        model = _with_products(_convert(source.program, spec))
         layers = list(_onnx_layers.layers(model))
         left = [layer.name for layer in _graph_layers.placed(layers, source.program, recipe)]
         if recipe.weights == "int4":
@@ -117,13 +117,15 @@ def _half(model: Any) -> Any:
     return sorted_model.model
 
 
-def _with_products(model: Any, recipe: Recipe) -> Any:
-    """Under int4 weights, replaces each Gemm of a linear layer by MatMul and Add: MatMulNBits replaces a MatMul."""
+def _with_products(model: Any) -> Any:
+    """Replaces each Gemm of a linear layer by MatMul and Add.
+
+    MatMulNBits replaces a MatMul only. The dynamic quantizer makes one of each Gemm, under its own name that cannot be
+    excluded.
+    """
     import numpy as np
     from onnx import helper, numpy_helper
 
-    if recipe.weights != "int4":
-        return model
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = []
     for node in model.graph.node:
