@@ -219,7 +219,8 @@ def _mixed(base: Recipe, in_float: Sequence[str], name: str) -> Recipe:
 
 def _toml(recipe: Recipe) -> str:
     """A recipe as the file that --recipe reads."""
-    lines = [f"# made by inv tune: {recipe.summary}", f'name = "{recipe.name}"', f'weights = "{recipe.weights}"']
+    lines = ["# made by inv tune", f"name = {json.dumps(recipe.name)}", f"summary = {json.dumps(recipe.summary)}"]
+    lines += [f'weights = "{recipe.weights}"', f'bias_correction = "{recipe.bias_correction}"']
     lines += [f'activations = "{recipe.activations}"', f"calibration = {recipe.calibration}", "exceptions = ["]
     lines += [f"  [{json.dumps(pattern)}, {json.dumps(dtype)}]," for pattern, dtype in recipe.exceptions]
     return "\n".join([*lines, "]"]) + "\n"

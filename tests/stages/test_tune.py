@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline import stats
 from pipeline.core import Sensitivity
 from pipeline.errors import BadOption
+from pipeline.recipes import _files
 from pipeline.results import noise, tuning
 from pipeline.stages import sensitivity, tune
 from pipeline.stages.plan import Plan
@@ -78,6 +81,7 @@ def test_tune_leaves_the_spoilt_layers_in_float(build: Store, plan: Plan) -> Non
     assert tuned.outcome == tuning.MET and chosen.interval[1] < 5 and tuned.trials[0].interval[0] > 5
     assert set(chosen.in_float) >= SPOILT and "last" not in chosen.in_float
     assert tuned.recipe.exceptions == tuple((name, "float32") for name in chosen.in_float)
+    assert tuned.file is not None and _files.read(Path(tuned.file)) == tuned.recipe
     assert tuned.test.samples == 504 and tuned.test.interval[1] < 5
     home = build.home("mine", "torch")
     assert (home / tuned.recipe.name / "tflite" / "model.tflite").is_file()
