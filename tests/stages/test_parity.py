@@ -130,7 +130,7 @@ def test_a_static_file_may_be_as_far_from_the_graph_as_the_graph_is_from_the_flo
     found = with_noise(25.0)
     assert found.snr_db == pytest.approx(25, abs=0.2) and found.max_steps > 4
     measured(26.0)
-    with pytest.raises(ParityFailed, match=r"25\.\d dB .* at least 26 dB"):
+    with pytest.raises(ParityFailed, match=r"2[45]\.\d dB.* at least 26 dB"):
         with_noise(25.0)
     measured(200.0)  # a graph that loses nothing: the bound is that of a file in half precision
     assert with_noise(36.0).snr_db > 35
