@@ -109,6 +109,7 @@ def test_reasons_are_one_line_and_fp32_is_always_supported(target: str) -> None:
 
 KNOWN = {
     ("float32", "float32"), ("float16", "float16"), ("int8", "int8"), ("int8", "int8_dynamic"), ("int8", "float32"),
+    ("int4", "int8"),
 }  # fmt: skip
 LACKING = {"coreml": {("int8", "int8_dynamic")}, "savedmodel": KNOWN - {("float32", "float32")}}
 MORE = {
@@ -134,7 +135,6 @@ def test_a_target_supports_exactly_the_combinations_that_it_knows(target: str) -
     [
         ("onnx", {"activations": "int16"}, "int16"),
         ("tflite", {"activations": "int16"}, "int16"),
-        ("onnx", {"training": "qat"}, "qat"),
         ("onnx", {"exceptions": (("classifier", "float16"),)}, "float16"),
         ("coreml", {"exceptions": (("classifier", "int4"),)}, "int4"),
         ("tflite", {"weights": "float16", "activations": "float16", "exceptions": (("*", "float32"),)}, "float16"),
