@@ -181,6 +181,21 @@ class Calibration:
     sha256: str
 
 
+@dataclass(frozen=True)
+class BiasCorrection:
+    """What bias correction would change or has changed in a static graph.
+
+    Attributes:
+        used: whether the biases are corrected: by default, if that helps.
+        without_snr_db, with_snr_db: the graph compared with the float model, on calibration samples that the
+            correction was not computed from.
+    """
+
+    used: bool
+    without_snr_db: float
+    with_snr_db: float
+
+
 # -- what the stages make ----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core import Operation, Recipe, Sensitivity
+from pipeline.core import BiasCorrection, Operation, Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.sources import Model
 from pipeline.targets import Source
@@ -179,8 +179,12 @@ class Framework(Protocol):
 
     def quantize(
         self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
-    ) -> None:
-        """Calibrates the float graph in `captured` on `images` and writes a static recipe's graph to `folder`."""
+    ) -> BiasCorrection | None:
+        """Calibrates the float graph in `captured` on `images` and writes a static recipe's graph to `folder`.
+
+        Returns:
+            What bias correction did; None if the recipe switches it off or there are too few images.
+        """
 
     def sensitivity(
         self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe

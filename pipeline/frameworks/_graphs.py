@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
-from pipeline.core import ModelSpec, Operation, Recipe
+from pipeline.core import BiasCorrection, ModelSpec, Operation, Recipe
 from pipeline.errors import BadModel, StageFailed, first_line, origin
-from pipeline.frameworks import _int8_constants, _layers, _quantizer
+from pipeline.frameworks import _bias_correction, _int8_constants, _layers, _quantizer
 from pipeline.frameworks._normalization import nchw
 from pipeline.targets import _graph_layers
 
@@ -61,9 +61,13 @@ def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
 
 def quantize(
     captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
-) -> None:
+) -> BiasCorrection | None:
     """See `Framework.quantize`: pt2e with our own quantizer, whose graphs all targets can lower."""
-    convert(calibrated(captured, value_range, images, recipe), images, folder)
+    prepared, correction = calibrated(captured, value_range, images, recipe), None
+    if recipe.bias_correction != "off":
+        correction = _bias_correction.correct(prepared, images, always=recipe.bias_correction == "on")
+    convert(prepared, images, folder)
+    return correction
 
 
 def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe) -> Any:
@@ -99,6 +103,7 @@ def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:
     for name, fold in ((FOLDED, True), (UNFOLDED, False)):
         converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
         _int8_constants.round_constants(converted)
+        _int8_constants.drop_clamps(converted)
         graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         save(graph, folder / name)
 

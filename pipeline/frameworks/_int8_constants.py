@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torchao.quantization.pt2e.observer import MinMaxObserver
+
+from pipeline.frameworks import _quantizer
 
 FEWEST_INPUTS = 4
 """Weights with fewer input channels per group keep 8 bits under int4: those of depthwise layers, which are few and lose
@@ -74,6 +77,31 @@ def round_constants(converted: Any) -> None:
                 scale = image.args[1] * _attribute(converted, weight.args[1]).double()
                 values = _attribute(converted, bias)
                 values.data = ((values.double() / scale).round() * scale).float()
+
+
+def drop_clamps(converted: Any) -> None:
+    """Removes clamps that the scale of their result makes needless: quantizing to [0, 3] clamps to [0, 3].
+
+    TFLite's layers take only ReLU, ReLU6 and [-1, 1] in; with other limits, the layer before them would be in float.
+    """
+    known = {(0.0, math.inf), (0.0, 6.0), (-1.0, 1.0)}
+    for node in list(converted.graph.nodes):
+        limits = _quantizer.limits(node)
+        if limits is None or limits in known or "dequantize" in str(node.args[0].target):
+            continue
+        low, high = limits
+        if all(_within(user, low, high) for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            converted.graph.erase_node(node)
+    converted.recompile()
+
+
+def _within(node: Any, low: float, high: float) -> bool:
+    """Whether a node quantizes to values between two limits, but for the rounding of the zero point."""
+    if node.target is not torch.ops.quantized_decomposed.quantize_per_tensor.default:
+        return False
+    _, scale, zero_point, least, most, _ = node.args
+    return bool(low - scale <= (least - zero_point) * scale and (most - zero_point) * scale <= high + scale)
 
 
 def _attribute(module: Any, node: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ operator without a rule stays in float.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
     SharedQuantizationSpec,
 )
+
+from pipeline.targets._graph_layers import KNOWN
 
 OPS = torch.ops.aten
 KEY = "quantization_annotation"
@@ -133,6 +136,19 @@ def operator(node: Any) -> Any:
     return getattr(getattr(OPS, name.removesuffix("_"), None), node.target._overloadname, node.target)
 
 
+def limits(node: Any) -> tuple[float, float] | None:
+    """What a clamp limits values to; None for another node."""
+    kind, given = operator(node), [*node.args[1:], None, None]
+    if kind not in CLAMPS:
+        return None
+    if kind == OPS.relu6.default:
+        return 0.0, 6.0
+    if kind == OPS.relu.default:
+        return 0.0, math.inf
+    low, high = given[:2] if node.args[1:] or kind != OPS.hardtanh.default else (-1, 1)
+    return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
+
+
 def layer(quantizer: GraphQuantizer, node: Any) -> None:
     """A convolution or linear layer, one weight scale per output channel. A computed weight has no fixed scale."""
     if node.args[1].op == "get_attr":
@@ -197,7 +213,7 @@ def concatenate(_: GraphQuantizer, node: Any) -> None:
 
 
 RULES: dict[Any, Callable[[GraphQuantizer, Any], None]] = {
-    **dict.fromkeys((OPS.conv1d.default, OPS.conv2d.default, OPS.convolution.default, OPS.linear.default), layer),
+    **dict.fromkeys((*KNOWN, OPS.convolution.default), layer),
     OPS.conv_transpose2d.input: transposed,
     **dict.fromkeys((OPS.add.Tensor, OPS.sub.Tensor, OPS.mul.Tensor), arithmetic),
     **dict.fromkeys(

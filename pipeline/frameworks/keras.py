@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.core import Operation, Recipe, Sensitivity, to_json
+from pipeline.core import BiasCorrection, Operation, Recipe, Sensitivity, to_json
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, StageFailed
 from pipeline.frameworks import Group, QuantizedTraining, Settings
@@ -162,12 +162,12 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
 
 def quantize(
     captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
-) -> None:
+) -> BiasCorrection | None:
     """See `Framework.quantize`."""
     _with_graphs()
     from pipeline.frameworks import _graphs
 
-    _graphs.quantize(captured, value_range, images, folder, recipe)
+    return _graphs.quantize(captured, value_range, images, folder, recipe)
 
 
 def sensitivity(

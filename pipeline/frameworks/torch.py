@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import Operation, Recipe, Sensitivity
+from pipeline.core import BiasCorrection, Operation, Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.errors import BadModel, BadOption, first_line
 from pipeline.frameworks import Group, QuantizedTraining, Settings
@@ -185,11 +185,11 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
 
 def quantize(
     captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
-) -> None:
+) -> BiasCorrection | None:
     """See `Framework.quantize`."""
     with extra(EXTRA):
         from pipeline.frameworks import _graphs
-    _graphs.quantize(captured, value_range, images, folder, recipe)
+    return _graphs.quantize(captured, value_range, images, folder, recipe)
 
 
 def sensitivity(

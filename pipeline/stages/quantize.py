@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import registry
-from pipeline.core import PIXELS, SCHEMA, Calibration, Checkpoint, Operation, Parity, Recipe, command_options
+from pipeline.core import (
+    PIXELS,
+    SCHEMA,
+    BiasCorrection,
+    Calibration,
+    Checkpoint,
+    Operation,
+    Parity,
+    Recipe,
+    command_options,
+)
 from pipeline.errors import BadData, ParityFailed, StageFailed, Unsupported
 from pipeline.results import keys
 from pipeline.stages.plan import Job
@@ -54,6 +64,7 @@ class Graph:
 
     Attributes:
         files: content hashes by file name.
+        bias_correction: whether the biases of a static graph are corrected, and what that changes.
         step: the output's quantization step; None for a float output.
         operations: of the float graph: its operators, which the exceptions of recipes are about.
         training: of a recipe that trains: settings, the data's hashes, and facts; see `Framework.train_quantized`.
@@ -69,6 +80,7 @@ class Graph:
     tools: Mapping[str, str]
     training: Mapping[str, Any] | None = None
     operations: tuple[Operation, ...] = ()
+    bias_correction: BiasCorrection | None = None
     schema: int = SCHEMA
 
 
@@ -103,7 +115,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
         raise Unsupported(f"no graph has {recipe.weights} weights with {recipe.activations} activations")
     started = time.perf_counter()
     framework = job.framework.module
-    calibration = None
+    calibration = correction = None
     final = _folder(build, checkpoint, recipe)
     final.parent.mkdir(parents=True, exist_ok=True)
     with store.atomic(final) as folder, logged(log(build, checkpoint, recipe)):
@@ -114,7 +126,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
         else:
             images, calibration = calibration_set(job, checkpoint, recipe)
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
-            framework.quantize(captured, PIXELS, images, folder, recipe)
+            correction = framework.quantize(captured, PIXELS, images, folder, recipe)
         graph = Graph(
             **checked(build, job, checkpoint, recipe, folder),
             calibration=calibration,
@@ -122,9 +134,14 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
             key=key(job, checkpoint, recipe),
             tools=registry.versions(framework.TOOLS),
             operations=framework.operations(folder) if recipe is None else (),
+            bias_correction=correction,
         )
         store.write(folder / MANIFEST, graph)
     what = f"quantized ({recipe.name}, {calibration.samples} samples)" if recipe and calibration else "captured"
+    if correction is not None:
+        before, after = correction.without_snr_db, correction.with_snr_db
+        kept = "biases corrected" if correction.used else "biases not corrected"
+        what += f", {kept} ({before:.1f} dB without, {after:.1f} dB with)"
     say(f"{checkpoint.spec.name}: {what} in {graph.seconds:.1f} s")
     return graph
 

@@ -27,7 +27,7 @@ PADDED = (OPS.conv1d.padding, OPS.conv2d.padding, OPS.conv3d.padding)
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, *PADDED, OPS.linear.default)
 """Operators whose first argument is an activation and whose second is a weight."""
 KNOWN = (OPS.conv1d.default, OPS.conv2d.default, OPS.linear.default)
-"""Operators that every quantizer knows."""
+"""Layers whose weights every recipe quantizes: static, weight-only and dynamic."""
 FACTORS = {
     OPS.matmul.default: (0, 1), OPS.mm.default: (0, 1), OPS.bmm.default: (0, 1),
     OPS.addmm.default: (1, 2), OPS.baddbmm.default: (1, 2), OPS.bilinear.default: (0, 2),

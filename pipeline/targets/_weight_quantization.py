@@ -29,7 +29,8 @@ def quantize_weights(program: Any, left: Mapping[str, str], dynamic: bool = Fals
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-    ops = torch.ops.aten
+    from pipeline.targets._graph_layers import KNOWN
+
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
     left_in_float = 0
 
@@ -39,8 +40,7 @@ def quantize_weights(program: Any, left: Mapping[str, str], dynamic: bool = Fals
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             nonlocal left_in_float
             for node in model.graph.nodes:
-                known = node.target in (ops.conv1d.default, ops.conv2d.default, ops.linear.default)
-                if not known or node.name in left:
+                if node.target not in KNOWN or node.name in left:
                     continue
                 inputs = {node.args[1]: config.weight}
                 if dynamic and _one_input_channel(node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
 
     program, notes = _program(source, recipe)
     edge = to_edge_transform_and_lower(
-        program,
+        _without_hard_sigmoid(program),
         partitioner=[XnnpackPartitioner()],
         # The verifier does not support quantized_decomposed's per-channel operators.
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
@@ -68,6 +69,32 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         notes=(delegated, *notes),
         coverage=_graph_layers.coverage(program, source.program, recipe, _DEPTHWISE) if recipe.quantized else None,
     )
+
+
+def _without_hard_sigmoid(program: Any) -> Any:
+    """The program with relu6(x + 3) / 6 for hard-sigmoid.
+
+    ExecuTorch makes the same of it, with two copies from float32 to float32, which XNNPACK cannot take: a network with
+    nine squeeze-and-excite blocks would be in 19 pieces.
+    """
+    import torch
+
+    ops = torch.ops.aten
+    if all(node.target not in (ops.hardsigmoid.default, ops.hardsigmoid_.default) for node in program.graph.nodes):
+        return program
+    changed = copy.deepcopy(program)
+    for node in list(changed.graph.nodes):
+        if node.target not in (ops.hardsigmoid.default, ops.hardsigmoid_.default):
+            continue
+        value = node.args[0]
+        for operator, arguments in ((ops.add.Scalar, [3.0]), (ops.relu6.default, []), (ops.div.Scalar, [6.0])):
+            with changed.graph.inserting_before(node):
+                value = changed.graph.call_function(operator, (value, *arguments))
+            value.meta = dict(node.meta)
+        node.replace_all_uses_with(value)
+        changed.graph.erase_node(node)
+    changed.graph_module.recompile()
+    return changed
 
 
 def _quantized_by(recipe: Recipe) -> str | None:
@@ -101,8 +128,6 @@ def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
 
 def _half(program: Any) -> Any:
     """The program in half precision, with float32 input and output."""
-    import copy
-
     import torch
 
     class Half(torch.nn.Module):

@@ -1,0 +1,140 @@
+"""Bias correction: int8 shifts the mean of a layer's outputs, and its bias can take the shift back.
+
+Source: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019 (arXiv:1906.04721).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torchao.quantization.pt2e.observer import ObserverBase
+
+from pipeline import stats
+from pipeline.core import BiasCorrection, Parity
+from pipeline.frameworks._normalization import nchw
+from pipeline.frameworks._quantizer import RULES, layer, operator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_PIXELS = 64 * 224 * 224
+"""Pixels of the images that the means are taken over: all pass through a layer at once."""
+
+AGREEMENT_MARGIN = 0.02
+"""A correction may cost the float model's top-1 on this share of the images. Outputs with a large common part, such as
+those of a network that has hardly been trained, may come nearer to the float model's and yet get another order."""
+
+
+def correct(prepared: Any, images: NDArray[np.uint8], always: bool = False) -> BiasCorrection | None:
+    """Corrects the biases of a calibrated pt2e graph in place, if its outputs come nearer to the float model's.
+
+    One half of the calibration images gives the means, the other half decides. None if there are too few images.
+
+    Args:
+        always: correct the biases whatever the other half says.
+    """
+    count = min(len(images), max(2, MOST_PIXELS // (images.shape[1] * images.shape[2])))
+    seen, judged = (nchw(torch.from_numpy(images[first:count:2])) for first in (0, 1))
+    if not len(judged):
+        return None
+    simulated = copy.deepcopy(prepared)
+    rounding = _simulate(simulated)
+    with torch.no_grad():
+        float_means = _Means(simulated, {})
+        _switch(rounding, on=False)
+        reference = simulated(judged).numpy()
+        float_means.run(seen)
+        _switch(rounding, on=True)
+        before = _compared(reference, simulated(judged))
+        _Means(simulated, float_means.found).run(seen)
+        after = _compared(reference, simulated(judged))
+    keeps_order = after.top1_agreement >= before.top1_agreement - AGREEMENT_MARGIN
+    used = always or (after.snr_db > before.snr_db and keeps_order)
+    if used:
+        for node in filter(_has_bias, prepared.graph.nodes):
+            _bias(prepared, node).data.copy_(_bias(simulated, node))
+    return BiasCorrection(used, without_snr_db=before.snr_db, with_snr_db=after.snr_db)
+
+
+class _Means(torch.fx.Interpreter):
+    """Runs a graph and keeps the mean of every layer's output, per channel.
+
+    Args:
+        expected: means that the layers shall have; their biases are changed on the way, so that a layer is corrected
+            for what the layers before it still do wrong.
+    """
+
+    def __init__(self, graph: Any, expected: dict[str, torch.Tensor]) -> None:
+        super().__init__(graph)
+        self.expected, self.found = expected, dict[str, torch.Tensor]()
+
+    def run_node(self, n: Any) -> Any:
+        result = super().run_node(n)
+        if not _has_bias(n):
+            return result
+        channels = result.dim() - 1 if operator(n) == torch.ops.aten.linear.default else 1
+        mean = result.mean([axis for axis in range(result.dim()) if axis != channels])
+        if n.name in self.expected:
+            shift = self.expected[n.name] - mean
+            _bias(self.module, n).data += shift
+            result = result + shift.reshape([-1 if axis == channels else 1 for axis in range(result.dim())])
+        self.found[n.name] = mean
+        return result
+
+
+class _Rounding(torch.nn.Module):
+    """Rounds as an observer's scale will, while it is on."""
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(self, observer: Any) -> None:
+        super().__init__()
+        scale, zero_point = observer.calculate_qparams()
+        self.on = True
+        self.limits = observer.quant_min, observer.quant_max
+        self.axis = observer.ch_axis if "channel" in str(observer.qscheme) else None
+        self.register_buffer("scale", scale.detach().float())
+        self.register_buffer("zero_point", zero_point.detach().to(torch.int32))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if not self.on:
+            return values
+        if self.axis is None:
+            return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, *self.limits)
+        return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero_point, self.axis, *self.limits)
+
+
+def _simulate(prepared: Any) -> list[_Rounding]:
+    """Replaces the observers of a prepared graph by what they stand for. Shared observers stay shared."""
+    made: dict[int, _Rounding] = {}
+    for name, module in list(prepared.named_modules(remove_duplicate=False)):
+        if isinstance(module, ObserverBase):
+            if id(module) not in made:
+                made[id(module)] = _Rounding(module)
+            prepared.set_submodule(name, made[id(module)])
+    return list(made.values())
+
+
+def _switch(rounding: list[_Rounding], on: bool) -> None:
+    for each in rounding:
+        each.on = on
+
+
+def _compared(reference: NDArray[np.float32], outputs: torch.Tensor) -> Parity:
+    return stats.parity("float model", [reference], [outputs.numpy()], [None])
+
+
+def _has_bias(node: Any) -> bool:
+    if RULES.get(operator(node)) is not layer or len(node.args) < 3:
+        return False
+    return isinstance(node.args[2], torch.fx.Node) and node.args[2].op == "get_attr"
+
+
+def _bias(module: Any, node: Any) -> torch.Tensor:
+    path, _, name = str(node.args[2].target).rpartition(".")
+    tensor: torch.Tensor = getattr(module.get_submodule(path), name)
+    return tensor
