@@ -75,26 +75,29 @@ def _without_hard_sigmoid(program: Any) -> Any:
     """The program with relu6(x + 3) / 6 for hard-sigmoid.
 
     ExecuTorch makes the same of it, with two copies from float32 to float32, which XNNPACK cannot take: a network with
-    nine squeeze-and-excite blocks would be in 19 pieces.
+    nine squeeze-and-excite blocks would be in 19 pieces. 3 and 6 are tensors, because XNNPACK takes no numbers.
     """
     import torch
 
     ops = torch.ops.aten
-    if all(node.target not in (ops.hardsigmoid.default, ops.hardsigmoid_.default) for node in program.graph.nodes):
+    forms = (ops.hardsigmoid.default, ops.hardsigmoid_.default)
+    if all(node.target not in forms for node in program.graph.nodes):
         return program
-    changed = copy.deepcopy(program)
-    for node in list(changed.graph.nodes):
-        if node.target not in (ops.hardsigmoid.default, ops.hardsigmoid_.default):
-            continue
-        value = node.args[0]
-        for operator, arguments in ((ops.add.Scalar, [3.0]), (ops.relu6.default, []), (ops.div.Scalar, [6.0])):
-            with changed.graph.inserting_before(node):
-                value = changed.graph.call_function(operator, (value, *arguments))
-            value.meta = dict(node.meta)
-        node.replace_all_uses_with(value)
-        changed.graph.erase_node(node)
-    changed.graph_module.recompile()
-    return changed
+    module = program.module()
+    graph = module.graph
+    for name, value in (("three", 3.0), ("six", 6.0)):
+        module.register_buffer(f"hard_sigmoid_{name}", torch.tensor([value]))
+    for node in list(graph.nodes):
+        if node.target in forms:
+            with graph.inserting_before(node):
+                three, six = (graph.get_attr(f"hard_sigmoid_{name}") for name in ("three", "six"))
+                raised = graph.call_function(ops.add.Tensor, (node.args[0], three))
+                limited = graph.call_function(ops.relu6.default, (raised,))
+                result = graph.call_function(ops.div.Tensor, (limited, six))
+            node.replace_all_uses_with(result)
+            graph.erase_node(node)
+    module.recompile()
+    return torch.export.export(module, program.example_inputs[0])
 
 
 def _quantized_by(recipe: Recipe) -> str | None:

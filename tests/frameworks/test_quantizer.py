@@ -214,6 +214,11 @@ def test_tflite_computes_hard_swish_without_its_own_kernel(
     assert schema.BuiltinOperator.CONV_2D in used and schema.BuiltinOperator.HARD_SWISH not in used
 
 
+def test_squeeze_and_excite_stays_inside_xnnpack(lowered: dict[str, tuple[Exported, Path, np.ndarray]]) -> None:
+    note = lowered["executorch"][0].notes[0]
+    assert not any(name in note for name in ("add", "div", "mul", "mean", "relu", "_to_dim_order_copy")), note
+
+
 def test_layers_that_a_recipe_excepts_stay_in_float(tmp_path: Path) -> None:
     recipe = replace(INT8, exceptions=(("branches.0", "float32"), ("las?", "float32")))
     captured(network({"one": "conv(x).relu()", "other": "x + conv(x)"}), tmp_path, recipe)
