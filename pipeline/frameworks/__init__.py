@@ -82,12 +82,14 @@ class QuantizedTraining:
     Attributes:
         recipe: a static recipe.
         captured: the folder of the float graph.
+        images: the calibration set.
         folder: where the quantized graph is written.
         home, key: as for `Framework.train`.
     """
 
     recipe: Recipe
     captured: Path
+    images: NDArray[np.uint8]
     folder: Path
     home: Path
     key: str

@@ -9,10 +9,10 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torchao.quantization.pt2e.observer import ObserverBase
 
 from pipeline import stats
 from pipeline.core import BiasCorrection, Parity
+from pipeline.frameworks import _rounding
 from pipeline.frameworks._normalization import nchw
 from pipeline.frameworks._quantizer import RULES, layer, operator
 
@@ -41,13 +41,13 @@ def correct(prepared: Any, images: NDArray[np.uint8], always: bool = False) -> B
     if not len(judged):
         return None
     simulated = copy.deepcopy(prepared)
-    rounding = _simulate(simulated)
+    rounding = _rounding.simulate(simulated)
     with torch.no_grad():
         float_means = _Means(simulated, {})
-        _switch(rounding, on=False)
+        _rounding.switch(rounding, on=False)
         reference = simulated(judged).numpy()
         float_means.run(seen)
-        _switch(rounding, on=True)
+        _rounding.switch(rounding, on=True)
         before = _compared(reference, simulated(judged))
         _Means(simulated, float_means.found).run(seen)
         after = _compared(reference, simulated(judged))
@@ -83,45 +83,6 @@ class _Means(torch.fx.Interpreter):
             result = result + shift.reshape([-1 if axis == channels else 1 for axis in range(result.dim())])
         self.found[n.name] = mean
         return result
-
-
-class _Rounding(torch.nn.Module):
-    """Rounds as an observer's scale will, while it is on."""
-
-    scale: torch.Tensor
-    zero_point: torch.Tensor
-
-    def __init__(self, observer: Any) -> None:
-        super().__init__()
-        scale, zero_point = observer.calculate_qparams()
-        self.on = True
-        self.limits = observer.quant_min, observer.quant_max
-        self.axis = observer.ch_axis if "channel" in str(observer.qscheme) else None
-        self.register_buffer("scale", scale.detach().float())
-        self.register_buffer("zero_point", zero_point.detach().to(torch.int32))
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if not self.on:
-            return values
-        if self.axis is None:
-            return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, *self.limits)
-        return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero_point, self.axis, *self.limits)
-
-
-def _simulate(prepared: Any) -> list[_Rounding]:
-    """Replaces the observers of a prepared graph by what they stand for. Shared observers stay shared."""
-    made: dict[int, _Rounding] = {}
-    for name, module in list(prepared.named_modules(remove_duplicate=False)):
-        if isinstance(module, ObserverBase):
-            if id(module) not in made:
-                made[id(module)] = _Rounding(module)
-            prepared.set_submodule(name, made[id(module)])
-    return list(made.values())
-
-
-def _switch(rounding: list[_Rounding], on: bool) -> None:
-    for each in rounding:
-        each.on = on
 
 
 def _compared(reference: NDArray[np.float32], outputs: torch.Tensor) -> Parity:

@@ -52,9 +52,8 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, task: Qua
     """
     device = _torch_training.device_type(settings.accelerator)
     torch.manual_seed(settings.seed)
-    calibration = data["train"].images(range(min(task.recipe.calibration, len(data["train"]))))
     splits = {name: _torch_training.SplitDataset(data[name], name) for name in ("train", "validation")}
-    student = simulated(_graphs.calibrated(task.captured, PIXELS, calibration, task.recipe))
+    student = simulated(_graphs.calibrated(task.captured, PIXELS, task.images, task.recipe))
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(not name.startswith("normalize."))
     _move(student, device)
@@ -73,7 +72,7 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, task: Qua
     )
     facts, best = loop.run(task.home / "tensorboard" / task.key[:12])
     student.load_state_dict(best)
-    _graphs.convert(_move(student, "cpu"), calibration, task.folder)
+    _graphs.convert(_move(student, "cpu"), task.images, task.folder)
     name = "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
     return facts | {"steps": facts["epoch"] * steps // settings.epochs, "device": name}
 

@@ -18,6 +18,7 @@ from torchao.quantization.pt2e.observer import ObserverBase
 from pipeline.core import LayerGroup, Noise, Sensitivity
 from pipeline.frameworks import _quantizer
 from pipeline.frameworks._normalization import nchw
+from pipeline.frameworks._rounding import Rounding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,9 +95,7 @@ class _Passes:
     def __init__(self, prepared: torch.fx.GraphModule, images: torch.Tensor) -> None:
         self.nodes = list(prepared.graph.nodes)
         self.run = torch.fx.Interpreter(prepared)
-        self.quantize = {
-            node: _fake_quantizer(observer) for node in self.nodes if (observer := _observer(prepared, node))
-        }
+        self.quantize = {node: Rounding(observer) for node in self.nodes if (observer := _observer(prepared, node))}
         self.kept: dict[Any, Any] = {}
         for node in self.nodes:
             self.kept[node] = images if node.op == "placeholder" else self._value(node, self.kept, set())
@@ -126,15 +125,6 @@ class _Passes:
     @staticmethod
     def _power(outputs: Any) -> float:
         return sum(float(output.double().square().sum()) for output in _tensors(outputs))
-
-
-def _fake_quantizer(observer: Any) -> Any:
-    scale, zero = observer.calculate_qparams()
-    low, high = observer.quant_min, observer.quant_max
-    if "channel" in str(observer.qscheme):
-        zero = zero.to(torch.int32)
-        return lambda x: torch.fake_quantize_per_channel_affine(x, scale, zero, observer.ch_axis, low, high)
-    return lambda x: torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero), low, high)
 
 
 def _observer(prepared: torch.fx.GraphModule, node: Any) -> Any:

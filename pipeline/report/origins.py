@@ -15,7 +15,8 @@ from pipeline.results.rows import Row
 METHOD = (
     "Latency is the time of one inference: the input is already in memory, and the outputs are read back. Decoding and "
     "resizing images is not included. Warm-up runs do not count. If a runtime overwrites its input, refilling it is "
-    "part of the run. Percentiles are interpolated linearly over the runs of all processes.",
+    "part of the run. Where some runtimes copy their input in every call and others do not, a note under the table "
+    "names them. Percentiles are interpolated linearly over the runs of all processes.",
     "Runs shorter than 1 ms are timed in loops, and p50 is the median of the loops' averages. p90 and p99 come from "
     "inferences timed one by one, less the cost of reading the clock.",
     "Each file is measured in several processes: they differ by more than the runs of one process do. The "

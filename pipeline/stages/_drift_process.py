@@ -109,8 +109,7 @@ def _source(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, work
         quantized = build.graphs(name, checkpoint.framework, recipe.name)
         if quantizing.ready(build, job, checkpoint, recipe) is None:
             quantized = work / "quantized"
-            training = train.split_of(checkpoint, job, "train")
-            images = training.images(range(min(recipe.calibration, len(training))))
+            images, _ = quantizing.calibration_set(job, checkpoint, recipe)
             framework.quantize(captured, PIXELS, images, quantized, recipe)
     return framework.source(model, weights, captured, quantized)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import datasets, registry, stats
+from pipeline import registry
 from pipeline.core import Checkpoint, Recipe
 from pipeline.errors import BadOption, PipelineError, StageFailed, Unsupported
 from pipeline.frameworks import QuantizedTraining, Settings
@@ -116,7 +116,7 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
         ):
             return graph
     _exceptions.check(recipe, quantize.quantize(build, job, checkpoint, None).operations)
-    _, calibration = quantize.calibration_set(job, checkpoint, recipe)
+    images, calibration = quantize.calibration_set(job, checkpoint, recipe)
     started = time.perf_counter()
     name, framework = checkpoint.spec.name, job.framework
     decided: dict[str, Any] = {"settings": train.decisive(chosen), "data": data}
@@ -127,12 +127,12 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
     final.parent.mkdir(parents=True, exist_ok=True)
     with store.atomic(final) as folder:
         folder.mkdir()
-        task = QuantizedTraining(recipe, build.graphs(name, framework.name), folder, home, key)
+        task = QuantizedTraining(recipe, build.graphs(name, framework.name), images, folder, home, key)
         with train.contained(name, framework.name, f"training for {recipe.name}"):
             facts = framework.module.train_quantized(train.model_of(checkpoint, job), splits, chosen, task)
         with logged(quantize.log(build, checkpoint, recipe)):
             test = train.split_of(checkpoint, job)
-            facts |= {"accuracy": _accuracy(framework.module, folder, test), "samples": len(test)}
+            facts |= {"accuracy": float(quantize.correct(framework.module, folder, test).mean()), "samples": len(test)}
             graph = Graph(
                 **quantize.checked(build, job, checkpoint, recipe, folder),
                 calibration=calibration,
@@ -166,16 +166,3 @@ def settings(job: Job) -> Settings:
 
 def _of_checkpoint(options: TrainingOptions) -> TrainingOptions:
     return TrainingOptions(accelerator=options.accelerator)
-
-
-def _accuracy(framework: Any, folder: Any, test: datasets.Split, chunk: int = 2048) -> float:
-    """Top-1 accuracy of the graph in `folder` on the test split."""
-    right = 0
-    for start in range(0, len(test), chunk):
-        places = range(start, min(start + chunk, len(test)))
-        right += int(
-            (
-                stats.top1(framework.evaluate(folder, test.images(places))) == test.labels[places.start : places.stop]
-            ).sum()
-        )
-    return right / len(test)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import registry
+from pipeline import registry, stats
 from pipeline.core import (
     PIXELS,
     SCHEMA,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.datasets import Split
+    from pipeline.frameworks import Framework
 
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
@@ -52,6 +53,7 @@ something else has less than 5 dB."""
 LEAST_QUANTIZED_AGREEMENT = 0.5
 """Share of samples on which a quantized graph must have the float graph's top-1. Outputs with a large common part may
 have a good signal-to-noise ratio and yet another order."""
+CHUNK = 512
 LEAST_CALIBRATION = 8
 MOST_SHARED = 0.01
 """Share of the calibration images that may be test images too: large datasets contain a few images twice."""
@@ -158,6 +160,18 @@ def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[N
     return images, Calibration(checkpoint.spec.dataset, "train", len(images), digest)
 
 
+def correct(framework: Framework, folder: Path, split: Split) -> NDArray[np.bool_]:
+    """Whether the graph in `folder` classifies each sample of a split correctly; a chunk of images is in memory."""
+    import numpy as np
+
+    found = []
+    for start in range(0, len(split), CHUNK):
+        places = range(start, min(start + CHUNK, len(split)))
+        outputs = framework.evaluate(folder, split.images(places))
+        found.append(stats.top1(outputs) == split.labels[places.start : places.stop])
+    return np.concatenate(found)
+
+
 def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None, folder: Path) -> dict[str, Any]:
     """Compares the graph in `folder` with what it was made from, and writes its reference samples.
 
@@ -232,7 +246,6 @@ def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs
     """
     import numpy as np
 
-    from pipeline import stats
     from pipeline.results import predictions
 
     if recipe is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import registry
@@ -59,7 +59,12 @@ def sensitivity(build: Store, plan: Plan) -> list[Result]:
         StageFailed: the quantizer cannot quantize the graph.
     """
     check(plan.recipes)
-    return [_result(build, plan, job, recipe) for job in plan.jobs for recipe in plan.recipes]
+    found = []
+    for job in plan.jobs:
+        (checkpoint,) = train.train(build, replace(plan, frameworks=(job.framework,)))
+        with store.lock(build, f"sensitivity of {plan.model.spec.name}"):
+            found += [_result(build, plan, job, checkpoint, recipe) for recipe in plan.recipes]
+    return found
 
 
 def check(recipes: tuple[Recipe, ...]) -> None:
@@ -70,12 +75,13 @@ def check(recipes: tuple[Recipe, ...]) -> None:
     for recipe in recipes:
         if not recipe.static:
             raise BadOption(f"{recipe.name} has no calibrated graph: name a recipe with int8 activations, such as int8")
+        if recipe.training != "ptq":
+            raise BadOption(f"{recipe.name} trains its graph: name a recipe that is only calibrated, such as int8")
 
 
-def _result(build: Store, plan: Plan, job: Job, recipe: Recipe) -> Result:
+def _result(build: Store, plan: Plan, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Result:
     from pipeline.report import sensitivity as report
 
-    checkpoint = train.ensure(build, job)
     found = measured(build, job, checkpoint, recipe)
     time = cost(build, plan, job, checkpoint)
     page = folder(build, checkpoint, recipe) / PAGE

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 SPLIT = "validation"
 FOLDER, MANIFEST, PAGE, RECIPE = "tune", "tune.json", "tune.html", "int8_tuned.toml"
-CHUNK = 256
-"""Images that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,9 @@ def tune(build: Store, plan: Plan, budget: Budget) -> list[Tuning]:
     (base,) = plan.recipes
     found = []
     for job in plan.jobs:
-        one = _searched(build, plan, job, base, budget)
+        (checkpoint,) = train.train(build, replace(plan, frameworks=(job.framework,)))
+        with store.lock(build, f"tuning of {plan.model.spec.name}"):
+            one = _searched(build, plan, job, checkpoint, base, budget)
         found.append(one)
         made = replace(plan, recipes=(one.recipe,), frameworks=(job.framework,))
         export.raise_if_failed(export.export(build, made))
@@ -92,11 +93,10 @@ def check(plan: Plan, budget: Budget) -> None:
     sensitivity.check(plan.recipes)
 
 
-def _searched(build: Store, plan: Plan, job: Job, base: Recipe, budget: Budget) -> Tuning:
+def _searched(build: Store, plan: Plan, job: Job, checkpoint: Checkpoint, base: Recipe, budget: Budget) -> Tuning:
     from pipeline.report import tune as report
 
     started = time.perf_counter()
-    checkpoint = train.ensure(build, job)
     found = sensitivity.measured(build, job, checkpoint, base).sensitivity
     grows = _room(build, plan, job, checkpoint, base, budget)
     order = tuning.order(found, budget.minimize, grows)
@@ -165,6 +165,16 @@ class _Evaluation:
     found: Sensitivity
     order: Sequence[str]
 
+    @property
+    def captured(self) -> Path:
+        """The folder of the float graph."""
+        return self.build.graphs(self.checkpoint.spec.name, self.checkpoint.framework)
+
+    @cached_property
+    def float_correct(self) -> NDArray[np.bool_]:
+        """Whether the float graph classifies each sample correctly."""
+        return quantize.correct(self.job.framework.module, self.captured, self.split)
+
     def trial(self, count: int) -> Trial:
         """The accuracy on the tuning split with this many groups in float."""
         in_float = tuple(self.order[:count])
@@ -176,15 +186,13 @@ class _Evaluation:
             return known
         started = time.perf_counter()
         framework = self.job.framework.module
-        captured = self.build.graphs(self.checkpoint.spec.name, self.checkpoint.framework)
         with tempfile.TemporaryDirectory(prefix="lastmile-") as scratch:
             folder = Path(scratch) / "graphs"
             images, _ = quantize.calibration_set(self.job, self.checkpoint, recipe)
-            framework.quantize(captured, PIXELS, images, folder, recipe)
-            right = _correct(framework, folder, self.split)
-        before = _correct(framework, captured, self.split)
-        lost, gained = stats.discordant(before, right)
-        drop, interval = stats.paired_drop(before, right)
+            framework.quantize(self.captured, PIXELS, images, folder, recipe)
+            right = quantize.correct(framework, folder, self.split)
+        lost, gained = stats.discordant(self.float_correct, right)
+        drop, interval = stats.paired_drop(self.float_correct, right)
         work = max(1, sum(group.multiply_adds for group in self.found.groups))
         chosen = [group for group in self.found.groups if group.name in in_float]
         trial = Trial(
@@ -226,24 +234,12 @@ def _toml(recipe: Recipe) -> str:
     return "\n".join([*lines, "]"]) + "\n"
 
 
-def _correct(framework: object, folder: Path, split: Split) -> NDArray[np.bool_]:
-    """Whether a graph classifies each sample of a split correctly."""
-    import numpy as np
-
-    found = []
-    for start in range(0, len(split), CHUNK):
-        places = range(start, min(start + CHUNK, len(split)))
-        outputs = framework.evaluate(folder, split.images(places))  # type: ignore[attr-defined]
-        found.append(stats.top1(outputs) == np.asarray(split.labels)[places.start : places.stop])
-    return np.concatenate(found)
-
-
 def _test(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Test:
     """The drop of a recipe's graph on the test split."""
     quantize.quantize(build, job, checkpoint, recipe)
     test = train.split_of(checkpoint, job)
     name, framework = checkpoint.spec.name, checkpoint.framework
-    right = _correct(job.framework.module, build.graphs(name, framework, recipe.name), test)
+    right = quantize.correct(job.framework.module, build.graphs(name, framework, recipe.name), test)
     (outputs, *_), labels = predictions.read(
         build.checkpoint(name, framework), checkpoint.predictions, checkpoint.predictions_sha256
     )

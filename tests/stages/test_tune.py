@@ -105,8 +105,8 @@ def test_a_budget_that_makes_no_sense_is_refused(build: Store, plan: Plan, budge
         tune.tune(build, plan, budget)
 
 
-def test_a_recipe_without_a_calibrated_graph_is_refused(build: Store, plan: Plan) -> None:
-    for one in ("fp32", "int8_dynamic"):
+def test_a_recipe_whose_graph_is_not_only_calibrated_is_refused(build: Store, plan: Plan) -> None:
+    for one in ("fp32", "int8_dynamic", "int8_qat"):
         with pytest.raises(BadOption):
             sensitivity.sensitivity(build, plans.plan(["tflite"], [one], model=plan.model.folder))
 
