@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantized_decomposed, which saved graphs need
 
-from pipeline.core import BiasCorrection, ModelSpec, Operation, Recipe
+from pipeline.core import BiasCorrection, ModelSpec, Operation, Recipe, Sensitivity
 from pipeline.errors import BadModel, StageFailed, first_line, origin
-from pipeline.frameworks import _bias_correction, _int8_constants, _layers, _quantizer
+from pipeline.frameworks import _bias_correction, _int8_constants, _layers, _quantizer, _sensitivity
 from pipeline.frameworks._normalization import nchw
 from pipeline.targets import _graph_layers
 
@@ -106,6 +106,14 @@ def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:
         _int8_constants.drop_clamps(converted)
         graph = torch.export.export(converted, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         save(graph, folder / name)
+
+
+def sensitivity(
+    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+) -> Sensitivity:
+    """See `Framework.sensitivity`."""
+    names = {node.name: operation.name for node, operation in _graph_layers.operations(load(captured / FLOAT))}
+    return _sensitivity.measure(calibrated(captured, value_range, images, recipe), names, images)
 
 
 def operations(captured: Path) -> tuple[Operation, ...]:

@@ -114,18 +114,6 @@ def layers_only(model: torch.fx.GraphModule) -> bool:
     )
 
 
-def names(node: Any) -> set[str]:
-    """The names of a node: its own, its operator's, and those of the modules that contain it."""
-    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    found = {str(path).removeprefix("L['self'].").removeprefix("net.") for path in stack}
-    found |= {
-        str(each.target).removeprefix("net.").removesuffix(".weight")
-        for each in node.all_input_nodes
-        if each.op == "get_attr" and str(each.target).endswith(".weight")
-    }
-    return (found | {str(node.name), str(node.target)}) - {"", "net", "L['self']"}
-
-
 def operator(node: Any) -> Any:
     """A node's operator; for one that works in place, the operator that returns its result."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):

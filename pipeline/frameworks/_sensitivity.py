@@ -32,16 +32,19 @@ LAYERS = (_quantizer.layer, _quantizer.transposed)
 """Rules of operators with weights."""
 
 
-def measure(prepared: torch.fx.GraphModule, images: NDArray[np.uint8]) -> Sensitivity:
+def measure(prepared: torch.fx.GraphModule, names: Mapping[str, str], images: NDArray[np.uint8]) -> Sensitivity:
     """The noise of each group in a calibrated graph of pt2e.
 
+    The normalisation of the input is in no group: no exception of a recipe can name it, so it stays quantized.
+
     Args:
+        names: names of nodes → names of the operators in the source; see `Operation`.
         images: samples (N, height, width, channels), of which the first are used.
     """
     images = images[: max(8, min(SAMPLES, PIXELS // prod(images.shape[1:3])))]
     points = [node for node in prepared.graph.nodes if _observer(prepared, node) is not None]
     owners = {point: _owners(point) for point in points}
-    groups = grouped({owner: _modules(owner) for found in owners.values() for owner in found})
+    groups = grouped({owner: _modules(names.get(owner.name, "")) for found in owners.values() for owner in found})
     together: dict[frozenset[str], list[Any]] = defaultdict(list)
     for point in points:
         together[frozenset(groups[owner] for owner in owners[point])].append(point)
@@ -53,7 +56,11 @@ def measure(prepared: torch.fx.GraphModule, images: NDArray[np.uint8]) -> Sensit
     for owner, name in groups.items():
         members[name].append(owner)
     return Sensitivity(
-        groups=tuple(_group(name, nodes, prepared) for name, nodes in members.items()),
+        groups=tuple(
+            _group(name, nodes, prepared)
+            for name, nodes in members.items()
+            if all(name in _modules(names.get(node.name, "")) for node in nodes)
+        ),
         noises=tuple(noises),
         power=everything,
         samples=len(images),
@@ -148,12 +155,10 @@ def _annotation(node: Any, field: str) -> Any:
     return getattr(node.meta.get(_quantizer.KEY), field, None)
 
 
-def _modules(node: Any) -> tuple[str, ...]:
-    """The paths of the modules that contain a node, outermost first."""
-    names = _quantizer.names(node)
-    stack = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    paths = (path.removeprefix("L['self'].").removeprefix("net.") for path in stack)
-    return tuple(path for path in paths if path in names)
+def _modules(name: str) -> tuple[str, ...]:
+    """The modules that contain an operator, outermost first, and the layer itself."""
+    parts = name.split(".") if name else []
+    return tuple(".".join(parts[: length + 1]) for length in range(len(parts)))
 
 
 def _group(name: str, nodes: Sequence[Any], prepared: torch.fx.GraphModule) -> LayerGroup:

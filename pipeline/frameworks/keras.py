@@ -175,9 +175,9 @@ def sensitivity(
 ) -> Sensitivity:
     """See `Framework.sensitivity`."""
     _with_graphs()
-    from pipeline.frameworks import _graphs, _sensitivity
+    from pipeline.frameworks import _graphs
 
-    return _sensitivity.measure(_graphs.calibrated(captured, value_range, images, recipe), images)
+    return _graphs.sensitivity(captured, value_range, images, recipe)
 
 
 def train_quantized(

@@ -197,8 +197,8 @@ def sensitivity(
 ) -> Sensitivity:
     """See `Framework.sensitivity`."""
     with extra(EXTRA):
-        from pipeline.frameworks import _graphs, _sensitivity
-    return _sensitivity.measure(_graphs.calibrated(captured, value_range, images, recipe), images)
+        from pipeline.frameworks import _graphs
+    return _graphs.sensitivity(captured, value_range, images, recipe)
 
 
 def train_quantized(
