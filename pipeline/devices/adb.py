@@ -97,7 +97,7 @@ the folders: a file's name is the hash of its content, so only who has the file 
 A job that leaves no file on the phone removes the whole folder, lock included. A job that waited for that lock then
 creates a new one."""
 
-GUARD = '[ "$(cat {0}/job)" = {1} ] && ! (flock -n 9) 9<{0}/lock'
+GUARD = '[ "$(cat "{0}/job")" = {1} ] && ! (flock -n 9) 9<"{0}/lock"'
 """Succeeds while the job with this name holds the lock. Fields: FOLDER, the job's random name."""
 
 PREPARE = r"""

@@ -74,7 +74,7 @@ def test_a_second_export_prints_nothing_writes_nothing_and_imports_no_framework(
     assert heavy == []
     assert err == ""
     assert snapshot(matrix.root) == before
-    assert [status for _, _, status, _, _ in outcomes if status != "unsupported"] == ["ok"] * 19
+    assert [status for _, _, status, _, _ in outcomes if status != "unsupported"] == ["ok"] * 30
     assert not any(fresh for *_, fresh in outcomes)
 
 
