@@ -67,7 +67,8 @@ def test_an_interrupted_export_continues_with_the_missing_files(copied: Store, t
     running = Running(copied.root, *args)
     running.until_printed(" bytes in ")
     running.interrupt()
-    made = list(copied.root.glob("*/*/coreml/artifact.json"))
+    cells = [copied.cell("tiny", "torch", recipe, "coreml") for recipe in recipes]
+    made = [cell for cell in cells if (cell / "artifact.json").exists()]
     assert 1 <= len(made) < len(recipes)
     assert not list(copied.root.glob("*/*/*/failure.json"))  # an interruption is not a failure
     again = inv(copied.root, *args)
