@@ -22,7 +22,7 @@ LAYERS = (
     ("system",),
     ("android", "emulate"),
     ("sources", "datasets", "recipes", "targets"),
-    ("frameworks", "devices"),
+    ("frameworks", "devices", "packages"),
     ("results",),
     ("report",),
     ("stages",),
