@@ -94,6 +94,11 @@ HELP = {
     "dataset": "a dataset with an official archive: cifar10",
     "to": "folder or file name for the archive",
     "output": "the file for the result; default: build/probes/<device>.json",
+    "version": "of the bundle: major.minor.patch; it must say at least what changed since the last bundle of the model",
+    "key": "inv ship: sign with this private key (EC P-256, PEM); inv verify: check with this public key",
+    "package": "comma-separated names of packages to write, or all that can be made",
+    "bundle": "the folder of a bundle",
+    "licence": "of the model, as an SPDX expression: Apache-2.0",
     "match": "run the tests that match this pytest expression",
 }
 
@@ -534,6 +539,42 @@ def report(_c: Context, framework: str = "all", margin: str = "1") -> None:
 
     build = _build()
     print(write_report(build, _checkpoints(build, framework), _margin(margin)))
+
+
+@command()
+def ship(
+    _c: Context, version: str, model: str = "digits_cnn", key: str | None = None, package: str = "all",
+    target: str = "all", recipe: str = "all", framework: str = "torch", device: str | None = None,
+    licence: str | None = None,
+) -> None:  # fmt: skip
+    """Make a bundle for a mobile team from the files that passed: build/ship/<model>-<version>/."""
+    from pipeline.report import terminal
+    from pipeline.stages import ship as shipping
+    from pipeline.stages.plan import plugins
+
+    options = shipping.Options(
+        version,
+        plugins("packages", _split(package)),
+        key=_path(key),
+        licence=shipping.NO_LICENCE if licence is None else licence,
+        every_package=package == "all",
+        every_recipe=recipe == "all",
+        every_target=target == "all",
+    )
+    options.check()
+    plan = _plan(model, framework, target, recipe, device)
+    shipped = shipping.ship(_build(), plan, options)
+    terminal.show(*(terminal.item(*line) for line in shipping.lines(shipped)))
+    print(f"{shipped.path}: {'made' if shipped.made else 'up to date'}")
+
+
+@command()
+def verify(_c: Context, bundle: str) -> None:
+    """Check every file of a bundle; exit 2 names the first that was changed."""
+    from pipeline.results import bundle as bundles
+
+    found = bundles.read(_place(bundle))
+    print(f"{found.model} {found.version}: {len(found.files)} files are intact")
 
 
 @command()
@@ -1088,6 +1129,8 @@ namespace = Collection(
     drift,
     sensitivity,
     tune,
+    ship,
+    verify,
     results,
     report,
     frameworks,

@@ -730,6 +730,112 @@ class Cell:
     pss_bytes: int | None = None
 
 
+# -- what is shipped ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BundledFile:
+    """A file of a bundle."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class BundledCell:
+    """One model file of a bundle. Paths are relative to the bundle's folder.
+
+    Attributes:
+        file: path of the model file (a folder for Core ML); artifact.json lies beside it.
+        results: its row of the results for each device that measured it; one without a device if none could run it.
+        measurements: paths of the raw measurements, in the order of `results`; empty if none could run it.
+        golden: where golden outputs come from: "host", and names of devices.
+        tolerance: the largest |difference| from the golden outputs that an app should accept.
+    """
+
+    recipe: str
+    target: str
+    file: str
+    results: tuple[Cell, ...]
+    measurements: tuple[str, ...]
+    golden: tuple[str, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a bundle does not contain, with the reason.
+
+    Attributes:
+        what: "int8 on onnx", or the name of a package.
+        status: "unsupported", "failed", "missing" or "not asked for".
+    """
+
+    what: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What golden/ contains besides the outputs.
+
+    Attributes:
+        samples: indices of the inputs in the evaluation split.
+        labels: the true class of each, as an index into the model's labels.
+        float_top1: the float model's top-1 of each.
+        top1: the top-1 of each golden output, by "recipe/target/device".
+        tolerances: the largest |difference| from the golden outputs to accept, by "recipe/target".
+    """
+
+    samples: tuple[int, ...]
+    labels: tuple[int, ...]
+    float_top1: tuple[int, ...]
+    top1: Mapping[str, tuple[int, ...]]
+    tolerances: Mapping[str, float]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """bundle.json: what a bundle contains. Its schema for other programs is docs/bundle.schema.json.
+
+    Attributes:
+        digest: sha256 of bundle.json with 64 zeros in place of this value.
+        version: of the model: major.minor.patch.
+        previous: the version that this one was compared with; None for the first bundle of a model.
+        licence: an SPDX expression; "NOASSERTION" if the licence was not stated.
+        dataset_sha256, samples: the evaluation split.
+        accuracy: the float model's, on that split.
+        tools: versions of the tools that made the files.
+        recommended: for each target, the recipe of the fastest file whose accuracy drop is shown to be below the
+            margin.
+        packages: names of the packages in the bundle.
+        files: every other file of the bundle but bundle.sig, by path.
+        key: cache key: what the bundle was made from.
+    """
+
+    digest: str
+    model: str
+    version: str
+    previous: str | None
+    framework: str
+    licence: str
+    spec: ModelSpec
+    weights_sha256: str
+    dataset_sha256: str
+    samples: int
+    accuracy: float
+    tools: Mapping[str, str]
+    recommended: Mapping[str, str]
+    cells: tuple[BundledCell, ...]
+    packages: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    files: Mapping[str, BundledFile]
+    key: str
+    schema: int = SCHEMA
+
+
 # -- to and from JSON --------------------------------------------------------------------------------------------------
 
 

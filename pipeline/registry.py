@@ -27,6 +27,7 @@ PROTOCOLS = {
     "datasets": "Dataset",
     "devices": "DeviceKind",
     "frameworks": "Framework",
+    "packages": "Package",
     "framework_comparison.parts": "Comparison",
 }
 """The registries, and the Protocol in each folder's __init__.py that its plug-ins have."""

@@ -32,7 +32,7 @@ LAYERS = (
 """A module may import from earlier layers, and from its own layer without cycles. "pipeline" is the public API in
 pipeline/__init__.py."""
 
-FOLDERS = ("datasets", "recipes", "targets", "devices", "frameworks", "framework_comparison.parts")
+FOLDERS = ("datasets", "recipes", "targets", "devices", "frameworks", "packages", "framework_comparison.parts")
 FRAMEWORKS = {"torch": {"torch"}, "keras": {"keras", "tensorflow"}}
 
 
