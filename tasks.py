@@ -569,12 +569,28 @@ def ship(
 
 
 @command()
-def verify(_c: Context, bundle: str) -> None:
-    """Check every file of a bundle; exit 2 names the first that was changed."""
+def verify(_c: Context, bundle: str, key: str | None = None) -> None:
+    """Check every file of a bundle, and with --key its signature; exit 2 names the files that were changed."""
+    from pipeline.errors import Broken
+    from pipeline.report import terminal
     from pipeline.results import bundle as bundles
+    from pipeline.results import signature
 
-    found = bundles.read(_place(bundle))
-    print(f"{found.model} {found.version}: {len(found.files)} files are intact")
+    folder = _place(bundle)
+    public = signature.public_key(_place(key)) if key else None
+    problems = [*bundles.problems(folder), *(signature.check(folder, public) if public else [])]
+    if problems:
+        terminal.show(*(terminal.item("failed", str(problem)) for problem in problems))
+        raise Broken(f"{folder}: {problems[0]}{f', and {len(problems) - 1} more' if len(problems) > 1 else ''}")
+    found = bundles.manifest(folder)
+    print(f"{found.model} {found.version}: {len(found.files) + 1} files are intact")
+    if public:
+        print(f"{bundles.SIGNATURE}: valid, of this key")
+    else:
+        unsigned = (
+            "not signed" if not signature.is_signed(folder) else "not checked: give the signer's public key with --key"
+        )
+        print(f"{bundles.SIGNATURE}: {unsigned}")
 
 
 @command()

@@ -69,7 +69,7 @@ def manifest(path: Path) -> Bundle:
     Raises:
         Broken: it cannot be read, or was changed.
     """
-    content = _limited(path, MANIFEST, LARGEST_MANIFEST)
+    content = limited(path, MANIFEST)
     try:
         value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
@@ -77,8 +77,12 @@ def manifest(path: Path) -> Bundle:
     bundle = from_json(Bundle, value, MANIFEST)
     if digest(content, bundle.digest) != bundle.digest:
         raise Broken(f"{path}: {MANIFEST} was changed: its digest does not match")
-    for name in (*bundle.files, *(name for cell in bundle.cells for name in (cell.file, *cell.measurements))):
+    for name in bundle.files:
         _require_inside(name)
+    for cell in bundle.cells:
+        for name in (cell.file, f"models/{cell.recipe}/{cell.target}/artifact.json", *cell.measurements):
+            if name not in bundle.files and not any(file.startswith(f"{name}/") for file in bundle.files if name):
+                raise Broken(f"{path}: {MANIFEST} names {name!r}, which is not the path of a file of the bundle")
     return bundle
 
 
@@ -248,16 +252,20 @@ def _is_intact(path: Path, expected: BundledFile) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
 
 
-def _limited(path: Path, name: str, most: int) -> bytes:
-    """The content of a plain file of at most so many bytes."""
+def limited(path: Path, name: str) -> bytes:
+    """The content of a manifest of a bundle: a plain file of at most LARGEST_MANIFEST bytes.
+
+    Raises:
+        Broken: it is missing, too large, or not a plain file.
+    """
     try:
         about = (path / name).lstat()
     except OSError as error:
         raise Broken(f"{path} is not a bundle: it has no {name}") from error
     if not stat.S_ISREG(about.st_mode):
         raise Broken(f"{path}: {name} is not a plain file")
-    if about.st_size > most:
-        raise Broken(f"{path}: {name} has {about.st_size:,} bytes, and may have {most:,}")
+    if about.st_size > LARGEST_MANIFEST:
+        raise Broken(f"{path}: {name} has {about.st_size:,} bytes, and may have {LARGEST_MANIFEST:,}")
     return (path / name).read_bytes()
 
 
@@ -268,4 +276,4 @@ def _require_inside(name: str) -> None:
     """
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != name or "\\" in name or not name.isprintable():
-        raise Broken(f"{MANIFEST} names {name!r}, which is not a path inside the bundle")
+        raise Broken(f"{MANIFEST} names {name!r}, which is not the path of a file of the bundle")

@@ -27,7 +27,7 @@ from pipeline.errors import BadOption, Broken, Unsupported
 from pipeline.packages import HOST, Contents, Package, ShippedCell
 from pipeline.registry import Plugin
 from pipeline.results import bundle as bundles
-from pipeline.results import collect, reference, rows, verdicts, versions
+from pipeline.results import collect, reference, rows, signature, verdicts, versions
 from pipeline.results.reference import Reference
 from pipeline.results.rows import Row
 from pipeline.stages import _parity, push, quantize
@@ -37,6 +37,7 @@ from pipeline.system.store import Store
 from pipeline.targets import Target
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from numpy.typing import NDArray
 
 FOLDER = "ship"
@@ -89,7 +90,7 @@ class Shipped:
 
     Attributes:
         path: the bundle's folder.
-        made: False if it was up to date.
+        made: whether it was made or signed now; False if it was up to date.
     """
 
     path: Path
@@ -153,6 +154,7 @@ def ship(build: Store, plan: Plan, options: Options) -> Shipped:
         Broken: a manifest or a file does not match.
     """
     options.check()
+    signer = signature.private_key(options.key) if options.key else None
     if len(plan.jobs) != 1:
         raise BadOption("a bundle has one framework: name one with --framework")
     (job,) = plan.jobs
@@ -162,17 +164,34 @@ def ship(build: Store, plan: Plan, options: Options) -> Shipped:
     final = build.root / FOLDER / f"{checkpoint.spec.name}-{options.version}"
     key = shipment.key
     found = _existing(final, key)
-    if found is not None:
-        return Shipped(final, found, made=False)
+    if found is not None and (signer is None or signature.is_signed(final)):
+        return _up_to_date(final, found, signer)
     with store.lock(build, f"shipping {checkpoint.spec.name} {options.version}"):
         found = _existing(final, key)
         if found is not None:
-            return Shipped(final, found, made=False)
+            if signer is None or signature.is_signed(final):
+                return _up_to_date(final, found, signer)
+            signature.write(final, signer)
+            return Shipped(final, found, made=True)
         previous = _previous(shipment)
         with store.atomic(final) as new:
             new.mkdir()
             made = _written(shipment, new, previous, key)
+            if signer is not None:
+                signature.write(new, signer)
     return Shipped(final, made, made=True)
+
+
+def _up_to_date(final: Path, bundle: Bundle, signer: EllipticCurvePrivateKey | None) -> Shipped:
+    """
+    Raises:
+        Broken: the bundle has another signature than this key's.
+    """
+    if signer is not None:
+        found = signature.check(final, signer.public_key())
+        if found:
+            raise Broken(f"{final}: {found[0]}; a version is never overwritten: use a higher one, or remove the folder")
+    return Shipped(final, bundle, made=False)
 
 
 # -- what is shipped ---------------------------------------------------------------------------------------------------
