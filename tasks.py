@@ -27,7 +27,7 @@ from invoke.tasks import task
 from pipeline.errors import BadOption, ExportsFailed, PipelineError, described
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline import android
     from pipeline.core import Cell, Checkpoint
@@ -99,16 +99,23 @@ HELP = {
     "package": "comma-separated names of packages to write, or all that can be made",
     "bundle": "the folder of a bundle",
     "licence": "of the model, as an SPDX expression: Apache-2.0",
+    "old": "a file, or the folder of a cell in a build folder or a bundle",
+    "new": "the same",
+    "inputs": "a .npy file with samples, of which the first is used; default: pseudo-random inputs",
     "match": "run the tests that match this pytest expression",
 }
 
 
-def command(can_run_dry: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def command(
+    can_run_dry: bool = False, texts: Mapping[str, str] | None = None, **options: Any
+) -> Callable[[Callable[..., Any]], Any]:
     """An invoke task that reports errors in one line with exit code 2, or with a traceback under --debug.
 
     Args:
         can_run_dry: whether the task obeys --dry, which is in its context's config.run.dry; other tasks refuse it.
+        texts: help of options that mean something else than in HELP.
     """
+    helps = {**HELP, **(texts or {})}
 
     def wrap(body: Callable[..., Any]) -> Any:
         @functools.wraps(body)
@@ -146,7 +153,7 @@ def command(can_run_dry: bool = False, **options: Any) -> Callable[[Callable[...
         own = signature.parameters.get("debug")  # a task with its own meaning of --debug
         last = inspect.Parameter("debug", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False)
         run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *([] if own else [last])])  # type: ignore[attr-defined]
-        known = {name: HELP[name] + _default(p) for name, p in run.__signature__.parameters.items() if name in HELP}  # type: ignore[attr-defined]
+        known = {name: helps[name] + _default(p) for name, p in run.__signature__.parameters.items() if name in helps}  # type: ignore[attr-defined]
         if own:
             known["debug"] = "an app that a debugger and run-as can attach to"
         made = task(help=known, auto_shortflags=False, **options)(run)
@@ -428,6 +435,40 @@ def bench(
         else:
             compared = [instruction_budget.compare(own, recorded, device, asked) for device, own in counted]
             _check_growth([one for device in compared for one in device])
+
+
+ABOUT_COMPARE = {
+    "device": "a name from `inv devices`",
+    "rounds": "rounds of one process of each file, extended once by as many where they cannot tell",
+    "margin": "the files are the same if the ratio is shown to be within this, in percent (default: 2)",
+    "threads": "threads of the runtime",
+    "json": "print one JSON object",
+}
+
+
+@command(texts=ABOUT_COMPARE)
+def compare(
+    _c: Context, old: str, new: str, device: str = "local", rounds: str = "10", margin: str | None = None,
+    threads: str = "1", inputs: str | None = None, json: bool = False,
+) -> None:  # fmt: skip
+    """Compare two artifacts on a device, measured alternately: better, worse, the same within a margin, cannot tell."""
+    from pipeline import core, devices
+    from pipeline.report import comparison, terminal
+    from pipeline.stages import compare as comparing
+
+    percent = _number("margin", margin, float)
+    options = comparing.Options(
+        _whole("rounds", rounds), None if percent is None else percent / 100, _whole("threads", threads), _path(inputs)
+    )
+    options.check()
+    sides = [comparing.subject(_place(word)) for word in (old, new)]
+    found = comparing.compare(_build(), sides[0], sides[1], devices.find(device), options)
+    if json:
+        from json import dumps
+
+        print(dumps(core.to_json(found), indent=1))
+        return
+    terminal.show(*comparison.parts(found))
 
 
 @command()
@@ -1141,6 +1182,7 @@ namespace = Collection(
     export,
     push,
     bench,
+    compare,
     trace,
     drift,
     sensitivity,

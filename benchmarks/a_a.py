@@ -90,7 +90,7 @@ def measure_all(options: Any) -> dict[str, list[list[Process]]]:
                 done = device.call(build, one.runtime, words, 600)
                 if done.code != 0:
                     raise SystemExit(done.reason)
-                cell.append(measure._of_process({**json.loads(done.out), "started_at": started_at}))
+                cell.append(measure.of_process({**json.loads(done.out), "started_at": started_at}))
         print(f"round {round_ + 1} of {options.rounds}", file=sys.stderr)
     return found
 

@@ -273,6 +273,29 @@ def paired_ratio(
     return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
 
 
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided p-value of equal accuracy, from the samples that only one of two models classifies correctly.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+        Psychometrika 12, 1947; the exact test is the binomial test of the smaller count in all of them at 1/2.
+    """
+    n = lost + gained
+    return min(1.0, float(2 * sum(math.comb(n, k) for k in range(min(lost, gained) + 1)) / 2**n))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, in the same order: with these below alpha rejected, the probability of any
+    false rejection is at most alpha.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def is_significant(interval: tuple[float, float]) -> bool:
     """Whether a difference with this interval is significant: the interval excludes 0."""
     low, high = interval

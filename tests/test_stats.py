@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 from pipeline import stats
@@ -433,3 +433,21 @@ VECTORS = json.loads((Path(__file__).parent / "vectors" / "timing.json").read_te
 @pytest.mark.parametrize("vector", VECTORS["percentiles"])
 def test_percentiles_are_those_of_the_golden_vectors(vector: dict[str, Any]) -> None:
     assert stats.percentile(sorted(vector["values"]), vector["percent"]) == pytest.approx(vector["expected"])
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (5, 1), (1, 5), (8, 8), (30, 12), (400, 300)])
+def test_mcnemars_exact_test_equals_scipys_binomial_test(lost: int, gained: int) -> None:
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert stats.mcnemar(lost, gained) == pytest.approx(expected)
+
+
+def test_holm_adjusts_p_values_in_their_order_and_keeps_them_monotone() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.9]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+def test_holm_keeps_the_probability_of_any_false_alarm() -> None:
+    random = np.random.default_rng(7)
+    alarms = sum(min(stats.holm(random.uniform(size=12).tolist())) <= 0.05 for _ in range(2000))
+    assert alarms / 2000 < 0.065

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -230,25 +230,40 @@ def _of_job(bench: _Bench, outcomes: Sequence[Outcome]) -> list[Result]:
         images = pushing.evaluation(build, bench.job, checkpoint, bench.options.samples)
         run, hardware = _Run(bench, checkpoint, images), device.hardware(build)
         what = f"bench of {bench.plan.model.spec.name} on {device.name}"
-        with store.lock(build.device(device.name), what), store.lock(build.hardware(hardware), what):
-            try:
-                with device.exclusive(build):
-                    _require_same(device, hardware, device.hardware(build))
-                    cells = [_Cell(run, one, key) for one, key in todo]
-                    _measure_all([cell for cell in cells if bench.options.again or not cell.ready], failed)
-            except Unreachable as error:  # the device failed, not the artifact; the other artifacts would fail too
-                failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
+        try:
+            with alone(build, device, hardware, what):
+                cells = [_Cell(run, one, key) for one, key in todo]
+                _measure_all([cell for cell in cells if bench.options.again or not cell.ready], failed)
+        except Unreachable as error:  # the device failed, not the artifact; the other artifacts would fail too
+            failed |= {one.path: error for one, key in todo if not ready(bench.home(one.path), key)}
     return [_result(bench, one, failed.get(one.path)) for one, _ in keyed]
+
+
+@contextmanager
+def alone(build: Store, device: BoundDevice, hardware: str, what: str) -> Iterator[None]:
+    """Locks a device's name, its hardware and the device itself, so that nothing else is measured there.
+
+    Args:
+        hardware: what it was when the work was planned.
+        what: the work, for those that wait.
+
+    Raises:
+        Unreachable: the device cannot be reached, or is another one now.
+    """
+    locks = store.lock(build.device(device.name), what), store.lock(build.hardware(hardware), what)
+    with locks[0], locks[1], device.exclusive(build):
+        _require_same(device, hardware, device.hardware(build))
+        yield
 
 
 def _require_same(device: BoundDevice, planned: str, found: str) -> None:
     """
     Raises:
-        Unreachable: another device was connected after the bench was planned.
+        Unreachable: another device was connected after the work was planned.
     """
     if planned != found:
         raise Unreachable(
-            f"{device.name} was {planned} when this bench began and is {found} now: run the command again to measure it"
+            f"{device.name} was {planned} when this command began and is {found} now: run it again to measure that"
         )
 
 
@@ -489,14 +504,14 @@ def _noun(
         device=facts,
         runtime={**first["runtime"], **{name: first.get(name) for name in ("refills_input", "includes_input_copy")}},
         size_bytes=artifact.size_bytes,
-        processes=tuple(map(_of_process, found)),
+        processes=tuple(map(of_process, found)),
         accuracy=accuracy,
         key=key,
         tools=first["tools"],
     )
 
 
-def _of_process(run: Mapping[str, Any]) -> Process:
+def of_process(run: Mapping[str, Any]) -> Process:
     """One output of `edge-bench run`."""
 
     def pairs(name: str) -> tuple[tuple[int, int], ...]:
