@@ -105,7 +105,7 @@ def test_the_rounds_that_would_tell_do_so_in_four_of_five_cases() -> None:
 
 def test_more_noise_and_a_narrower_margin_need_more_rounds() -> None:
     quiet, loud = (ratios.rounds_needed(Ratio(5, 0.0, deviation, 0.01), 0.02) for deviation in (0.02, 0.04))
-    assert quiet is not None and loud is not None and loud > 3 * quiet
+    assert quiet is not None and loud is not None and loud >= 3 * quiet
     assert ratios.rounds_needed(Ratio(5, 0.0, 0.02, 0.01), 1e-9) is None
     assert ratios.rounds_needed(Ratio(5, 0.0, 0.02, 0.01), 0.0) is None
 

@@ -22,7 +22,6 @@ from tests.builds import Tree
 from tests.cli import inv
 from tests.scripted import microseconds, noisy
 
-
 USUAL = Options()
 
 
@@ -67,7 +66,7 @@ def test_a_given_margin_below_the_resolution_is_refused_with_the_rounds_that_wou
     with pytest.raises(BadOption, match=r"--margin 1: 5 rounds .* --rounds (\d+)") as raised:
         compared(tmp_path, noisy(1.0, 0.1), Options(rounds=5, margin=0.01))
     needed = int(str(raised.value).rpartition(" ")[2])
-    assert 200 < needed < 2000
+    assert 50 < needed < 2000
 
 
 def test_a_clear_difference_needs_no_margin_within_the_resolution(tmp_path: Path) -> None:
@@ -159,7 +158,8 @@ def test_files_are_compared_on_this_machine(matrix: Store, tmp_path: Path) -> No
     assert (found["old"], found["new"], found["figure"]) == ("fp32 on tflite", "model.tflite", "latency")
     assert found["old_cost"] > 0 and found["hardware"]
     same = inv(tmp_path, "compare", fp32, fp32, "--rounds", 2, "--margin", 90)
-    assert "same" in same.lines[3] and any("0 lost, 0 gained" in line for line in same.lines)
+    assert any(line.startswith("median") and line.endswith("same") for line in same.lines)
+    assert any("0 lost, 0 gained" in line for line in same.lines)
 
 
 def test_a_file_that_the_runtime_refuses_is_one_line(tmp_path: Path) -> None:
