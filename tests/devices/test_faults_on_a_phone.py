@@ -299,6 +299,9 @@ def test_finished_work_survives_a_fault_during_a_bench(
     local = next(matrix.root.glob("*/fp32/tflite/local/predictions.npz"))
     assert found is not None and found.accuracy.samples == SAMPLES
     assert found.runtime["delegate"] == "xnnpack"
+    assert len(found.device["states"]) == len(found.processes)
+    assert found.device["states"][0].keys() == {"before", "after", "samples"}
+    assert (found.device["compiled"], found.device["stay_on"]) == ("speed", True)
     with np.load(local) as one, np.load(desk.folder / "predictions.npz") as other:
         assert np.abs(one["output_0"] - other["output_0"]).max() < 1e-3
     assert phone.app() == ""
@@ -465,6 +468,52 @@ def test_cleaning_counts_files_of_more_than_two_gigabytes(phone: Phone) -> None:
         for name in "ab":
             phone.shell(f"truncate -s 3G {adb.FOLDER}/files/{name}")
         assert adb.clean(phone.build, DEVICE) == 6 << 30
+
+
+# -- disturbed measurements --------------------------------------------------------------------------------------------
+
+
+def measure(job: Phone, files: Files, disturb: str) -> tuple[list[Done], list[BaseException]]:
+    """Measures for three seconds and runs a command in the phone's shell as soon as the app has loaded its runtime."""
+    adb.push(job.build, DEVICE, [files.model, files.images])
+    done: list[Done] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            done.append(adb.call(job.build, DEVICE, "litert", files.run("--min-seconds", "3"), 300))
+        except StageFailed as error:
+            errors.append(error)
+
+    job.shell("logcat -c")
+    running = threading.Thread(target=call)
+    running.start()
+    until(lambda: "Loaded native library" in job.adb("logcat", "-d").stdout)
+    time.sleep(0.5)  # for the first inferences
+    job.shell(disturb)
+    running.join()
+    return done, errors
+
+
+def test_a_measurement_that_lost_the_foreground_is_repeated(
+    job: Phone, files: Files, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (done,), _ = measure(job, files, "input keyevent KEYCODE_HOME")
+    assert "lost the foreground" in capfd.readouterr().err
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert (found["foreground_lost"], found["screen_off"]) == (False, False)
+    assert found["memory_process"] == "memory" and found["peak_rss_bytes"] > found["rss_before_load_bytes"]
+    assert found["samples"] and found["throttling"] == []
+    assert len(found["runtime"]["library_sha256"]) == 64
+
+
+def test_a_measurement_whose_attempts_are_all_disturbed_fails_with_the_reason(
+    job: Phone, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "ATTEMPTS", 1)
+    done, (error,) = measure(job, files, "input keyevent KEYCODE_SLEEP")
+    assert done == [] and "its screen turned off in each of 1 runs" in str(error)
 
 
 # -- installing --------------------------------------------------------------------------------------------------------

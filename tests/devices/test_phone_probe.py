@@ -1,11 +1,17 @@
-"""What `inv devices.probe` checks on a phone, without one."""
+"""What `inv devices.probe` checks on a phone."""
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
-from pipeline.devices import _phone_probe
+from pipeline.core import Assumption, Probe, from_json
+from pipeline.devices import _phone_probe, adb
 from tests.cli import ROOT
+from tests.phones import DEVICE, Phone
+
+RECORDED = Path(__file__).parents[1] / "probes" / "phone-emulated.json"
 
 
 def test_the_docs_list_every_assumption_about_phones() -> None:
@@ -32,3 +38,18 @@ def test_a_checks_pattern_accepts_the_words_of_android_and_no_others() -> None:
     }  # fmt: skip
     assert [name for name, text in good.items() if not re.search(patterns[name], text)] == []
     assert [name for name, text in bad.items() if re.search(patterns[name], text)] == []
+
+
+# -- the emulated phone ------------------------------------------------------------------------------------------------
+
+
+def test_the_emulated_phone_answers_as_its_recorded_probe_says(phone: Phone) -> None:
+    recorded = from_json(Probe, json.loads(RECORDED.read_text()))
+    found = adb.probe(phone.build, DEVICE)
+    assert [without_numbers(one) for one in found.assumptions] == [without_numbers(one) for one in recorded.assumptions]
+    assert (found.model, found.system, found.hardware) == (recorded.model, recorded.system, recorded.hardware)
+
+
+def without_numbers(one: Assumption) -> tuple[str, str, str, bool | None]:
+    """An assumption without numbers, which differ from machine to machine."""
+    return one.name, one.assumed, re.sub(r"\d+", "#", one.seen), one.holds
