@@ -9,7 +9,6 @@ import android.os.PowerManager;
 import android.util.Log;
 import java.io.BufferedReader;
 import java.io.File;
-import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
@@ -50,8 +49,9 @@ import org.robolectric.util.ReflectionHelpers;
 
 /**
  * The app's process on the emulated phone. Each line of standard input is a JSON object: {"start": activity, "extras":
- * {...}}, {"thermal": status}, {"awake": boolean} or {"focus": boolean}. The reply is a line that begins with 0x01:
- * empty, or an error. All other output goes to the log. Unlike a test, it runs until it is killed or the app's code throws.
+ * {...}}, {"thermal": status}, {"awake": boolean} or {"focus": boolean}, with a "number". When it is done, it writes the
+ * number to the file PHONE_REPLIES. All output goes to the log. Unlike a test, it runs until it is killed or the app's
+ * code throws.
  */
 @RunWith(Phone.Runner.class)
 @Config(sdk = 34, qualifiers = "w411dp-h891dp-xxhdpi", shadows = Phone.Storage.class)
@@ -66,7 +66,7 @@ public class Phone {
 
     @Test
     public void lives() throws Exception {
-        PrintStream replies = new PrintStream(new FileOutputStream(FileDescriptor.out), true, StandardCharsets.UTF_8);
+        PrintStream replies = new PrintStream(new FileOutputStream(System.getenv("PHONE_REPLIES")), true, StandardCharsets.UTF_8);
         ShadowLog.stream = System.out;
         Thread.setDefaultUncaughtExceptionHandler((thread, error) -> dies(thread.getName(), error));
         prepare(new JSONObject(System.getenv("PHONE_PROPERTIES")));
@@ -80,8 +80,9 @@ public class Phone {
             if (END_OF_INPUT.equals(line)) return;
             try {
                 if (line != null) {
-                    handle(new JSONObject(line));
-                    replies.println("\u0001");
+                    JSONObject request = new JSONObject(line);
+                    handle(request);
+                    replies.println(request.getInt("number"));
                 }
                 long now = System.nanoTime(); // Robolectric's clock only advances on request
                 ShadowSystemClock.advanceBy(Duration.ofNanos(now - last));

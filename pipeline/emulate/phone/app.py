@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from pipeline.system import proc, store
 
@@ -55,6 +59,48 @@ class Log:
         return datetime.now() + self.ahead
 
 
+@dataclass
+class Process:
+    """The app's process.
+
+    Attributes:
+        replies: the requests that it has carried out, by number; None at its end.
+    """
+
+    popen: subprocess.Popen[str]
+    replies: queue.SimpleQueue[int | None] = field(default_factory=queue.SimpleQueue)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _asking: threading.Lock = field(default_factory=threading.Lock)
+
+    def runs(self) -> bool:
+        return self.popen.poll() is None
+
+    def request(self, message: Mapping[str, object]) -> str:
+        """Sends a message and waits for its reply: an error, or an empty string."""
+        assert self.popen.stdin is not None
+        with self._asking:
+            number, end = next(self._numbers), time.monotonic() + START_SECONDS
+            with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended; then its input is closed
+                self.popen.stdin.write(json.dumps({**message, "number": number}) + "\n")
+                self.popen.stdin.flush()
+            while True:
+                try:
+                    reply = self.replies.get(timeout=max(0.0, end - time.monotonic()))
+                except queue.Empty:
+                    return f"no response within {START_SECONDS:.0f} s"
+                if reply is None:
+                    self.replies.put(None)  # for later requests
+                    return "its process ended"
+                if reply == number:  # an earlier one answers a request that was given up
+                    return ""
+
+    def read(self, replies: IO[str]) -> None:
+        """Reads its replies until its end."""
+        with replies:
+            for line in replies:
+                self.replies.put(int(line))
+
+
 class App:
     """The app on the phone, and its process while it is running.
 
@@ -71,40 +117,39 @@ class App:
     ) -> None:
         self.folder, self.view, self.properties, self.log, self.clock = folder, view, properties, log, clock
         self.classes, self.work = work / "classes", work / "temporary"
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Process | None = None
         self.package = ""
         self.last_exit = ""
-        self._replies: collections.deque[str] = collections.deque()
-        self._replied = threading.Condition()
         self._lock = threading.Lock()
 
     # -- start and end -------------------------------------------------------------------------------------------------
 
-    def runs(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
     def start(self, package: str, activity: str, extras: Mapping[str, str]) -> str:
         """Starts an activity, and the process if it is not running. Returns an error, or an empty string."""
         with self._lock:
-            if not self.runs():
-                error = self._launch(package)
-                if error:
-                    return error
-            return self._request({"start": activity, "extras": dict(extras)})
+            if self.process is None or not self.process.runs():
+                launched = self._launch(package)
+                if isinstance(launched, str):
+                    return launched
+                self.process = launched
+            process = self.process
+        return process.request({"start": activity, "extras": dict(extras)})
 
     def notify(self, change: Mapping[str, object]) -> None:
         """Notifies the process of a change of the phone's state. A process that starts later does not learn of it."""
-        if self.runs():
-            self._request(change)
+        process = self.process
+        if process is not None and process.runs():
+            process.request(change)
 
     def end(self) -> None:
         """Kills the process, as force-stop does."""
         with self._lock:
-            if self.process is not None and self.runs():
-                self.process.send_signal(signal.SIGKILL)
-                self.process.wait()
+            if self.process is not None and self.process.runs():
+                self.process.popen.send_signal(signal.SIGKILL)
+                self.process.popen.wait()
 
-    def _launch(self, package: str) -> str:
+    def _launch(self, package: str) -> Process | str:
+        """Starts the process, or returns the reason why it cannot be started."""
         lines = (self.folder / "classpath.txt").read_text().splitlines()
         jars = [Path(line) for line in lines if line.strip()]
         missing = [path for path in (self.folder / "app.jar", *jars) if not path.is_file()]
@@ -128,20 +173,28 @@ class App:
             os.chroot(self.view)
             os.chdir("/")
 
+        # Replies have a pipe of their own: all threads and native code write to the output, where lines can mix.
+        read, write = os.pipe()
         environment = {
+            "PHONE_REPLIES": f"/proc/self/fd/{write}",
             "PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.work), "LC_ALL": "C.UTF-8",
             "LD_LIBRARY_PATH": str(self.folder / "native"), "PHONE_PROPERTIES": json.dumps(dict(self.properties)),
             **self.clock, **self.properties,  # Android's native libraries read properties from these: see bionic.c
         }  # fmt: skip
         self.package, self.last_exit = package, ""
-        self._replies.clear()
-        self.process = subprocess.Popen(
-            argv, executable=str(Path(java).resolve()), env=environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=into_view,  # noqa: PLW1509 (two system calls)
-            start_new_session=True,
-        )  # fmt: skip
-        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
-        return ""
+        try:
+            popen = subprocess.Popen(
+                argv, executable=str(Path(java).resolve()), env=environment, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=into_view,  # noqa: PLW1509 (two system calls)
+                pass_fds=(write,), start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(write)
+        process = Process(popen)
+        reader = threading.Thread(target=process.read, args=(os.fdopen(read),), daemon=True)
+        reader.start()
+        threading.Thread(target=self._listen, args=(process, reader), daemon=True).start()
+        return process
 
     def _compiled(self, jars: list[Path], package: str) -> Path:
         """Phone.java, compiled once for these jars, with the file that tells Robolectric where the app is."""
@@ -162,39 +215,26 @@ class App:
                     raise RuntimeError(f"javac: {done.err[-2000:]}")
         return folder
 
-    # -- requests and output -------------------------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------------------------------
 
-    def _request(self, message: Mapping[str, object]) -> str:
-        """Sends a message to the process and waits for its reply: an error, or an empty string."""
-        assert self.process is not None and self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-        with self._replied:
-            if not self._replied.wait_for(lambda: self._replies or not self.runs(), START_SECONDS):
-                return f"no response within {START_SECONDS:.0f} s"
-            return self._replies.popleft() if self._replies else "its process ended"
-
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        """Reads the process's output: replies, and lines for the log."""
-        assert process.stdout is not None
+    def _listen(self, process: Process, reader: threading.Thread) -> None:
+        """Adds the process's output and its end to the log. Then requests learn of the end."""
+        popen = process.popen
+        assert popen.stdin is not None and popen.stdout is not None
         priority, tag = "I", "System.out"
-        for line in process.stdout:
+        for line in popen.stdout:
             text = line.rstrip("\n")
-            if text.startswith("\x01"):
-                with self._replied:
-                    self._replies.append(text[1:])
-                    self._replied.notify_all()
-                continue
             found = re.match(r"([VDIWEF])/([^:]*): (.*)", text)
             if found:
                 priority, tag, text = found.groups()
-            self.log.add(process.pid, priority, tag, text)
+            self.log.add(popen.pid, priority, tag, text)
             priority, tag = (priority, tag) if tag == "AndroidRuntime" else ("I", "System.out")
-        code = process.wait()
-        self._log_end(process.pid, code)
-        with self._replied:
-            self._replied.notify_all()
+        reader.join()
+        self._log_end(popen.pid, popen.wait())
+        process.replies.put(None)
+        popen.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            popen.stdin.close()
 
     def _log_end(self, pid: int, code: int) -> None:
         """Logs the end of the process as Android does."""
