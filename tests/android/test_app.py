@@ -97,6 +97,7 @@ def test_a_run_is_marked_by_what_happened_meanwhile(ran: jvm.Ran, target: str) -
 
 def test_every_answer_fits_the_schema_of_its_command(ran: jvm.Ran) -> None:
     runs = [(verb, jvm.run_id(verb, "fp32", target)) for verb in ("run", "predict", "memory") for target in TARGETS]
+    runs += [("trace", jvm.run_id("trace", target)) for target in TARGETS]
     for verb, run in [*runs, ("facts", "0000fac75"), ("runtimes", "0000aaaa")]:
         assert schemas.wrong(verb, ran.output(run)) == [], (verb, run)
 

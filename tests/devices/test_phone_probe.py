@@ -12,6 +12,8 @@ from tests.cli import ROOT
 from tests.phones import DEVICE, Phone
 
 RECORDED = Path(__file__).parents[1] / "probes" / "phone-emulated.json"
+OF_THIS_MACHINE = ("app_cpufreq", "app_governor", "app_cores", "clear_refs")
+"""What the app on the emulated phone reads from the kernel of this machine."""
 
 
 def test_the_docs_list_every_assumption_about_phones() -> None:
@@ -51,5 +53,7 @@ def test_the_emulated_phone_answers_as_its_recorded_probe_says(phone: Phone) -> 
 
 
 def without_numbers(one: Assumption) -> tuple[str, str, str, bool | None]:
-    """An assumption without numbers, which differ from machine to machine."""
+    """An assumption without what differs from machine to machine: numbers, and what the app reads of this one."""
+    if one.name in OF_THIS_MACHINE:
+        return one.name, one.assumed, "", None
     return one.name, one.assumed, re.sub(r"\d+", "#", one.seen), one.holds

@@ -16,8 +16,10 @@ from pipeline.core import Device, Probe, from_json
 from pipeline.devices import _machine, _probe
 from pipeline.errors import StageFailed
 from pipeline.system.store import Store
+from tests.boards import Board as EmulatedBoard
 from tests.cli import inv
 
+from .conftest import EMULATED_DEVICE
 from .sshd import Board
 
 EVERY = {name for name, *_ in _machine.CHECKS}
@@ -194,11 +196,20 @@ RECORDED = sorted((Path(__file__).parents[1] / "probes").glob("*.json"))
 @pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
 def test_a_recorded_probe_has_the_format_and_is_emulated_or_of_a_host(file: Path) -> None:
     probe = from_json(Probe, json.loads(file.read_text()))
-    assert probe.emulated is ("emulated" in file.stem)
+    assert probe.emulated is file.stem.endswith("-emulated")
     assert probe.kind in ("local", "ssh", "adb")
+    assert re.fullmatch("[0-9a-f]{16}", probe.hardware) and probe.assumptions
+    assert "LASTMILE0EMULATED" not in file.read_text()  # the emulated phone's serial number
 
 
 def test_this_machine_is_checked_for_what_was_recorded_on_a_host(tmp_path: Path) -> None:
     recorded = from_json(Probe, json.loads((RECORDED[0].parent / "host.json").read_text()))
     found = devices.bound(Device("local", "local")).probe(Store(tmp_path))
     assert judged(found).keys() == judged(recorded).keys()
+
+
+def test_an_emulated_board_answers_as_its_recorded_probe_says(board: EmulatedBoard) -> None:
+    recorded = from_json(Probe, json.loads((RECORDED[0].parent / "pi4-emulated.json").read_text()))
+    found = devices.bound(EMULATED_DEVICE).probe(board.build)
+    assert judged(found) == judged(recorded)
+    assert (found.emulated, found.model) == (True, recorded.model)

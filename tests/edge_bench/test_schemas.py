@@ -38,7 +38,7 @@ def answers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_every_schema_is_valid_and_every_command_has_one() -> None:
     for schema in SCHEMAS.values():
         Draft202012Validator.check_schema(schema)
-    assert SCHEMAS.keys() == {"run", "predict", "facts", "runtimes", "device", "runtime", "memory"}
+    assert SCHEMAS.keys() == {"run", "predict", "facts", "runtimes", "device", "runtime", "memory", "trace"}
 
 
 def test_real_answers_fit_and_have_no_key_that_the_schema_does_not_describe(answers: dict[str, Any]) -> None:
