@@ -37,7 +37,7 @@ def main() -> int:
         device = devices.find(name)
         unit = "instructions" if device.options.get("clock") == "instructions" else "ns"
         for one, _ in floor.measure(build, device, plugins("targets", "all"), options.processes):
-            floors.append({"device": name, "emulated": device.emulated, "unit": unit, **asdict(one)})
+            floors.append({"device": name, "emulated": device.device.emulated, "unit": unit, **asdict(one)})
     rows = [[one["device"], f"{one['runtime']} {one['version']}", *_cost(one)] for one in floors]
     print(_common.table(["device", "runtime", "a call", "includes the input's copy"], rows))
     _common.keep("floor", {"floors": floors})

@@ -22,6 +22,8 @@ def test_the_docs_list_every_assumption_about_phones() -> None:
     checks = (*_phone_probe.SYSTEM, *_phone_probe.APP)
     assumed = {check.name: check.assumed for check in checks} | {name: text for name, text, _ in _phone_probe.FACTS}
     assert assumed.items() <= rows.items()
+    recorded = from_json(Probe, json.loads(RECORDED.read_text()))
+    assert rows == {one.name: one.assumed for one in recorded.assumptions}
     assert len(checks) == len({check.name for check in checks})
 
 
