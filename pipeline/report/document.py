@@ -43,6 +43,11 @@ def write_report(
     return page
 
 
+def page(found: Sequence[Row], title: str) -> str:
+    """The report of these rows as one HTML page."""
+    return web_page(_sections(found, equalities(found)), title)
+
+
 def _sections(found: Sequence[Row], pairs: Sequence[Equality]) -> list[Section]:
     sections = [
         summary(found),

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ from pipeline.core import (
 from pipeline.errors import BadOption, Broken, Unsupported
 from pipeline.packages import HOST, Contents, Package, ShippedCell
 from pipeline.registry import Plugin
+from pipeline.report import card, document
 from pipeline.results import bundle as bundles
 from pipeline.results import collect, reference, rows, signature, verdicts, versions
 from pipeline.results.reference import Reference
 from pipeline.results.rows import Row
-from pipeline.stages import _parity, push, quantize
+from pipeline.stages import _bill, _parity, push, quantize
 from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
 from pipeline.system.store import Store
@@ -365,10 +366,16 @@ def _written(shipment: _Shipment, new: Path, previous: str | None, key: str) -> 
         cells=tuple(_bundled(cell, file) for cell, file in zip(cells, files, strict=True)),
         packages=tuple(made),
         left_out=(*shipment.left_out, *more),
-        files=_files(new),
+        files={},
         key=key,
     )
-    (new / bundles.MANIFEST).write_text(bundles.text(unset), encoding="utf-8")
+    found = [row for file in files for row in file.rows or (file.row,)]
+    (new / "README.md").write_text(card.card(unset, found), encoding="utf-8")
+    title = f"{unset.model} {unset.version}"
+    (new / "report.html").write_text(document.page(found, title), encoding="utf-8")
+    _bill.write(new, unset, _files(new))
+    complete = replace(unset, files=_files(new))
+    (new / bundles.MANIFEST).write_text(bundles.text(complete), encoding="utf-8")
     return bundles.manifest(new)
 
 
