@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 FOLDER = "ship"
 """In the build folder: holds the bundles."""
+VERIFY = Path(__file__).with_name("Verify.java")
+"""The program that checks a bundle with nothing but a JDK; it lies in every bundle."""
 GOLDEN_SAMPLES = 8
 SLACK = 2.0
 """A golden output may differ by this many times the largest difference that was seen."""
@@ -142,7 +144,7 @@ class _Shipment:
             [to_json(row.measurement) for file in self.files for row in file.rows],
             to_json(self.left_out), options.version, options.licence,
             {plugin.name: packages.source_hash(plugin.name) for plugin in options.packages}, options.every_package,
-            registry.code_hash("pipeline.stages.ship"),
+            registry.code_hash("pipeline.stages.ship"), store.sha256(VERIFY),
         ])  # fmt: skip
 
 
@@ -373,6 +375,7 @@ def _written(shipment: _Shipment, new: Path, previous: str | None, key: str) -> 
     (new / "README.md").write_text(card.card(unset, found), encoding="utf-8")
     title = f"{unset.model} {unset.version}"
     (new / "report.html").write_text(document.page(found, title), encoding="utf-8")
+    shutil.copyfile(VERIFY, new / VERIFY.name)
     _bill.write(new, unset, _files(new))
     complete = replace(unset, files=_files(new))
     (new / bundles.MANIFEST).write_text(bundles.text(complete), encoding="utf-8")

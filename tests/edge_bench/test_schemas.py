@@ -13,6 +13,7 @@ import pytest
 from edge_bench import throttling
 from jsonschema import Draft202012Validator
 
+from tests import bundles
 from tests.schemas import SCHEMAS, wrong
 
 SHORT = ("--min-runs", "2", "--min-seconds", "0", "--warmup-seconds", "0")
@@ -27,6 +28,7 @@ def answers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "predict": ("predict", models / "net.tflite", "--inputs", models / "samples.npy", "--out", "p.npz"),
         "facts": ("facts",),
         "runtimes": ("runtimes",),
+        "verify": ("verify", bundles.made(bundles.usual(tmp_path_factory.mktemp("ship") / "build")).path),
     }
     found = {}
     for name, arguments in words.items():
@@ -38,7 +40,7 @@ def answers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_every_schema_is_valid_and_every_command_has_one() -> None:
     for schema in SCHEMAS.values():
         Draft202012Validator.check_schema(schema)
-    assert SCHEMAS.keys() == {"run", "predict", "facts", "runtimes", "device", "runtime", "memory", "trace"}
+    assert SCHEMAS.keys() == {"run", "predict", "facts", "runtimes", "verify", "device", "runtime", "memory", "trace"}
 
 
 def test_real_answers_fit_and_have_no_key_that_the_schema_does_not_describe(answers: dict[str, Any]) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from pipeline.core import BundledFile
 from pipeline.errors import BadOption, Broken
 from pipeline.results import bundle as bundles
 from pipeline.results import signature
+from tests import bundle_schema
 from tests import bundles as writing
 from tests.cli import tree as content
 
@@ -267,3 +269,18 @@ def test_keys_are_not_taken_for_each_other(keys: tuple[Path, Path], tmp_path: Pa
     for missing in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(BadOption):
             signature.private_key(missing)
+
+
+# -- the published schema ----------------------------------------------------------------------------------------------
+
+
+def test_the_published_schema_is_that_of_the_nouns_and_a_bundle_fits_it(original: Path) -> None:
+    published = json.loads(bundle_schema.FILE.read_text())
+    assert published == bundle_schema.schema()
+    Draft202012Validator.check_schema(published)
+    value = json.loads((original / "bundle.json").read_text())
+    assert list(Draft202012Validator(published).iter_errors(value)) == []
+    for key in value:
+        without = {name: one for name, one in value.items() if name != key}
+        assert list(Draft202012Validator(published).iter_errors(without))
+    assert list(Draft202012Validator(published).iter_errors({**value, "surprise": 1}))

@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--keep-input", action="store_true", help="also write the inputs as the runtime gets them")
     predict.set_defaults(command=_predict)
 
+    verify = commands.add_parser("verify", help="check every file of a bundle of Lastmile's, and its signature")
+    verify.add_argument("bundle", type=Path, help="the bundle's folder")
+    verify.add_argument("--key", type=Path, metavar="PEM", help="the public key of the signer; needs cryptography")
+    verify.set_defaults(command=_verify)
+
     commands.add_parser("facts", help="describe this machine").set_defaults(command=_facts)
     commands.add_parser("runtimes", help="list the runtimes").set_defaults(command=_runtimes)
     return top
@@ -139,6 +144,15 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     samples = _samples(options)
     assert samples is not None  # argparse requires --inputs
     return predict.predict(_job(options), samples, span, options.out)
+
+
+def _verify(options: argparse.Namespace) -> dict[str, Any]:
+    from . import bundle
+
+    result = bundle.verify(options.bundle, options.key)
+    if options.key is not None and result["signature"] != "valid":
+        sys.stderr.write(f"edge-bench: the signature was {result['signature']}\n")
+    return result
 
 
 def _job(options: argparse.Namespace) -> model.Job:

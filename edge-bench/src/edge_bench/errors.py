@@ -7,6 +7,7 @@ EdgeBenchError          one line on stderr, exit code 2
   BadArtifact           the file is missing, or the runtime refuses it
   BadSamples            the samples are unreadable, or do not fit the model
   BadCpus               --cpus names CPUs that this process may not use
+  BadBundle             a bundle cannot be read, or a file of it was changed
   CannotWrite           the result could not be written
 """
 
@@ -35,6 +36,10 @@ class BadArtifact(EdgeBenchError):
 
 class BadSamples(EdgeBenchError):
     """The samples cannot be read, or do not fit the model's input."""
+
+
+class BadBundle(EdgeBenchError):
+    """A bundle cannot be read, or one of its files was changed."""
 
 
 class BadCpus(EdgeBenchError):
