@@ -265,7 +265,7 @@ def _passed(
             if found[0].cell.status != "unsupported" and device not in {row.cell.device for row in found}
             and not (found[0].artifact and found[0].artifact.unchecked)
         ]  # fmt: skip
-    for row in found:  # a manifest that cannot be read is an error, and not a file to leave out
+    for row in found:  # a manifest that cannot be read is an error, and not a file to omit
         if row.cell.status == "failed":
             store.read(Artifact, folder / "artifact.json")
             store.read(Measurement, _measured_at(folder, row) / "measurement.json")
