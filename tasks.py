@@ -606,6 +606,7 @@ def ship(
     plan = _plan(model, framework, target, recipe, device)
     shipped = shipping.ship(_build(), plan, options)
     terminal.show(*(terminal.item(*line) for line in shipping.lines(shipped)))
+    print(shipping.sizes(shipped))
     print(f"{shipped.path}: {'made' if shipped.made else 'up to date'}")
 
 

@@ -54,7 +54,7 @@ def _metadata(bundle: Bundle) -> str:
         "metrics": ["accuracy"],
         "model-index": [model],
     }
-    if " " in str(fields["license"]):  # the hub knows single licences only
+    if " " in bundle.licence or bundle.licence.startswith("LicenseRef-"):  # the hub knows single, public licences
         fields |= {"license": "other", "license_name": bundle.licence}
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())
 

@@ -19,7 +19,6 @@ from pipeline.core import (
     Checkpoint,
     Golden,
     LeftOut,
-    Measurement,
     command_options,
     to_json,
 )
@@ -53,7 +52,10 @@ ROUNDING = 1e-6
 UNKNOWN = 1e-3
 """A runtime that nothing here can run is assumed to differ by this share of the largest output."""
 NO_LICENCE = "NOASSERTION"
-LICENCE = re.compile(r"[A-Za-z0-9.+-]+(?: (?:AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+LICENCE = re.compile(
+    r"[A-Za-z0-9.:+-]+(?: WITH [A-Za-z0-9.-]+)?(?: (?:AND|OR) [A-Za-z0-9.:+-]+(?: WITH [A-Za-z0-9.-]+)?)*"
+)
+"""An SPDX expression without parentheses."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Options:
             BadOption: an option is invalid.
         """
         versions.parse(self.version)
-        if not LICENCE.fullmatch(self.licence):
+        if not _is_expression(self.licence):
             raise BadOption(f"--licence {self.licence!r} is not an SPDX expression, such as Apache-2.0")
 
 
@@ -197,6 +199,15 @@ def _up_to_date(final: Path, bundle: Bundle, signer: EllipticCurvePrivateKey | N
     return Shipped(final, bundle, made=False)
 
 
+def _is_expression(text: str) -> bool:
+    """Whether a text has the form of an SPDX expression. Its innermost parentheses are replaced by a name at a time."""
+    while True:
+        shorter = re.sub(r"\(([^()]+)\)", lambda match: "X" if LICENCE.fullmatch(match[1]) else "", text)
+        if shorter == text:
+            return LICENCE.fullmatch(text) is not None
+        text = shorter
+
+
 # -- what is shipped ---------------------------------------------------------------------------------------------------
 
 
@@ -265,10 +276,10 @@ def _passed(
             if found[0].cell.status != "unsupported" and device not in {row.cell.device for row in found}
             and not (found[0].artifact and found[0].artifact.unchecked)
         ]  # fmt: skip
-    for row in found:  # a manifest that cannot be read is an error, and not a file to omit
-        if row.cell.status == "failed":
-            store.read(Artifact, folder / "artifact.json")
-            store.read(Measurement, _measured_at(folder, row) / "measurement.json")
+    for row in found:
+        home = folder if row.cell.device is None else _measured_at(folder, row)
+        if row.cell.status == "failed" and row.checkpoint and not (home / "failure.json").exists():
+            raise Broken(f"{_named(name, row)}: {row.cell.reason}")  # nothing failed: a manifest or file was changed
     if not ready:
         return None, reasons
     artifact = ready[0].artifact
@@ -285,11 +296,9 @@ def _named(name: str, row: Row) -> str:
 
 
 def _measured_at(folder: Path, row: Row) -> Path:
-    if row.cell.device is None:
-        return folder
-    threads = row.cell.threads
-    home = folder / row.cell.device
-    return home if threads in (None, 1) else home / f"{store.THREADS}{threads}"
+    """The folder of a row's measurement below that of its file."""
+    home = folder / str(row.cell.device)
+    return home if row.cell.threads in (None, 1) else home / f"{store.THREADS}{row.cell.threads}"
 
 
 # -- which version -----------------------------------------------------------------------------------------------------
@@ -497,6 +506,8 @@ def _golden_outputs(file: _File, labels: Any, chosen: Any, inputs: Any) -> dict[
     found: dict[str, NDArray[Any]] = {}
     for row in file.rows:
         place = HOST if row.cell.device == "local" else str(row.cell.device)
+        if row.cell.device == HOST:
+            raise Unsupported(f"a device cannot be called {HOST!r} in a bundle: rename it in devices.toml")
         if place not in found:  # several threads give the same outputs, within the tolerance
             kept = stats.stratified(labels, row.cell.samples or len(labels))
             found[place] = rows.outputs(row)[0][np.searchsorted(kept, chosen)].astype(np.float32)
@@ -588,6 +599,16 @@ def _write_packages(contents: Contents, options: Options) -> tuple[list[str], li
         plugin.module.write(contents, folder)
         made.append(plugin.name)
     return made, left_out
+
+
+def sizes(shipped: Shipped) -> str:
+    """How large the bundle is, and how much of it the model files are."""
+    total = store.size(shipped.path)
+    models = sum(cell.results[0].size_bytes or 0 for cell in shipped.bundle.cells)
+    return (
+        f"{len(shipped.bundle.files) + 1} files, {formatting.megabytes(total)} MB; "
+        f"the model files have {formatting.megabytes(models)} MB"
+    )
 
 
 def lines(shipped: Shipped) -> Iterator[tuple[str, str]]:

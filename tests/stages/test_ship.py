@@ -15,6 +15,8 @@ from PIL import Image
 from pipeline import core, stats
 from pipeline.core import Artifact, Measurement, from_json
 from pipeline.errors import BadOption, Broken, Unsupported
+from pipeline.packages import Contents
+from pipeline.registry import Plugin
 from pipeline.results import bundle as bundles
 from pipeline.stages import ship
 from pipeline.stages.ship import Options
@@ -147,6 +149,58 @@ def test_the_recommended_file_is_the_fastest_within_the_margin(tmp_path: Path, m
     assert bundles.contents(source.root / "ship" / "tiny-1.0.0").recommended("onnx") is None
 
 
+def test_hugging_face_reads_the_card(shipped: ship.Shipped) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(shipped.path / "README.md")
+    card.data.to_yaml()
+    assert (card.data.license, card.data.pipeline_tag) == ("unknown", "image-classification")
+    assert card.data.model_name == "tiny"
+    assert card.data.eval_results[0].metric_value == shipped.bundle.accuracy
+    assert len(card.data.eval_results) == 1 + 4
+    for heading in ("About", "Files", "Accuracy drop by class", "Limits", "Licence"):
+        assert f"## {heading}" in card.text
+    assert "fp32 on coreml was exported and never run" in card.text
+
+
+@pytest.mark.parametrize(
+    ("licence", "known"), [("Apache-2.0", "apache-2.0"), ("MIT OR Apache-2.0", "other"), ("LicenseRef-own", "other")]
+)
+def test_the_card_has_the_licence_as_the_hub_knows_it(tmp_path: Path, licence: str, known: str) -> None:
+    source = tree(tmp_path / "build")
+    cell(source, "fp32", "tflite", LOCAL)
+    found = ship.ship(source.build, writing.plan(), Options("1.0.0", licence=licence))
+    first = (found.path / "README.md").read_text().splitlines()[1]
+    assert first == f'license: "{known}"'
+    bill = json.loads((found.path / "sbom.cdx.json").read_text())
+    assert bill["metadata"]["component"]["licenses"] == [{"expression": licence}]
+
+
+def test_the_bill_of_materials_names_model_files_data_and_tools(shipped: ship.Shipped) -> None:
+    bill = json.loads((shipped.path / "sbom.cdx.json").read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.7")
+    assert "licenses" not in bill["metadata"]["component"]
+    by_name = {one["name"]: one for one in bill["components"]}
+    for one in shipped.bundle.cells:
+        assert by_name[one.file]["hashes"] == [{"alg": "SHA-256", "content": shipped.bundle.files[one.file].sha256}]
+    assert by_name["torch"]["purl"] == "pkg:pypi/torch@2.13.0"
+    assert by_name["digits"]["type"] == "data"
+    references = {one["bom-ref"] for one in [bill["metadata"]["component"], *bill["components"]]}
+    assert len(references) == 1 + len(bill["components"])
+    for one in bill["dependencies"]:
+        assert {one["ref"], *one["dependsOn"]} <= references
+
+
+def test_the_provenance_names_every_file_and_what_it_was_made_from(shipped: ship.Shipped) -> None:
+    value = json.loads((shipped.path / "provenance.intoto.json").read_text())
+    assert value["predicateType"] == "https://slsa.dev/provenance/v1"
+    subjects = {one["name"]: one["digest"]["sha256"] for one in value["subject"]}
+    files = {name: file.sha256 for name, file in shipped.bundle.files.items()}
+    assert subjects == {name: digest for name, digest in files.items() if name != "provenance.intoto.json"}
+    made_from = value["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert {"sha256": shipped.bundle.weights_sha256} in [one.get("digest") for one in made_from]
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -202,8 +256,9 @@ def test_a_changed_file_or_manifest_is_refused_and_nothing_is_written(tmp_path: 
     changed = bytearray(path.read_bytes())
     changed[len(changed) // 2] ^= 0x80
     path.write_bytes(bytes(changed))
-    with pytest.raises((Broken, Unsupported)):
-        made(source, recipes="int8", targets="onnx")
+    for named in ({}, {"recipes": "int8", "targets": "onnx"}):
+        with pytest.raises(Broken):
+            made(source, **named)
     assert not (source.root / "ship" / "tiny-1.0.0").exists()
 
 
@@ -216,7 +271,15 @@ def test_a_version_must_be_major_minor_patch(version: str) -> None:
         Options(version).check()
 
 
-@pytest.mark.parametrize("licence", ["", "Apache 2", "MIT;", "MIT OR", "a\nb"])
+@pytest.mark.parametrize(
+    "licence",
+    ["MIT", "Apache-2.0", "GPL-2.0-only WITH Classpath-exception-2.0", "(MIT OR Apache-2.0) AND LicenseRef-own"],
+)
+def test_spdx_expressions_are_licences(licence: str) -> None:
+    Options("1.0.0", licence=licence).check()
+
+
+@pytest.mark.parametrize("licence", ["", "Apache 2", "MIT;", "MIT OR", "a\nb", "(MIT", "MIT)", "()", "MIT () AND X"])
 def test_a_licence_must_be_an_spdx_expression(licence: str) -> None:
     with pytest.raises(BadOption, match="--licence"):
         Options("1.0.0", licence=licence).check()
@@ -326,6 +389,34 @@ def test_the_same_inputs_and_key_give_the_same_bytes_but_for_the_signature(tmp_p
     other = content(made(usual(tmp_path / "other" / "build"), key=key).path)
     assert one.pop("bundle.sig") != b"" != other.pop("bundle.sig")
     assert one == other
+
+
+def test_a_package_is_written_into_its_folder_or_refused_with_its_reason(tmp_path: Path) -> None:
+    class Package:
+        FOLDER = "letter"
+
+        def supports(self, contents: Contents) -> str | None:
+            return None if contents.recommended("tflite") else "it needs a file for tflite"
+
+        def write(self, contents: Contents, folder: Path) -> None:
+            assert (contents.root / contents.cells[0].file).is_file()
+            (folder / "hello.txt").write_text(f"{contents.model} {contents.version}")
+
+    plugin: Plugin[Any] = Plugin("packages", "letter", Package())
+    with_hash = pytest.MonkeyPatch()
+    with_hash.setattr(ship.packages, "source_hash", lambda name: name)
+    source = usual(tmp_path / "build")
+    found = ship.ship(source.build, writing.plan(), Options("1.0.0", (plugin,)))
+    assert (found.path / "letter" / "hello.txt").read_text() == "tiny 1.0.0"
+    assert found.bundle.packages == ("letter",)
+    assert "letter/hello.txt" in found.bundle.files
+    only_onnx = writing.plan(targets="onnx")
+    left = ship.ship(source.build, only_onnx, Options("1.0.1", (plugin,))).bundle.left_out[-1]
+    assert (left.what, left.status, left.reason) == ("letter", "unsupported", "it needs a file for tflite")
+    with pytest.raises(Unsupported, match="letter"):
+        ship.ship(source.build, only_onnx, Options("1.0.2", (plugin,), every_package=False))
+    assert not (source.root / "ship" / "tiny-1.0.2").exists()
+    with_hash.undo()
 
 
 def test_the_command_ships_and_verifies(tmp_path: Path) -> None:
