@@ -730,3 +730,25 @@ def test_debug_and_release_together_are_refused(tmp_path: Path) -> None:
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done: Done = inv(tmp_path / "build", "export", "--target", "tflight", "--debug")
     assert done.code != 0 and "Traceback" in done.err and "UnknownName: unknown target 'tflight'" in done.err
+
+
+# -- bundles -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "wrong"),
+    [
+        (("ship", "--version", "1.0"), "--version"),
+        (("ship", "--version", "1.0.0", "--licence", "GNU GPL"), "--licence"),
+        (("ship", "--version", "1.0.0", "--key", "/nonexistent/key.pem"), "/nonexistent/key.pem"),
+        (("ship", "--version", "1.0.0", "--package", "carrier_pigeon"), "carrier_pigeon"),
+        (("ship", "--version", "1.0.0", "--framework", "torch,keras"), "--framework"),
+        (("ship", "--version", "1.0.0"), "digits_cnn"),
+        (("ship",), "--version"),
+        (("verify", "/nonexistent/bundle"), "/nonexistent/bundle"),
+        (("verify",), "--bundle"),
+        (("verify", ".", "--key", "/nonexistent/key.pem"), "/nonexistent/key.pem"),
+    ],
+)
+def test_a_bundle_that_cannot_be_made_or_checked_is_refused(tmp_path: Path, args: tuple[str, ...], wrong: str) -> None:
+    assert wrong in refused(tmp_path / "build", *args)
