@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pipeline.stages.plan import Plan, TrainingOptions
     from pipeline.stages.push import Pushed, push
     from pipeline.stages.qat import Trained, train_quantized
+    from pipeline.stages.ship import Options as ShipOptions
+    from pipeline.stages.ship import Shipped, ship
     from pipeline.stages.trace import trace
     from pipeline.stages.train import train
     from pipeline.stats import latency
@@ -54,12 +56,13 @@ _HOMES = {
     "stages.plan": ("Plan", "TrainingOptions"),
     "stages.push": ("Pushed", "push"),
     "stages.qat": ("Trained", "train_quantized"),
+    "stages.ship": ("ShipOptions", "Shipped", "ship"),
     "stages.trace": ("trace",),
     "stages.train": ("train",),
     "stats": ("latency",),
     "system.store": ("Store",),
 }  # fmt: skip
-_RENAMED = {"MeasureOptions": "Options"}
+_RENAMED = {"MeasureOptions": "Options", "ShipOptions": "Options"}
 
 __all__ = [
     "Artifact",
@@ -79,6 +82,8 @@ __all__ = [
     "Pushed",
     "Recipe",
     "Result",
+    "ShipOptions",
+    "Shipped",
     "Store",
     "Tensor",
     "Trace",
@@ -90,6 +95,7 @@ __all__ = [
     "export",
     "latency",
     "push",
+    "ship",
     "trace",
     "train",
     "train_quantized",

@@ -37,7 +37,8 @@ def test_the_examples_export_measure_and_read_what_they_say(printed: list[str]) 
     assert float(parity.split()[0]) > 20 and parity.endswith("dB against the quantized graph")
     assert "int8" in shape or "float32" in shape
     assert re.fullmatch(r"p50 [\d.]+ ms, accuracy 9\d\.\d+%", measured)
-    drop, trained, error = rest
+    drop, shipped, trained, error = rest
+    assert shipped == "digits_cnn-1.0.0 ['models/int8/tflite/model.tflite']"
     assert drop.startswith("tflite int8 drop ")
     assert re.fullmatch(r"[\d.]+% of 504 images", trained)
     assert error.startswith("unknown target 'tflight'; did you mean 'tflite'?")
