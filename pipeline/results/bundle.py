@@ -44,7 +44,8 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file} {self.reason}"
+        name = self.file if self.file.isprintable() else ascii(self.file)  # a name must not control the terminal
+        return f"{name} {self.reason}"
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

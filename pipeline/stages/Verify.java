@@ -55,7 +55,8 @@ public final class Verify {
             verify.problems.add(refused.getMessage());
         }
         if (!verify.problems.isEmpty()) {
-            verify.problems.forEach(System.err::println);
+            // A file's name must not control the terminal.
+            verify.problems.forEach(problem -> System.err.println(problem.replaceAll("\\p{C}", "?")));
             System.exit(1);
         }
         System.out.println(summary);

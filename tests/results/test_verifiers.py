@@ -80,6 +80,12 @@ def byte(name: str) -> Callable[[Path], str]:
     return change
 
 
+def controlling(root: Path) -> str:
+    """A name that would change the title and the colours of a terminal."""
+    (root / "models" / "\x1b]0;owned\x07\x1b[31mred").write_bytes(b"x")
+    return "red"
+
+
 def missing(root: Path) -> str:
     (root / "golden" / "golden.json").unlink()
     return "golden/golden.json"
@@ -126,7 +132,8 @@ CHANGES: dict[str, Callable[[Path], str]] = {
         "models/int8/tflite/model.bin", "bundle.json", "bundle.sig", "README.md", "provenance.intoto.json",
         "sbom.cdx.json", "Verify.java",
     )},
-    "a missing file": missing, "a file more": added, "a link": linked, "a pipe": pipe, "a terabyte": enlarged,
+    "a missing file": missing, "a file more": added, "a link": linked, "a pipe": pipe,
+    "a name that controls the terminal": controlling, "a terabyte": enlarged,
     "a path that escapes": escaping, "file and manifest together": together,
 }  # fmt: skip
 
@@ -144,7 +151,9 @@ def test_a_change_is_found_and_the_file_is_named(
 ) -> None:
     root = Path(shutil.copytree(original, tmp_path / original.name))
     name = CHANGES[what](root)
-    assert name in checks[check](root, keys[1])
+    complaint = checks[check](root, keys[1])
+    assert name in complaint
+    assert all(line.isprintable() for line in complaint.splitlines())
     signed_only = what in ("a byte of bundle.sig", "file and manifest together")
     assert (name in checks[check](root, None)) != signed_only
 

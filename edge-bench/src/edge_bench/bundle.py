@@ -97,16 +97,21 @@ def _problems(root: Path, files: dict[str, tuple[str, int]]) -> Iterator[str]:
     for name, wrong in _walk(root):
         seen.add(name)
         if wrong:
-            yield f"{name} {wrong}"
+            yield f"{_shown(name)} {wrong}"
         elif name in files:
             digest, size = files[name]
             if (root / name).stat().st_size != size or _sha256(root / name) != digest:
                 yield f"{name} was changed"
         elif name not in (MANIFEST, SIGNATURE):
-            yield f"{name} does not belong to the bundle"
+            yield f"{_shown(name)} does not belong to the bundle"
     for name in files:
         if name not in seen:
             yield f"{name} is missing"
+
+
+def _shown(name: str) -> str:
+    """A file's name for a message: it must not control the terminal."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, str | None]]:
