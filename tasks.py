@@ -101,6 +101,10 @@ HELP = {
     "licence": "of the model, as an SPDX expression: Apache-2.0",
     "old": "a file, or the folder of a cell in a build folder or a bundle",
     "new": "the same",
+    "baseline": "a bundle, or a build folder",
+    "gates": "the file with the limits (default: gates.toml in the checkout; without it, the defaults of docs/gate.md)",
+    "junit": "write the checks to this file, as JUnit XML",
+    "summary": "write the checks to this file, as GitHub Markdown",
     "inputs": "a .npy file with samples, of which the first is used; default: pseudo-random inputs",
     "match": "run the tests that match this pytest expression",
 }
@@ -469,6 +473,39 @@ def compare(
         print(dumps(core.to_json(found), indent=1))
         return
     terminal.show(*comparison.parts(found))
+
+
+ABOUT_GATE = {
+    "model": "of a baseline that is a build folder with several",
+    "framework": "of a baseline that is a build folder with several",
+}
+
+
+@command(texts=ABOUT_GATE)
+def gate(
+    _c: Context, baseline: str, device: str = "local", junit: str | None = None, summary: str | None = None,
+    gates: str | None = None, model: str | None = None, framework: str | None = None,
+) -> None:  # fmt: skip
+    """Compare the files in build/ with a baseline: exit 0 if all are within the limits, 1 if not, 3 if unknown."""
+    from pipeline import devices
+    from pipeline.report import gate as report
+    from pipeline.report import terminal
+    from pipeline.results import gates as limits
+    from pipeline.results import releases
+    from pipeline.stages import gate as gating
+    from pipeline.system import store
+
+    places = {name: _output(name, word) for name, word in (("junit", junit), ("summary", summary)) if word}
+    source = _path(gates) or ROOT / limits.FILE
+    allowed = limits.read(source) if gates or source.exists() else limits.Gates()
+    bound = [devices.find(name) for name in _words(device)]
+    found = gating.gate(_build(), releases.read(_place(baseline), model, framework), bound, allowed, source)
+    texts = {"junit": report.junit, "summary": report.markdown}
+    for name, path in places.items():
+        store.write_text(path, texts[name](found))
+    terminal.show(*report.parts(found))
+    if found.verdict != limits.PASS:
+        raise Exit(code=limits.EXIT[found.verdict])
 
 
 @command()
@@ -1111,6 +1148,18 @@ def _place(text: str) -> Path:
         raise BadOption(f"{text}: there is no such user") from error
 
 
+def _output(option: str, text: str) -> Path:
+    """The path of a file to write.
+
+    Raises:
+        BadOption: it cannot be written there.
+    """
+    path = _place(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise BadOption(f"--{option} {path}: {'a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
+    return path
+
+
 def _model(word: str) -> str:
     """--model with a path relative to the user's folder; the name of a built-in model is not changed."""
     from pipeline import sources
@@ -1184,6 +1233,7 @@ namespace = Collection(
     push,
     bench,
     compare,
+    gate,
     trace,
     drift,
     sensitivity,

@@ -92,9 +92,13 @@ def web_page(sections: Sequence[Section], title: str = TITLE) -> str:
 def markdown(sections: Sequence[Section], title: str = TITLE) -> str:
     """The sections as GitHub Markdown, without the charts."""
     parts = [f"# {_plain(title)}", "The charts are in report.html. Their numbers are in the tables below."]
-    for section in sections:
-        parts += [f"## {section.title}", _plain(section.text)]
-        parts += [part for block in section.blocks for part in _block(block)] or [_plain(section.nothing)]
+    return "\n\n".join([*parts, *(excerpt(section).rstrip("\n") for section in sections)]) + "\n"
+
+
+def excerpt(section: Section) -> str:
+    """One section as GitHub Markdown, to be read alone."""
+    parts = [f"## {_plain(section.title)}", _plain(section.text)]
+    parts += [part for block in section.blocks for part in _block(block)] or [_plain(section.nothing)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import stats
 from pipeline.core import Artifact, Checkpoint, Measurement
 from pipeline.errors import Broken
+from pipeline.results import bundle as bundles
 from pipeline.results import predictions, ratios
 from pipeline.system import store
 from pipeline.system.store import Store
@@ -121,7 +122,10 @@ class Predicted:
 
 
 def predicted(folder: Path, device: str) -> Predicted | str:
-    """The predictions of an artifact's folder in a build folder on a device, or the reason why there are none."""
+    """The predictions of an artifact's folder in a build folder or a bundle on a device, or why there are none."""
+    root = folder.parents[2]
+    if (root / bundles.MANIFEST).is_file():
+        return _in_bundle(root, folder.parent.name, folder.name, device)
     home = folder / device
     measurement = store.read(Measurement, home / "measurement.json")
     if measurement is None:
@@ -133,6 +137,18 @@ def predicted(folder: Path, device: str) -> Predicted | str:
     outputs, _ = predictions.read(home, accuracy.predictions, accuracy.predictions_sha256)
     labels = _labels(folder, artifact, accuracy.samples)
     return Predicted((accuracy.dataset_sha256, accuracy.samples), stats.top1(outputs[0]), labels)
+
+
+def _in_bundle(root: Path, recipe: str, target: str, device: str) -> Predicted | str:
+    """As `predicted`, of a file of a bundle, after a check of the bundle."""
+    for cell in bundles.read(root).cells:
+        for measurement, name in zip(bundles.measurements(root, cell), cell.measurements, strict=True):
+            place = cell.recipe, cell.target, measurement.device["name"], measurement.runtime["threads"]
+            if place == (recipe, target, device, 1):
+                labels, accuracy = bundles.labels(root), measurement.accuracy
+                chosen = stats.stratified(labels, accuracy.samples)
+                return Predicted((accuracy.dataset_sha256, accuracy.samples), bundles.top1(root, name), labels[chosen])
+    return f"{root} has no predictions of {recipe} on {target} on {device}"
 
 
 def _labels(folder: Path, artifact: Artifact, samples: int) -> Any:

@@ -124,7 +124,7 @@ def compare(build: Store, old: Subject, new: Subject, device: BoundDevice, optio
     change = (
         comparison.accuracy(old.folder, new.folder, device.name)
         if old.folder and new.folder
-        else "predictions are compared of artifacts in build folders"
+        else "only artifacts in build folders and bundles have predictions"
     )
     margin = options.margin or comparison.MARGIN
     costs = [
@@ -169,12 +169,17 @@ def compare(build: Store, old: Subject, new: Subject, device: BoundDevice, optio
     )
 
 
+def counts(device: Device) -> bool:
+    """Whether a device's clock counts instructions."""
+    return device.options.get("clock") == COUNTED
+
+
 def require_cost(device: Device) -> None:
     """
     Raises:
         Unsupported: the device is emulated and counts no instructions: its times mean nothing.
     """
-    if device.emulated and device.options.get("clock") != COUNTED:
+    if device.emulated and not counts(device):
         raise Unsupported(f"{device.name} is emulated and counts no instructions: there is nothing to compare")
 
 
