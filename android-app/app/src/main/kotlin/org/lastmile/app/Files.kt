@@ -3,7 +3,6 @@ package org.lastmile.app
 import java.io.Closeable
 import java.io.File
 import java.io.FileOutputStream
-import java.io.IOException
 import java.io.InputStream
 import java.io.OutputStream
 import java.nio.ByteBuffer
@@ -14,21 +13,7 @@ import java.util.zip.CheckedInputStream
 import java.util.zip.ZipEntry
 import java.util.zip.ZipOutputStream
 import org.lastmile.inference.InferenceException
-
-/** Writes a file completely or not at all: writes a temporary file in the same folder, then renames it. */
-fun writeAtomically(file: File, write: (OutputStream) -> Unit) {
-    val temporary = File(file.parentFile, ".tmp-${file.name}")
-    try {
-        FileOutputStream(temporary).use {
-            write(it)
-            it.flush()
-            it.fd.sync()
-        }
-        if (!temporary.renameTo(file)) throw IOException("cannot rename to $file")
-    } finally {
-        temporary.delete()
-    }
-}
+import org.lastmile.inference.writeAtomically
 
 /** The rows of one output, as float32. They are written to a file in [folder] until [writeNpz] takes them: together they may exceed the memory. */
 class NpyRows(private val name: String, folder: File) : Closeable {

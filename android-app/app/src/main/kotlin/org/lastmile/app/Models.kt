@@ -8,6 +8,7 @@ import java.io.File
 import kotlin.concurrent.thread
 import org.lastmile.inference.Artifact
 import org.lastmile.inference.Engines
+import org.lastmile.inference.writeAtomically
 
 /** The artifacts available to the app: those bundled in the APK and those pushed to its folder with adb. */
 object Models {

@@ -8,6 +8,7 @@ import org.json.JSONException
 import org.json.JSONObject
 import org.lastmile.inference.InferenceException
 import org.lastmile.inference.sha256
+import org.lastmile.inference.writeAtomically
 
 /**
  * One command from the host: reads the request, verifies its files, runs it and writes the result to a file.

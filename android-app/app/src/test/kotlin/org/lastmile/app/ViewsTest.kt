@@ -27,7 +27,7 @@ class ViewsTest : ScreenTestBase() {
     @Test
     fun aLongLabelDoesNotOverlapItsBar() {
         val view = BarsView(start().get(), null)
-        view.scores = listOf(Score("a label that is much longer than a third of the view", 0f, 0f))
+        view.scores = listOf(Score("a label that is much longer than a third of the view", 0f, 0f, 0))
         assertTrue(view.isDrawn(0f..0.3f, 0f..0.2f))
         assertEquals(false, view.isDrawn(0.35f..0.75f, 0f..0.2f))
     }

@@ -3,8 +3,8 @@ package org.lastmile.inference
 import java.io.Closeable
 import java.nio.ByteBuffer
 
-/** A class and its result: [score] is the softmax probability, [output] the model's raw output. */
-data class Score(val label: String, val score: Float, val output: Float)
+/** A class and its result: [score] is the softmax probability, [output] the model's raw output, [index] the position in the output. */
+data class Score(val label: String, val score: Float, val output: Float, val index: Int)
 
 /** The result for one image, with times in nanoseconds. [scores] is sorted from best to worst. */
 data class Prediction(val scores: List<Score>, val outputs: FloatArray, val preprocessNs: Long, val inferenceNs: Long)
@@ -53,7 +53,7 @@ class Classifier(val artifact: Artifact, options: Options = Options()) : Closeab
         val exponentials = outputs.map { Math.exp((it - max).toDouble()) }
         val sum = exponentials.sum()
         return outputs.indices
-            .map { Score(artifact.labels.getOrElse(it) { index -> "$index" }, (exponentials[it] / sum).toFloat(), outputs[it]) }
+            .map { Score(artifact.labels.getOrElse(it) { index -> "$index" }, (exponentials[it] / sum).toFloat(), outputs[it], it) }
             .sortedByDescending { it.output }
     }
 }

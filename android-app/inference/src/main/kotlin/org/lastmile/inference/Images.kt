@@ -76,6 +76,16 @@ object Images {
         return if (transposed) Pixels(height, width, 3, rgb) else Pixels(width, height, 3, rgb)
     }
 
+    /** The EXIF orientation of an image that is upright once it is rotated clockwise by 0, 90, 180 or 270 degrees. */
+    fun orientation(rotationDegrees: Int): Int =
+        when (rotationDegrees) {
+            0 -> ExifInterface.ORIENTATION_NORMAL
+            90 -> ExifInterface.ORIENTATION_ROTATE_90
+            180 -> ExifInterface.ORIENTATION_ROTATE_180
+            270 -> ExifInterface.ORIENTATION_ROTATE_270
+            else -> throw InferenceException("an image is rotated by 0, 90, 180 or 270 degrees, not by $rotationDegrees")
+        }
+
     private fun orientation(content: ByteArray): Int =
         try {
             ExifInterface(ByteArrayInputStream(content)).getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)
