@@ -139,23 +139,59 @@ def inference(build: Store) -> maven.Library:
     with store.lock(build, "the inference library's build"):
         dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler"))
         classes = package.files(code.inference(code.Steps(build.root / FOLDER / "steps")) / "classes")
-    versions, needed = dependencies.versions(), dependencies.find("library", "kotlin-stdlib")
     return maven.Library(
-        coordinate=maven.Coordinate(GROUP, "inference", versions["version-name"]),
+        coordinate=maven.Coordinate(GROUP, "inference", dependencies.versions()["version-name"], "aar"),
         description="Reads artifacts of Lastmile, preprocesses images as in training and runs models on Android",
         license="Apache-2.0",
         namespace=f"{GROUP}.inference",
-        min_sdk=int(versions["min-sdk"]),
+        min_sdk=min_sdk(),
         classes=classes,
         sources=package.files(code.INFERENCE / "src" / "main" / "kotlin"),
         rules=(code.INFERENCE / "consumer-rules.pro").read_text(),
-        dependencies=(maven.Coordinate(needed.group, needed.name, needed.version),),
+        dependencies=(standard_library(),),
     )
+
+
+def classes(build: Store, name: str, sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Compiles a library that uses the inference library. Returns its class files, by name.
+
+    Args:
+        name: of the library's Kotlin package; it identifies the library.
+        sources: its Kotlin files, by name.
+
+    Raises:
+        NeedsTool: a program is missing.
+        StageFailed: the compiler fails.
+    """
+    packages.require("android")
+    with store.lock(build, f"the build of the library {name}"):
+        dependencies.fetch(dependencies.pinned("app", "library", "sdk", "compiler"))
+        steps = code.Steps(build.root / FOLDER / "steps")
+        path = [*code.jars("library"), code.inference(steps) / "classes"]
+        return package.files(code.library(steps, name, sources, path, name) / "classes")
+
+
+def min_sdk() -> int:
+    """The oldest API level that the libraries run on."""
+    return int(dependencies.versions()["min-sdk"])
+
+
+def standard_library() -> maven.Coordinate:
+    """The Kotlin standard library that the libraries depend on."""
+    found = dependencies.find("library", "kotlin-stdlib")
+    return maven.Coordinate(found.group, found.name, found.version)
 
 
 def identity() -> str:
     """Hash of the app's source files. It identifies the code that measures, whatever models are in the APK."""
     return store.digest(_sources(dependencies.ROOT))
+
+
+def library_identity() -> str:
+    """Hash of what the libraries are made from: the inference library's sources, the versions and the build itself."""
+    return store.digest(
+        [_sources(code.INFERENCE), _sources(dependencies.CATALOG.parent), _sources(Path(__file__).parent)]
+    )
 
 
 def line(built: Built, path: Path) -> str:

@@ -5,8 +5,9 @@ The folder of a step is named by the hash of its inputs, so a step that is up to
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +59,34 @@ def jars(section: str) -> list[Path]:
 
 def inference(steps: Steps) -> Path:
     """Compiles the inference library to classes/, for the compilers and standard libraries of other projects."""
-    sources = sorted((INFERENCE / "src" / "main").rglob("*.kt"))
     runtimes = [dependency for dependency in dependencies.pinned("app") if dependency.name != "kotlin-stdlib"]
-    path = [sdk(), *jars("library"), *(jar for dependency in runtimes for jar in classes(dependency))]
+    path = [*jars("library"), *(jar for dependency in runtimes for jar in classes(dependency))]
+    return library(steps, "inference", package.files(INFERENCE / "src" / "main" / "kotlin"), path, MODULE)
+
+
+def library(steps: Steps, name: str, sources: Mapping[str, bytes], path: Sequence[Path], module: str) -> Path:
+    """Compiles a library to classes/, for the compilers and standard libraries of other projects.
+
+    Args:
+        name: of the step.
+        sources: Kotlin files by name.
+        path: class path besides Android's classes.
+        module: Kotlin module; no other library of an app may have the same.
+    """
     level, jvm = library_level(), dependencies.versions()["library-jvm"]
     options = ["-language-version", level, "-api-version", level, "-Xsuppress-version-warnings"]
-    options += ["-module-name", MODULE]
+    options += ["-module-name", module]
+
+    def run(new: Path) -> None:
+        files = [new / "kotlin" / name for name in sources]
+        for file, content in zip(files, sources.values(), strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        kotlin(files, [sdk(), *path], new / "classes", options, jvm)
+
+    hashes = [(name, hashlib.sha256(content).hexdigest()) for name, content in sources.items()]
     return steps.cached(
-        "inference",
-        [_hashes(sources), dependencies.CHECKSUMS.read_text(), options, jvm],
-        lambda new: kotlin(sources, path, new / "classes", options, jvm),
+        name, [hashes, [str(part) for part in path], dependencies.CHECKSUMS.read_text(), options, jvm], run
     )
 
 

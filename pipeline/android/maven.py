@@ -30,11 +30,16 @@ REFERS_TO_MODULE = "<!-- do_not_remove: published-with-gradle-metadata -->"
 
 @dataclass(frozen=True)
 class Coordinate:
-    """The Maven coordinate of a library, such as org.lastmile:inference:0.1.0."""
+    """The Maven coordinate of a library, such as org.lastmile:inference:0.1.0.
+
+    Attributes:
+        kind: "jar" or "aar". Maven looks for a jar unless a dependency states another kind.
+    """
 
     group: str
     name: str
     version: str
+    kind: str = "jar"
 
     def __str__(self) -> str:
         return f"{self.group}:{self.name}:{self.version}"
@@ -123,7 +128,7 @@ def _aar(library: Library) -> dict[str, bytes]:
 
 def _pom(library: Library) -> str:
     dependencies = "".join(
-        f"    <dependency>\n{_xml(needed, 6)}      <scope>compile</scope>\n    </dependency>\n"
+        f"    <dependency>\n{_xml(needed, 6)}{_kind(needed)}      <scope>compile</scope>\n    </dependency>\n"
         for needed in library.dependencies
     )
     return (
@@ -141,6 +146,10 @@ def _pom(library: Library) -> str:
 def _xml(coordinate: Coordinate, indent: int) -> str:
     parts = (("groupId", coordinate.group), ("artifactId", coordinate.name), ("version", coordinate.version))
     return "".join(f"{' ' * indent}<{tag}>{escape(text)}</{tag}>\n" for tag, text in parts)
+
+
+def _kind(coordinate: Coordinate) -> str:
+    return "" if coordinate.kind == "jar" else f"      <type>{coordinate.kind}</type>\n"
 
 
 def _module(library: Library, aar: bytes, sources: bytes) -> str:

@@ -17,14 +17,11 @@ from pipeline import android
 from pipeline.android import code, dependencies, maven, package, phone
 from pipeline.system import proc, store
 from pipeline.system.store import Store
+from tests.android import consumers
 from tests.android.conftest import MODEL
-from tests.make_matrix import ROOT
 
-GUIDE = ROOT / "docs" / "android-app.md"
 CONSUMER = Path(__file__).parent / "consumer.kt"
 IMAGES = 20
-DEFAULT_RULE = "-keepclasseswithmembernames,includedescriptorclasses class * { native <methods>; }"
-"""From Android's default rules, proguard-android-optimize.txt."""
 JAVA_11 = 55
 """The version of Java 11's class files."""
 
@@ -48,25 +45,9 @@ def _repository(aar: Path) -> Path:
 
 
 def _resolve(kept: Store, repository: Path, project: Path) -> tuple[proc.Done, Path]:
-    """Resolves the library with Maven, in a project with the guide's XML. Maven's other downloads are kept."""
-    parts = _snippet("xml").replace("file:///path/to/build/android/maven", repository.as_uri())
-    (project / "pom.xml").write_text(
-        "<project><modelVersion>4.0.0</modelVersion><groupId>com.example</groupId><artifactId>consumer</artifactId>"
-        f"<version>1</version><packaging>pom</packaging>{parts}</project>"
-    )
-    local = kept.root / "m2"
-    goal = f"{dependencies.COPY.removesuffix(':copy')}:copy-dependencies"
-    argv: list[str | Path] = ["mvn", "--batch-mode", "--quiet", "--file", project / "pom.xml"]
-    with store.lock(kept, "the tests of the library"):
-        store.remove(local / "org" / "lastmile")
-        done = proc.run([*argv, f"-Dmaven.repo.local={local}", goal], timeout=dependencies.FETCH_SECONDS)
-    return done, project / "target" / "dependency"
-
-
-def _snippet(language: str) -> str:
-    """The guide's only code block in a language."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    return str(found)
+    """Resolves the library with Maven, in a project with the guide's XML."""
+    parts = consumers.snippet("xml").replace("file:///path/to/build/android/maven", repository.as_uri())
+    return consumers.resolve(kept, parts, project)
 
 
 def test_the_repository_contains_all_files_with_their_checksums(aar: Path) -> None:
@@ -152,9 +133,7 @@ def test_maven_refuses_an_aar_of_which_one_byte_changed(kept: Store, aar: Path, 
     repository = tmp_path / "maven"
     shutil.copytree(_repository(aar), repository)
     changed = repository / aar.relative_to(_repository(aar))
-    content = bytearray(changed.read_bytes())
-    content[len(content) // 2] ^= 1
-    changed.write_bytes(content)
+    consumers.changed_byte(changed)
     done, folder = _resolve(kept, repository, tmp_path)
     assert done.code != 0
     assert "inference:aar" in done.out and "Checksum validation failed" in done.out
@@ -162,14 +141,14 @@ def test_maven_refuses_an_aar_of_which_one_byte_changed(kept: Store, aar: Path, 
 
 
 def test_the_guide_states_the_versions_of_the_catalog() -> None:
-    text, versions = GUIDE.read_text(), dependencies.versions()
+    text, versions = consumers.GUIDE.read_text(), dependencies.versions()
     for name in ("version-name", "litert", "gradle", "agp", "kotlin", "library-kotlin", "oldest-kotlin"):
         assert re.search(rf"(?<![\d.]){re.escape(versions[name])}(?!\.?\d)", text), name
 
 
 def test_the_guides_rules_for_the_runtimes_are_those_of_our_own_app() -> None:
     own = (code.APP / "rules.pro").read_text().splitlines()
-    keeps = [line for line in _snippet("proguard").splitlines() if line.startswith("-keep")]
+    keeps = [line for line in consumers.snippet("proguard").splitlines() if line.startswith("-keep")]
     assert keeps and all(line in own for line in keeps)
 
 
@@ -178,13 +157,13 @@ def test_an_app_compiled_by_the_oldest_kotlin_and_shrunk_by_r8_gives_the_hosts_o
 ) -> None:
     """The app has one of the two runtimes. It renames and shrinks the runtime too: it keeps none of its classes."""
     dependencies.fetch(dependencies.pinned("app", "sdk", "compiler", "consumer"))
-    with zipfile.ZipFile(resolved / aar.name) as archive:
-        (tmp_path / "library.jar").write_bytes(archive.read("classes.jar"))
-        rules = archive.read("proguard.txt").decode()
-    path = [tmp_path / "library.jar", *resolved.glob("*.jar")]
-    _compile_with_the_oldest_kotlin(path, tmp_path / "classes")
+    library, rules = consumers.unpacked(resolved / aar.name, tmp_path)
+    path = [library, *resolved.glob("*.jar")]
+    consumers.compile_with_the_oldest_kotlin(CONSUMER, path, tmp_path / "classes")
     package.jar(tmp_path / "classes", tmp_path / "consumer.jar")
-    app = _shrunk([tmp_path / "consumer.jar", *path], rules, tmp_path)
+    kept_class = "-keep class Consumer { public static void main(java.lang.String[]); }"
+    ignored = [rule for rule in consumers.snippet("proguard").splitlines() if rule.startswith("-dontwarn")]
+    app = consumers.shrunk([tmp_path / "consumer.jar", *path], [rules, *ignored, kept_class], ["litert"], tmp_path)
     folder = matrix.cell(*MODEL, "fp32", "tflite")
     images = np.load(next((matrix.root / "data").glob("*/images.npy")))[:IMAGES]
     (tmp_path / "images").write_bytes(images.tobytes())
@@ -200,33 +179,3 @@ def test_an_app_compiled_by_the_oldest_kotlin_and_shrunk_by_r8_gives_the_hosts_o
     with np.load(folder / "local" / "predictions.npz") as file:
         expected = file["output_0"][:IMAGES]
     np.testing.assert_allclose(np.array([line.split() for line in outputs], np.float32), expected, atol=1e-4)
-
-
-def _compile_with_the_oldest_kotlin(path: list[Path], into: Path) -> None:
-    compiler = ":".join(str(jar) for jar in code.jars("consumer"))
-    argv: list[str | Path] = [*code.JAVA, "-Xmx1g", "-cp", compiler, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"]
-    argv += ["-Werror", "-no-stdlib", "-no-reflect", "-jvm-target", "1.8", "-classpath", ":".join(map(str, path))]
-    done = proc.run([*argv, "-d", into, CONSUMER], timeout=code.STEP_SECONDS)
-    assert done.code == 0, done.err
-
-
-def _shrunk(jars: list[Path], rules: str, folder: Path) -> Path:
-    runtime = [dependencies.find("app", name) for name in package.ENGINE_DEPENDENCIES["litert"]]
-    (folder / "rules.pro").write_text(
-        "\n".join(
-            [
-                rules,
-                *(package.member(dependency, "proguard.txt").decode() for dependency in runtime),
-                *(rule for rule in _snippet("proguard").splitlines() if rule.startswith("-dontwarn")),
-                DEFAULT_RULE,
-                "-keep class Consumer { public static void main(java.lang.String[]); }",
-            ]
-        )
-    )
-    argv: list[str | Path] = [*code.JAVA, "-Xmx2g", "-cp", dependencies.find("compiler", "r8").path]
-    argv += ["com.android.tools.r8.R8", "--release", "--classfile", "--lib", code.sdk(), "--lib", code.jdk()]
-    argv += ["--pg-conf", folder / "rules.pro", "--output", folder / "app.jar", *jars]
-    argv += [jar for dependency in runtime for jar in code.classes(dependency)]
-    done = proc.run(argv, timeout=code.STEP_SECONDS)
-    assert done.code == 0, done.err
-    return folder / "app.jar"
