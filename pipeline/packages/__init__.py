@@ -24,6 +24,7 @@ from typing import Protocol
 from pipeline import registry
 from pipeline.core import Artifact, Cell, Measurement, ModelSpec
 from pipeline.system import store
+from pipeline.system.store import Store
 
 HERE = Path(__file__).parent
 HOST = "host"
@@ -86,6 +87,11 @@ class Contents:
     samples: int
     recipes: Mapping[str, str]
 
+    @property
+    def build(self) -> Store:
+        """The build folder that the bundle is in, for what a package keeps between runs."""
+        return Store(self.root.parents[1])
+
     def recommended(self, target: str) -> ShippedCell | None:
         """A target's fastest file whose accuracy drop is shown to be below the margin on every device; fp32 if there is
         none. None if the bundle has no file of the target."""
@@ -94,6 +100,9 @@ class Contents:
 
 class Package(Protocol):
     """The interface of a module in this folder.
+
+    A package whose files are made from more than Python code and templates also has a function `sources() -> str`, a
+    hash of the rest.
 
     Attributes:
         FOLDER: the folder in the bundle that the package writes: "android", "ios", "python", "serving".
@@ -113,7 +122,8 @@ class Package(Protocol):
 
 
 def source_hash(name: str) -> str:
-    """Hash of a package's source and, for a package in this folder, of the templates of all packages."""
+    """Hash of a package's source, of its `sources()`, and of the templates of all packages in this folder."""
+    more = getattr(registry.load("packages", name), "sources", None)
     templates = [
         (str(path.relative_to(HERE)), store.sha256(path))
         for folder in sorted(HERE.glob("_*"))
@@ -121,4 +131,4 @@ def source_hash(name: str) -> str:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     ]
-    return store.digest([registry.source_hash("packages", name), templates])
+    return store.digest([registry.source_hash("packages", name), templates, more() if more else None])

@@ -21,6 +21,9 @@ TASKS = ("image_classification",)
 MOST_LABELS = 2000
 """A Java class holds about 3,400 enum constants: the method that creates them may have 64 kB."""
 
+SHOWN = 5
+"""Labels in the line of `renamed`."""
+
 UNNAMED, NUMBERED = "class", "label"
 """Prefixes: of the index, for a label without a name that any language takes; of a name that cannot stand alone."""
 
@@ -53,10 +56,11 @@ SWIFT = _of(
 SWIFT_MEMBERS = _of("allCases description hash hashValue index label rawValue")
 """Properties of the generated Swift enum: a case cannot have the same name."""
 TYPES = _of(
-    "Any Array Artifact Bitmap Bool Boolean Bundle Byte Character Class Classifier Context Data Date Dictionary Double "
-    "Engine Enum Error Exception File Float Golden Image Int Int8 Integer Iterable Label List Long Map Model None "
-    "Nothing Number Object Optional Options Path Pixels Prediction Result Score Self Session Set String Task Type Unit "
-    "Url"
+    "Any Array Artifact Background Bitmap Bool Boolean Bundle Bundled Byte Character Class Classifier Closeable "
+    "Context Data Date Dictionary Double Engine Engines Enum Error Exception File Float Golden Image Images "
+    "InferenceException Int Int8 Integer Iterable Label List Long Map Model None Nothing Number Object Optional "
+    "Options Path Pixels Prediction Result Runtime Score Self SelfTest Session Set SharedClassifier String Task Type "
+    "Unit Url"
 )
 """Names of types that the templates use or that are visible everywhere in a language."""
 
@@ -115,10 +119,15 @@ class Api:
     labels: tuple[Case, ...]
     weights_sha256: str
 
-    @property
-    def renamed(self) -> tuple[Case, ...]:
-        """The labels that no language can use as a name, even after changing case and joining its words."""
-        return tuple(case for case in self.labels if case.python != "_".join(_words(case.label)).upper())
+
+def renamed(labels: Sequence[str]) -> str | None:
+    """A line about the labels whose names differ by more than case and spaces; None if there are none."""
+    found = [case for case in cases(labels) if case.python != "_".join(_words(case.label)).upper()]
+    if not found:
+        return None
+    shown = ", ".join(f"{case.label!r} is {case.python}" for case in found[:SHOWN])
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"{len(found)} of {len(labels)} labels have another name in code: {shown}{more}"
 
 
 def unsupported(spec: ModelSpec) -> str | None:

@@ -23,7 +23,7 @@ from pipeline.core import (
     to_json,
 )
 from pipeline.errors import BadOption, Broken, Unsupported
-from pipeline.packages import HOST, Contents, Package, ShippedCell
+from pipeline.packages import HOST, Contents, Package, ShippedCell, _api
 from pipeline.registry import Plugin
 from pipeline.report import card, document
 from pipeline.results import bundle as bundles
@@ -33,6 +33,7 @@ from pipeline.results.rows import Row
 from pipeline.stages import _bill, _parity, push, quantize
 from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
+from pipeline.system.progress import say
 from pipeline.system.store import Store
 from pipeline.targets import Target
 
@@ -598,6 +599,9 @@ def _write_packages(contents: Contents, options: Options) -> tuple[list[str], li
         folder.mkdir()
         plugin.module.write(contents, folder)
         made.append(plugin.name)
+    renamed = _api.renamed(contents.spec.labels) if made else None
+    if renamed is not None:
+        say(renamed)
     return made, left_out
 
 

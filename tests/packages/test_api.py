@@ -85,10 +85,12 @@ def test_a_model_name_becomes_a_class_a_package_and_a_library(
     assert (api.type, api.module, api.artifact, api.version) == (type_, module, artifact, "1.2.0")
 
 
-def test_the_labels_whose_name_was_changed_are_listed() -> None:
-    spec = replace(SPEC, labels=("stop", "StopSign", "0", "C", "C++", "日本"))
-    api = _api.describe(spec, "m", "1.0.0", "0" * 64)
-    assert [case.label for case in api.renamed] == ["0", "C", "C++", "日本"]
+def test_labels_with_another_name_in_code_are_listed() -> None:
+    assert _api.renamed(("stop", "StopSign")) is None
+    line = _api.renamed(("stop", "0", "C", "C++", "日本"))
+    assert line is not None
+    assert all(part in line for part in ("4 of 5", "'0' is LABEL_0", "'C++' is C_3", "'日本' is CLASS_4"))
+    assert (_api.renamed(tuple("0123456789")) or "").endswith(" and 5 more")
 
 
 def test_a_task_without_a_template_and_too_many_labels_are_unsupported() -> None:
