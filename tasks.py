@@ -475,6 +475,23 @@ def compare(
     terminal.show(*comparison.parts(found))
 
 
+@command(texts={"old": "a bundle", "new": "a bundle", "json": "print one JSON object"})
+def diff(_c: Context, old: str, new: str, json: bool = False) -> None:
+    """Print what changed between two bundles for an app developer, as Markdown for a pull request."""
+    from pipeline import core
+    from pipeline.report import release_diff as report
+    from pipeline.results import release_diff as comparing
+    from pipeline.results import releases
+
+    found = comparing.difference(*(releases.read(_place(word)) for word in (old, new)))
+    if json:
+        from json import dumps
+
+        print(dumps(core.to_json(found), indent=1))
+        return
+    print(report.markdown(found), end="")
+
+
 ABOUT_GATE = {
     "model": "of a baseline that is a build folder with several",
     "framework": "of a baseline that is a build folder with several",
@@ -1234,6 +1251,7 @@ namespace = Collection(
     bench,
     compare,
     gate,
+    diff,
     trace,
     drift,
     sensitivity,
