@@ -52,6 +52,7 @@ HELP = {
     "max_drop": "points of accuracy that may be lost: the whole 95 % interval must be below",
     "minimize": "what leaving layers in float costs: latency (multiply-adds) or size (weights)",
     "max_size": "bytes that the largest file may have",
+    "qat": "train the quantized graph where layers in float are not enough or cost much (--no-qat: do not)",
     "data": "the dataset: a folder or archive; later commands on this model use it again",
     "weights": "your own weights instead of training: .safetensors, .keras, or .pt, .pth, .ckpt … (weights only)",
     "accelerator": "auto (a GPU if there is one), cpu or cuda",
@@ -566,7 +567,7 @@ def sensitivity(
 def tune(
     _c: Context, max_drop: str = "0.5", model: str = "digits_cnn", target: str = "all", recipe: str = "int8",
     framework: str = "torch", data: str | None = None, weights: str | None = None, device: str | None = None,
-    minimize: str = "latency", max_size: str | None = None,
+    minimize: str = "latency", max_size: str | None = None, qat: bool = True,
 ) -> None:  # fmt: skip
     """Find the int8 recipe with the fewest layers in float that loses at most --max-drop; exit 1 if none does."""
     from pipeline.report import terminal
@@ -575,7 +576,7 @@ def tune(
     from pipeline.stages import tune as searching
     from pipeline.stages.tune import Budget
 
-    budget = Budget(_real("max-drop", max_drop), minimize, _number("max-size", max_size, int))
+    budget = Budget(_real("max-drop", max_drop), minimize, _number("max-size", max_size, int), qat)
     build, plan = _build(), _plan(model, framework, target, recipe, device, data=data, weights=weights)
     found = searching.tune(build, plan, budget)
     for one in found:

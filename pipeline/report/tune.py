@@ -45,9 +45,9 @@ def page(found: Tuning) -> str:
 def _chosen(found: Tuning) -> list[str]:
     test = found.test
     drop = "{:+.2f} points [{:+.2f}, {:+.2f}]".format(test.drop_points, *test.interval)
-    in_float = found.trials[found.chosen].in_float
+    chosen = found.trials[found.chosen]
     return [
-        f"in float: {', '.join(in_float) or 'no group'}",
+        f"in float: {', '.join(chosen.in_float) or 'no group'}" + ("; the graph was trained" if chosen.trained else ""),
         f"on the test split, {test.samples:,} images: {drop}",
         f"recipe: {found.file or found.recipe.name}",
     ]
@@ -57,9 +57,9 @@ def _lines(found: Tuning) -> list[tuple[str, ...]]:
     return [
         (
             "chosen" if place == found.chosen else "",
-            f"{len(trial.in_float)} of {len(found.order)}",
+            f"{len(trial.in_float)} of {len(found.order)}" + (", trained" if trial.trained else ""),
             "{:+.2f} [{:+.2f}, {:+.2f}]".format(trial.drop_points, *trial.interval),
-            f"{trial.predicted_db:.1f}",
+            "–" if trial.predicted_db is None else f"{trial.predicted_db:.1f}",
             f"{trial.multiply_adds:.1%}",
             f"{trial.bytes_more / 1000:,.1f}",
         )
@@ -98,7 +98,7 @@ def _chart(found: Tuning) -> Any:
                     "thickness": 1.5,
                     "width": 4,
                 },
-                text=[f"{len(trial.in_float)} groups in float" for trial in members],
+                text=["trained" if trial.trained else f"{len(trial.in_float)} groups in float" for trial in members],
                 hovertemplate="%{text}: %{y:+.2f} points<extra></extra>",
             )
     figure.add_hline(y=found.max_drop, line_dash="dash", line_color=figures.SOFT, annotation_text="budget")

@@ -22,20 +22,22 @@ class Trial:
 
     Attributes:
         in_float: the groups that stay in float.
+        trained: whether the graph was trained on simulated quantization.
         lost, gained: samples that only the float model, or only this graph, classifies correctly.
         drop_points, interval: accuracy lost against the float model; see `stats.paired_drop`.
-        predicted_db: signal-to-noise ratio as the sensitivity predicts it.
+        predicted_db: signal-to-noise ratio as the sensitivity predicts it; None for a trained graph.
         bytes_more: file size, compared with int8.
         multiply_adds: share of the multiply-adds in float.
     """
 
     in_float: tuple[str, ...]
+    trained: bool
     samples: int
     lost: int
     gained: int
     drop_points: float
     interval: tuple[float, float]
-    predicted_db: float
+    predicted_db: float | None
     bytes_more: int
     multiply_adds: float
     seconds: float
@@ -151,6 +153,22 @@ def search(evaluate: Callable[[int], Trial], groups: int, max_drop: float) -> tu
     best = min(range(len(trials)), key=lambda place: trials[place].interval[1])
     verdict = stats.verdict(trials[best].interval, max_drop)
     return trials, best, CANNOT_TELL if verdict == stats.CANNOT_TELL else NOT_MET
+
+
+def with_training(trials: Sequence[Trial], chosen: int, outcome: str, max_drop: float) -> tuple[int, str]:
+    """The place and the outcome when the last trial is a trained graph, which has no group in float.
+
+    It is chosen if it meets the budget; if nothing meets it, by the smaller upper end.
+    """
+    last = len(trials) - 1
+    if within(trials[last], max_drop):
+        return last, MET
+    if outcome == CANNOT_TELL and _seems_within(trials[last], max_drop):
+        return last, outcome
+    if outcome == NOT_MET and trials[last].interval[1] < trials[chosen].interval[1]:
+        verdict = stats.verdict(trials[last].interval, max_drop)
+        return last, CANNOT_TELL if verdict == stats.CANNOT_TELL else NOT_MET
+    return chosen, outcome
 
 
 def within(trial: Trial, max_drop: float) -> bool:

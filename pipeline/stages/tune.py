@@ -1,4 +1,5 @@
-"""Tune: find the int8 recipe with the fewest layers in float whose accuracy drop stays within a budget.
+"""Tune: find the int8 recipe with the fewest layers in float whose accuracy drop stays within a budget; where layers in
+float are not enough or cost much, train the quantized graph.
 
 The search compares graphs with the float model on the validation split, which neither calibrates nor tests. The final
 figure is on the test split.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,8 @@ from pipeline.datasets import Split
 from pipeline.errors import BadOption
 from pipeline.results import keys, noise, predictions, tuning
 from pipeline.results.tuning import Test, Trial, Tuning
-from pipeline.stages import export, measure, quantize, sensitivity, train
-from pipeline.stages.plan import Job, Plan
+from pipeline.stages import export, measure, qat, quantize, sensitivity, train
+from pipeline.stages.plan import Job, Plan, TrainingOptions
 from pipeline.system import store
 from pipeline.system.progress import say
 from pipeline.system.store import Store, digest
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 SPLIT = "validation"
 FOLDER, MANIFEST, PAGE, RECIPE = "tune", "tune.json", "tune.html", "int8_tuned.toml"
 
+MUCH = 0.1
+"""A search that leaves more than this share of the multiply-adds in float also trains the quantized graph: the training
+costs time once, layers in float cost time at every inference."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -43,11 +48,13 @@ class Budget:
         max_drop: in percentage points: the upper end of the 95 % interval of the drop must be below it.
         minimize: "latency" or "size": what leaving a group in float costs.
         max_size: bytes that a file of the plan's targets may have; None for any.
+        qat: whether the quantized graph may be trained.
     """
 
     max_drop: float = 0.5
     minimize: str = "latency"
     max_size: int | None = None
+    qat: bool = True
 
 
 def tune(build: Store, plan: Plan, budget: Budget) -> list[Tuning]:
@@ -103,11 +110,14 @@ def _searched(build: Store, plan: Plan, job: Job, checkpoint: Checkpoint, base: 
     split = train.split_of(checkpoint, job, SPLIT)
     evaluation = _Evaluation(build, job, checkpoint, base, split, found, order)
     trials, chosen, outcome = tuning.search(evaluation.trial, len(order), budget.max_drop)
+    if budget.qat and (outcome == tuning.NOT_MET or trials[chosen].multiply_adds > MUCH):
+        trials.append(evaluation.trained())
+        chosen, outcome = tuning.with_training(trials, chosen, outcome, budget.max_drop)
     best = trials[chosen]
     home = build.home(checkpoint.spec.name, checkpoint.framework) / FOLDER
     recipe, file = base, None
-    if best.in_float:
-        recipe, file = _mixed(base, best.in_float, f"{base.name}_tuned"), home / RECIPE
+    if best.in_float or best.trained:
+        recipe, file = _trained(base) if best.trained else _mixed(base, best.in_float, _tuned(base)), home / RECIPE
         store.write_text(file, _toml(recipe))
     made = Tuning(
         model=checkpoint.spec.name,
@@ -179,30 +189,48 @@ class _Evaluation:
         """The accuracy on the tuning split with this many groups in float."""
         in_float = tuple(self.order[:count])
         recipe = _mixed(self.base, in_float, self.base.name) if in_float else self.base
+        return self._kept(recipe, in_float, self._calibrated)
+
+    def trained(self) -> Trial:
+        """The accuracy with no group in float, trained on simulated quantization."""
+        return self._kept(_trained(self.base), (), self._trained)
+
+    def _calibrated(self, recipe: Recipe) -> NDArray[np.bool_]:
+        framework = self.job.framework.module
+        with tempfile.TemporaryDirectory(prefix="lastmile-") as scratch:
+            folder = Path(scratch) / "graphs"
+            images, _ = quantize.calibration_set(self.job, self.checkpoint, recipe)
+            framework.quantize(self.captured, PIXELS, images, folder, recipe)
+            return quantize.correct(framework, folder, self.split)
+
+    def _trained(self, recipe: Recipe) -> NDArray[np.bool_]:
+        _train(self.build, self.job, self.checkpoint, recipe)
+        folder = self.build.graphs(self.checkpoint.spec.name, self.checkpoint.framework, recipe.name)
+        return quantize.correct(self.job.framework.module, folder, self.split)
+
+    def _kept(self, recipe: Recipe, in_float: tuple[str, ...], correct: Callable[[Recipe], NDArray[np.bool_]]) -> Trial:
+        """The trial of a recipe: the one that is stored, or made now."""
         key = digest([keys.graph(self.checkpoint, recipe), self.split.sha256, registry.code_hash(__name__)])
         path = self.build.home(self.checkpoint.spec.name, self.checkpoint.framework) / FOLDER / f"{key[:16]}.json"
         known = store.read_or_warn(Trial, path)
         if known is not None and known.key == key:
             return known
         started = time.perf_counter()
-        framework = self.job.framework.module
-        with tempfile.TemporaryDirectory(prefix="lastmile-") as scratch:
-            folder = Path(scratch) / "graphs"
-            images, _ = quantize.calibration_set(self.job, self.checkpoint, recipe)
-            framework.quantize(self.captured, PIXELS, images, folder, recipe)
-            right = quantize.correct(framework, folder, self.split)
+        right = correct(recipe)
         lost, gained = stats.discordant(self.float_correct, right)
         drop, interval = stats.paired_drop(self.float_correct, right)
         work = max(1, sum(group.multiply_adds for group in self.found.groups))
         chosen = [group for group in self.found.groups if group.name in in_float]
+        trained = recipe.training == "qat"
         trial = Trial(
             in_float=in_float,
+            trained=trained,
             samples=len(right),
             lost=lost,
             gained=gained,
             drop_points=drop,
             interval=interval,
-            predicted_db=stats.decibels(1, self.found.predicted(in_float)),
+            predicted_db=None if trained else stats.decibels(1, self.found.predicted(in_float)),
             bytes_more=sum(map(noise.bytes_more, chosen)),
             multiply_adds=sum(group.multiply_adds for group in chosen) / work,
             seconds=time.perf_counter() - started,
@@ -211,11 +239,30 @@ class _Evaluation:
         path.parent.mkdir(parents=True, exist_ok=True)
         store.write(path, trial)
         low, high = interval
+        what = "trained" if trained else f"{len(in_float)} of {len(self.found.groups)} groups in float"
         say(
-            f"  {len(in_float)} of {len(self.found.groups)} groups in float: {drop:+.2f} points "
-            f"[{low:+.2f}, {high:+.2f}] on {len(right):,} {SPLIT} images, in {trial.seconds:.1f} s"
+            f"  {what}: {drop:+.2f} points [{low:+.2f}, {high:+.2f}] on {len(right):,} {SPLIT} images, in "
+            f"{trial.seconds:.1f} s"
         )
         return trial
+
+
+def _tuned(base: Recipe) -> str:
+    """The name of the recipe that a search finds."""
+    return f"{base.name}_tuned"
+
+
+def _trained(base: Recipe) -> Recipe:
+    """The recipe whose graph is trained."""
+    return replace(
+        base, name=_tuned(base), summary=f"{base.summary}; trained on simulated quantization", training="qat"
+    )
+
+
+def _train(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Trains the recipe's graph as `inv train --recipe` does, unless it exists. The caller holds the lock."""
+    plain = replace(job, training=TrainingOptions(accelerator=job.training.accelerator))
+    qat.ensure(build, plain, checkpoint, recipe)
 
 
 def _mixed(base: Recipe, in_float: Sequence[str], name: str) -> Recipe:
@@ -229,14 +276,18 @@ def _toml(recipe: Recipe) -> str:
     """A recipe as the file that --recipe reads."""
     lines = ["# made by inv tune", f"name = {json.dumps(recipe.name)}", f"summary = {json.dumps(recipe.summary)}"]
     lines += [f'weights = "{recipe.weights}"', f'bias_correction = "{recipe.bias_correction}"']
-    lines += [f'activations = "{recipe.activations}"', f"calibration = {recipe.calibration}", "exceptions = ["]
+    lines += [f'activations = "{recipe.activations}"', f"calibration = {recipe.calibration}"]
+    lines += [f'training = "{recipe.training}"', "exceptions = ["]
     lines += [f"  [{json.dumps(pattern)}, {json.dumps(dtype)}]," for pattern, dtype in recipe.exceptions]
     return "\n".join([*lines, "]"]) + "\n"
 
 
 def _test(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Test:
     """The drop of a recipe's graph on the test split."""
-    quantize.quantize(build, job, checkpoint, recipe)
+    if recipe.training == "qat":
+        _train(build, job, checkpoint, recipe)
+    else:
+        quantize.quantize(build, job, checkpoint, recipe)
     test = train.split_of(checkpoint, job)
     name, framework = checkpoint.spec.name, checkpoint.framework
     right = quantize.correct(job.framework.module, build.graphs(name, framework, recipe.name), test)
@@ -253,7 +304,7 @@ def _reason(best: Trial, outcome: str, max_drop: float) -> str:
     if outcome == tuning.MET:
         return f"{found}, below {max_drop:g}"
     if outcome == tuning.NOT_MET:
-        return f"{found}: no set of layers that was tried keeps it below {max_drop:g}"
+        return f"{found}: nothing that was tried keeps it below {max_drop:g}"
     needed = stats.samples_needed(best.lost, best.gained, best.samples, max_drop)
     return f"{found}: too few to tell whether it is below {max_drop:g}" + (
         f"; about {needed:,} would" if needed else ""

@@ -62,7 +62,9 @@ def losing(samples: int, lost: Callable[[int], int], seen: list[int]) -> Callabl
         after = [False] * lost(count) + [True] * (samples - lost(count))
         drop, interval = stats.paired_drop(before, after)
         groups = tuple(f"g{i}" for i in range(count))
-        return Trial(groups, samples, lost(count), 0, drop, interval, 20.0, 10 * count, count / 20, 1.0, str(count))
+        return Trial(
+            groups, False, samples, lost(count), 0, drop, interval, 20.0, 10 * count, count / 20, 1.0, str(count)
+        )
 
     return evaluate
 

@@ -11,7 +11,7 @@ from pipeline.core import Sensitivity
 from pipeline.errors import BadOption
 from pipeline.recipes import _files
 from pipeline.results import noise, tuning
-from pipeline.stages import sensitivity, tune
+from pipeline.stages import export, sensitivity, tune
 from pipeline.stages.plan import Plan
 from pipeline.stages.tune import Budget
 from pipeline.system import store
@@ -89,6 +89,23 @@ def test_tune_leaves_the_spoilt_layers_in_float(build: Store, plan: Plan) -> Non
     assert store.read(tuning.Tuning, home / tune.FOLDER / tune.MANIFEST) == tuned
 
 
+def test_where_no_layer_may_stay_in_float_the_graph_is_trained(build: Store, plan: Plan) -> None:
+    (int8,) = export.export(build, plan)
+    assert int8.artifact is not None
+    smallest = int8.artifact.size_bytes
+    (tuned,) = tune.tune(build, plan, Budget(max_drop=5, max_size=smallest))
+    first, last = tuned.trials
+    assert tuned.order == () and last.trained and not first.trained
+    assert (last.in_float, last.bytes_more, last.predicted_db) == ((), 0, None)
+    assert (tuned.chosen, tuned.recipe.training) == (1, "qat"), "one epoch comes closer to the float model"
+    assert tuned.file is not None and _files.read(Path(tuned.file)) == tuned.recipe
+    assert (build.home("mine", "torch") / "int8_tuned" / "tflite" / "model.tflite").stat().st_size <= smallest + 64
+    (again,) = tune.tune(build, plan, Budget(max_drop=5, max_size=smallest))
+    assert again.trials == tuned.trials
+    (plain,) = tune.tune(build, plan, Budget(max_drop=5, max_size=smallest, qat=False))
+    assert plain.trials == (first,) and plain.outcome == tuning.NOT_MET
+
+
 def test_another_budget_uses_the_trials_that_exist(build: Store, plan: Plan) -> None:
     (first,) = tune.tune(build, plan, Budget(max_drop=5))
     (second,) = tune.tune(build, plan, Budget(max_drop=6))
@@ -98,6 +115,30 @@ def test_another_budget_uses_the_trials_that_exist(build: Store, plan: Plan) -> 
 def test_a_budget_that_the_samples_cannot_resolve_ends_with_code_1(build: Store, plan: Plan) -> None:
     done = inv(build.root, "tune", "--model", plan.model.folder, "--target", "tflite", "--max-drop", "0.5")
     assert done.code == 1 and "cannot tell" in done.out
+
+
+def trial(upper: float, *, trained: bool = False) -> tuning.Trial:
+    """A trial on 10,000 samples whose drop has this upper end."""
+    return tuning.Trial((), trained, 10_000, 10, 5, upper - 0.5, (upper - 1, upper), None, 0, 0.2, 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "calibrated", "trained", "expected"),
+    [
+        (tuning.MET, 0.4, 0.4, (1, tuning.MET)),  # nothing in float is cheaper
+        (tuning.MET, 0.4, 0.6, (0, tuning.MET)),
+        (tuning.NOT_MET, 2.0, 0.4, (1, tuning.MET)),
+        (tuning.NOT_MET, 2.0, 1.8, (1, tuning.NOT_MET)),
+        (tuning.NOT_MET, 2.0, 1.2, (1, tuning.CANNOT_TELL)),
+        (tuning.NOT_MET, 2.0, 2.5, (0, tuning.NOT_MET)),
+        (tuning.CANNOT_TELL, 0.9, 0.8, (1, tuning.CANNOT_TELL)),
+    ],
+)
+def test_a_trained_graph_is_chosen_where_it_meets_the_budget_or_comes_closer(
+    outcome: str, calibrated: float, trained: float, expected: tuple[int, str]
+) -> None:
+    trials = [trial(calibrated), trial(trained, trained=True)]
+    assert tuning.with_training(trials, 0, outcome, 0.5) == expected
 
 
 @pytest.mark.parametrize("budget", [Budget(max_drop=0), Budget(max_drop=float("nan")), Budget(minimize="beauty")])
