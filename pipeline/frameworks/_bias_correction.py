@@ -14,7 +14,7 @@ from pipeline import stats
 from pipeline.core import BiasCorrection, Parity
 from pipeline.frameworks import _rounding
 from pipeline.frameworks._normalization import nchw
-from pipeline.frameworks._quantizer import RULES, layer, operator
+from pipeline.frameworks._quantizer import RULES, layer, operator, usual
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,11 +60,12 @@ def correct(prepared: Any, images: NDArray[np.uint8], always: bool = False) -> B
 
 
 class _Means(torch.fx.Interpreter):
-    """Runs a graph and keeps the mean of every layer's output, per channel.
+    """Runs a graph and keeps the means of every layer's output, per image and channel.
 
     Args:
         expected: means that the layers shall have; their biases are changed on the way, so that a layer is corrected
-            for what the layers before it still do wrong.
+            for what the layers before it still do wrong. Outliers among the images do not count: their values are
+            clipped, which no bias can take back.
     """
 
     def __init__(self, graph: Any, expected: dict[str, torch.Tensor]) -> None:
@@ -76,12 +77,14 @@ class _Means(torch.fx.Interpreter):
         if not _has_bias(n):
             return result
         channels = result.dim() - 1 if operator(n) == torch.ops.aten.linear.default else 1
-        mean = result.mean([axis for axis in range(result.dim()) if axis != channels])
+        others = [axis for axis in range(1, result.dim()) if axis != channels]
+        means = result.mean(others) if others else result  # without axes, the mean is over all
         if n.name in self.expected:
-            shift = self.expected[n.name] - mean
+            shifts = self.expected[n.name] - means
+            shift = shifts[usual(shifts)].mean(0)
             _bias(self.module, n).data += shift
             result = result + shift.reshape([-1 if axis == channels else 1 for axis in range(result.dim())])
-        self.found[n.name] = mean
+        self.found[n.name] = means
         return result
 
 

@@ -29,8 +29,37 @@ SMALLEST_SCALE = 2**-16
 weight is 0.03 has fewer than 255 values. A channel of zeros needs some bound: biases are stored as multiples of the
 input's scale times the weight's, in 32 bits."""
 
+OUTLIER, RARE = 4.0, 16
+"""An image is an outlier of a tensor if its largest value is more than OUTLIER times what all but one in RARE images
+have. Fewer images have no outliers."""
+
+
+def usual(values: torch.Tensor) -> torch.Tensor:
+    """Which images (N, ...) are no outliers: bool (N,)."""
+    largest = values.detach().abs().flatten(1).amax(1)
+    count = len(largest)
+    limit = OUTLIER * largest.kthvalue(count - count // RARE).values
+    return (largest <= limit) | (limit == 0)
+
+
+class RangeObserver(HistogramObserver):  # type: ignore[misc]  # torchao has no types
+    """A histogram of an activation (N, ...) without the outliers among the images of each batch.
+
+    A histogram's range has the least squared error over all images, and the largest values dominate squares: one
+    image of 256 whose values were 20 times the others' made the scale 20 times coarser for all of them.
+    """
+
+    def forward(self, x_orig: torch.Tensor) -> torch.Tensor:
+        """Observes a batch, and returns it."""
+        if x_orig.dim() > 1 and x_orig.numel():
+            super().forward(x_orig[usual(x_orig)])
+        else:
+            super().forward(x_orig)
+        return x_orig
+
+
 _EPS = {"eps": SMALLEST_SCALE}
-ACTIVATION = QuantizationSpec(torch.int8, HistogramObserver.with_args(**_EPS), -128, 127, torch.per_tensor_affine)
+ACTIVATION = QuantizationSpec(torch.int8, RangeObserver.with_args(**_EPS), -128, 127, torch.per_tensor_affine)
 WEIGHT = QuantizationSpec(
     torch.int8, PerChannelMinMaxObserver.with_args(**_EPS), -127, 127, torch.per_channel_symmetric, ch_axis=0
 )

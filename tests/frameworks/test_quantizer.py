@@ -289,6 +289,32 @@ def biases(graph: Any) -> np.ndarray:
     return np.concatenate([value.detach() for name, value in graph.named_parameters() if name.endswith("bias")])
 
 
+@pytest.mark.parametrize(("extreme", "kept"), [(1, False), (2, False), (3, True), (16, True)])
+def test_the_range_of_a_tensor_leaves_out_images_with_extreme_values_if_they_are_rare(extreme: int, kept: bool) -> None:
+    import torch
+
+    from pipeline.frameworks._quantizer import ACTIVATION
+
+    images = torch.linspace(-1, 1, 32 * 8 * 4 * 4)[torch.randperm(4096, generator=torch.Generator().manual_seed(0))]
+    images = images.reshape(32, 8, 4, 4).clone()
+    images[:extreme] *= 100
+    observer = ACTIVATION.observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127)
+    assert torch.equal(observer(images), images)
+    scale = float(observer.calculate_qparams()[0])
+    assert (scale > 10 / 255) == kept and scale >= 1.9 / 255
+
+
+def test_a_tensor_that_is_zero_for_most_images_has_the_range_of_the_others() -> None:
+    import torch
+
+    from pipeline.frameworks._quantizer import usual
+
+    values = torch.zeros(64, 3)
+    values[5] = 2
+    assert usual(values).all()
+    assert usual(torch.tensor([[1.0], [100.0]])).all(), "two images have no outlier"
+
+
 def test_biases_take_back_what_int8_adds_to_a_layers_mean(tmp_path: Path) -> None:
     from pipeline.frameworks import _bias_correction
 
