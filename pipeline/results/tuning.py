@@ -158,17 +158,21 @@ def search(evaluate: Callable[[int], Trial], groups: int, max_drop: float) -> tu
 def with_training(trials: Sequence[Trial], chosen: int, outcome: str, max_drop: float) -> tuple[int, str]:
     """The place and the outcome when the last trial is a trained graph, which has no group in float.
 
-    It is chosen if it meets the budget; if nothing meets it, by the smaller upper end.
+    It is chosen if it meets the budget; if nothing meets it, by the smaller upper end of the drop.
     """
     last = len(trials) - 1
     if within(trials[last], max_drop):
         return last, MET
-    if outcome == CANNOT_TELL and _seems_within(trials[last], max_drop):
-        return last, outcome
-    if outcome == NOT_MET and trials[last].interval[1] < trials[chosen].interval[1]:
+    if outcome != MET and trials[last].interval[1] < trials[chosen].interval[1]:
         verdict = stats.verdict(trials[last].interval, max_drop)
         return last, CANNOT_TELL if verdict == stats.CANNOT_TELL else NOT_MET
     return chosen, outcome
+
+
+def enough(trial: Trial, outcome: str, max_drop: float) -> bool:
+    """Whether layers in float are enough: the budget is met, or there are only too few samples to show it."""
+    shown = resolvable(trial.samples, max_drop)
+    return outcome == MET or (not shown and _seems_within(trial, max_drop))
 
 
 def within(trial: Trial, max_drop: float) -> bool:

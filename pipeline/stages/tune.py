@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pipeline import registry, stats
 from pipeline.core import PIXELS, Checkpoint, Recipe, Sensitivity
 from pipeline.datasets import Split
-from pipeline.errors import BadOption
+from pipeline.errors import BadOption, StageFailed
 from pipeline.results import keys, noise, predictions, tuning
 from pipeline.results.tuning import Test, Trial, Tuning
 from pipeline.stages import export, measure, qat, quantize, sensitivity, train
@@ -110,9 +110,14 @@ def _searched(build: Store, plan: Plan, job: Job, checkpoint: Checkpoint, base: 
     split = train.split_of(checkpoint, job, SPLIT)
     evaluation = _Evaluation(build, job, checkpoint, base, split, found, order)
     trials, chosen, outcome = tuning.search(evaluation.trial, len(order), budget.max_drop)
-    if budget.qat and (outcome == tuning.NOT_MET or trials[chosen].multiply_adds > MUCH):
-        trials.append(evaluation.trained())
-        chosen, outcome = tuning.with_training(trials, chosen, outcome, budget.max_drop)
+    found_enough = tuning.enough(trials[chosen], outcome, budget.max_drop)
+    if budget.qat and (not found_enough or trials[chosen].multiply_adds > MUCH):
+        try:
+            trials.append(evaluation.trained())
+        except StageFailed as error:  # what was found without training is still worth having
+            say(f"  trained: failed: {error}")
+        else:
+            chosen, outcome = tuning.with_training(trials, chosen, outcome, budget.max_drop)
     best = trials[chosen]
     home = build.home(checkpoint.spec.name, checkpoint.framework) / FOLDER
     recipe, file = base, None
