@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ for line in sys.stdin:
     print("I/Engine: loading", end="", flush=True)
     if request["start"] == "end":
         sys.exit(1)
+    if request["start"] == "abort":
+        os.abort()
     if request["start"] == "wait":
         continue
     for number in waiting[:1] if request["start"] == "late" else waiting:
@@ -64,6 +67,18 @@ def test_a_late_reply_does_not_answer_the_next_request(app: App, monkeypatch: py
     assert start(app, "late").startswith("no response")
     monkeypatch.undo()
     assert start(app, "one") == ""
+
+
+def test_a_crash_is_logged_before_its_process_is_gone(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_log: list[tuple[int, bool]] = []
+
+    def log_end(pid: int, code: int) -> None:
+        at_log.append((code, Path(f"/proc/{pid}").exists()))
+
+    monkeypatch.setattr(app, "_log_end", log_end)
+    assert start(app, "end") == "its process ended"
+    assert start(app, "abort") == "its process ended"
+    assert at_log == [(1, True), (-signal.SIGABRT, True)]
 
 
 def test_a_process_that_ends_is_an_error_and_the_next_start_makes_another(app: App) -> None:

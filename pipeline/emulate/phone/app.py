@@ -23,7 +23,8 @@ from typing import IO
 from pipeline.system import proc, store
 
 HOST = Path(__file__).parent / "Phone.java"
-START_SECONDS = 120.0
+START_SECONDS = 600.0
+"""How long a reply may take. The JVM needs ten seconds of CPU time to start, and a busy machine gives it little."""
 LOG_LINES = 5000
 """How many lines the log keeps."""
 
@@ -230,7 +231,8 @@ class App:
             self.log.add(popen.pid, priority, tag, text)
             priority, tag = (priority, tag) if tag == "AndroidRuntime" else ("I", "System.out")
         reader.join()
-        self._log_end(popen.pid, popen.wait())
+        self._log_end(popen.pid, _exit_code(popen))
+        popen.wait()
         process.replies.put(None)
         popen.stdout.close()
         with contextlib.suppress(BrokenPipeError):
@@ -250,6 +252,17 @@ class App:
         else:
             self.last_exit = "CRASH" if code else "EXIT_SELF"
         self.log.add(pid, "I", "ActivityManager", f"Process {self.package} (pid {pid}) has died")
+
+
+def _exit_code(process: subprocess.Popen[str]) -> int:
+    """Waits for the end of a process, and leaves it in /proc: on Android, a crash is in the log before its process is
+    gone."""
+    try:
+        found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # another thread has waited for it
+        return process.wait()
+    assert found is not None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def _tombstone(report: str, pid: int, package: str) -> list[str]:
