@@ -21,10 +21,11 @@ LEAST_SNR_DB = {"float32": 60.0, "float16": 35.0, "int8": 10.0, "palette6": 10.0
 """By the recipe's weights. Rounding to float16 leaves about 60 dB, rounding to int8 about 35 dB and to int4 15 to 30
 dB, less in a deep network; a wrong layout or order gives 0 dB or less."""
 
-ENOUGH_SNR_DB = 35.0
+ENOUGH_SNR_DB = 30.0
 """A static int8 file may not be further from the quantized graph than the graph is from the float model, up to this
-bound. Runtimes round ties differently. One step early in a network grows towards its end, so the number of output steps
-says nothing; the noise that quantization itself causes is the measure."""
+bound: a right file of `digits_cnn` under int8_mixed was at 34.5 dB on onnxruntime, its graph at 38.1 dB. Runtimes round
+ties differently. One step early in a network grows towards its end, so the number of output steps says nothing; the
+noise that quantization itself causes is the measure."""
 
 AGREEMENT_MARGIN = 0.05
 """The file may have the graph's top-1 on this share of the samples less than the graph has the float model's."""
