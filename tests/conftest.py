@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -196,3 +197,26 @@ def imported() -> None:
         import lightning_fabric  # noqa: F401
         import litert_torch.quantize.pt2e_quantizer  # noqa: F401
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
+
+
+CONSUMERS = ROOT / "tests" / "consumers.txt"
+"""Programs of others that read what `inv ship` writes."""
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The folder with the programs of tests/consumers.txt, in an environment that is kept between sessions."""
+    key = hashlib.sha256(CONSUMERS.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = ROOT / "build" / "env" / f"consumers-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    assert uv is not None, "these tests need uv, which ./inv installs"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+            install: list[str | Path] = [uv, "pip", "install", "-q", "--python", folder / "bin" / "python"]
+            subprocess.run([*install, "-r", CONSUMERS], check=True)
+            (folder / "complete").touch()
+    return folder / "bin"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import bundles as writing
-from tests.cli import ROOT
 
-PINS = ROOT / "tests" / "consumers.txt"
 VALIDATE = """
 import sys
 from cyclonedx.schema import SchemaVersion
@@ -22,24 +17,6 @@ from cyclonedx.validation.json import JsonStrictValidator
 found = JsonStrictValidator(SchemaVersion.V1_7).validate_str(open(sys.argv[1]).read())
 sys.exit(str(found) if found else 0)
 """
-
-
-@pytest.fixture(scope="module")
-def programs() -> Path:
-    """The folder of an environment's programs. The environment is kept between sessions."""
-    key = hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = ROOT / "build" / "env" / f"consumers-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-    assert uv is not None, "these tests need uv, which ./inv installs"
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
-            subprocess.run([uv, "pip", "install", "-q", "--python", folder / "bin" / "python", "-r", PINS], check=True)
-            (folder / "complete").touch()
-    return folder / "bin"
 
 
 @pytest.fixture(scope="module")
