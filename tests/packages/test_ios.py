@@ -21,7 +21,7 @@ from pathlib import Path
 import tree_sitter, tree_sitter_swift
 parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_swift.language()))
 wrong = [name for name in sys.argv[1:] if parser.parse(Path(name).read_bytes()).root_node.has_error]
-sys.exit("\\n".join(wrong))
+sys.exit(" ".join(wrong) or 0)
 """
 
 
