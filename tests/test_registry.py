@@ -31,7 +31,7 @@ FOLDERS = {
 def test_names_are_the_files_that_do_not_begin_with_an_underscore(folder: str) -> None:
     files = {path.name for path in ROOT.joinpath("pipeline", *folder.split(".")).iterdir() if path.suffix == ".py"}
     assert registry.names(folder) == sorted(name.removesuffix(".py") for name in files if not name.startswith("_"))
-    assert registry.names(folder) or folder == "packages"
+    assert registry.names(folder)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
