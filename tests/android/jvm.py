@@ -97,7 +97,7 @@ class Requests:
 def compiled(steps: code.Steps, linked: Path) -> list[Path]:
     """Compiles the app, its library and the tests of both, not shrunk. Returns the folders of classes."""
     library, app = code.inference(steps), code.app(steps, linked)
-    tests = [path for path in sources() if "test" in path.relative_to(dependencies.ROOT).parts]
+    tests = sources_of_tests()
     tested = [library / "classes", app / "classes"]
 
     def run(new: Path) -> None:
@@ -109,7 +109,7 @@ def compiled(steps: code.Steps, linked: Path) -> list[Path]:
 
 def run(build: Store, models: list[Path], folder: Path, screens: Path) -> Ran:
     """Compiles and runs all tests of android-app/; screenshots go to `screens`."""
-    classes = sorted(_class(path) for path in sources() if path.name.endswith("Test.kt"))
+    classes = sorted(_class(path) for path in sources_of_tests() if path.name.endswith("Test.kt"))
     return Ran(junit(build, models, classes, folder, {"screens": screens}), folder)
 
 
@@ -223,3 +223,8 @@ def run_id(*words: str) -> str:
 def sources() -> list[Path]:
     """All Kotlin files in android-app/."""
     return sorted(path for name in PROJECTS for path in (dependencies.ROOT / name / "src").rglob("*.kt"))
+
+
+def sources_of_tests() -> list[Path]:
+    """Those of the tests."""
+    return [path for path in sources() if "test" in path.relative_to(dependencies.ROOT).parts]
