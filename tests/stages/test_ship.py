@@ -422,7 +422,7 @@ def test_a_package_is_written_into_its_folder_or_refused_with_its_reason(tmp_pat
 def test_the_command_ships_and_verifies(tmp_path: Path) -> None:
     source = usual(tmp_path / "build")
     key, public = writing.keys(tmp_path / "keys")
-    words = ("ship", "--model", plans_model(), "--version", "1.0.0", "--key", key, "--package", "all")
+    words = ("ship", "--model", plans_model(), "--version", "1.0.0", "--key", key, "--package", "python")
     lines = inv(source.root, *words).lines
     assert lines[-1] == f"{source.root / 'ship' / 'tiny-1.0.0'}: made"
     assert inv(source.root, *words).lines[-1].endswith(": up to date")
