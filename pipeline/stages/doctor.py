@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import sys
 import tomllib
@@ -54,12 +55,23 @@ def _extras() -> list[str]:
     return lines[1].split(",") if len(lines) > 1 else ["all"]
 
 
+def _installed(chosen: list[str], groups: dict[str, list[str]]) -> set[str]:
+    """The extras that pip installs for `chosen`: an extra may consist of others, as "lastmile[torch,onnx]"."""
+    found = set(chosen)
+    for name in chosen:
+        for requirement in groups.get(name, []):
+            if match := re.fullmatch(r"lastmile\[(.+)\]", requirement):
+                found |= set(match[1].split(","))
+    return found
+
+
 def _packages() -> Iterator[Check]:
     """The packages of every extra in pyproject.toml against the installed ones. Those of extras that the user did not
     choose are optional."""
     chosen = _extras()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    installed = {"", *_installed(chosen, groups)}
     seen = set()
     for extra, wanted in groups.items():
         for requirement in wanted:
@@ -73,7 +85,7 @@ def _packages() -> Iterator[Check]:
                 found = "not installed"
             place = f".[{extra}]" if extra else "."
             fix = f"pip install -c constraints.txt '{place}'  (installs {requirement})"
-            optional = bool(extra) and not {"all", extra} & set(chosen)
+            optional = extra not in installed
             if optional:
                 fix = f"LASTMILE_EXTRAS={','.join([*chosen, extra])} ./inv doctor"
             yield Check(name, found, None if found == version else fix, optional and found != version)

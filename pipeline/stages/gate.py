@@ -245,7 +245,7 @@ def _counted(build: Store, device: BoundDevice, cell: _Cell) -> Iterator[Check]:
 
 
 @dataclass(frozen=True)
-class _Bout:
+class _Measured:
     """What was measured of a cell, and the level of its last test."""
 
     cell: _Cell
@@ -275,31 +275,31 @@ FIGURES: Mapping[str, Callable[[Process], float]] = {
 
 def _in_rounds(build: Store, device: BoundDevice, cells: Sequence[_Cell], accuracy: Sequence[Test]) -> list[Check]:
     """Measures rounds of every file; those that cannot tell are extended once. All tests share the levels."""
-    bouts = [
-        _Bout(cell, pair, _more(build, device, cell, pair, Rounds()), ALPHAS[0])
+    measured = [
+        _Measured(cell, pair, _more(build, device, cell, pair, Rounds()), ALPHAS[0])
         for cell in cells
         for pair in [_pair(device, cell)]
         if any(cell.check(figure) for figure in FIGURES)
     ]
-    tests = [(bout, test) for bout in bouts for test in bout.tests()]
+    tests = [(one, test) for one in measured for test in one.tests()]
     checks = gates.judged([test for _, test in tests], ALPHAS[0])
     open_ = {
-        bout.cell.name for (bout, _), check in zip(tests, checks, strict=True) if check.verdict == gates.CANNOT_TELL
+        one.cell.name for (one, _), check in zip(tests, checks, strict=True) if check.verdict == gates.CANNOT_TELL
     }
-    for (bout, test), check in zip(tests, checks, strict=True):
+    for (one, test), check in zip(tests, checks, strict=True):
         if check.verdict == gates.CANNOT_TELL:
-            _require_resolution(bout, test)
+            _require_resolution(one, test)
     again = {
-        bout.cell.name: replace(bout, rounds=_more(build, device, bout.cell, bout.pair, bout.rounds), alpha=ALPHAS[1])
-        for bout in bouts
-        if bout.cell.name in open_
+        one.cell.name: replace(one, rounds=_more(build, device, one.cell, one.pair, one.rounds), alpha=ALPHAS[1])
+        for one in measured
+        if one.cell.name in open_
     }
-    later = {(name, test.check.figure): test for name, bout in again.items() for test in bout.tests()}
+    later = {(name, test.check.figure): test for name, one in again.items() for test in one.tests()}
     final = [
-        later[bout.cell.name, check.figure]
+        later[one.cell.name, check.figure]
         if check.verdict == gates.CANNOT_TELL
         else Test(check, 1.0 if check.verdict == gates.PASS else 0.0, check.verdict == gates.PASS)
-        for (bout, _), check in zip(tests, checks, strict=True)
+        for (one, _), check in zip(tests, checks, strict=True)
     ]
     return gates.judged([*accuracy, *final], ALPHAS[1])
 
@@ -309,14 +309,14 @@ def _more(build: Store, device: BoundDevice, cell: _Cell, pair: Pair, done: Roun
     return _alternate.more(build, device, pair, done, cell.limits.rounds)
 
 
-def _require_resolution(bout: _Bout, test: Test) -> None:
+def _require_resolution(one: _Measured, test: Test) -> None:
     """
     Raises:
         BadOption: the limit was given, and is below the resolution of the rounds.
     """
     check, key = test.check, gates.LIMITS[test.check.figure]
-    if key in bout.cell.limits.given and test.ratio is not None:
-        gates.require_rounds(key, check.limit, test.ratio, bout.cell.name)
+    if key in one.cell.limits.given and test.ratio is not None:
+        gates.require_rounds(key, check.limit, test.ratio, one.cell.name)
 
 
 def _notes(old: Release, new: Release) -> Iterator[str]:

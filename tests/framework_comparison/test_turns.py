@@ -64,5 +64,5 @@ def test_the_peak_memory_is_known_without_proc_too(tmp_path: Path) -> None:
     from pipeline.framework_comparison.parts._stages import _peak_rss_bytes
 
     own, without_proc = _peak_rss_bytes(many=False), _peak_rss_bytes(False, tmp_path / "status")
-    assert 10_000_000 < own < 100 * without_proc  # the kernel updates the two at different times
-    assert without_proc < 100 * own
+    assert own > 10_000_000
+    assert without_proc == pytest.approx(own, rel=0.05)  # the kernel updates the two at different times

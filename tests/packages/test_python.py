@@ -35,8 +35,8 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", folder, wheel]
-    subprocess.run(pip, check=True)
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--target", folder, wheel]
+    subprocess.run(uv, check=True)
     return folder
 
 

@@ -72,6 +72,19 @@ def test_a_package_of_an_extra_that_was_not_selected_is_optional(
     assert other.optional and "LASTMILE_EXTRAS=torch,tflite,onnx ./inv" in str(other.fix)
 
 
+def test_a_package_of_an_extra_that_all_does_not_contain_is_optional(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PROJECT.replace("all =", 'more = ["no-such-package==1"]\nall =')
+    (tmp_path / "pyproject.toml").write_text(text)
+    (tmp_path / doctor.CHOICES).write_text(f"{tmp_path}\nall\ndefault\n3.12\n")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    checks = {check.name: check for check in doctor._packages()}
+    assert not checks["no-such-distribution"].optional
+    assert checks["no-such-package"].optional and "LASTMILE_EXTRAS=all,more ./inv" in str(checks["no-such-package"].fix)
+
+
 def test_a_missing_tool_is_optional_and_reported_with_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

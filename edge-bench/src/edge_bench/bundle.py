@@ -33,7 +33,8 @@ def verify(root: Path, key: Path | None) -> dict[str, Any]:
     """Checks every file, and the signature if there is a key to check it with.
 
     Raises:
-        BadBundle: it is no bundle, or a file was changed; the message names the first.
+        BadBundle: it is no bundle, or a file was changed, and the message names the first; or the signature cannot be
+            checked although there is a key.
     """
     manifest, content = _manifest(root)
     files = _files(manifest)
@@ -167,7 +168,7 @@ def _signature(root: Path, key: Path | None, actual: dict[str, str], problems: l
         ec = importlib.import_module("cryptography.hazmat.primitives.asymmetric.ec")
         invalid = importlib.import_module("cryptography.exceptions").InvalidSignature
     except ImportError:
-        return f"not checked: {UNINSTALLED}"
+        raise BadBundle(f"--key {key}: the signature cannot be checked: {UNINSTALLED}") from None
     public = _public_key(key, serialization)
     try:
         value = json.loads(_limited(root, SIGNATURE).decode())
