@@ -283,9 +283,7 @@ def _in_rounds(build: Store, device: BoundDevice, cells: Sequence[_Cell], accura
     ]
     tests = [(one, test) for one in measured for test in one.tests()]
     checks = gates.judged([test for _, test in tests], ALPHAS[0])
-    open_ = {
-        one.cell.name for (one, _), check in zip(tests, checks, strict=True) if check.verdict == gates.CANNOT_TELL
-    }
+    open_ = {one.cell.name for (one, _), check in zip(tests, checks, strict=True) if check.verdict == gates.CANNOT_TELL}
     for (one, test), check in zip(tests, checks, strict=True):
         if check.verdict == gates.CANNOT_TELL:
             _require_resolution(one, test)

@@ -35,8 +35,9 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--target", folder, wheel]
-    subprocess.run(uv, check=True)
+    # Copies, not links to uv's cache: tests change the files.
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-cache", "--no-deps", "--link-mode", "copy"]
+    subprocess.run([*uv, "--target", folder, wheel], check=True)
     return folder
 
 
