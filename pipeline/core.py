@@ -747,6 +747,8 @@ class BundledCell:
 
     Attributes:
         file: path of the model file (a folder for Core ML); artifact.json lies beside it.
+        measured_sha256: of the file that was exported and measured. `inv ship` adds metadata to it, which changes the
+            hash and no output.
         results: its row of the results for each device that measured it; one without a device if none could run it.
         measurements: paths of the raw measurements, in the order of `results`; empty if none could run it.
         golden: where golden outputs come from: "host", and names of devices.
@@ -756,6 +758,7 @@ class BundledCell:
     recipe: str
     target: str
     file: str
+    measured_sha256: str
     results: tuple[Cell, ...]
     measurements: tuple[str, ...]
     golden: tuple[str, ...]

@@ -35,6 +35,8 @@ class FileChange:
     """One model file on one device (None: nothing was measured on the same one).
 
     Attributes:
+        same_file: both releases measured a file of the same sha256.
+        old_bytes, new_bytes: of the files that were measured, without metadata.
         old_ms, new_ms: medians that each release recorded; None on an emulated device. They were not measured
             alternately: `inv compare` tells whether the difference is real.
         drop_points, drop_interval: accuracy lost on the same samples; None if there are none, for `reason`.
@@ -109,8 +111,8 @@ def difference(old: Release, new: Release) -> ReleaseChange:
 
 def _of_file(old: Release, new: Release, place: tuple[str, str]) -> list[FileChange]:
     before, after = old.files[place], new.files[place]
-    same = before.artifact.sha256 == after.artifact.sha256
-    sizes = before.artifact.size_bytes, after.artifact.size_bytes
+    same = before.measured_sha256 == after.measured_sha256
+    sizes = before.measured_bytes, after.measured_bytes
     devices = [device for device in before.measured if device in after.measured]
     if not devices:
         return [FileChange(*place, None, same, *sizes, reason="not measured on the same device")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,11 +37,14 @@ class Released:
 
     Attributes:
         file: its path.
+        measured_sha256, measured_bytes: of the file that was measured. A bundle's file has metadata added to it.
         measured: by the name of the device; with one thread.
     """
 
     artifact: Artifact
     file: Path
+    measured_sha256: str
+    measured_bytes: int
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
@@ -124,7 +127,9 @@ def _of_bundle(path: Path) -> Release:
             for row, name, measurement in found
             if row.threads in (None, 1)
         }
-        files[cell.recipe, cell.target] = Released(artifact, path / cell.file, measured)
+        size = cell.results[0].size_bytes
+        assert size is not None  # true of every cell of a bundle
+        files[cell.recipe, cell.target] = Released(artifact, path / cell.file, cell.measured_sha256, size, measured)
     return Release(
         path, bundle.version, bundle.licence, bundle.framework, bundle.spec, bundle.weights_sha256,
         bundle.dataset_sha256, bundle.accuracy, bundles.labels(path), files,
@@ -154,11 +159,12 @@ def of_build(build: Store, model: str, framework: str) -> Release:
         if row.artifact is None:
             continue
         folder = build.cell(model, framework, *place)
-        one = files.get(place, Released(row.artifact, folder / row.artifact.file))
+        made = row.artifact
+        one = files.get(place, Released(made, folder / made.file, made.sha256, made.size_bytes))
         measured = dict(one.measured)
         if cell.status == "ok" and row.measurement and cell.device and cell.threads in (None, 1):
             measured[cell.device] = Measured(cell, row.measurement, partial(_top1, row))
-        files[place] = Released(one.artifact, one.file, measured)
+        files[place] = replace(one, measured=measured)
     return Release(
         build.root, None, None, framework, checkpoint.spec, checkpoint.weights_sha256, checkpoint.dataset_sha256,
         checkpoint.accuracy, baseline.labels, files, others,

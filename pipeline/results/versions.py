@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,12 @@ def earlier(folder: Path, model: str) -> Iterator[tuple[Version, Path]]:
             yield parse(version), path
 
 
-def change(path: Path, old: Bundle, spec: ModelSpec, weights_sha256: str, files: Iterable[Artifact]) -> Change:
-    """What changed from an earlier bundle in `path` to a model with these files."""
+def change(path: Path, old: Bundle, spec: ModelSpec, weights_sha256: str, files: Sequence[Artifact]) -> Change:
+    """What changed from an earlier bundle in `path` to a model with these files.
+
+    Args:
+        files: the manifests of the measured files.
+    """
     broken = [name for name, before, after in _contract(old.spec, spec) if before != after]
     before = {(cell.recipe, cell.target): bundles.artifact(path, cell) for cell in old.cells}
     for file in files:
@@ -79,7 +83,13 @@ def change(path: Path, old: Bundle, spec: ModelSpec, weights_sha256: str, files:
         return Change("major", tuple(broken))
     if old.weights_sha256 != weights_sha256:
         return Change("minor", ("the weights",))
-    return Change("patch", ("neither the contract nor the weights",))
+    measured = {(cell.recipe, cell.target): cell.measured_sha256 for cell in old.cells}
+    other = [
+        f"{file.recipe} on {file.target} (of the same weights)"
+        for file in files
+        if measured.get((file.recipe, file.target), file.sha256) != file.sha256
+    ]
+    return Change("patch", tuple(other) or ("neither the contract nor the files",))
 
 
 def check(version: Version, highest: Version, found: Change) -> None:

@@ -57,7 +57,7 @@ class _Cell:
 
     @property
     def same(self) -> bool:
-        return self.old.artifact.sha256 == self.new.artifact.sha256
+        return self.old.measured_sha256 == self.new.measured_sha256
 
     @property
     def name(self) -> str:
@@ -179,7 +179,7 @@ def _require_samples(old: Release, new: Release, cell: _Cell) -> None:
 def _sizes(cell: _Cell) -> Iterator[Check]:
     check = cell.check(SIZE)
     if check is not None:
-        old, new = cell.old.artifact.size_bytes, cell.new.artifact.size_bytes
+        old, new = cell.old.measured_bytes, cell.new.measured_bytes
         reason = SAME_FILE if cell.same else ""
         yield gates.exact(replace(check, old=old, new=new, reason=reason), new / max(old, 1))
 

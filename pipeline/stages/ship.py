@@ -30,12 +30,11 @@ from pipeline.results import bundle as bundles
 from pipeline.results import collect, reference, rows, signature, verdicts, versions
 from pipeline.results.reference import Reference
 from pipeline.results.rows import Row
-from pipeline.stages import _bill, _parity, push, quantize
+from pipeline.stages import _bill, _shipped_files, push, quantize
 from pipeline.stages.plan import Job, Plan
 from pipeline.system import store
 from pipeline.system.progress import say
 from pipeline.system.store import Store
-from pipeline.targets import Target
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -346,14 +345,16 @@ def _previous(shipment: _Shipment) -> str | None:
 def _written(shipment: _Shipment, new: Path, previous: str | None, key: str) -> Bundle:
     """Writes the whole bundle into the folder `new`."""
     checkpoint, files, options = shipment.checkpoint, shipment.files, shipment.options
-    for file in files:
-        folder = new / "models" / file.place
-        folder.mkdir(parents=True)
-        source = file.folder / file.artifact.file
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / file.artifact.file)
-        store.write(folder / "artifact.json", file.artifact)
+    shipped = [
+        _shipped_files.write(
+            file.folder / file.artifact.file, file.artifact, options.version, options.licence,
+            new / "models" / file.place,
+        )
+        for file in files
+    ]  # fmt: skip
     _write_measured(shipment, new)
-    cells = _write_golden(shipment, new)
+    cells = _write_golden(shipment, new, [file.artifact for file in shipped])
+    _shipped_files.prove(shipped, new / "golden")
     spec = checkpoint.spec
     contents = Contents(
         new, spec.name, options.version, spec, checkpoint.framework, checkpoint.weights_sha256, options.licence,
@@ -394,7 +395,9 @@ def _written(shipment: _Shipment, new: Path, previous: str | None, key: str) -> 
 
 def _bundled(cell: ShippedCell, file: _File) -> BundledCell:
     paths = tuple(f"measured/{file.place}/{_measurement(row)}.json" for row in file.rows)
-    return BundledCell(cell.recipe, cell.target, cell.file, cell.results, paths, cell.golden, cell.tolerance)
+    return BundledCell(
+        cell.recipe, cell.target, cell.file, file.artifact.sha256, cell.results, paths, cell.golden, cell.tolerance
+    )
 
 
 def _measurement(row: Row) -> str:
@@ -440,8 +443,12 @@ def _reference(shipment: _Shipment) -> Reference:
     return found
 
 
-def _write_golden(shipment: _Shipment, new: Path) -> list[ShippedCell]:
-    """Writes golden/: inputs, images, and each file's outputs on this machine and on the devices that measured it."""
+def _write_golden(shipment: _Shipment, new: Path, artifacts: Sequence[Artifact]) -> list[ShippedCell]:
+    """Writes golden/: inputs, images, and each file's outputs on this machine and on the devices that measured it.
+
+    Args:
+        artifacts: the manifests in models/.
+    """
     import numpy as np
 
     files, base = shipment.files, _reference(shipment)
@@ -478,13 +485,13 @@ def _write_golden(shipment: _Shipment, new: Path) -> list[ShippedCell]:
         ShippedCell(
             file.artifact.recipe,
             file.artifact.target,
-            file.artifact,
+            artifact,
             tuple(row.measurement for row in file.rows if row.measurement),
             tuple(row.cell for row in file.rows) or (file.row.cell,),
             tuple(outputs[file.place]),
             tolerances[file.place],
         )
-        for file in files
+        for file, artifact in zip(files, artifacts, strict=True)
     ]
 
 
@@ -513,13 +520,9 @@ def _golden_outputs(file: _File, labels: Any, chosen: Any, inputs: Any) -> dict[
             kept = stats.stratified(labels, row.cell.samples or len(labels))
             found[place] = rows.outputs(row)[0][np.searchsorted(kept, chosen)].astype(np.float32)
     if HOST not in found:
-        target: Target = registry.load("targets", file.artifact.target)
-        own = getattr(target, "predict", None)
-        path = file.folder / file.artifact.file
-        if own is not None:
-            found = {HOST: np.asarray(own(path, inputs)[0], np.float32), **found}
-        elif target.RUNTIME is not None:
-            found = {HOST: np.asarray(_parity.predict(path, target, inputs)[0], np.float32), **found}
+        outputs = _shipped_files.outputs(file.folder / file.artifact.file, file.artifact.target, inputs)
+        if outputs is not None:
+            found = {HOST: outputs[0], **found}
     return {HOST: found.pop(HOST), **found} if HOST in found else found
 
 
@@ -608,7 +611,7 @@ def _write_packages(contents: Contents, options: Options) -> tuple[list[str], li
 def sizes(shipped: Shipped) -> str:
     """How large the bundle is, and how much of it the model files are."""
     total = store.size(shipped.path)
-    models = sum(cell.results[0].size_bytes or 0 for cell in shipped.bundle.cells)
+    models = sum(file.size_bytes for name, file in shipped.bundle.files.items() if name.startswith("models/"))
     return (
         f"{len(shipped.bundle.files) + 1} files, {formatting.megabytes(total)} MB; "
         f"the model files have {formatting.megabytes(models)} MB"
