@@ -19,7 +19,9 @@ from pipeline.android import dependencies
 from pipeline.core import Artifact
 from pipeline.errors import NeedsTool, StageFailed, Unsupported
 from pipeline.packages import Contents, ShippedCell, _metadata, _tflite_metadata
-from pipeline.stages import _parity, _shipped_files
+from pipeline.results import bundle, release_diff, releases, versions
+from pipeline.results.gates import SIZE, Gates
+from pipeline.stages import _parity, _shipped_files, gate
 from pipeline.system import packages, proc, store
 from pipeline.system.store import Store
 from tests.packages.conftest import VERSION
@@ -68,6 +70,32 @@ def test_the_bundle_records_the_hash_of_the_measured_file_too(contents: Contents
     assert found == {pair: measured(matrix, *pair)[1].sha256 for pair in found}
     for one in contents.cells:
         assert all(run.artifact_sha256 == found[one.recipe, one.target] for run in one.measurements)
+
+
+def test_a_file_with_metadata_is_the_measured_file_to_the_gate_and_to_diff(contents: Contents) -> None:
+    shipped, measured = releases.read(contents.root), releases.of_build(contents.build, "tiny", "torch")
+    assert shipped.files
+    for place, file in shipped.files.items():
+        before = measured.files[place]
+        assert (file.measured_sha256, file.measured_bytes) == (before.artifact.sha256, before.artifact.size_bytes)
+        file.require_intact()
+    limits = Gates()
+    found = gate.gate(contents.build, shipped, [], limits, Path("gates.toml"))
+    sizes = [check for check in found.checks if check.figure == SIZE]
+    assert len(sizes) == len(shipped.files)
+    assert all((check.change, check.reason) == (1.0, gate.SAME_FILE) for check in sizes)
+    changes = release_diff.difference(shipped, measured).files
+    assert changes and all(change.same_file and change.old_bytes == change.new_bytes for change in changes)
+
+
+def test_a_patch_version_names_the_files_that_another_toolchain_made(contents: Contents, matrix: Store) -> None:
+    old = bundle.manifest(contents.root)
+    files = [measured(matrix, cell.recipe, cell.target)[1] for cell in old.cells]
+    found = versions.change(contents.root, old, old.spec, old.weights_sha256, files)
+    assert (found.part, len(found.reasons)) == ("patch", 1)
+    files[0] = replace(files[0], sha256="0" * 64)
+    (reason,) = versions.change(contents.root, old, old.spec, old.weights_sha256, files).reasons
+    assert f"{files[0].recipe} on {files[0].target}" in reason
 
 
 def test_a_format_without_metadata_is_copied(contents: Contents, matrix: Store) -> None:

@@ -340,6 +340,8 @@ def test_another_toolchain_needs_a_patch_version(tmp_path: Path) -> None:
     cell(source, "int8", "onnx", LOCAL, tools={"torch": "2.14.0"}, content=b"converted by another version")
     with pytest.raises(BadOption, match="exists"):
         made(source, "1.0.0")
+    with pytest.raises(BadOption, match=r"int8 on onnx.*1\.0\.1"):
+        made(source, "0.9.0")
     assert made(source, "1.0.1").made
 
 
