@@ -193,7 +193,7 @@ def _input(files: _Tables, port: Port, spec: ModelSpec) -> int:
     """An input. The graph normalises images: it takes pixels, so readers are told to subtract 0 and divide by 1."""
     preprocessing: Preprocessing = spec.preprocessing
     tensor = next(each for each in spec.inputs if each.name == port.name)
-    if len(tensor.shape) != 3 or tensor.value_range != PIXELS:
+    if len(tensor.shape) != 3 or tensor.value_range not in (None, PIXELS):
         feature = files.table({1: files.table({})}, {0: ("Uint8", FEATURE_PROPERTIES)})
         return files.table({0: files.text(port.name), 3: feature})
     height, width, channels = tensor.shape

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -201,12 +203,31 @@ def test_labels_of_any_text_and_several_outputs_arrive(matrix: Store, tmp_path: 
     labels = ("a,b", "日本", 'say "x"', "", *"456789")
     spec = replace(artifact.spec, labels=labels)
     content = _tflite_metadata.with_metadata(path.read_bytes(), replace(artifact, spec=spec), "1.0.0", "MIT")
-    import zipfile
-
     (tmp_path / "m.tflite").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "m.tflite") as archive:
         assert archive.namelist() == ["labels.txt"]
         assert archive.read("labels.txt").decode() == "\n".join(labels) + "\n"
+
+
+def test_labels_with_a_line_break_get_no_file_of_lines(matrix: Store) -> None:
+    path, artifact = measured(matrix, "int8", "tflite")
+    spec = replace(artifact.spec, labels=("a\nb", *"123456789"))
+    content = _tflite_metadata.with_metadata(path.read_bytes(), replace(artifact, spec=spec), "1.0.0", "MIT")
+    assert not zipfile.is_zipfile(io.BytesIO(content))
+
+
+def test_an_image_without_a_range_is_an_image_and_a_vector_is_not(matrix: Store) -> None:
+    path, artifact = measured(matrix, "fp32", "tflite")
+    (image,) = artifact.spec.inputs
+    same, vector = replace(image, value_range=None), replace(image, shape=(64,))
+    made = [
+        _tflite_metadata.with_metadata(
+            path.read_bytes(), replace(artifact, spec=replace(artifact.spec, inputs=(tensor,))), "1.0.0", "MIT"
+        )
+        for tensor in (image, same, vector)
+    ]
+    assert made[0] == made[1] != made[2]
+    assert b"pixels from 0 to 255" in made[1] and b"pixels from 0 to 255" not in made[2]
 
 
 def test_a_file_with_metadata_or_other_outputs_is_refused(matrix: Store) -> None:
