@@ -2,7 +2,7 @@
 
 `inv ship` writes models/ and golden/ of a bundle first, and then calls every package. The root of the bundle is then
 
-    models/<recipe>/<target>/<artifact.file>     with artifact.json beside it
+    models/<recipe>/<target>/<artifact.file>     with metadata; artifact.json beside it
     golden/inputs.npy                            raw inputs of the evaluation split, (N, height, width, channels)
     golden/images/<i>.png                        the same as images, in the size of the model's input
     golden/float.npy                             the float model's outputs, float32
