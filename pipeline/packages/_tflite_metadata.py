@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.core import PIXELS, Artifact, ModelSpec, Port, Preprocessing
 from pipeline.errors import Unsupported
+from pipeline.packages import _labels
 from pipeline.registry import extra
 
 LABELS = "labels.txt"
@@ -64,9 +65,10 @@ def with_metadata(content: bytes, artifact: Artifact, version: str, licence: str
     metadata = [*files.old(model.Metadata, model.MetadataLength()), named]
     root = files.copied("Model", model, {4: files.tables(buffers), 6: files.tables(metadata)})
     found = files.finished(root, b"TFL3")
-    if not any(_has_labels(port, artifact.spec) for port in artifact.outputs):
+    labels = _labels.lines(artifact.spec.labels)
+    if labels is None or not any(_labels.belong(port, artifact.spec) for port in artifact.outputs):
         return found
-    return found + _archive({LABELS: "\n".join(artifact.spec.labels) + "\n"}, len(found))
+    return found + _archive({LABELS: labels}, len(found))
 
 
 def as_uint8(content: bytes) -> bytes | None:
@@ -224,16 +226,11 @@ def _scores(files: _Tables, port: Port, spec: ModelSpec) -> int:
     feature = files.table({})
     content = files.table({1: feature}, {0: ("Uint8", FEATURE_PROPERTIES)})
     fields = {0: files.text(port.name), 3: content}
-    if _has_labels(port, spec):
+    if _labels.belong(port, spec):
         fields[1] = files.text("one score for each label")
-        labels = {0: files.text(LABELS), 1: files.text("the labels, in the order of the scores")}
-        fields[6] = files.tables([files.table(labels, {2: ("Int8", AXIS_LABELS)})])
+        names = {0: files.text(LABELS), 1: files.text("the labels, in the order of the scores")}
+        fields[6] = files.tables([files.table(names, {2: ("Int8", AXIS_LABELS)})])
     return files.table(fields)
-
-
-def _has_labels(port: Port, spec: ModelSpec) -> bool:
-    """Whether an output gets the file of labels, which has one line for each: no label may have a line break."""
-    return len(spec.labels) == port.shape[-1] and all(len(label.splitlines()) <= 1 for label in spec.labels)
 
 
 def _stats(files: _Tables, least: Sequence[float], most: Sequence[float]) -> int:
