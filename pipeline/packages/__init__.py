@@ -1,4 +1,5 @@
-"""Packages: each module in this folder writes a bundle's files for one kind of receiver: Android, iOS, Python.
+"""Packages: each module in this folder writes a bundle's files for one kind of receiver: Android, iOS, Python,
+inference servers.
 
 `inv ship` writes models/ and golden/ of a bundle first, and then calls every package. The root of the bundle is then
 
@@ -105,7 +106,7 @@ class Package(Protocol):
     hash of the rest.
 
     Attributes:
-        FOLDER: the folder in the bundle that the package writes: "android", "ios", "python".
+        FOLDER: the folder in the bundle that the package writes: "android", "ios", "python", "serving".
     """
 
     FOLDER: str

@@ -24,7 +24,7 @@ PARSE = """
 import importlib.metadata, importlib.util, sys
 from pathlib import Path
 from google.protobuf import json_format, text_format
-(file,) = [f.locate() for f in importlib.metadata.files("tritonclient") if f.name == "model_config_pb2.py"]
+file = next(f.locate() for f in importlib.metadata.files("tritonclient") if f.match("grpc/model_config_pb2.py"))
 spec = importlib.util.spec_from_file_location("model_config_pb2", file)  # the package itself imports gRPC
 schema = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(schema)
