@@ -1,8 +1,9 @@
-"""The model repository: Triton's schema reads its configuration, and a server that runs its file passes its check."""
+"""Model repositories of inference servers: Triton's schema reads them, and a server of the file passes the check."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,8 +18,11 @@ import numpy as np
 import pytest
 
 from pipeline.core import Port, Tensor
-from pipeline.packages import Contents, ShippedCell, serving
+from pipeline.packages import Contents, ShippedCell, _repository, serving, tensorflow_serving
 from pipeline.system import store
+from pipeline.system.store import Store
+from tests.cli import inv
+from tests.plans import TINY
 
 PARSE = """
 import importlib.metadata, importlib.util, sys
@@ -86,7 +90,7 @@ def test_tritons_schema_reads_names_shapes_and_types_of_the_manifest(
     assert (config["name"], config["backend"], config.get("max_batch_size", 0)) == ("tiny", "onnxruntime", 0)
     for side, ports in (("input", artifact.inputs), ("output", artifact.outputs)):
         found = [(one["name"], tuple(map(int, one["dims"])), one["data_type"]) for one in config[side]]
-        assert found == [(port.name, port.shape, f"TYPE_{serving.TYPES[port.dtype]}") for port in ports]
+        assert found == [(port.name, port.shape, f"TYPE_{_repository.TYPES[port.dtype]}") for port in ports]
     assert [one.get("label_filename") for one in config["output"]] == ["labels.txt"]
     facts = {key: value["string_value"] for key, value in config["parameters"].items()}
     assert facts == {
@@ -109,7 +113,7 @@ def test_names_of_any_text_types_of_any_width_and_several_outputs_are_written(
 
 
 def test_a_higher_version_has_a_higher_number() -> None:
-    found = [serving.number(version) for version in ("0.0.1", "0.1.0", "0.999.999", "1.0.0", "1.2.3", "12.0.0")]
+    found = [_repository.number(version) for version in ("0.0.1", "0.1.0", "0.999.999", "1.0.0", "1.2.3", "12.0.0")]
     assert found == [1, 1000, 999_999, 1_000_000, 1_002_003, 12_000_000]
 
 
@@ -216,3 +220,57 @@ def test_a_server_that_does_not_answer_is_an_error_in_one_line(folder: Path) -> 
     done = check(folder, address)
     assert (done.returncode, done.stdout) == (2, "")
     assert address in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# -- TensorFlow Serving ------------------------------------------------------------------------------------------------
+
+SERVE = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+import tensorflow as tf
+folder, path = sys.argv[1:]
+served = tf.saved_model.load(folder).signatures["serving_default"]
+(name,) = served.structured_input_signature[1]
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        known = self.path == path
+        (output,) = served(**{name: tf.constant(body["inputs"], tf.float32)}).values()
+        content = json.dumps({"outputs": output.numpy().tolist()} if known else {"error": "unknown model"}).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+    def log_message(self, *words):
+        pass
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_tensorflow_serving_gets_the_savedmodel_of_a_keras_model(
+    contents: Contents, keras_matrix: Store, tmp_path: Path
+) -> None:
+    build = Store(shutil.copytree(keras_matrix.root, tmp_path / "build"))
+    words = ("--model", TINY, "--framework", "keras", "--recipe", "fp32", "--package", "tensorflow_serving")
+    done = inv(build.root, "ship", "--version", "2.0.1", "--target", "savedmodel", *words)
+    assert done.code == 0, done.err
+    root = build.root / "ship" / "tiny-2.0.1"
+    folder = root / "tensorflow-serving"
+    version = folder / "tiny" / "2000001"
+    shipped = root / "models" / "fp32" / "savedmodel" / "model.savedmodel" / "1"
+    assert store.sha256(version) == store.sha256(shipped)
+    assert (version / "saved_model.pb").is_file() and (version / "variables").is_dir()
+    command = [sys.executable, "-c", SERVE, version, "/v1/models/tiny/versions/2000001:predict"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        try:
+            passed, other = check(folder, address), check(folder, address, "--model", "other")
+        finally:
+            server.kill()
+    assert (passed.returncode, passed.stderr) == (0, "")
+    assert "8 of 8" in passed.stdout
+    assert other.returncode == 2 and "404" in other.stderr
+    assert "SavedModel" in (tensorflow_serving.supports(contents) or "")

@@ -1,8 +1,8 @@
 """Sends the golden inputs to a server and compares its outputs: python check.py http://localhost:8000
 
-It needs Python 3.10 or later, and a server that speaks version 2 of the Open Inference Protocol over HTTP, such as
-NVIDIA Triton, OpenVINO Model Server, KServe and MLServer. Exit code 0: passed; 1: the outputs differ by more than the
-tolerance; 2: the server does not answer as the protocol says.
+It needs Python 3.10 or later. The server speaks the protocol in golden.json over HTTP: "v2", the Open Inference
+Protocol of NVIDIA Triton, OpenVINO Model Server, KServe and MLServer, or "tensorflow", TensorFlow Serving's. Exit code
+0: passed; 1: the outputs differ by more than the tolerance; 2: the server does not answer as the protocol says.
 """
 
 from __future__ import annotations
@@ -47,15 +47,19 @@ def check(golden: dict[str, Any], server: str, model: str, latest: bool) -> int:
     kind, samples, output = FORMATS[golden["inputs_type"]], golden["samples"], golden["output"]["name"]
     inputs, outputs = numbers(golden["inputs"], kind), numbers(golden["outputs"], "f")
     width, size = len(inputs) // samples, len(outputs) // samples
-    path = f"/v2/models/{urllib.parse.quote(model, safe='')}"
-    path += "/infer" if latest else f"/versions/{golden['version']}/infer"
+    tensorflow = golden["protocol"] == "tensorflow"
+    path = f"/{'v1' if tensorflow else 'v2'}/models/{urllib.parse.quote(model, safe='')}"
+    path += "" if latest else f"/versions/{golden['version']}"
+    path += ":predict" if tensorflow else "/infer"
     largest, same = 0.0, 0
     for i in range(samples):
         values = inputs[i * width : (i + 1) * width]
-        body = {"inputs": [{**golden["input"], "data": values}], "outputs": [{"name": output}]}
-        found = next(
-            each["data"] for each in post(server.rstrip("/") + path, body)["outputs"] if each["name"] == output
-        )
+        if tensorflow:
+            found = post(server.rstrip("/") + path, {"inputs": shaped(values, golden["input"]["shape"])})["outputs"]
+        else:
+            body = {"inputs": [{**golden["input"], "data": values}], "outputs": [{"name": output}]}
+            answers = post(server.rstrip("/") + path, body)["outputs"]
+            found = next(each["data"] for each in answers if each["name"] == output)
         found, known = flat(found), outputs[i * size : (i + 1) * size]
         if len(found) != size:
             raise ValueError(f"{output} has {len(found)} values, not {size}")
@@ -81,6 +85,14 @@ def numbers(text: str, kind: str) -> list[float]:
     """The little-endian numbers in a text in base64."""
     content = base64.b64decode(text)
     return list(struct.unpack(f"<{len(content) // struct.calcsize('<' + kind)}{kind}", content))
+
+
+def shaped(values: list[float], shape: Sequence[int]) -> list[Any]:
+    """The numbers as lists of lists."""
+    found: list[Any] = values
+    for length in reversed(shape[1:]):
+        found = [found[i : i + length] for i in range(0, len(found), length)]
+    return found
 
 
 def flat(values: list[Any]) -> list[float]:
