@@ -19,6 +19,10 @@ from pipeline.system import store
 UINT8 = ".uint8"
 """model.uint8.tflite: model.tflite with uint8 in place of int8 inputs and outputs."""
 
+FORMATS = {".tflite": "tflite", ".onnx": "onnx", ".mlpackage": "coreml"}
+"""The files that metadata is added to, and their targets. What another target writes under such a name may be read
+otherwise, and is copied."""
+
 PROGRAM = Path("Data", "com.apple.CoreML", "model.mlmodel")
 """The model inside a .mlpackage folder."""
 
@@ -43,16 +47,17 @@ def write(source: Path, artifact: Artifact, version: str, licence: str, folder: 
         Unsupported: the file has metadata of that kind already.
     """
     out = folder / source.name
-    if source.suffix == ".tflite":
+    suffix = source.suffix if FORMATS.get(source.suffix) == artifact.target else None
+    if suffix == ".tflite":
         content = source.read_bytes()
         out.write_bytes(_tflite_metadata.with_metadata(content, artifact, version, licence))
         uint8 = _tflite_metadata.as_uint8(content)
         if uint8 is not None:
             described = _tflite_metadata.with_metadata(uint8, artifact, version, licence)
             out.with_name(f"{out.stem}{UINT8}{out.suffix}").write_bytes(described)
-    elif source.suffix == ".onnx":
+    elif suffix == ".onnx":
         out.write_bytes(source.read_bytes() + _onnx(about(artifact, version, licence)))
-    elif source.suffix == ".mlpackage":
+    elif suffix == ".mlpackage":
         shutil.copytree(source, out)
         with (out / PROGRAM).open("ab") as file:
             file.write(_coreml(about(artifact, version, licence)))

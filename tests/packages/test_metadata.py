@@ -107,6 +107,14 @@ def test_a_format_without_metadata_is_copied(contents: Contents, matrix: Store) 
     assert shipped.artifact == artifact
 
 
+@pytest.mark.parametrize("target", ["tflite", "onnx", "coreml"])
+def test_a_file_of_another_target_is_copied_whatever_its_name(matrix: Store, tmp_path: Path, target: str) -> None:
+    path, artifact = measured(matrix, "int8", target)
+    other = replace(artifact, target="acme")
+    assert _metadata.write(path, other, VERSION, "MIT", tmp_path) == other
+    assert store.sha256(tmp_path / path.name) == artifact.sha256
+
+
 def test_the_same_file_gets_the_same_bytes(contents: Contents, matrix: Store, tmp_path: Path) -> None:
     for target in ("tflite", "onnx", "coreml"):
         folder = tmp_path / target
