@@ -41,7 +41,7 @@ def weights(job: Job, data: Path) -> dict[str, Any]:
     with torch.no_grad():
         network.eval()
         for start in range(0, SAMPLES, CHUNK):
-            images = torch.from_numpy(split.images(chosen[start : start + CHUNK])).permute(0, 3, 1, 2).float()
+            images = torch.from_numpy(split.inputs(chosen[start : start + CHUNK])).permute(0, 3, 1, 2).float()
             found.append(network.features((images - mean) / std).numpy())
     features = np.concatenate(found)
     centre, spread = features.mean(0), features.std(0) + 1e-6

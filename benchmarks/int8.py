@@ -119,7 +119,7 @@ def calibration(job: Job, checkpoint: Any) -> Any:
     """Our recipe's calibration set: float32 (n, height, width, channels)."""
     recipe = registry.load("recipes", "int8").RECIPE
     split = train.split_of(checkpoint, job, "train")
-    return split.images(range(recipe.calibration)).astype(np.float32)
+    return split.inputs(range(recipe.calibration)).astype(np.float32)
 
 
 def their_tflite(source: Path, samples: Any, scratch: Path) -> Path:

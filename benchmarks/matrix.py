@@ -105,7 +105,7 @@ def one(build: Store, plan: Plan) -> None:
         model = train.model_of(checkpoint, job)
         framework.capture(model, weights, captured)
         if recipe.static:
-            images = train.split_of(checkpoint, job, "train").images(range(recipe.calibration))
+            images = train.split_of(checkpoint, job, "train").inputs(range(recipe.calibration))
             framework.quantize(captured, PIXELS, images, quantized, recipe)
         source = framework.source(model, weights, captured, quantized if recipe.static else None)
         target.module.export(source, checkpoint.spec, recipe, Path(folder) / f"model{target.module.SUFFIX}")

@@ -162,7 +162,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> Loops:
 
     device = engine.device.type
     net = framework.network(model).to(device, memory_format=torch.channels_last)
-    images = torch.from_numpy(split.images(range(len(split)))).permute(0, 3, 1, 2)
+    images = torch.from_numpy(split.inputs(range(len(split)))).permute(0, 3, 1, 2)
     labels = torch.from_numpy(split.labels)
     optimizer = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=training.weight_decay)
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
@@ -211,7 +211,7 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
     optimizer = keras.optimizers.AdamW(training.lr, weight_decay=training.weight_decay)
     optimizer.build(net.trainable_variables)
     criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=training.label_smoothing)
-    images = tf.constant(split.images(range(len(split))))
+    images = tf.constant(split.inputs(range(len(split))))
     labels = tf.one_hot(split.labels, model.spec.classes)
 
     @tf.function(reduce_retracing=True)

@@ -36,7 +36,8 @@ class Tensor:
 
     Attributes:
         name: for example "image" or "logits".
-        shape: for an image always (height, width, channels); Artifact has what a runtime sees.
+        shape: of an image always (height, width, channels), of a series (time, channels), of a vector (values,);
+            Artifact has what a runtime sees.
         dtype: numpy's name.
         value_range: smallest and largest possible value; None if unbounded. Of an image it is always PIXELS and may
             be omitted.
@@ -67,6 +68,18 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Standardization:
+    """From the raw values of a vector or a series to the network: the exported graph starts with (x - mean) / std.
+
+    Attributes:
+        mean, std: for each value along the last axis, or one for all of them.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
 class Training:
     """A model's training defaults.
 
@@ -88,11 +101,11 @@ class ModelSpec:
     """What a model is, in every framework.
 
     Attributes:
-        task: "image_classification".
+        task: the plug-in in pipeline/tasks/: what the outputs mean, and the metric.
         labels: class names in the order of the output; a dataset's classes are matched to them by name. Where SPEC has
-            none, the dataset sets them, in its own order.
+            none, the dataset sets them, in its own order. Empty for a task without classes.
+        preprocessing: of an image `Preprocessing`, of anything else `Standardization`.
         dataset: the plug-in in pipeline/datasets/ for training and evaluation.
-        metric: "top1", the share of samples whose largest output is the label's.
         options: options of build(spec) (`--model name:width=0.5`) with their defaults.
     """
 
@@ -101,16 +114,25 @@ class ModelSpec:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Standardization
     dataset: str
     training: Training
-    metric: str = "top1"
     options: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
-        """Length of the (only) output."""
+        """Length of the (only) output: the number of classes, or of the numbers to predict."""
         return self.outputs[0].shape[-1]
+
+    @property
+    def image(self) -> Preprocessing | None:
+        """The preprocessing of an image input; None if the input is no image."""
+        return self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The known range of the input; None leaves it to the calibration set."""
+        return PIXELS if self.image else self.inputs[0].value_range
 
 
 # -- how it is quantized -----------------------------------------------------------------------------------------------
@@ -273,7 +295,7 @@ class Parity:
         cosine: cosine similarity of the worst output.
         max_error: largest absolute difference.
         max_steps: the same in steps of the output's quantization; None for a float output.
-        top1_agreement: share of samples with the same largest output.
+        top1_agreement: share of samples with the same largest output; None if the outputs are no classes.
         equal: share of samples whose outputs are all equal bit for bit.
     """
 
@@ -283,7 +305,7 @@ class Parity:
     cosine: float
     max_error: float
     max_steps: float | None
-    top1_agreement: float
+    top1_agreement: float | None
     equal: float
 
 
@@ -501,6 +523,7 @@ class Accuracy:
 
     Attributes:
         samples: their number; a subset is `stats.stratified`.
+        metric: the task's, such as "top1".
         value: the metric over these samples, as a fraction.
         reference: the float model's metric over the same samples.
         predictions: file beside the manifest with every sample's outputs (.npz: output_0, …, float32).
@@ -641,7 +664,7 @@ class Step:
         runtime: name, version, threads, delegate; None if nothing has run yet.
         accuracy: the metric at this step, as a fraction.
         equal: share of samples whose outputs are all equal bit for bit.
-        top1_agreement: share of samples with the same largest output.
+        top1_agreement: share of samples with the same largest output; None if the outputs are no classes.
         max_error: largest absolute difference of any output.
         reason: why there are no figures, with the command that produces them.
     """
@@ -676,11 +699,13 @@ class Cell:
         samples: number of samples that the accuracy is computed from.
         drop_points: percentage points lost against the float model; negative is a gain.
         drop_interval: its 95 % interval, paired sample by sample.
-        lost, gained: samples that only the float model, or only this file, classifies correctly.
+        metric: what `accuracy` is: the task's metric, such as "top1".
+        figures: further metrics of the task over the same samples, such as "macro_f1".
+        lost, gained: samples that only the float model, or only this file, classifies correctly; None without classes.
         margin_points: the margin that the verdict is about.
         verdict: "better", "no worse", "worse" or "cannot tell"; see `stats.verdict`.
         samples_needed: with about how many samples a verdict other than "cannot tell" can be expected.
-        agreement: share of samples with the float model's top-1.
+        agreement: share of samples with the float model's top-1; None without classes.
         parity, graph_parity, coverage: see Artifact.
         steps: framework, host runtime and, if it is another one, the device.
         pss_bytes: see Process; the largest of all processes.
@@ -702,8 +727,10 @@ class Cell:
     load_ms: float | None = None
     first_run_ms: float | None = None
     peak_rss_bytes: int | None = None
+    metric: str | None = None
     accuracy: float | None = None
     reference_accuracy: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
     drop_points: float | None = None
     drop_interval: tuple[float, float] | None = None
     lost: int | None = None
@@ -891,9 +918,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _read_noun(typing.cast(type, kind), value, where)
     if origin is types.UnionType:
-        if value is None:
-            return None
-        return _read(next(a for a in args if a is not types.NoneType), value, where)
+        return _read_union(args, value, where)
     if origin is tuple:
         return _read_tuple(args, value, where)
     if origin is Mapping:
@@ -905,6 +930,17 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise Broken(f"{where}: expected {kind.__name__}, not {value!r}")
     return value
+
+
+def _read_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    """None, or the alternative that has a value's keys: alternatives are told apart by the names of their fields."""
+    if value is None and types.NoneType in args:
+        return None
+    kinds = [kind for kind in args if kind is not types.NoneType]
+    fitting = [
+        kind for kind in kinds if isinstance(value, dict) and len(kinds) > 1 and set(value) == set(_fields(kind))
+    ]
+    return _read((fitting or kinds)[0], value, where)
 
 
 def _read_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

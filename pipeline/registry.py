@@ -25,6 +25,7 @@ PROTOCOLS = {
     "recipes": "RecipeModule",
     "targets": "Target",
     "datasets": "Dataset",
+    "tasks": "Task",
     "devices": "DeviceKind",
     "frameworks": "Framework",
     "packages": "Package",

@@ -185,6 +185,40 @@ def paired_shift(differences: Sequence[tuple[int, int]]) -> tuple[float, tuple[f
     return 100 * total / n, (100 * (centre - half), 100 * (centre + half))
 
 
+def mean_drop(
+    reference_scores: Sequence[float] | Array, scores: Sequence[float] | Array
+) -> tuple[float, tuple[float, float]]:
+    """How much lower the mean of a score is than a reference's, with its 95 % interval, paired sample by sample.
+
+    Scores of 0 and 1 only are compared as `paired_drop` does.
+
+    Args:
+        reference_scores, scores: a score for each sample, in the same order.
+
+    Returns:
+        The drop in points, hundredths of the score, and its interval by Student's t. Where all samples have the same
+        difference, the interval has no width.
+
+    Raises:
+        ValueError: the lengths differ, or there are no samples.
+    """
+    import numpy as np
+
+    before, after = (np.asarray(each, np.float64) for each in (reference_scores, scores))
+    if before.shape != after.shape or not len(after):
+        raise ValueError(f"paired samples: {len(before)} and {len(after)}")
+    if np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all():
+        return paired_drop(before > 0, after > 0)
+    differences = 100 * (before - after)
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return mean, (-math.inf, math.inf)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences)))
+    return mean, (mean - half, mean + half)
+
+
 BETTER, NO_WORSE, WORSE, CANNOT_TELL = "better", "no worse", "worse", "cannot tell"
 """Verdicts on an accuracy drop; see `verdict`."""
 
@@ -242,6 +276,21 @@ def samples_needed(lost: int, gained: int, samples: int, margin: float) -> int |
 
     found = bisect.bisect_left(range(samples, MOST_SAMPLES), True, key=is_enough) + samples
     return found if found < MOST_SAMPLES else None
+
+
+def samples_needed_of_mean(drop: float, interval: tuple[float, float], samples: int, margin: float) -> int | None:
+    """As `samples_needed`, for a drop of `mean_drop`: the standard error falls with the root of the samples.
+
+    Args:
+        drop, interval: in points, over `samples` samples.
+    """
+    distance = abs(margin - drop)
+    error = (interval[1] - interval[0]) / 2 / NormalDist().inv_cdf(0.975)
+    power = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(POWER)
+    if not distance or not math.isfinite(error):
+        return None
+    found = math.ceil(samples * (power * error / distance) ** 2)
+    return max(found, samples) if found < MOST_SAMPLES else None
 
 
 def paired_ratio(
@@ -370,8 +419,9 @@ def equal_count(a: Sequence[Array], b: Sequence[Array]) -> int:
 
 
 def parity(
-    against: str, reference: Sequence[Array], outputs: Sequence[Array], scales: Sequence[float | None]
-) -> Parity:
+    against: str, reference: Sequence[Array], outputs: Sequence[Array], scales: Sequence[float | None],
+    classes: bool = True,
+) -> Parity:  # fmt: skip
     """How far outputs are from those of a reference, over all samples and all outputs.
 
     Args:
@@ -379,6 +429,7 @@ def parity(
         reference, outputs: one array per output, first axis the samples, real values (quantized outputs as
             (stored - zero_point) * scale).
         scales: each output's quantization step; None for a float output.
+        classes: whether an output has one value for each class, so that the largest is a prediction.
 
     Returns:
         The figures of the worst output. NaN or infinite values give -999 dB, cosine 0, the largest float32 as the
@@ -392,7 +443,7 @@ def parity(
         raise ParityFailed(f"{len(outputs)} outputs with {len(scales)} scales")
     worst = [_distance(a, b) for a, b in zip(reference, outputs, strict=True)]
     steps = [min(error / scale, LARGEST_ERROR) for (_, _, error), scale in zip(worst, scales, strict=True) if scale]
-    agree = _all([_same_top1(a, b) for a, b in zip(reference, outputs, strict=True)])
+    agree = _all([_same_top1(a, b) for a, b in zip(reference, outputs, strict=True)]) if classes else None
     return Parity(
         against=against,
         samples=len(outputs[0]),
@@ -400,7 +451,7 @@ def parity(
         cosine=min(cosine for _, cosine, _ in worst),
         max_error=max(error for _, _, error in worst),
         max_steps=max(steps, default=None),
-        top1_agreement=float(agree.mean()),
+        top1_agreement=None if agree is None else float(agree.mean()),
         equal=float(_equal(reference, outputs).mean()),
     )
 
@@ -482,12 +533,12 @@ SUBSET_SEED = 0
 
 
 def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
-    """Indices of a stratified subset, the same in every call. Each class keeps its share.
+    """Indices of a stratified subset, the same in every call. Each class keeps its share; numbers are one class.
 
     A larger subset contains every smaller one.
 
     Args:
-        labels: (N,) labels of the entire split.
+        labels: (N, …) labels of the entire split.
         samples: from 1 to N.
 
     Returns:
@@ -498,7 +549,8 @@ def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
     # The numbers of RandomState never change; those of newer generators may. Source: NEP 19.
     order = np.random.RandomState(SUBSET_SEED).permutation(len(labels))
     place = np.empty(len(labels))
-    for label in np.unique(labels):
-        own = order[labels[order] == label]
+    classes = labels if labels.dtype.kind in "iu" else np.zeros(len(labels), np.int64)
+    for label in np.unique(classes):
+        own = order[classes[order] == label]
         place[own] = (np.arange(len(own)) + 0.5) / len(own)
     return np.sort(order[np.argsort(place[order], kind="stable")[:samples]])

@@ -29,7 +29,7 @@ def torch_losses(model: Model, steps: int) -> list[float]:
     torch.manual_seed(0)
     net = framework.network(model).train()
     split = synthetic.split(model.spec, 16)
-    images = torch.from_numpy(split.images(range(16))).permute(0, 3, 1, 2).float()
+    images = torch.from_numpy(split.inputs(range(16))).permute(0, 3, 1, 2).float()
     labels = torch.from_numpy(split.labels)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     losses = []
@@ -53,7 +53,7 @@ def keras_losses(model: Model, steps: int) -> list[float]:
     keras.utils.set_random_seed(0)
     net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec)
     split = synthetic.split(model.spec, 16)
-    images = split.images(range(16)).astype(np.float32)
+    images = split.inputs(range(16)).astype(np.float32)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(optimizer=keras.optimizers.AdamW(1e-3), loss=loss, jit_compile=False)
     assert net(images).shape == (16, model.spec.classes)

@@ -1,4 +1,4 @@
-"""Datasets: images and labels as NumPy arrays, for every framework.
+"""Datasets: inputs and labels as NumPy arrays, for every framework.
 
 A dataset is a module in this folder with the functions of `Dataset`. Splits are "train", "validation" and "test".
 Validation is the source's own, or taken from its training data. It selects the best checkpoint, so the test split is
@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core import ModelSpec, Preprocessing
+from pipeline import tasks
+from pipeline.core import ModelSpec, Preprocessing, Standardization
 from pipeline.errors import BadData
 from pipeline.formatting import listed
 from pipeline.system.store import digest
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
@@ -27,26 +27,28 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """One split; images are decoded on demand.
+    """One split; samples are decoded on demand.
 
     Attributes:
-        labels: int64 (N,), indices into the dataset's classes, or into a model's labels after `load`.
-        sha256: hash of the split's content: its images, their order and labels, the preprocessing, and the code that
+        labels: the truth. Of classes int64 (N,), indices into the dataset's classes, or into a model's labels after
+            `load`; of numbers to predict float32 (N, numbers).
+        sha256: hash of the split's content: its samples, their order and labels, the preprocessing, and the code that
             decodes them.
-        read: returns the i-th image, decoded, resized and cropped: uint8 (height, width, channels), 0–255.
-        contents: hash of every image as the source stores it, to find the same image in two splits; empty if unknown.
+        read: returns the i-th input in the spec's shape. Images are decoded, resized and cropped: uint8 (height, width,
+            channels), 0–255. Everything else is float32.
+        contents: hash of every sample as the source stores it, to find the same one in two splits; empty if unknown.
     """
 
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     sha256: str
-    read: Callable[[int], NDArray[np.uint8]]
+    read: Callable[[int], NDArray[Any]]
     contents: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """The images at these indices, uint8 (len(indices), height, width, channels)."""
+    def inputs(self, indices: Sequence[int]) -> NDArray[Any]:
+        """The inputs at these indices, (len(indices), …); see `read`."""
         import numpy as np
 
         return np.stack([self.read(int(i)) for i in indices])
@@ -57,20 +59,23 @@ class Dataset(Protocol):
 
     Attributes:
         EMBEDDED: whether a Python package contains the data; then --data is an error, otherwise it is required.
+        IMAGES: whether the samples are images; then a spec's preprocessing is `Preprocessing`, and otherwise
+            `Standardization`.
         SUMMARY: one line for listings.
     """
 
     EMBEDDED: bool
+    IMAGES: bool
     SUMMARY: str
 
     def classes(self, data: Path | None) -> tuple[str, ...]:
-        """Class names in label order.
+        """Class names in label order; none where the truth is a number.
 
         Raises:
             BadData: `data` is missing, empty or in another format.
         """
 
-    def load(self, data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
+    def load(self, data: Path | None, split: str, preprocessing: Preprocessing | Standardization) -> Split:
         """One of SPLITS.
 
         Raises:
@@ -82,17 +87,38 @@ def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec) -> Sp
     """One of SPLITS, with labels as indices into the model's labels: classes are matched by name.
 
     Raises:
-        BadData: as `Dataset.load`, or the dataset's classes are not the model's labels.
+        BadData: as `Dataset.load`; or the dataset's samples, classes or numbers are not those of the model.
     """
     import numpy as np
 
     names = dataset.classes(data)
     loaded = dataset.load(data, split, spec.preprocessing)
+    _check_samples(loaded, spec, split, data)
     if names == spec.labels:
         return loaded
     check_labels(spec, names)
     order = np.array([spec.labels.index(name) for name in names], dtype=np.int64)
     return replace(loaded, labels=order[loaded.labels], sha256=digest([loaded.sha256, spec.labels]))
+
+
+def _check_samples(split: Split, spec: ModelSpec, name: str, data: Path | None) -> None:
+    """
+    Raises:
+        BadData: the samples have another shape than the model's input, or the truth is of another kind or number.
+    """
+    if not len(split):
+        return
+    where, classes = f"the {name} split of {data or spec.dataset}", tasks.of(spec).CLASSES
+    shape = spec.inputs[0].shape if spec.image else split.read(0).shape  # images are made to fit
+    if shape != spec.inputs[0].shape:
+        raise BadData(f"{where} has samples of shape {shape}, and {spec.name} takes {spec.inputs[0].shape}")
+    if classes != (split.labels.dtype.kind == "i"):
+        kinds = "numbers to predict", "classes"
+        raise BadData(f"{where} has {kinds[not classes]}, and {spec.task} needs {kinds[classes]}")
+    if not classes and split.labels.shape[1:] != spec.outputs[0].shape:
+        raise BadData(
+            f"{where} has labels of shape {split.labels.shape[1:]}, and {spec.name} returns {spec.outputs[0].shape}"
+        )
 
 
 def order_note(names: Sequence[str]) -> str | None:

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 VALIDATION_SHARE = 0.1
 """Share of the training data used for validation if the source has no validation split."""
 
+TEST_SHARE = 0.28
+"""Share of the data used for the test split if the source has no splits and is small."""
+
 
 class Sample(NamedTuple):
-    """One image.
+    """One sample.
 
     Attributes:
         name: its path in the dataset, the same in every format of the dataset.
@@ -73,10 +76,10 @@ def divide(samples: Iterable[Sample], share: float, salt: str) -> tuple[list[Sam
     chosen: list[Sample] = []
     rest: list[Sample] = []
     for _, group in sorted(groups.items()):
-        ranked = _ranked(group, salt)
-        count = max(1, round(share * len(ranked)))
-        chosen += ranked[:count]
-        rest += ranked[count:]
+        in_order = ranked(group, salt)
+        count = max(1, round(share * len(in_order)))
+        chosen += in_order[:count]
+        rest += in_order[count:]
     return chosen, rest
 
 
@@ -84,7 +87,7 @@ def make(samples: Iterable[Sample], read_image: ReadImage, preprocessing: Prepro
     """A split of these samples in pseudo-random order by content, so that the first N represent the whole."""
     import numpy as np
 
-    ordered = tuple(_ranked(samples, "order"))
+    ordered = tuple(ranked(samples, "order"))
     content = {
         "samples": [tuple(sample) for sample in ordered], "preprocessing": preprocessing, "decoder": _images.identity()
     }  # fmt: skip
@@ -96,7 +99,7 @@ def make(samples: Iterable[Sample], read_image: ReadImage, preprocessing: Prepro
     )
 
 
-def _ranked(samples: Iterable[Sample], salt: str) -> list[Sample]:
+def ranked(samples: Iterable[Sample], salt: str) -> list[Sample]:
     """Sorts samples by a hash of salt and content; names only break ties between equal contents.
 
     Every use needs its own salt, because otherwise the samples chosen first for one split would be missing from the

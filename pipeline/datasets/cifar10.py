@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EMBEDDED = False
+IMAGES = True
 SUMMARY = "60,000 photographs, 32×32 RGB, 10 classes; inv data.download --dataset cifar10"
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EMBEDDED = True
+IMAGES = True
 SUMMARY = "1,797 handwritten digits, 8×8 grey, 10 classes; embedded"
 
 CLASSES = tuple("0123456789")
-TEST_SHARE = 0.28
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load(data: Path | None, split: str, preprocessing: Preprocessing) -> Split:
         _splits.Sample(f"{i:04}", int(label), hashlib.sha256(image.tobytes()).hexdigest())
         for i, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
-    test, rest = _splits.divide(samples, TEST_SHARE, "test")
+    test, rest = _splits.divide(samples, _splits.TEST_SHARE, "test")
     validation, train = _splits.divide(rest, _splits.VALIDATION_SHARE, "validation")
     chosen = {"train": train, "validation": validation, "test": test}[split]
     return _splits.make(chosen, _Pixels(images), preprocessing)

@@ -14,6 +14,7 @@ from pipeline.datasets import Split, _class_folders
 from pipeline.errors import BadData
 
 EMBEDDED = False
+IMAGES = True
 SUMMARY = "your images in class folders: --data is a folder or a zip"
 
 

@@ -89,7 +89,7 @@ class QuantizedTraining:
 
     recipe: Recipe
     captured: Path
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     folder: Path
     home: Path
     key: str
@@ -151,7 +151,7 @@ class Framework(Protocol):
         """
 
     def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
-        """Float outputs (N, classes) for a whole split."""
+        """Float outputs (N, …) for a whole split."""
 
     def features(self, model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The inputs of the last layer with weights, float32 (N, D), for images (N, height, width, channels)."""
@@ -180,16 +180,25 @@ class Framework(Protocol):
         """Captures the float graph and writes it to `folder`."""
 
     def quantize(
-        self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+        self,
+        captured: Path,
+        value_range: tuple[float, float] | None,
+        images: NDArray[Any],
+        folder: Path,
+        recipe: Recipe,
     ) -> BiasCorrection | None:
         """Calibrates the float graph in `captured` on `images` and writes a static recipe's graph to `folder`.
+
+        Args:
+            value_range: of the raw pixels of an image; None for an input of another kind, whose normalised values get
+                their range from the calibration set.
 
         Returns:
             What bias correction did; None if the recipe switches it off or there are too few images.
         """
 
     def sensitivity(
-        self, captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+        self, captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], recipe: Recipe
     ) -> Sensitivity:
         """How much noise each group of layers of the float graph in `captured` adds under a static recipe.
 
@@ -215,8 +224,8 @@ class Framework(Protocol):
     def operations(self, captured: Path) -> tuple[Operation, ...]:
         """The operators of the float graph in `captured`, in order, with the names that layers have in the source."""
 
-    def evaluate(self, folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Outputs of the float or quantized graph in `folder` for images (N, height, width, channels)."""
+    def evaluate(self, folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs of the float or quantized graph in `folder` for samples of a split; see `Split.inputs`."""
 
     def step(self, folder: Path) -> float | None:
         """The quantization step of the output of the graph in `folder`; None for a float graph."""

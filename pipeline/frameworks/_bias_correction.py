@@ -6,6 +6,7 @@ Source: Nagel et al., Data-Free Quantization Through Weight Equalization and Bia
 from __future__ import annotations
 
 import copy
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from pipeline import stats
 from pipeline.core import BiasCorrection, Parity
 from pipeline.frameworks import _rounding
-from pipeline.frameworks._normalization import nchw
+from pipeline.frameworks._normalization import network_inputs
 from pipeline.frameworks._quantizer import RULES, layer, operator, usual
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ AGREEMENT_MARGIN = 0.02
 those of a network that has hardly been trained, may come nearer to the float model's and yet get another order."""
 
 
-def correct(prepared: Any, images: NDArray[np.uint8], always: bool = False) -> BiasCorrection | None:
+def correct(prepared: Any, images: NDArray[Any], always: bool = False) -> BiasCorrection | None:
     """Corrects the biases of a calibrated pt2e graph in place, if its outputs come nearer to the float model's.
 
     One half of the calibration images gives the means, the other half decides. None if there are too few images.
@@ -36,8 +37,8 @@ def correct(prepared: Any, images: NDArray[np.uint8], always: bool = False) -> B
     Args:
         always: correct the biases whatever the other half says.
     """
-    count = min(len(images), max(2, MOST_PIXELS // (images.shape[1] * images.shape[2])))
-    seen, judged = (nchw(torch.from_numpy(images[first:count:2])) for first in (0, 1))
+    count = min(len(images), max(2, MOST_PIXELS // (prod(images.shape[1:3]))))
+    seen, judged = (network_inputs(torch.from_numpy(images[first:count:2])) for first in (0, 1))
     if not len(judged):
         return None
     simulated = copy.deepcopy(prepared)
@@ -51,7 +52,7 @@ def correct(prepared: Any, images: NDArray[np.uint8], always: bool = False) -> B
         before = _compared(reference, simulated(judged))
         _Means(simulated, float_means.found).run(seen)
         after = _compared(reference, simulated(judged))
-    keeps_order = after.top1_agreement >= before.top1_agreement - AGREEMENT_MARGIN
+    keeps_order = (after.top1_agreement or 0) >= (before.top1_agreement or 0) - AGREEMENT_MARGIN
     used = always or (after.snr_db > before.snr_db and keeps_order)
     if used:
         for node in filter(_has_bias, prepared.graph.nodes):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pipeline import tasks
+from pipeline.core import Standardization
 from pipeline.errors import BadModel, PipelineError, described
 from pipeline.sources import Model
 from pipeline.system.progress import say
@@ -30,12 +32,12 @@ def build(model: Model, framework: str) -> Any:
 
 
 def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]], Any]) -> None:
-    """Runs a network on images of noise, so that a mistake shows before training or importing weights.
+    """Runs a network on noise, so that a mistake shows before training or importing weights.
 
-    On two images and on one: training and evaluation take batches of different sizes, and devices run single images.
+    On two samples and on one: training and evaluation take batches of different sizes, and devices run single samples.
 
     Args:
-        network: takes float32 (N, height, width, channels), 0–255.
+        network: takes float32 (N, …) in the spec's shape: images 0–255, other inputs as they are before normalisation.
 
     Raises:
         BadModel: the network fails, or its outputs are not (N, classes).
@@ -52,13 +54,18 @@ def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]],
 
 
 def _problem(model: Model, network: Callable[[NDArray[np.float32]], Any], count: int) -> str | None:
-    """What is wrong with a network's outputs for a number of images."""
+    """What is wrong with a network's outputs for a number of samples."""
     import numpy as np
 
-    images = np.random.default_rng(0).uniform(0, 255, (count, *model.spec.inputs[0].shape)).astype(np.float32)
-    number = {1: "one image", 2: "two images"}.get(count, f"{count} images")
+    noise, shape = np.random.default_rng(0), (count, *model.spec.inputs[0].shape)
+    number = {1: "one sample", 2: "two samples"}.get(count, f"{count} samples")
+    if isinstance(model.spec.preprocessing, Standardization):
+        mean, std = np.array(model.spec.preprocessing.mean), np.array(model.spec.preprocessing.std)
+        inputs = (noise.normal(size=shape) * std + mean).astype(np.float32)
+    else:
+        inputs = noise.uniform(0, 255, shape).astype(np.float32)
     try:
-        outputs = network(images)
+        outputs = network(inputs)
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
@@ -74,9 +81,11 @@ def warn_of_probabilities(model: Model, framework: str, outputs: NDArray[np.floa
     """Prints a warning if a network that is about to be trained returns probabilities: the loss expects logits.
 
     Args:
-        outputs: of a few images. Logits after log_softmax are not changed by the loss's own.
+        outputs: of a few samples. Logits after log_softmax are not changed by the loss's own.
         sigmoid: whether the last operation is a sigmoid.
     """
+    if not tasks.of(model.spec).CLASSES:
+        return
     rows = outputs.astype("float64")
     softmax = rows.shape[1] > 1 and rows.min() >= 0 and rows.max() <= 1 and abs(rows.sum(1) - 1).max() < 1e-2
     if softmax or sigmoid:

@@ -14,8 +14,8 @@ import torchao.quantization.pt2e.quantize_pt2e as pt2e  # also registers quantiz
 
 from pipeline.core import BiasCorrection, ModelSpec, Operation, Recipe, Sensitivity
 from pipeline.errors import BadModel, StageFailed, first_line, origin
-from pipeline.frameworks import _bias_correction, _int8_constants, _layers, _quantizer, _sensitivity
-from pipeline.frameworks._normalization import nchw
+from pipeline.frameworks import _bias_correction, _int8_constants, _layers, _normalization, _quantizer, _sensitivity
+from pipeline.frameworks._normalization import network_inputs
 from pipeline.targets import _graph_layers
 
 if TYPE_CHECKING:
@@ -50,17 +50,16 @@ def traced(net: torch.nn.Module, spec: ModelSpec) -> Any:
     Raises:
         BadModel: torch.export cannot export the model's code.
     """
-    height, width, channels = spec.inputs[0].shape
-    # Random instead of zeros, because some networks check values. Two images, because torch.export specialises on 1.
-    images = torch.rand(2, channels, height, width) * 255
+    # Random instead of zeros, because some networks check values. Two samples, because torch.export specialises on 1.
+    given = _normalization.example(spec, 2)
     try:
-        return torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        return torch.export.export(net, (given,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     except Exception as error:  # torch.export raises whatever the model's code raises
         raise BadModel(f"torch.export cannot export {spec.name}: {first_line(error)}{origin(error)}") from error
 
 
 def quantize(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+    captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], folder: Path, recipe: Recipe
 ) -> BiasCorrection | None:
     """See `Framework.quantize`: pt2e with our own quantizer, whose graphs all targets can lower."""
     prepared, correction = calibrated(captured, value_range, images, recipe), None
@@ -70,7 +69,7 @@ def quantize(
     return correction
 
 
-def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe) -> Any:
+def calibrated(captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], recipe: Recipe) -> Any:
     """The float graph with pt2e's observers, which have seen the calibration set.
 
     Raises:
@@ -80,7 +79,9 @@ def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray
     left = _graph_layers.left(program, recipe)
     try:
         module = _layers.with_own_weights(program.module())
-        prepared = pt2e.prepare_pt2e(module, _quantizer.GraphQuantizer(lambda node: node.name in left))
+        prepared = pt2e.prepare_pt2e(
+            module, _quantizer.GraphQuantizer(lambda node: node.name in left or _standardizes(node))
+        )
     except Exception as error:  # a quantizer meets graphs that its authors did not
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise StageFailed(f"the quantizer cannot quantize the graph{_node_of(error)}: {reason}") from error
@@ -89,17 +90,24 @@ def calibrated(captured: Path, value_range: tuple[float, float], images: NDArray
         _int8_constants.narrow_weights(prepared, lambda node: dtypes.get(node.name) == "int8")
     with torch.no_grad():
         for start in range(0, len(images), 32):
-            outputs = prepared(nchw(torch.from_numpy(images[start : start + 32])))
+            outputs = prepared(network_inputs(torch.from_numpy(images[start : start + 32])))
             if not torch.isfinite(outputs).all():
                 raise StageFailed(f"calibration images {start} to {start + len(outputs) - 1} give NaN or infinity")
-    _int8_constants.pin_input_ranges(prepared, value_range)
+    if value_range is not None:
+        _int8_constants.pin_input_ranges(prepared, value_range)
     return prepared
 
 
-def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:
+def _standardizes(node: Any) -> bool:
+    """Whether a node is of the normalisation of an input that is no image, which stays in float."""
+    arithmetic = node.target in (torch.ops.aten.mul.Tensor, torch.ops.aten.add.Tensor)
+    return arithmetic and any(str(getattr(each, "target", "")).startswith("normalize.") for each in node.args)
+
+
+def convert(prepared: Any, images: NDArray[Any], folder: Path) -> None:
     """Writes the quantized graph of a module with calibrated observers, or fake quantizers, to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    example = nchw(torch.from_numpy(images[:2]))
+    example = network_inputs(torch.from_numpy(images[:2]))
     for name, fold in ((FOLDED, True), (UNFOLDED, False)):
         converted = pt2e.convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
         _int8_constants.round_constants(converted)
@@ -109,7 +117,7 @@ def convert(prepared: Any, images: NDArray[np.uint8], folder: Path) -> None:
 
 
 def sensitivity(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+    captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], recipe: Recipe
 ) -> Sensitivity:
     """See `Framework.sensitivity`."""
     names = {node.name: operation.name for node, operation in _graph_layers.operations(load(captured / FLOAT))}
@@ -121,14 +129,14 @@ def operations(captured: Path) -> tuple[Operation, ...]:
     return tuple(operation for _, operation in _graph_layers.operations(load(captured / FLOAT)))
 
 
-def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
     """See `Framework.evaluate`."""
     import numpy as np
 
     module = load(_graph_file(folder)).module()
     with torch.no_grad():
         batches = [torch.from_numpy(images[start : start + 64]) for start in range(0, len(images), 64)]
-        return np.concatenate([module(nchw(batch)).numpy() for batch in batches])
+        return np.concatenate([module(network_inputs(batch)).numpy() for batch in batches])
 
 
 def step(folder: Path) -> float | None:

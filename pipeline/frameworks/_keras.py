@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import h5py
 import keras
 import numpy as np
 
-from pipeline.core import Preprocessing
+from pipeline.core import ModelSpec, Preprocessing, Standardization
 from pipeline.errors import BadModel, BadWeights, first_line
 from pipeline.frameworks import _build
 from pipeline.sources import Model
@@ -205,14 +205,18 @@ def randomize(net: keras.Model) -> None:
             variable.assign(value.astype(np.float32))
 
 
-def normalized(images: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Raw pixels as the network takes them."""
+def normalized(images: NDArray[Any], preprocessing: Preprocessing | Standardization) -> NDArray[np.float32]:
+    """Raw inputs as the network takes them."""
     return np.asarray((images - np.array(preprocessing.mean)) / np.array(preprocessing.std), np.float32)
 
 
-def probe(shape: Sequence[int], count: int = 4) -> NDArray[np.float32]:
-    """Images with different colours in different places, and noise: raw pixels (count, height, width, channels)."""
-    random, (height, width, channels) = np.random.default_rng(0), shape
+def probe(spec: ModelSpec, count: int = 4) -> NDArray[np.float32]:
+    """Raw inputs (count, …): images with different colours in different places, and noise; of another kind noise."""
+    random, shape = np.random.default_rng(0), spec.inputs[0].shape
+    if isinstance(spec.preprocessing, Standardization):
+        noise = random.normal(size=(count, *shape))
+        return np.asarray(noise * spec.preprocessing.std + spec.preprocessing.mean, np.float32)
+    height, width, channels = shape
     blocks = random.uniform(0, 255, (count, 3, 3, channels))
     rows, columns = np.arange(height) * 3 // height, np.arange(width) * 3 // width
     images = 0.75 * blocks[:, rows][:, :, columns] + 0.25 * random.uniform(0, 255, (count, *shape))

@@ -68,7 +68,7 @@ class _Network:
         from pipeline.frameworks import _keras
 
         self.model, self.net, self.reference = model, net, reference
-        self.images = _keras.probe(model.spec.inputs[0].shape)
+        self.images = _keras.probe(model.spec)
 
     def traced(self) -> Any:
         """The network with its normalisation as a decomposed torch.export program, which shares its weights."""
@@ -77,15 +77,16 @@ class _Network:
         from pipeline.frameworks import _graphs, _keras, _normalization
 
         class Inference(torch.nn.Module):
-            """The network as a torch module in inference mode, from images with channels first."""
+            """The network as a torch module in inference mode, from inputs as the graph takes them."""
 
             def __init__(self, net: Any) -> None:
                 super().__init__()
                 self.layers = net
 
             def forward(self, image: torch.Tensor) -> torch.Tensor:
-                logits: torch.Tensor = self.layers(image.permute(0, 2, 3, 1), training=False)
-                return logits
+                given = image.permute(0, 2, 3, 1) if image.dim() == 4 else image
+                outputs: torch.Tensor = self.layers(given, training=False)
+                return outputs
 
         module = _normalization.WithNormalization(Inference(self.net), self.model.spec.preprocessing).eval()
         with _keras.recorded(values=False) as calls, _layers_noted():
@@ -107,10 +108,10 @@ class _Network:
         """
         import torch
 
-        from pipeline.frameworks import _keras
+        from pipeline.frameworks import _keras, _normalization
 
         with torch.no_grad():
-            outputs = graph(torch.from_numpy(self.images).permute(0, 3, 1, 2).contiguous()).numpy()
+            outputs = graph(_normalization.network_inputs(torch.from_numpy(self.images))).numpy()
         found = _snr_db(self.reference[weights], outputs)
         if found >= _keras.LEAST_SNR_DB:
             return

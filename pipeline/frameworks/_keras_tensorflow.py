@@ -11,10 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.core import ModelSpec, Preprocessing
+from pipeline import tasks
+from pipeline.core import ModelSpec, Preprocessing, Standardization
 from pipeline.datasets import Split
 from pipeline.errors import Broken
-from pipeline.frameworks import Settings, _build, _keras, _tf_distribute, _training_loop
+from pipeline.frameworks import Settings, _build, _keras, _keras_losses, _tf_distribute, _training_loop
 from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import store
@@ -32,11 +33,12 @@ Elements = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"
 
 
 class SplitDataset:
-    """A split for tf.data: uint8 (n, height, width, channels) with int64 labels."""
+    """A split for tf.data; see `Split`."""
 
     def __init__(self, split: Split, what: str | None) -> None:
         self.split = split
-        self.shape = split.read(0).shape
+        first = split.read(0)
+        self.shape, self.dtype = first.shape, first.dtype
         pixels = _training_loop.decode_all(split, what)
         with tf.device("CPU:0"):  # tf.data runs on the CPU
             self.pixels = None if pixels is None else tf.constant(pixels)
@@ -46,15 +48,15 @@ class SplitDataset:
         return len(self.split)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Batches of float images in the split's order."""
+        """Batches of float inputs in the split's order."""
         indices = tf.data.Dataset.range(len(self)).batch(batch_size)
         return indices.map(self.read, tf.data.AUTOTUNE).map(_floats)
 
     def read(self, indices: tf.Tensor) -> tf.Tensor:
-        """The images at these indices."""
+        """The inputs at these indices."""
         if self.pixels is not None:
             return tf.gather(self.pixels, indices)
-        images = tf.numpy_function(self.split.images, [indices], tf.uint8, stateful=False)
+        images = tf.numpy_function(self.split.inputs, [indices], self.dtype, stateful=False)
         return tf.ensure_shape(images, (None, *self.shape))
 
 
@@ -109,6 +111,8 @@ def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor])
 
     Runs on the training device; takes floats because TensorFlow cannot pad or gather bytes on a GPU.
     """
+    if not names:
+        return images  # of any kind
     height, width = images.shape[1:3]
     for name, by in zip(names, draws, strict=True):
         shift = _training_loop.max_shift(name)
@@ -127,12 +131,14 @@ def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor])
 
 
 def with_normalization(net: keras.Model, spec: ModelSpec) -> keras.Model:
-    """`net` with its normalisation in front: raw pixels (N, height, width, channels) to logits.
+    """`net` with its normalisation (x - mean) / std in front: raw inputs (N, …) to outputs.
 
-    The normalisation (x - mean) / std is a frozen depthwise 1×1 convolution.
+    Of images it is a frozen depthwise 1×1 convolution.
     """
     mean, std = np.array(spec.preprocessing.mean, np.float32), np.array(spec.preprocessing.std, np.float32)
     image = keras.Input(spec.inputs[0].shape)
+    if not spec.image:
+        return keras.Model(image, net(keras.layers.Rescaling(1 / std, -mean / std, name="normalize")(image)))
     layer = keras.layers.DepthwiseConv2D(1, name="normalize", trainable=False)
     model = keras.Model(image, net(layer(image)))
     layer.set_weights([(1 / std).reshape(1, 1, -1, 1), -mean / std])
@@ -153,13 +159,15 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
 
 
 def predict(net: keras.Model, spec: ModelSpec, split: Split, accelerator: str) -> NDArray[np.float32]:
-    """Float outputs (N, classes) for a whole split."""
+    """Float outputs (N, …) for a whole split."""
     with tf.device(_tf_distribute.device_type(accelerator)):
         batches = SplitDataset(split, "evaluation").batches(256)
         return np.asarray(with_normalization(net, spec).predict(batches, verbose=0), np.float32)
 
 
-def features(net: keras.Model, preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def features(
+    net: keras.Model, preprocessing: Preprocessing | Standardization, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
     """See `Framework.features`."""
     batches = []
     for start in range(0, len(images), 64):
@@ -181,7 +189,7 @@ def reference(model: Model, weights: Path, out: Path) -> None:
 
     `_keras_capture` compares its graph with these, and looks in the results of every layer for the first difference.
     """
-    images = _keras.normalized(_keras.probe(model.spec.inputs[0].shape), model.spec.preprocessing)
+    images = _keras.normalized(_keras.probe(model.spec), model.spec.preprocessing)
     found: dict[str, Any] = {}
     with tf.device("CPU:0"):
         net = _keras.load(model, weights)
@@ -239,7 +247,7 @@ def fit(model: Model, data: Mapping[str, Split], settings: Settings, home: Path,
             loop = Loop(strategy, model, settings, splits, folder, key)
             facts = _training_loop.initial_facts() | loop.resumed()
             run = home / "tensorboard" / key[:12] if first else None
-            facts = _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run)
+            facts = _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run, tasks.of(model.spec))
             if group.nodes > 1:
                 _tf_distribute.wait_for_all(strategy, group)
     finally:
@@ -281,12 +289,12 @@ class Loop:
             rates = Rates(settings.lr, settings.epochs * self.steps)
             self.optimizer = keras.optimizers.AdamW(rates, weight_decay=self.training.weight_decay, epsilon=1e-8)
             self.optimizer.build(self.network.trainable_variables)
-        self.loss = keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=self.training.label_smoothing, reduction=None
-        )
+        self.loss = _keras_losses.loss(model.spec, splits["train"].split.labels)
+        self.scores = _keras_losses.scores(model.spec, splits["validation"].split.labels)
+        self.has_classes = tasks.of(model.spec).CLASSES
         self.state = [*self.network.variables, *self.optimizer.variables]
         self.training_part, self.validation_part = tf.function(self._training_part), tf.function(self._validation_part)
-        self.run_steps, self.count_correct = tf.function(self._run_steps), tf.function(self._count_correct)
+        self.run_steps, self.total_score = tf.function(self._run_steps), tf.function(self._total_score)
         self.training_batches = self.validation_batches = None
 
     def epoch(self, epoch: int) -> float:
@@ -312,8 +320,7 @@ class Loop:
             batches = tf.data.Dataset.from_tensor_slices(own).repeat().map(self.validation_part, tf.data.AUTOTUNE)
             self.validation_batches = self._iterator(batches)
         count = len(_training_loop.batches(len(validation), size))
-        correct = self.count_correct(self.validation_batches, tf.constant(count))
-        return int(correct) / len(validation)
+        return float(self.total_score(self.validation_batches, tf.constant(count))) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
@@ -359,16 +366,16 @@ class Loop:
         return tf.data.Dataset.range(epoch, self.settings.epochs).flat_map(elements)
 
     def _training_part(self, indices: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[Any, ...]:
-        """A training part: images, one-hot labels, weight, draws for augmentation.
+        """A training part: inputs, labels (of classes one-hot), weight, draws for augmentation.
 
         Images stay bytes, because copying floats to a GPU would take four times as long.
         """
         images, labels = self._part("train", indices, place)
         draws = draw_augmentations(self.training.augment, tf.stack([place[4], place[0] * 16]), place[1:4])
-        return images, tf.one_hot(labels, self.classes), weight, draws
+        return images, tf.one_hot(labels, self.classes) if self.has_classes else labels, weight, draws
 
     def _validation_part(self, indices: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """A validation part: images as bytes, labels, weight."""
+        """A validation part: inputs (images as bytes), labels, weight."""
         return *self._part("validation", indices, place), weight
 
     def _part(self, split: str, indices: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -401,16 +408,16 @@ class Loop:
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
 
-    def _count_correct(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
-        """The number of correctly classified images in `count` batches."""
-        total = tf.constant(0, tf.int64)
+    def _total_score(self, batches: Any, count: tf.Tensor) -> tf.Tensor:
+        """The sum of the samples' scores in `count` batches."""
+        total = tf.constant(0.0, tf.float64)
         for _ in tf.range(count):
-            total += self.strategy.reduce("SUM", self.strategy.run(self._correct_in_part, next(batches)), axis=None)
+            total += self.strategy.reduce("SUM", self.strategy.run(self._score_of_part, next(batches)), axis=None)
         return total
 
-    def _correct_in_part(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        correct = tf.equal(tf.argmax(self.network(_floats(images), training=False), 1), labels)
-        return tf.reduce_sum(tf.cast(tf.logical_and(correct, weight > 0), tf.int64))
+    def _score_of_part(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        scores = self.scores(labels, self.network(_floats(images), training=False))
+        return tf.reduce_sum(tf.where(weight > 0, scores, tf.zeros_like(scores)))
 
 
 def _save(path: Path, variables: Sequence[Any], facts: Mapping[str, Any]) -> None:

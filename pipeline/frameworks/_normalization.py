@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core import Preprocessing
+from pipeline.core import ModelSpec, Preprocessing, Standardization
 
 MAIN = ("logits", "out", "output", "main")
 """Usual names of the main output, where outputs have names."""
@@ -19,11 +19,11 @@ MAIN = ("logits", "out", "output", "main")
 class WithNormalization(torch.nn.Module):
     """A network with the normalisation as its first operation: this is what is trained, exported and measured.
 
-    Takes raw pixels (N, channels, height, width), returns logits (N, classes). Networks with auxiliary classifiers
+    Takes raw pixels (N, channels, height, width), or raw values of another kind. Networks with auxiliary classifiers
     return more outputs in training than in inference; only the main one is used.
     """
 
-    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing | Standardization) -> None:
         super().__init__()
         self.normalize = normalization_layer(preprocessing)
         self.net = net
@@ -43,21 +43,56 @@ def main_output(outputs: Any) -> Any:
     return several[0] if isinstance(several, list | tuple) and several else outputs
 
 
-def nchw(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, height, width, channels) as float32 (N, channels, height, width) in the usual memory format.
+def network_inputs(samples: torch.Tensor) -> torch.Tensor:
+    """Samples of a split as a network takes them: float32 in the usual memory format, images (N, height, width,
+    channels) as (N, channels, height, width). Only images have four axes.
 
     clone() instead of contiguous(), which keeps unusual strides where there is one channel; graphs traced with those
     fail in ExecuTorch and Core ML.
     """
-    return images.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)
+    return channels_first(samples).float().clone(memory_format=torch.contiguous_format)
 
 
-def normalization_layer(preprocessing: Preprocessing) -> torch.nn.Module:
-    """(x - mean) / std as a frozen depthwise 1×1 convolution.
+def channels_first(samples: torch.Tensor) -> torch.Tensor:
+    """Images (N, height, width, channels) as a view (N, channels, height, width); other samples as they are."""
+    return samples.permute(0, 3, 1, 2) if samples.dim() == 4 else samples
+
+
+def example(spec: ModelSpec, count: int) -> torch.Tensor:
+    """Random inputs of a network: raw pixels, or values with the mean and the standard deviation of the spec."""
+    if isinstance(spec.preprocessing, Standardization):
+        mean, std = torch.tensor(spec.preprocessing.mean), torch.tensor(spec.preprocessing.std)
+        return torch.randn(count, *spec.inputs[0].shape) * std + mean
+    height, width, channels = spec.inputs[0].shape
+    return torch.rand(count, channels, height, width) * 255
+
+
+class Standardize(torch.nn.Module):
+    """(x - mean) / std along the last axis. It stays in float in every recipe: raw values of different units have no
+    common scale."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, preparation: Standardization) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)
+        self.register_buffer("weight", 1 / std)
+        self.register_buffer("bias", -mean / std)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values * self.weight + self.bias
+
+
+def normalization_layer(preprocessing: Preprocessing | Standardization) -> torch.nn.Module:
+    """(x - mean) / std: of an image a frozen depthwise 1×1 convolution.
 
     A quantizer would give the constants of a multiplication and a subtraction coarse scales of their own. A convolution
     has a scale per channel and a 32-bit bias, so int8 pixels lose no precision.
     """
+    if isinstance(preprocessing, Standardization):
+        same = set(preprocessing.mean) == {0.0} and set(preprocessing.std) == {1.0}
+        return torch.nn.Identity() if same else Standardize(preprocessing)
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     channels = len(mean)
     layer = torch.nn.Conv2d(channels, channels, 1, groups=channels)

@@ -28,7 +28,7 @@ from torchao.quantization.pt2e.observer import (
     ObserverBase,
 )  # fmt: skip
 
-from pipeline.core import PIXELS
+from pipeline import tasks
 from pipeline.datasets import Split
 from pipeline.frameworks import QuantizedTraining, Settings, _graphs, _layers, _torch_training, _training_loop
 from pipeline.frameworks._process_group import Part
@@ -53,7 +53,7 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, task: Qua
     device = _torch_training.device_type(settings.accelerator)
     torch.manual_seed(settings.seed)
     splits = {name: _torch_training.SplitDataset(data[name], name) for name in ("train", "validation")}
-    student = simulated(_graphs.calibrated(task.captured, PIXELS, task.images, task.recipe))
+    student = simulated(_graphs.calibrated(task.captured, model.spec.input_range, task.images, task.recipe))
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(not name.startswith("normalize."))
     _move(student, device)
@@ -69,6 +69,7 @@ def train(model: Model, data: Mapping[str, Split], settings: Settings, task: Qua
         augment=model.spec.training.augment,
         state=_torch_training.State(task.home / task.recipe.name / "training", task.key),
         device=device,
+        classes=tasks.of(model.spec).CLASSES,
     )
     facts, best = loop.run(task.home / "tensorboard" / task.key[:12])
     student.load_state_dict(best)
@@ -155,6 +156,7 @@ class _Loop:
     augment: tuple[str, ...]
     state: _torch_training.State
     device: str
+    classes: bool
 
     def run(self, tensorboard: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Trains from the saved state, or from the start. Returns facts and the state of the best epoch.
@@ -224,9 +226,9 @@ class _Loop:
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def closeness(self) -> tuple[float, float]:
+    def closeness(self) -> tuple[float, float | None]:
         """The signal-to-noise ratio of the validation outputs against the float network's, in dB, and the share of
-        samples with its top-1. Observers do not see these images."""
+        samples with its top-1; None without classes. Observers do not see these images."""
         signal = noise = same = 0.0
         with torch.no_grad(), _observers_paused(self.student):
             for images, _ in self.splits["validation"].loader(512):
@@ -235,9 +237,10 @@ class _Loop:
                 signal += float(wanted.square().sum())
                 noise += float((found - wanted).square().sum())
                 same += float((found.argmax(1) == wanted.argmax(1)).sum())
+        agreement = same / len(self.splits["validation"]) if self.classes else None
         if not math.isfinite(noise):
-            return -999.0, same / len(self.splits["validation"])
-        return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30)), same / len(self.splits["validation"])
+            return -999.0, agreement
+        return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30)), agreement
 
     def _diverged(self, facts: Mapping[str, Any]) -> str | None:
         """The reason to stop after the last epoch."""
@@ -303,5 +306,6 @@ def _observers_paused(module: Any) -> Iterator[None]:
             each.enable_observer()
 
 
-def _described(snr_db: float, agreement: float) -> str:
-    return f"validation outputs {snr_db:.1f} dB and {agreement:.2%} top-1 agreement with the float model"
+def _described(snr_db: float, agreement: float | None) -> str:
+    top1 = "" if agreement is None else f" and {agreement:.2%} top-1 agreement"
+    return f"validation outputs {snr_db:.1f} dB{top1} with the float model"

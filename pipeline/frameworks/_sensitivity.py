@@ -17,11 +17,10 @@ from torchao.quantization.pt2e.observer import ObserverBase
 
 from pipeline.core import LayerGroup, Noise, Sensitivity
 from pipeline.frameworks import _quantizer
-from pipeline.frameworks._normalization import nchw
+from pipeline.frameworks._normalization import network_inputs
 from pipeline.frameworks._rounding import Rounding
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MOST_GROUPS = 32
@@ -32,14 +31,14 @@ LAYERS = (_quantizer.layer, _quantizer.transposed)
 """Rules of operators with weights."""
 
 
-def measure(prepared: torch.fx.GraphModule, names: Mapping[str, str], images: NDArray[np.uint8]) -> Sensitivity:
+def measure(prepared: torch.fx.GraphModule, names: Mapping[str, str], images: NDArray[Any]) -> Sensitivity:
     """The noise of each group in a calibrated graph of pt2e.
 
     The normalisation of the input is in no group: no exception of a recipe can name it, so it stays quantized.
 
     Args:
         names: names of nodes → names of the operators in the source; see `Operation`.
-        images: samples (N, height, width, channels), of which the first are used.
+        images: samples of a split, of which the first are used.
     """
     images = images[: max(8, min(SAMPLES, PIXELS // prod(images.shape[1:3])))]
     points = [node for node in prepared.graph.nodes if _observer(prepared, node) is not None]
@@ -49,7 +48,7 @@ def measure(prepared: torch.fx.GraphModule, names: Mapping[str, str], images: ND
     for point in points:
         together[frozenset(groups[owner] for owner in owners[point])].append(point)
     with torch.no_grad():
-        passes = _Passes(prepared, nchw(torch.from_numpy(images)))
+        passes = _Passes(prepared, network_inputs(torch.from_numpy(images)))
         noises = [Noise(tuple(sorted(names)), passes.noise(found)) for names, found in together.items()]
         everything = passes.noise(points)
     members: dict[str, list[Any]] = defaultdict(list)

@@ -17,14 +17,26 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from pipeline import tasks
 from pipeline.core import Training
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, Broken
-from pipeline.frameworks import Group, Settings, _build, _process_group, _torch_ddp, _torch_trial, _training_loop
+from pipeline.frameworks import (
+    Group,
+    Settings,
+    _build,
+    _process_group,
+    _torch_ddp,
+    _torch_losses,
+    _torch_trial,
+    _training_loop,
+)
+from pipeline.frameworks._normalization import channels_first
 from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import cpus, store
 from pipeline.system.progress import bar, say
+from pipeline.tasks import Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -34,7 +46,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class SplitDataset(TorchDataset[Batch]):
-    """A split as batches of (uint8 (n, channels, height, width), int64 (n,)).
+    """A split as batches of (inputs (n, …), labels (n, …)); images are uint8 (n, channels, height, width).
 
     Args:
         what: the split's name for the progress bar; None shows no bar.
@@ -54,8 +66,8 @@ class SplitDataset(TorchDataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A batch; DataLoader prefers this method to one __getitem__ per sample."""
         pixels = self.pixels
-        images = torch.from_numpy(self.split.images(indices)) if pixels is None else pixels[list(indices)]
-        return images.permute(0, 3, 1, 2), self.labels[list(indices)]
+        inputs = torch.from_numpy(self.split.inputs(indices)) if pixels is None else pixels[list(indices)]
+        return channels_first(inputs), self.labels[list(indices)]
 
     def loader(self, batch_size: int, part: Part = Part()) -> DataLoader[Batch]:  # noqa: B008  # frozen
         """Batches in order; process r of n gets images r, r + n, r + 2n …"""
@@ -150,7 +162,7 @@ def fabric(accelerator: str, group: Group) -> Fabric:
 def fit(
     network: nn.Module, model: Model, data: Mapping[str, Split], settings: Settings, home: Path, key: str
 ) -> dict[str, Any]:
-    """Trains `network` (raw pixels to logits) and writes the best epoch's state to home/training/best.ckpt.
+    """Trains `network` (raw inputs to outputs) and writes the best epoch's state to home/training/best.ckpt.
 
     The full state is saved after every epoch, so an interrupted training resumes with the next one. An epoch's sample
     order and augmentation depend only on the seed and the epoch: each step sees the same images whether training was
@@ -177,7 +189,8 @@ def fit(
     loop = make_loop(engine, network, model, settings, splits, State(home / "training", key))
     facts = _training_loop.initial_facts() | _resume(loop)
     run = home / "tensorboard" / key[:12] if first else None
-    return _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run) | device_facts(engine)
+    task = tasks.of(model.spec)
+    return _training_loop.run_epochs(loop, facts, settings, len(splits["train"]), run, task) | device_facts(engine)
 
 
 @dataclass(frozen=True)
@@ -201,6 +214,8 @@ class _Loop:
     training: Training
     state: State
     memory_format: torch.memory_format
+    task: Task
+    loss: _torch_losses.Loss
 
     @property
     def steps(self) -> int:
@@ -215,7 +230,6 @@ class _Loop:
         draws, batches = torch.Generator(engine.device).manual_seed(seed), self.batches(seed)
         if engine.is_global_zero:
             batches = bar(batches, f"epoch {epoch + 1}/{self.settings.epochs}", self.steps, "batch")
-        loss_function = nn.CrossEntropyLoss(label_smoothing=self.training.label_smoothing)
         self.network.train()
         total = torch.zeros((), device=engine.device)
         places = _training_loop.batches(len(self.splits["train"]), self.settings.batch_size)
@@ -224,7 +238,7 @@ class _Loop:
             inputs = augment(images.float(), self.training.augment, draws, count, part.of(count))
             with engine.autocast():
                 logits = self.network(_torch_trial.arranged(inputs, self.memory_format))
-                loss = loss_function(logits, labels) * part.weight(count)
+                loss = self.loss(logits, labels) * part.weight(count)
             self.optimizer.zero_grad(set_to_none=True)
             engine.backward(loss)
             self.optimizer.step()
@@ -243,13 +257,14 @@ class _Loop:
     def accuracy(self) -> float:
         """See `_training_loop.Loop`; each process evaluates its part."""
         self.network.eval()
-        engine = self.engine
-        correct = torch.zeros((), dtype=torch.int64, device=engine.device)
+        engine, validation = self.engine, self.splits["validation"]
+        total = torch.zeros((), dtype=torch.float64, device=engine.device)
         with torch.no_grad():
-            for images, labels in self.splits["validation"].loader(512, Part(engine.global_rank, engine.world_size)):
+            for images, labels in validation.loader(512, Part(engine.global_rank, engine.world_size)):
                 inputs = _torch_trial.arranged(images.to(engine.device).float(), self.memory_format)
-                correct += (self.network(inputs).argmax(1) == labels.to(engine.device)).sum()
-        return int(engine.all_reduce(correct, reduce_op="sum")) / len(self.splits["validation"])
+                outputs = self.network(inputs).float().cpu().numpy()
+                total += float(self.task.scores(outputs, labels.numpy(), validation.split.labels).sum())
+        return float(engine.all_reduce(total, reduce_op="sum")) / len(validation)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
@@ -282,25 +297,30 @@ def make_loop(
     Raises:
         BadModel: the network cannot be trained.
     """
-    trial, training = _trial(engine, network, model, splits["train"], settings), model.spec.training
+    loss, training = _torch_losses.of(model.spec, splits["train"].split.labels), model.spec.training
+    trial = _trial(engine, network, model, splits["train"], settings, loss)
     if settings.group.size > 1:
         network = _torch_ddp.synchronize_batch_norm(network, gpu=engine.device.type == "cuda")
     steps = settings.epochs * _training_loop.steps_per_epoch(len(splits["train"]), settings)
     optimizer = torch.optim.AdamW(network.parameters(), settings.lr, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_training_loop.learning_rate, steps=steps))
     network, optimizer = engine.setup(network, optimizer)
-    return _Loop(engine, network, optimizer, schedule, splits, settings, training, state, trial.memory_format)
+    return _Loop(
+        engine, network, optimizer, schedule, splits, settings, training, state, trial.memory_format,
+        tasks.of(model.spec), loss,
+    )  # fmt: skip
 
 
 def _trial(
-    engine: Fabric, network: nn.Module, model: Model, split: SplitDataset, settings: Settings
-) -> _torch_trial.Trial:
+    engine: Fabric, network: nn.Module, model: Model, split: SplitDataset, settings: Settings,
+    loss: _torch_losses.Loss,
+) -> _torch_trial.Trial:  # fmt: skip
     """A training step on two images, or on one if that is the batch size. Prints what the user should change."""
     from lightning_fabric.strategies import DDPStrategy
 
     images, labels = split.__getitems__(range(min(2, settings.batch_size, len(split))))
     network.to(engine.device)
-    trial = _torch_trial.attempt(network, images.to(engine.device), labels.to(engine.device), engine.autocast)
+    trial = _torch_trial.attempt(network, images.to(engine.device), labels.to(engine.device), loss, engine.autocast)
     trial = _torch_trial.Trial(*engine.broadcast(vars(trial)).values())  # all processes need the same memory format
     _torch_trial.converted(network, trial.memory_format)
     if trial.unused and isinstance(engine.strategy, DDPStrategy):
@@ -313,13 +333,16 @@ def _trial(
 
 
 def augment(images: torch.Tensor, names: Sequence[str], draws: torch.Generator, size: int, part: slice) -> torch.Tensor:
-    """Flips and shifts float images (n, channels, height, width) at random, as `names` say.
+    """Flips and shifts float images (n, channels, height, width) at random, as `names` say. Without names, the samples
+    may be of any kind.
 
     Args:
         draws: a generator on the images' device.
         size, part: the batch's size, and the images' part of it. Random numbers are drawn for the whole batch, so that
             they do not depend on the number of processes.
     """
+    if not names:
+        return images
     count, _, height, width = images.shape
     device = images.device
     for name in names:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import BadModel, PipelineError, described
+from pipeline.frameworks._torch_losses import Loss
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +43,13 @@ class Trial:
     sigmoid: bool
 
 
-def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, autocast: Autocast) -> Trial:
-    """Takes a training step in both memory formats and leaves the network's weights as they were.
+def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss: Loss, autocast: Autocast) -> Trial:
+    """Takes a training step in both memory formats, or in one if the samples are no images, and leaves the network's
+    weights as they were.
 
     Args:
         network: a `WithNormalization` on the images' device.
-        images: uint8 (n, channels, height, width).
+        images: uint8 (n, channels, height, width), or samples of another kind.
         autocast: returns the context of a forward pass.
 
     Raises:
@@ -57,19 +59,20 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, auto
     hook = network.get_submodule("net").register_forward_hook(lambda _, __, outputs: returned.append(outputs))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     try:
-        expected, last = _step(network, images.float(), labels, torch.contiguous_format, autocast)
+        expected, last = _step(network, images.float(), labels, torch.contiguous_format, loss, autocast)
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        count = "one image" if len(images) == 1 else f"{len(images)} images"
+        count = "one sample" if len(images) == 1 else f"{len(images)} samples"
         raise BadModel(f"the network fails in training on a batch of {count}: {described(error)}") from error
     unused = any(one.requires_grad and one.grad is None for one in network.parameters())
     chosen = torch.contiguous_format
     network.load_state_dict(before)
     try:
-        found, _ = _step(network, images.float(), labels, torch.channels_last, autocast)
-        if (found - expected).norm() <= TOLERANCE * expected.norm():
-            chosen = torch.channels_last
+        if images.dim() == 4:
+            found, _ = _step(network, images.float(), labels, torch.channels_last, loss, autocast)
+            if (found - expected).norm() <= TOLERANCE * expected.norm():
+                chosen = torch.channels_last
     except (Exception, SystemExit):
         pass  # the same step in the other format has succeeded: this format is what the network does not take
     hook.remove()
@@ -98,7 +101,7 @@ def converted(network: nn.Module, memory_format: torch.memory_format) -> nn.Modu
 
 
 def _step(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, memory_format: torch.memory_format,
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, memory_format: torch.memory_format, loss: Loss,
     autocast: Autocast,
 ) -> tuple[torch.Tensor, str]:  # fmt: skip
     """One training step without the optimizer; returns the outputs of inference before it, and its last operation."""
@@ -114,6 +117,6 @@ def _step(
             raise BadModel(
                 f"the network returns {tuple(logits.shape)} in training and {tuple(outputs.shape)} in inference"
             )
-        loss = nn.functional.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+        value = loss(logits, labels)
+    value.backward()  # type: ignore[no-untyped-call]
     return outputs, logits.grad_fn.name() if logits.grad_fn is not None else ""

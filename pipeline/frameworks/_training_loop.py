@@ -21,13 +21,13 @@ from pipeline.frameworks import Group, Settings
 from pipeline.system import cpus
 from pipeline.system.progress import bar, say
 from pipeline.system.tensorboard import Events, shown
+from pipeline.tasks import Task
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MAX_CACHED_BYTES = 1 << 30
-"""Splits of up to this many bytes of pixels, over all processes of a machine, are decoded once and kept in memory.
+"""Splits of up to this many bytes, over all processes of a machine, are decoded once and kept in memory.
 
 Larger ones are decoded in every epoch.
 """
@@ -36,29 +36,29 @@ Larger ones are decoded in every epoch.
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[np.uint8] | None:
-    """Decodes all images of a split on all cores (PIL releases the GIL).
+def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[Any] | None:
+    """Decodes all samples of a split on all cores (PIL releases the GIL).
 
     Args:
         what: the split's name for the progress bar; None shows no bar.
         sharers: processes on this machine that each keep their own copy.
 
     Returns:
-        uint8 (N, height, width, channels); None if they exceed MAX_CACHED_BYTES.
+        (N, …), see `Split.inputs`; None if they exceed MAX_CACHED_BYTES.
     """
     import numpy as np
 
     first = split.read(0)
     if first.nbytes * len(split) * sharers > MAX_CACHED_BYTES:
         return None
-    pixels = np.empty((len(split), *first.shape), np.uint8)
+    pixels = np.empty((len(split), *first.shape), first.dtype)
 
     def decode(i: int) -> None:
         pixels[i] = split.read(i)
 
     with ThreadPoolExecutor(cpus.count()) as pool:
         reading = pool.map(decode, range(len(split)))
-        for _ in bar(reading, f"reading {what}", len(split), "image") if what else reading:
+        for _ in bar(reading, f"reading {what}", len(split), "sample") if what else reading:
             pass
     return pixels
 
@@ -163,7 +163,7 @@ class Loop(Protocol):
         """Trains one epoch and returns the mean loss of its batches. Called in order, starting at any epoch."""
 
     def accuracy(self) -> float:
-        """Top-1 accuracy on the validation split, 0–1."""
+        """The task's metric on the validation split."""
 
     def weights(self) -> Mapping[str, NDArray[Any]]:
         """The trainable weights under the names of `Framework.unpack`, so that TensorBoard aligns the frameworks."""
@@ -176,16 +176,22 @@ def _histograms(events: Events, loop: Loop, step: int) -> None:
     events.histograms(loop.weights(), step)
 
 
+NONE_YET = -1e9
+"""Lower than any metric."""
+
+
 def initial_facts() -> dict[str, Any]:
     """The facts before the first epoch."""
-    return {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0, "seconds": 0.0, "losses": []}
+    return {"epoch": 0, "best_epoch": 0, "best_accuracy": NONE_YET, "seconds": 0.0, "losses": []}
 
 
-def run_epochs(loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, run: Path | None) -> dict[str, Any]:
+def run_epochs(
+    loop: Loop, facts: dict[str, Any], settings: Settings, samples: int, run: Path | None, task: Task
+) -> dict[str, Any]:
     """Trains from the epoch in `facts` to the last one. Only the first process writes files and prints.
 
     Args:
-        samples: training images per epoch.
+        samples: training samples per epoch.
         run: the folder for TensorBoard; None in all processes but the first.
 
     Raises:
@@ -196,6 +202,7 @@ def run_epochs(loop: Loop, facts: dict[str, Any], settings: Settings, samples: i
         number of devices and machines.
     """
     steps = steps_per_epoch(samples, settings)
+    curve, metric = ("accuracy", "accuracy") if task.CLASSES else (task.METRIC, task.TITLE)
     if run and facts["epoch"]:
         say(f"resuming after epoch {facts['epoch']} of {settings.epochs}")
     with Events(run, facts["epoch"] * steps) if run else nullcontext() as events:
@@ -216,10 +223,10 @@ def run_epochs(loop: Loop, facts: dict[str, Any], settings: Settings, samples: i
             done = (epoch + 1) * steps
             lr = settings.lr * learning_rate(done, settings.epochs * steps)
             loop.save(facts, best)
-            curves = {"loss/train": loss, "accuracy/validation": accuracy, "lr": lr}
+            curves = {"loss/train": loss, f"{curve}/validation": accuracy, "lr": lr}
             shown("curves", partial(events.scalars, curves, done))
             shown("weights", partial(_histograms, events, loop, done))
-            say(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.4f}, validation accuracy {accuracy:.4f}")
+            say(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.4f}, validation {metric} {accuracy:.4f}")
     group = settings.group
     return facts | {
         "steps": settings.epochs * steps,

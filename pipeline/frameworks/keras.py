@@ -161,7 +161,7 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
 
 
 def quantize(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+    captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], folder: Path, recipe: Recipe
 ) -> BiasCorrection | None:
     """See `Framework.quantize`."""
     _with_graphs()
@@ -171,7 +171,7 @@ def quantize(
 
 
 def sensitivity(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+    captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], recipe: Recipe
 ) -> Sensitivity:
     """See `Framework.sensitivity`."""
     _with_graphs()
@@ -198,7 +198,7 @@ def operations(captured: Path) -> tuple[Operation, ...]:
     return _graphs.operations(captured)
 
 
-def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
     """See `Framework.evaluate`."""
     _with_graphs()
     from pipeline.frameworks import _graphs

@@ -106,7 +106,7 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
         import numpy as np
         import torch
 
-        from pipeline.frameworks._normalization import nchw
+        from pipeline.frameworks._normalization import network_inputs
     net, inputs = loaded(model, weights), {}
     layers = [layer for layer in net.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
 
@@ -118,7 +118,7 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
     batches = []
     with torch.no_grad():
         for start in range(0, len(images), 64):
-            net(nchw(torch.from_numpy(images[start : start + 64])))
+            net(network_inputs(torch.from_numpy(images[start : start + 64])))
             batches.append(inputs["last"])
     return np.concatenate(batches)
 
@@ -128,19 +128,18 @@ def graph(model: Model, weights: Path) -> bytes:
     with extra(EXTRA):
         import warnings
 
-        import torch
+    from pipeline.frameworks import _normalization
     from pipeline.system.tensorboard import without_tensorflow
 
     without_tensorflow()
     from torch.utils.tensorboard._pytorch_graph import graph as trace  # SummaryWriter.add_graph, without its file
 
-    height, width, channels = model.spec.inputs[0].shape
     try:
-        image = torch.rand(1, channels, height, width) * 255
+        given = _normalization.example(model.spec, 1)
         with warnings.catch_warnings():
             # PyTorch itself calls the deprecated torch.jit.trace.
             warnings.simplefilter("ignore", DeprecationWarning)
-            definition, _ = trace(loaded(model, weights), image)  # type: ignore[no-untyped-call]
+            definition, _ = trace(loaded(model, weights), given)  # type: ignore[no-untyped-call]
     except Exception as error:  # the tracer raises whatever the model's code raises
         raise BadModel(f"TorchScript cannot trace {model.spec.name}: {first_line(error)}") from error
     return bytes(definition.SerializeToString())
@@ -184,7 +183,7 @@ def capture(model: Model, weights: Path, folder: Path) -> None:
 
 
 def quantize(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], folder: Path, recipe: Recipe
+    captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], folder: Path, recipe: Recipe
 ) -> BiasCorrection | None:
     """See `Framework.quantize`."""
     with extra(EXTRA):
@@ -193,7 +192,7 @@ def quantize(
 
 
 def sensitivity(
-    captured: Path, value_range: tuple[float, float], images: NDArray[np.uint8], recipe: Recipe
+    captured: Path, value_range: tuple[float, float] | None, images: NDArray[Any], recipe: Recipe
 ) -> Sensitivity:
     """See `Framework.sensitivity`."""
     with extra(EXTRA):
@@ -217,7 +216,7 @@ def operations(captured: Path) -> tuple[Operation, ...]:
     return _graphs.operations(captured)
 
 
-def evaluate(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
     """See `Framework.evaluate`."""
     from pipeline.frameworks import _graphs
 
@@ -258,7 +257,7 @@ def network(model: Model) -> torch.nn.Module:
 
     def run(images: NDArray[np.float32]) -> Any:
         with torch.no_grad():
-            outputs = module(_normalization.nchw(torch.from_numpy(images)))
+            outputs = module(_normalization.network_inputs(torch.from_numpy(images)))
         if isinstance(outputs, torch.Tensor) and outputs.dtype is not torch.float32:
             raise BadModel(f"{model.file('torch')}: the network returns {outputs.dtype}, not torch.float32")
         return outputs

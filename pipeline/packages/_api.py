@@ -159,7 +159,7 @@ def describe(spec: ModelSpec, model: str, version: str, weights_sha256: str) -> 
         artifact="-".join(words).lower(),
         version=version,
         task=spec.task,
-        inputs=tuple(Input(tensor.name, "image", tensor.shape, spec.preprocessing) for tensor in spec.inputs),
+        inputs=tuple(Input(tensor.name, "image", tensor.shape, spec.image) for tensor in spec.inputs if spec.image),
         labels=cases(spec.labels),
         weights_sha256=weights_sha256,
     )

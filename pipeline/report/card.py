@@ -86,7 +86,8 @@ def _about(bundle: Bundle) -> Iterator[str]:
 
 
 def _contract(spec: ModelSpec) -> Iterator[str]:
-    how = spec.preprocessing
+    how = spec.image
+    assert how is not None  # only image classifiers are shipped
     for tensor in spec.inputs:
         size = " × ".join(map(str, tensor.shape))
         yield f"Input {tensor.name}: {size} (height, width, channels), {how.color}, raw pixels 0 to 255."

@@ -8,7 +8,7 @@ from itertools import combinations, groupby
 
 from pipeline import formatting, stats
 from pipeline.core import Cell
-from pipeline.results.rows import Row, outputs
+from pipeline.results.rows import Row, has_classes, outputs
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Equality:
         one_graph: whether both files were lowered from the same quantized graph. If not, each converter quantized on
             its own.
         equal: number of samples, of `samples`, whose outputs are bit-equal.
-        agreement: share of samples with the same top-1.
+        agreement: share of samples with the same top-1; None without classes.
         max_error: largest absolute difference of any output.
     """
 
@@ -32,7 +32,7 @@ class Equality:
     one_graph: bool
     equal: int
     samples: int
-    agreement: float
+    agreement: float | None
     max_error: float
 
 
@@ -81,7 +81,7 @@ def _compare(rows: Sequence[Row]) -> Iterator[Equality]:
     """All pairs of targets of one model, recipe and device."""
     with_outputs = [(row, outputs(row)) for row in rows]
     for (a, left), (b, right) in combinations(with_outputs, 2):
-        distance = stats.parity(a.cell.target, left, right, [None] * len(left))
+        distance = stats.parity(a.cell.target, left, right, [None] * len(left), has_classes(a))
         yield Equality(
             model=a.cell.model,
             framework=a.cell.framework,

@@ -47,9 +47,9 @@ def with_host_step(row: Row, hosts: Sequence[Row], reference: Reference) -> Row:
         if host.cell.samples != samples:
             on_host = tuple(output[stats.stratified(reference.labels, samples)] for output in on_host)
         before = reference.subset(samples)
-        accuracy = float((stats.top1(on_host[0]) == before.labels).mean())
-        host_step = output_diff.step(measured[place], before.outputs, on_host, accuracy)
-        own = output_diff.step(row.measurement, on_host, outputs(row), row.measurement.accuracy.value)
+        accuracy, classes = float(before.task.scores(on_host[0], before.labels).mean()), before.task.CLASSES
+        host_step = output_diff.step(measured[place], before.outputs, on_host, accuracy, classes)
+        own = output_diff.step(row.measurement, on_host, outputs(row), row.measurement.accuracy.value, classes)
     except READ_ERRORS as error:
         return replace(row, cell=failed(row.cell, error))
     own = output_diff.other_runtime(own, row.measurement, measured[place], reference.options(row.cell))
@@ -142,16 +142,16 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
     found, expected = [(o.shape, str(o.dtype)) for o in outputs], [(o.shape, "float32") for o in reference.outputs]
     if found != expected:
         raise Broken(f"{accuracy.predictions} has outputs {found}; the float model has {expected}")
-    top1 = stats.top1(outputs[0])
-    correct, before = top1 == reference.labels, reference.top1 == reference.labels
-    value = float(correct.mean())
-    if accuracy.samples != len(correct) or not abs(value - accuracy.value) <= 1e-6:
+    task = reference.task
+    scores, before = task.scores(outputs[0], reference.labels), reference.scores
+    value = float(scores.mean())
+    if accuracy.samples != len(scores) or not abs(value - accuracy.value) <= 1e-6:
         raise Broken(
-            f"{accuracy.predictions} gives accuracy {value:.4f} over {len(correct)} samples; "
+            f"{accuracy.predictions} gives {task.TITLE} {value:.4f} over {len(scores)} samples; "
             f"measurement.json has {accuracy.value:.4f} over {accuracy.samples}"
         )
-    drop, interval = stats.paired_drop(before, correct)
-    lost, gained = stats.discordant(before, correct)
+    drop, interval = stats.mean_drop(before, scores)
+    lost, gained = stats.discordant(before, scores) if task.CLASSES else (None, None)
     assert reference.checkpoint is not None  # without one the cell has a problem and does not get here
     cell = replace(
         _timed(cell, measurement),
@@ -159,29 +159,34 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         peak_rss_bytes=max(process.peak_rss_bytes for process in measurement.processes),
         pss_bytes=max((p.pss_bytes for p in measurement.processes if p.pss_bytes is not None), default=None),
         samples=accuracy.samples,
+        metric=task.METRIC,
         accuracy=value,
         reference_accuracy=float(before.mean()),
         drop_points=drop,
         drop_interval=interval,
         lost=lost,
         gained=gained,
-        agreement=stats.agreement(reference.outputs[0], outputs[0]),
+        figures=task.figures(outputs[0], reference.labels),
+        agreement=stats.agreement(reference.outputs[0], outputs[0]) if task.CLASSES else None,
         runtime=formatting.runtime(measurement),
         cpus=measurement.runtime.get("cpus"),
         throttled=_throttled(measurement),
         includes_input_copy=measurement.runtime.get("includes_input_copy"),
         steps=(
             output_diff.framework(reference.checkpoint, before),
-            output_diff.step(measurement, reference.outputs, outputs, value),
+            output_diff.step(measurement, reference.outputs, outputs, value, task.CLASSES),
         ),
         warnings=(
             *cell.warnings,
             *warnings.of_times(measurement),
-            *warnings.of_outputs(top1),
-            *warnings.of_part(len(top1), split),
+            *warnings.of_outputs(outputs[0]),
+            *warnings.of_part(len(scores), split),
         ),
     )
-    classes = stats.class_drops(reference.labels, reference.top1, top1, outputs[0].reshape(len(top1), -1).shape[1])
+    classes: list[tuple[int, float | None, tuple[float, float] | None]] = []
+    if task.CLASSES:
+        number = outputs[0].reshape(len(scores), -1).shape[1]
+        classes = stats.class_drops(reference.labels, reference.top1, stats.top1(outputs[0]), number)
     return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))
 
 

@@ -23,28 +23,31 @@ HOST = "local"
 """The kind of the host's devices, and the name of the one that always exists."""
 
 
-def framework(checkpoint: Checkpoint, right: NDArray[Any]) -> Step:
+def framework(checkpoint: Checkpoint, scores: NDArray[Any]) -> Step:
     """The first step: the float model in its framework.
 
     Args:
-        right: (N,) bool, whether the prediction is correct.
+        scores: (N,) see `Task.scores`.
     """
     version = checkpoint.tools.get(checkpoint.framework, "")
     runtime = f"{checkpoint.framework} {version}".strip()
-    return Step(WAY[0], runtime, float(right.mean()), samples=len(right))
+    return Step(WAY[0], runtime, float(scores.mean()), samples=len(scores))
 
 
-def step(measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any], accuracy: float) -> Step:
+def step(
+    measurement: Measurement, before: Sequence[Any], outputs: Sequence[Any], accuracy: float, classes: bool
+) -> Step:
     """A measurement's step, compared with the step before.
 
     Args:
         before, outputs: the outputs of the step before and of this one: one array per output, first axis the samples.
         accuracy: of this step, over these samples.
+        classes: see `Task`.
 
     Raises:
         ParityFailed: number or shape of the outputs differ.
     """
-    distance = stats.parity("previous step", before, outputs, [None] * len(outputs))
+    distance = stats.parity("previous step", before, outputs, [None] * len(outputs), classes)
     return Step(
         place=str(measurement.device.get("name")),
         runtime=formatting.runtime(measurement),

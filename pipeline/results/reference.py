@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import formatting, stats
+from pipeline import formatting, stats, tasks
 from pipeline.core import Cell, Checkpoint, command_options
 from pipeline.errors import Broken
 from pipeline.results import predictions
 from pipeline.results.rows import READ_ERRORS, require_same
 from pipeline.system import store
 from pipeline.system.store import Store
+from pipeline.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Reference:
     """A checkpoint with the float model's outputs.
 
     Attributes:
-        top1: (N,) class indices.
+        labels: (N, …) the truth; see `datasets.Split`.
         problem: why there is no checkpoint; None if there is one.
         status: the status of cells that cannot be compared because of the problem.
     """
@@ -27,7 +28,6 @@ class Reference:
     checkpoint: Checkpoint | None = None
     outputs: tuple[Any, ...] = ()
     labels: Any = None
-    top1: Any = None
     problem: str | None = None
     status: str = "failed"
 
@@ -45,8 +45,23 @@ class Reference:
             self,
             outputs=tuple(output[chosen] for output in self.outputs),
             labels=self.labels[chosen],
-            top1=self.top1[chosen],
         )
+
+    @property
+    def task(self) -> Task:
+        """The task of the model."""
+        assert self.checkpoint is not None  # a reference without one has no outputs either
+        return tasks.of(self.checkpoint.spec)
+
+    @property
+    def scores(self) -> Any:
+        """(N,) the score of each sample; see `Task.scores`."""
+        return self.task.scores(self.outputs[0], self.labels)
+
+    @property
+    def top1(self) -> Any:
+        """(N,) class indices."""
+        return stats.top1(self.outputs[0])
 
 
 def read(build: Store, model: str, framework: str) -> Reference:
@@ -59,8 +74,8 @@ def read(build: Store, model: str, framework: str) -> Reference:
             return Reference(problem=problem, status="missing")
         require_same("checkpoint", (model, framework), (checkpoint.spec.name, checkpoint.framework))
         outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
-        if labels is None or labels.shape != (checkpoint.samples,) or len(outputs[0]) != checkpoint.samples:
+        if labels is None or labels.shape[:1] != (checkpoint.samples,) or len(outputs[0]) != checkpoint.samples:
             raise Broken(f"{checkpoint.predictions} lacks outputs or labels for some of {checkpoint.samples} samples")
     except READ_ERRORS as error:
         return Reference(problem=formatting.one_line(f"the float model's checkpoint is broken: {error}"))
-    return Reference(checkpoint, outputs, labels, stats.top1(outputs[0]))
+    return Reference(checkpoint, outputs, labels)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import formatting
+from pipeline import formatting, tasks
 from pipeline.core import Artifact, Cell, Checkpoint, Measurement
 from pipeline.errors import Broken, PipelineError
 from pipeline.results import predictions
@@ -41,6 +41,11 @@ def outputs(row: Row) -> tuple[Any, ...]:
     assert row.home is not None and row.measurement is not None
     accuracy = row.measurement.accuracy
     return predictions.read(row.home, accuracy.predictions, accuracy.predictions_sha256)[0]
+
+
+def has_classes(row: Row) -> bool:
+    """Whether the model's task has classes; see `Task`."""
+    return row.checkpoint is not None and tasks.of(row.checkpoint.spec).CLASSES
 
 
 def failed(cell: Cell, reason: object) -> Cell:

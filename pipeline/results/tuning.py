@@ -23,8 +23,9 @@ class Trial:
     Attributes:
         in_float: the groups that stay in float.
         trained: whether the graph was trained on simulated quantization.
-        lost, gained: samples that only the float model, or only this graph, classifies correctly.
-        drop_points, interval: accuracy lost against the float model; see `stats.paired_drop`.
+        lost, gained: samples that only the float model, or only this graph, classifies correctly; None without
+            classes.
+        drop_points, interval: accuracy lost against the float model; see `stats.mean_drop`.
         predicted_db: signal-to-noise ratio as the sensitivity predicts it; None for a trained graph.
         bytes_more: file size, compared with int8.
         multiply_adds: share of the multiply-adds in float.
@@ -33,8 +34,8 @@ class Trial:
     in_float: tuple[str, ...]
     trained: bool
     samples: int
-    lost: int
-    gained: int
+    lost: int | None
+    gained: int | None
     drop_points: float
     interval: tuple[float, float]
     predicted_db: float | None

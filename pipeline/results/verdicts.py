@@ -23,12 +23,14 @@ def check(margin: float) -> None:
 
 def judged(cell: Cell, margin: float) -> Cell:
     """The cell with its verdict, if its accuracy was measured."""
-    if cell.drop_interval is None or cell.lost is None or cell.gained is None or cell.samples is None:
+    if cell.drop_points is None or cell.drop_interval is None or cell.samples is None:
         return cell
     verdict = stats.verdict(cell.drop_interval, margin)
     needed = None
-    if verdict == stats.CANNOT_TELL:
+    if verdict == stats.CANNOT_TELL and cell.lost is not None and cell.gained is not None:
         needed = stats.samples_needed(cell.lost, cell.gained, cell.samples, margin)
+    elif verdict == stats.CANNOT_TELL:
+        needed = stats.samples_needed_of_mean(cell.drop_points, cell.drop_interval, cell.samples, margin)
     return replace(cell, margin_points=margin, verdict=verdict, samples_needed=needed)
 
 

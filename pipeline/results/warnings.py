@@ -84,16 +84,14 @@ def of_times(measurement: Measurement) -> tuple[str, ...]:
     )
 
 
-def of_outputs(top1: NDArray[Any]) -> tuple[str, ...]:
-    """A warning if some outputs are not finite.
+def of_outputs(outputs: NDArray[Any]) -> tuple[str, ...]:
+    """A warning if some of the outputs (N, …) are not finite."""
+    import numpy as np
 
-    Args:
-        top1: (N,) class indices; -1 if the outputs are not finite.
-    """
-    count = int((top1 < 0).sum())
+    count = int((~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)).sum())
     if not count:
         return ()
-    return (f"{count} of {len(top1)} samples gave NaN or infinite outputs (counted as wrong): see inv trace",)
+    return (f"{count} of {len(outputs)} samples gave NaN or infinite outputs (counted as wrong): see inv trace",)
 
 
 def of_part(samples: int, split: int) -> tuple[str, ...]:

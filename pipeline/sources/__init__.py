@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from pipeline import registry
+from pipeline import registry, tasks
 from pipeline.core import ModelSpec
 from pipeline.datasets import check_labels
-from pipeline.errors import BadModel, BadOption, UnknownName
+from pipeline.errors import BadData, BadModel, BadOption, UnknownName
 from pipeline.system.store import digest, sha256
 
 MODELS = Path(__file__).parent.parent.parent / "models"
@@ -123,10 +123,14 @@ def fitted(model: Model, names: tuple[str, ...]) -> Model:
     """The model with labels: its own, or where SPEC has none, a dataset's class names in the dataset's order.
 
     Raises:
-        BadData: SPEC has other labels than the dataset.
+        BadData: SPEC has other labels than the dataset, or the dataset's truth is of another kind.
         BadOption: the number of classes differs, and the model has no option for it or it was set otherwise.
     """
     spec = model.spec
+    if not tasks.of(spec).CLASSES:
+        return model  # what the truth is shows when the samples are read
+    if not names:
+        raise BadData(f"the truth in {spec.dataset} is a number, and {spec.task} needs classes")
     if spec.labels:
         check_labels(spec, names)
         return model

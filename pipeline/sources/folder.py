@@ -6,11 +6,14 @@ import importlib.util
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
-from pipeline.core import PIXELS, ModelSpec, Preprocessing, from_json, to_json
-from pipeline.errors import MODEL_PACKAGE, BadModel, Broken, PipelineError
+from pipeline import tasks
+from pipeline.core import PIXELS, ModelSpec, Preprocessing, Standardization, Tensor, from_json, to_json
+from pipeline.errors import MODEL_PACKAGE, BadModel, Broken, PipelineError, UnknownName
 from pipeline.system.progress import say
 from pipeline.system.store import digest, sha256
 
@@ -38,22 +41,55 @@ def _check(folder: Path, spec: ModelSpec) -> None:
     """Checks what later stages rely on."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", spec.name):
         raise BadModel(f"{folder}: SPEC.name {spec.name!r} may contain only letters, digits, _ and -")
-    if spec.task != "image_classification":
-        raise BadModel(f"{folder}: unknown SPEC.task {spec.task!r} (known: image_classification)")
-    if len(spec.inputs) != 1 or len(spec.outputs) != 1 or len(spec.inputs[0].shape) != 3:
-        raise BadModel(f"{folder}: a classifier has one input (height, width, channels) and one output (classes,)")
-    if spec.labels and (len(spec.labels) != spec.classes or len(set(spec.labels)) < spec.classes):
+    try:
+        task = tasks.of(spec)
+    except UnknownName as error:
+        raise BadModel(f"{folder}: SPEC.task: {error}") from error
+    if len(spec.inputs) != 1:
+        raise BadModel(f"{folder}: a model has one input, not {len(spec.inputs)}")
+    problem = task.check(spec)
+    if problem:
+        raise BadModel(f"{folder}: {problem}")
+    if spec.image:
+        _check_image(folder, spec, spec.image)
+    else:
+        _check_numbers(folder, spec.inputs[0], cast(Standardization, spec.preprocessing), spec.training.augment)
+
+
+def _check_numbers(folder: Path, tensor: Tensor, preparation: Standardization, augment: Sequence[str]) -> None:
+    """Checks the input of a model that takes no image."""
+    if len(tensor.shape) not in (1, 2) or tensor.dtype != "float32" or min(tensor.shape) < 1:
         raise BadModel(
-            f"{folder}: SPEC.labels has {len(spec.labels)} names, {len(set(spec.labels))} of them different; "
-            f"it must have {spec.classes}, one for each value of the output, or be empty"
+            f"{folder}: inputs[0] is {tensor.dtype} {tensor.shape}; with a Standardization it must be float32 "
+            "(values,) or (time, channels), and an image needs a Preprocessing"
         )
+    for name, values in (("mean", preparation.mean), ("std", preparation.std)):
+        if len(values) not in (1, tensor.shape[-1]):
+            raise BadModel(
+                f"{folder}: preprocessing.{name} has {len(values)} values; it needs {tensor.shape[-1]}, or one for all"
+            )
+    _check_finite(folder, preparation)
+    if augment:
+        raise BadModel(f"{folder}: training.augment has {', '.join(augment)}, which are for images")
+    if tensor.value_range and not tensor.value_range[0] < tensor.value_range[1]:
+        raise BadModel(f"{folder}: inputs[0].value_range {tensor.value_range} must rise")
+
+
+def _check_finite(folder: Path, preparation: Preprocessing | Standardization) -> None:
+    if not all(map(math.isfinite, preparation.mean)) or not all(0 < value < math.inf for value in preparation.std):
+        raise BadModel(f"{folder}: preprocessing.mean must be finite, and .std finite and above 0")
+
+
+def _check_image(folder: Path, spec: ModelSpec, preparation: Preprocessing) -> None:
+    """Checks the input of a model that takes an image."""
+    if len(spec.inputs[0].shape) != 3:
+        raise BadModel(f"{folder}: an image input is (height, width, channels), not {spec.inputs[0].shape}")
     if spec.inputs[0].value_range not in (None, PIXELS):
         raise BadModel(
             f"{folder}: inputs[0].value_range {spec.inputs[0].value_range} contradicts preprocessing: the graph takes "
             "pixels of 0 to 255 and normalises them itself by mean and std; omit value_range"
         )
     height, width, channels = spec.inputs[0].shape
-    preparation = spec.preprocessing
     expected = {"L": 1, "RGB": 3}.get(preparation.color)
     if expected != channels:
         raise BadModel(
@@ -61,8 +97,7 @@ def _check(folder: Path, spec: ModelSpec) -> None:
         )
     if not len(preparation.mean) == len(preparation.std) == channels:
         raise BadModel(f"{folder}: preprocessing.mean and .std need {channels} values each, one per channel")
-    if not all(map(math.isfinite, preparation.mean)) or not all(0 < value < math.inf for value in preparation.std):
-        raise BadModel(f"{folder}: preprocessing.mean must be finite, and .std finite and above 0")
+    _check_finite(folder, preparation)
     _warn_of_scale(folder, preparation)
     if not height == width == preparation.crop or preparation.resize < preparation.crop:
         raise BadModel(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import errors, registry
-from pipeline.core import PIXELS, Checkpoint, Recipe, from_json
+from pipeline.core import Checkpoint, Recipe, from_json
 from pipeline.errors import Broken, Unsupported
 from pipeline.results.drift import DEVICE, FLOAT, GRAPH, HOST
 from pipeline.stages import quantize as quantizing
@@ -110,7 +110,7 @@ def _source(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, work
         if quantizing.ready(build, job, checkpoint, recipe) is None:
             quantized = work / "quantized"
             images, _ = quantizing.calibration_set(job, checkpoint, recipe)
-            framework.quantize(captured, PIXELS, images, quantized, recipe)
+            framework.quantize(captured, checkpoint.spec.input_range, images, quantized, recipe)
     return framework.source(model, weights, captured, quantized)
 
 

@@ -118,7 +118,7 @@ class _Cell:
         seconds = time.perf_counter() - started
         parity = None
         if module.UNCHECKED is None or hasattr(module, "predict"):
-            parity = check(path, module, recipe, quantized or captured)
+            parity = check(path, module, checkpoint.spec, recipe, quantized or captured)
         artifact = Artifact(
             model=name,
             framework=framework,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline import stats
-from pipeline.core import Parity, Recipe
+from pipeline import stats, tasks
+from pipeline.core import ModelSpec, Parity, Recipe
 from pipeline.errors import ParityFailed, StageFailed
 from pipeline.stages.quantize import MANIFEST, REFERENCE, Graph
 from pipeline.system import proc, store
@@ -31,7 +31,7 @@ AGREEMENT_MARGIN = 0.05
 """The file may have the graph's top-1 on this share of the samples less than the graph has the float model's."""
 
 
-def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
+def check(path: Path, target: Target, spec: ModelSpec, recipe: Recipe, graph: Path) -> Parity:
     """Runs the file on the samples in the folder `graph` and compares all outputs with the graph's.
 
     Raises:
@@ -44,24 +44,25 @@ def check(path: Path, target: Target, recipe: Recipe, graph: Path) -> Parity:
         samples, reference = kept["samples"], kept["output_0"]
     made = store.read(Graph, graph / MANIFEST)
     own = getattr(target, "predict", None)
-    outputs = own(path, samples) if own else predict(path, target, samples)
+    outputs = own(path, samples) if own else predict(path, target, spec, samples)
     against = "quantized graph" if recipe.static else "float model"
-    parity = stats.parity(against, [reference], outputs, [made.step if made else None])
-    least, agreement = LEAST_SNR_DB[recipe.weights], 0.0
+    classes = tasks.of(spec).CLASSES
+    parity = stats.parity(against, [reference], outputs, [made.step if made else None], classes)
+    least, agreement, seen = LEAST_SNR_DB[recipe.weights], 0.0, parity.top1_agreement
     if recipe.static and made is not None:
         least = max(least, min(made.parity.snr_db, ENOUGH_SNR_DB))
-        agreement = made.parity.top1_agreement - AGREEMENT_MARGIN
-    if parity.snr_db < least or parity.top1_agreement < agreement:
+        agreement = (made.parity.top1_agreement or 0.0) - AGREEMENT_MARGIN
+    if parity.snr_db < least or (seen is not None and seen < agreement):
         needed = f" of {agreement:.1%} needed" if agreement > 0 else ""
         raise ParityFailed(
             f"outputs differ from the {against}'s: {parity.snr_db:.1f} dB, and a correct export has at least "
-            f"{least:.4g} dB; top-1 agreement {parity.top1_agreement:.1%}{needed}"
+            f"{least:.4g} dB{tasks.agreement(spec, seen)}{needed}"
         )
     return parity
 
 
-def predict(path: Path, target: Target, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """All outputs of a file for `samples` (N, height, width, channels), computed by edge-bench in another process.
+def predict(path: Path, target: Target, spec: ModelSpec, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """All outputs of a file for `samples` (N, …) in the spec's shape, computed by edge-bench in another process.
 
     Raises:
         StageFailed: the runtime cannot run the file.
@@ -73,7 +74,7 @@ def predict(path: Path, target: Target, samples: NDArray[np.uint8]) -> list[NDAr
     try:
         np.save(inputs, samples)
         words: list[str | Path] = ["predict", path, "--inputs", inputs, "--out", outputs]
-        words += ["--runtime", target.RUNTIME, "--layout", target.LAYOUT]
+        words += ["--runtime", target.RUNTIME, *(["--layout", target.LAYOUT] if spec.image else [])]
         done = proc.run([sys.executable, "-m", "edge_bench", *words], own_group=False)
         if done.code != 0:
             raise StageFailed(f"{target.RUNTIME} cannot run the file: {done.reason.removeprefix('edge-bench: ')}")

@@ -117,7 +117,7 @@ def _compared(cell: _Cell, below: float) -> Drift:
 def _in(work: Path, cell: _Cell, checkpoint: Checkpoint, below: float) -> Drift:
     import numpy as np
 
-    images = train.split_of(checkpoint, cell.job).images(range(min(SAMPLES, checkpoint.samples)))
+    images = train.split_of(checkpoint, cell.job).inputs(range(min(SAMPLES, checkpoint.samples)))
     np.save(work / IMAGES, images)
     answer = _computed(work, cell)
     problems = [answer["problem"]] if answer["problem"] else []
@@ -208,7 +208,7 @@ def _predicted(cell: _Cell, device: BoundDevice, file: Path, work: Path) -> tupl
     assert runtime is not None  # the device supports the target
     out = work / f"{device.name}.npz"
     words: list[str | Path] = ["predict", file, "--inputs", images, "--runtime", runtime, "--out", out]
-    words += ["--layout", cell.target.module.LAYOUT]
+    words += ["--layout", cell.target.module.LAYOUT] if cell.job.model.spec.image else []
     with device.exclusive(build):
         device.setup(build, runtime)
         device.push(build, [file, images])

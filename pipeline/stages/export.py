@@ -17,8 +17,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from pipeline import errors, registry
-from pipeline.core import Artifact, Checkpoint, Failure, Parity, Recipe, safe_file_name, to_json
+from pipeline import errors, registry, tasks
+from pipeline.core import Artifact, Checkpoint, Failure, ModelSpec, Parity, Recipe, safe_file_name, to_json
 from pipeline.errors import Broken, DiskFull, ExportsFailed
 from pipeline.recipes import _exceptions
 from pipeline.registry import Plugin
@@ -361,11 +361,11 @@ def line(outcome: Outcome) -> str:
 def checked(artifact: Artifact) -> str:
     """How an artifact compares with its graph, a quantized graph with the float model, and what is quantized."""
     parity, graph, coverage = artifact.parity, artifact.graph_parity, artifact.coverage
-    text = _compared(parity) if parity else artifact.unchecked or "not checked"
+    text = _compared(artifact.spec, parity) if parity else artifact.unchecked or "not checked"
     if graph:
-        text += f" (the graph: {_compared(graph)})"
+        text += f" (the graph: {_compared(artifact.spec, graph)})"
     return f"{text}; {coverage.multiply_adds:.1%} of the multiply-adds quantized" if coverage else text
 
 
-def _compared(parity: Parity) -> str:
-    return f"{parity.snr_db:.1f} dB, top-1 agreement {parity.top1_agreement:.1%} with the {parity.against}"
+def _compared(spec: ModelSpec, parity: Parity) -> str:
+    return f"{parity.snr_db:.1f} dB{tasks.agreement(spec, parity.top1_agreement)} with the {parity.against}"

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import formatting, stats
+from pipeline import formatting, stats, tasks
 from pipeline.core import Accuracy, Artifact, Checkpoint, Device, Failure, Measurement, Process, safe_file_name
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, Broken, PipelineError, StageFailed, Unreachable, described
@@ -407,7 +407,7 @@ class _Cell:
         store.write(self.folder / MANIFEST, measurement)
         _chunks.forget(self.folder)
         store.remove(self.folder / FAILURE)
-        say(f"  {artifact.target} {artifact.recipe}: {_line(measurement)}")
+        say(f"  {artifact.target} {artifact.recipe}: {_line(measurement, tasks.of(artifact.spec).TITLE)}")
 
     def _call(self, words: Sequence[str | Path]) -> dict[str, Any]:
         """Calls edge-bench."""
@@ -450,17 +450,18 @@ def _accuracy(run: _Run, outputs: Path, sha256: str) -> Accuracy:
     """The metric over a file of predictions."""
     import numpy as np
 
-    with np.load(outputs, allow_pickle=False) as kept:
-        right = stats.top1(kept["output_0"]) == pushing.labels(run.images)
     checkpoint = run.checkpoint
+    task = tasks.of(checkpoint.spec)
+    with np.load(outputs, allow_pickle=False) as kept:
+        scores = task.scores(kept["output_0"], pushing.labels(run.images))
     return Accuracy(
         dataset=checkpoint.spec.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
         split="test",
-        samples=len(right),
-        metric=checkpoint.spec.metric,
-        value=float(right.mean()),
-        reference=checkpoint.accuracy if len(right) == checkpoint.samples else _reference(run, len(right)),
+        samples=len(scores),
+        metric=task.METRIC,
+        value=float(scores.mean()),
+        reference=checkpoint.accuracy if len(scores) == checkpoint.samples else _reference(run, len(scores)),
         predictions=outputs.name,
         predictions_sha256=sha256,
     )
@@ -472,7 +473,7 @@ def _reference(run: _Run, samples: int) -> float:
     folder = run.bench.build.checkpoint(checkpoint.spec.name, checkpoint.framework)
     outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
     chosen = stats.stratified(labels, samples)
-    return float((stats.top1(outputs[0][chosen]) == labels[chosen]).mean())
+    return float(tasks.of(checkpoint.spec).scores(outputs[0][chosen], labels[chosen]).mean())
 
 
 def _noun(
@@ -552,13 +553,13 @@ def _throttled(before: str | None, after: str | None, reasons: Sequence[str] | N
     return bool((then | now) & 0xF or (now & ~then) >> 16)
 
 
-def _line(measurement: Measurement) -> str:
+def _line(measurement: Measurement, metric: str) -> str:
     """A measurement in one line. An emulated device has no latency, but may count instructions."""
-    top1 = f"top-1 {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
+    accuracy = f"{metric} {measurement.accuracy.value:.2%} of {measurement.accuracy.samples}"
     latency = stats.latency(measurement.processes)
     if measurement.device["emulated"]:
         if measurement.device.get("clock") != "instructions":
-            return top1
-        return f"{formatting.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {top1}"  # 1 ns per instruction
+            return accuracy
+        return f"{formatting.instructions(latency.p50 * 1e6, latency.p99 * 1e6)}, {accuracy}"  # 1 ns per instruction
     spread = "" if latency.spread is None else f" ({latency.processes} processes: {formatting.spread(latency)} apart)"
-    return f"p50 {latency.p50:.4g} ms{spread}, p99 {latency.p99:.4g} ms, {top1}"
+    return f"p50 {latency.p50:.4g} ms{spread}, p99 {latency.p99:.4g} ms, {accuracy}"

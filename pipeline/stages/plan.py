@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import devices as device_registry
 from pipeline import registry, sources
 from pipeline.core import ModelSpec, Recipe, from_json, to_json
-from pipeline.errors import BadData, BadOption, BadRecipe, Unsupported
+from pipeline.errors import BadData, BadModel, BadOption, BadRecipe, Unsupported
 from pipeline.recipes import _files
 from pipeline.registry import Plugin
 from pipeline.sources import Model
@@ -189,6 +189,13 @@ class Plan:
             raise BadOption(f"--weights belongs to one framework: add --framework {names}")
         for framework in self.frameworks:
             self.model.file(framework.name)  # raises where the model is not written in this framework
+        needs_images, spec = self.dataset.module.IMAGES, self.model.spec
+        if needs_images != bool(spec.image):
+            kinds = "Standardization", "Preprocessing"
+            raise BadModel(
+                f"{spec.name}: {self.dataset.name} has {'images' if needs_images else 'no images'}, so "
+                f"SPEC.preprocessing must be a {kinds[needs_images]}, not a {kinds[not needs_images]}"
+            )
         if self.data is None:
             return
         if self.dataset.module.EMBEDDED:

@@ -29,7 +29,7 @@ class Evaluation:
     """The evaluation split, or a subset of it, as devices get it.
 
     Attributes:
-        images: file name; uint8 (N, height, width, channels), .npy.
+        images: file name; the inputs (N, …), .npy: uint8 (N, height, width, channels) of images, float32 of others.
         labels: file name; int64 (N,), .npy.
         sha256: content hash by file name.
         dataset_sha256: content hash of the split it was made from.
@@ -151,7 +151,7 @@ def _written(folder: Path) -> bool:
 
 
 def labels(images: Path) -> Any:
-    """Labels of the split in `images`: int64 (N,)."""
+    """Labels of the split in `images`; see `datasets.Split`."""
     import numpy as np
 
     return np.load(images.with_name("labels.npy"), allow_pickle=False)
@@ -162,14 +162,15 @@ def _write_evaluation(job: Job, checkpoint: Checkpoint, folder: Path, samples: i
 
     split = train.split_of(checkpoint, job)
     chosen = stats.stratified(split.labels, samples or len(split))
-    say(f"preparing {len(chosen)} evaluation images of {checkpoint.spec.dataset}")
+    say(f"preparing {len(chosen)} evaluation samples of {checkpoint.spec.dataset}")
     shape = (len(chosen), *checkpoint.spec.inputs[0].shape)
     with store.atomic(folder) as new:
         new.mkdir()
         with (new / "images.npy").open("wb") as file:  # no memory map: a full disk would kill the process
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            dtype = "|u1" if checkpoint.spec.image else "<f4"
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
             for start in bar(range(0, len(chosen), CHUNK), "preparing", unit="chunk"):
-                file.write(split.images(chosen[start : start + CHUNK].tolist()).tobytes())
+                file.write(split.inputs(chosen[start : start + CHUNK].tolist()).tobytes())
         np.save(new / "labels.npy", split.labels[chosen])
         hashes = {name: store.sha256(new / name) for name in ("images.npy", "labels.npy")}
         store.write(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import registry
+from pipeline import registry, tasks
 from pipeline.core import Checkpoint, Recipe
 from pipeline.errors import BadOption, PipelineError, StageFailed, Unsupported
 from pipeline.frameworks import QuantizedTraining, Settings
@@ -77,8 +77,9 @@ def line(build: Store, trained: Trained) -> str:
     checkpoint, facts = trained.checkpoint, trained.graph.training
     assert facts is not None
     folder = build.graphs(checkpoint.spec.name, checkpoint.framework, trained.recipe.name)
+    metric = tasks.of(checkpoint.spec).TITLE
     return (
-        f"{folder}: {facts['accuracy']:.2%} top-1 on {facts['samples']} test images (float {checkpoint.accuracy:.2%}); "
+        f"{folder}: {facts['accuracy']:.2%} {metric} on {facts['samples']} samples (float {checkpoint.accuracy:.2%}); "
         f"validation outputs {facts['snr_db'][facts['best_epoch']]:.1f} dB, {facts['snr_db'][0]:.1f} dB before training"
     )
 
@@ -122,7 +123,7 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
     decided: dict[str, Any] = {"settings": train.decisive(chosen), "data": data}
     key = quantize.key(job, checkpoint, recipe, decided)
     home = build.home(name, framework.name)
-    say(f"training {name} ({framework.name}) for {recipe.name} on {len(splits['train'])} images")
+    say(f"training {name} ({framework.name}) for {recipe.name} on {len(splits['train'])} samples")
     final = build.graphs(name, framework.name, recipe.name)
     final.parent.mkdir(parents=True, exist_ok=True)
     with store.atomic(final) as folder:
@@ -132,7 +133,7 @@ def ensure(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Gr
             facts = framework.module.train_quantized(train.model_of(checkpoint, job), splits, chosen, task)
         with logged(quantize.log(build, checkpoint, recipe)):
             test = train.split_of(checkpoint, job)
-            facts |= {"accuracy": float(quantize.correct(framework.module, folder, test).mean()), "samples": len(test)}
+            facts |= {"accuracy": float(quantize.scores(job, folder, test).mean()), "samples": len(test)}
             graph = Graph(
                 **quantize.checked(build, job, checkpoint, recipe, folder),
                 calibration=calibration,

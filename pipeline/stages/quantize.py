@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import registry, stats
+from pipeline import registry, stats, tasks
 from pipeline.core import (
-    PIXELS,
     SCHEMA,
     BiasCorrection,
     Calibration,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.datasets import Split
-    from pipeline.frameworks import Framework
 
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
@@ -128,7 +126,7 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
         else:
             images, calibration = calibration_set(job, checkpoint, recipe)
             captured = build.graphs(checkpoint.spec.name, checkpoint.framework)
-            correction = framework.quantize(captured, PIXELS, images, folder, recipe)
+            correction = framework.quantize(captured, checkpoint.spec.input_range, images, folder, recipe)
         graph = Graph(
             **checked(build, job, checkpoint, recipe, folder),
             calibration=calibration,
@@ -148,27 +146,27 @@ def quantize(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | No
     return graph
 
 
-def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[NDArray[np.uint8], Calibration]:
+def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[NDArray[Any], Calibration]:
     """The images that a static recipe is calibrated on, the first of the training split, and their identity.
 
     Raises:
-        BadData: see `_calibration_images`.
+        BadData: see `_calibration_inputs`.
     """
     training = split_of(checkpoint, job, "train")
-    images = _calibration_images(training, split_of(checkpoint, job), recipe)
+    images = _calibration_inputs(training, split_of(checkpoint, job), recipe)
     digest = store.digest([training.sha256, len(images)])
     return images, Calibration(checkpoint.spec.dataset, "train", len(images), digest)
 
 
-def correct(framework: Framework, folder: Path, split: Split) -> NDArray[np.bool_]:
-    """Whether the graph in `folder` classifies each sample of a split correctly; a chunk of images is in memory."""
+def scores(job: Job, folder: Path, split: Split) -> NDArray[np.float64]:
+    """The score of each sample of a split by the graph in `folder`; see `Task`. A chunk of inputs is in memory."""
     import numpy as np
 
-    found = []
+    framework, task, found = job.framework.module, tasks.of(job.model.spec), []
     for start in range(0, len(split), CHUNK):
         places = range(start, min(start + CHUNK, len(split)))
-        outputs = framework.evaluate(folder, split.images(places))
-        found.append(stats.top1(outputs) == split.labels[places.start : places.stop])
+        outputs = framework.evaluate(folder, split.inputs(places))
+        found.append(task.scores(outputs, split.labels[places.start : places.stop], split.labels))
     return np.concatenate(found)
 
 
@@ -184,7 +182,7 @@ def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | Non
     import numpy as np
 
     framework, test = job.framework.module, split_of(checkpoint, job)
-    samples = test.images(range(min(SAMPLES, len(test))))
+    samples = test.inputs(range(min(SAMPLES, len(test))))
     outputs = framework.evaluate(folder, samples)
     parity = _parity(build, checkpoint, recipe, outputs)
     np.savez(folder / REFERENCE, samples=samples, output_0=outputs)
@@ -213,28 +211,28 @@ def untrained(job: Job, recipe: Recipe) -> StageFailed:
     )
 
 
-def _calibration_images(training: Split, test: Split, recipe: Recipe) -> NDArray[np.uint8]:
-    """The first images of the training split.
+def _calibration_inputs(training: Split, test: Split, recipe: Recipe) -> NDArray[Any]:
+    """The first inputs of the training split.
 
     Raises:
-        BadData: they tell nothing about the values to expect, or they are test images too.
+        BadData: they tell nothing about the values to expect, or they are test samples too.
     """
     count = min(recipe.calibration, len(training))
     if count < LEAST_CALIBRATION:
         raise BadData(
-            f"{count} images cannot calibrate {recipe.name}: it needs at least {LEAST_CALIBRATION} training images"
+            f"{count} samples cannot calibrate {recipe.name}: it needs at least {LEAST_CALIBRATION} training samples"
         )
     known = set(test.contents)
     shared = sum(content in known for content in training.contents[:count])
     if shared > MOST_SHARED * count:
         raise BadData(
-            f"{shared} of the {count} images that calibrate {recipe.name} are test images too: the accuracy in int8 "
-            "would be too high; give the test split its own images"
+            f"{shared} of the {count} samples that calibrate {recipe.name} are test samples too: the accuracy in int8 "
+            "would be too high; give the test split its own samples"
         )
-    images = training.images(range(count))
-    if (images == images[:1]).all():
-        raise BadData(f"the {count} images that calibrate {recipe.name} are all equal: they give no range of values")
-    return images
+    inputs = training.inputs(range(count))
+    if (inputs == inputs[:1]).all():
+        raise BadData(f"the {count} samples that calibrate {recipe.name} are all equal: they give no range of values")
+    return inputs
 
 
 def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: NDArray[np.float32]) -> Parity:
@@ -248,10 +246,11 @@ def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs
 
     from pipeline.results import predictions
 
+    classes = tasks.of(checkpoint.spec).CLASSES
     if recipe is None:
         folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
         kept, _ = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
-        parity = stats.parity("framework", [kept[0][: len(outputs)]], [outputs], [None])
+        parity = stats.parity("framework", [kept[0][: len(outputs)]], [outputs], [None], classes)
         least = LEAST_SNR_DB_CPU if checkpoint.facts.get("device") == "cpu" else LEAST_SNR_DB
         if parity.snr_db < least:
             raise ParityFailed(
@@ -260,13 +259,15 @@ def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs
             )
         return parity
     with np.load(_folder(build, checkpoint, None) / REFERENCE, allow_pickle=False) as reference:
-        parity = stats.parity("float model", [reference["output_0"]], [outputs], [None])
-    if parity.snr_db < LEAST_QUANTIZED_SNR_DB or parity.top1_agreement < LEAST_QUANTIZED_AGREEMENT:
+        parity = stats.parity("float model", [reference["output_0"]], [outputs], [None], classes)
+    disagrees = parity.top1_agreement is not None and parity.top1_agreement < LEAST_QUANTIZED_AGREEMENT
+    if parity.snr_db < LEAST_QUANTIZED_SNR_DB or disagrees:
+        needed = f"{LEAST_QUANTIZED_SNR_DB:g} dB" + (f" and {LEAST_QUANTIZED_AGREEMENT:.0%}" if classes else "")
+        agreement = tasks.agreement(checkpoint.spec, parity.top1_agreement)
         raise ParityFailed(
-            f"the quantized graph's outputs differ from the float model's: {parity.snr_db:.1f} dB and top-1 agreement "
-            f"{parity.top1_agreement:.1%}, and a usable graph has at least {LEAST_QUANTIZED_SNR_DB:g} dB and "
-            f"{LEAST_QUANTIZED_AGREEMENT:.0%}; likely causes: calibration images unlike the test images, or a layer "
-            "with a few values far outside the others' range"
+            f"the quantized graph's outputs differ from the float model's: {parity.snr_db:.1f} dB{agreement}, and a "
+            f"usable graph has at least {needed}; likely causes: calibration samples unlike the test samples, or a "
+            "layer with a few values far outside the others' range"
         )
     return parity
 

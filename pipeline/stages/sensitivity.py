@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import registry
-from pipeline.core import PIXELS, SCHEMA, Checkpoint, Recipe, Sensitivity
+from pipeline.core import SCHEMA, Checkpoint, Recipe, Sensitivity
 from pipeline.errors import BadOption
 from pipeline.recipes import _exceptions
 from pipeline.results import collect, keys, noise
@@ -118,7 +118,7 @@ def measured(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> 
     started = time.perf_counter()
     images, _ = quantize.calibration_set(job, checkpoint, recipe)
     captured = build.graphs(spec.name, checkpoint.framework)
-    noise = job.framework.module.sensitivity(captured, PIXELS, images, recipe)
+    noise = job.framework.module.sensitivity(captured, spec.input_range, images, recipe)
     found = Measured(spec.name, checkpoint.framework, recipe.name, noise, time.perf_counter() - started, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write(path, found)

@@ -52,8 +52,10 @@ def trace(build: Store, plan: Plan, image: Path) -> list[Trace]:
 def _traced(build: Store, plan: Plan, job: Job, device: BoundDevice, one: Runnable, image: Path) -> Trace:
     checkpoint = train.ready(build, job)
     assert checkpoint is not None  # it was exported
-    content = read(image)
-    decoded, resized = _images.stages(content, str(image), checkpoint.spec.preprocessing)
+    content, preprocessing = read(image), checkpoint.spec.image
+    if preprocessing is None:
+        raise BadOption(f"inv trace follows an image, and {checkpoint.spec.name} takes none")
+    decoded, resized = _images.stages(content, str(image), preprocessing)
     pixels = {"decoded": decoded, "resized": resized}
     import numpy as np
 

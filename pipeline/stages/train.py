@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, registry, sources, stats
+from pipeline import datasets, registry, sources, stats, tasks
 from pipeline.core import Checkpoint, ModelSpec, to_json
 from pipeline.datasets import SPLITS, Split, _images
 from pipeline.errors import (
@@ -167,8 +167,9 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
         _set_aside(final)
     store.remove(new.path.parent)
     _write_tensorboard(model, job, checkpoint, final, home / "tensorboard" / new.key[:12], test)
-    known = "held-out images" if checkpoint.origin == "trained" else "test images"
-    say(f"{model.spec.name}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} {known}")
+    known = "held-out samples" if checkpoint.origin == "trained" else "test samples"
+    metric = tasks.of(model.spec).TITLE
+    say(f"{model.spec.name}: {checkpoint.accuracy:.2%} {metric} on {checkpoint.samples} {known}")
     return checkpoint
 
 
@@ -477,7 +478,7 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
         data=None,
         dataset_sha256=test.sha256,
         samples=len(test),
-        accuracy=float((stats.top1(outputs) == test.labels).mean()),
+        accuracy=float(tasks.of(model.spec).scores(outputs, test.labels).mean()),
         predictions=PREDICTIONS,
         predictions_sha256=store.sha256(folder / PREDICTIONS),
         key=new.key,
@@ -505,7 +506,7 @@ def _write_tensorboard(
         events.hyperparameters(_hyperparameters(checkpoint), f"{checkpoint.framework}-{checkpoint.key[:12]}")
 
     def projector(events: Events) -> None:
-        images, predicted, truth = test.images(some), stats.top1(outputs)[: len(some)], test.labels[: len(some)]
+        images, predicted, truth = test.inputs(some), stats.top1(outputs)[: len(some)], test.labels[: len(some)]
         columns = {
             "label": [names[i] for i in truth],
             "prediction": [names[i] if i >= 0 else "none" for i in predicted],
@@ -515,10 +516,13 @@ def _write_tensorboard(
 
     parts: dict[str, Callable[[Events], None]] = {
         "accuracy and hyperparameters": summary,
-        "mistakes": lambda events: events.mistakes(outputs, test.labels, names, test.read, step),
-        "features": projector,
         "graph": lambda events: events.graph(framework.graph(model, weights)),
     }
+    if model.spec.image and tasks.of(model.spec).CLASSES:
+        parts |= {
+            "mistakes": lambda events: events.mistakes(outputs, test.labels, names, test.read, step),
+            "features": projector,
+        }
 
     def write() -> None:
         with registry.extra(framework.EXTRA), Events(run, step) as events:

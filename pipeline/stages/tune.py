@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import registry, stats
-from pipeline.core import PIXELS, Checkpoint, Recipe, Sensitivity
+from pipeline import registry, stats, tasks
+from pipeline.core import Checkpoint, Recipe, Sensitivity
 from pipeline.datasets import Split
 from pipeline.errors import BadOption, StageFailed
 from pipeline.results import keys, noise, predictions, tuning
@@ -186,9 +186,9 @@ class _Evaluation:
         return self.build.graphs(self.checkpoint.spec.name, self.checkpoint.framework)
 
     @cached_property
-    def float_correct(self) -> NDArray[np.bool_]:
+    def float_scores(self) -> NDArray[np.float64]:
         """Whether the float graph classifies each sample correctly."""
-        return quantize.correct(self.job.framework.module, self.captured, self.split)
+        return quantize.scores(self.job, self.captured, self.split)
 
     def trial(self, count: int) -> Trial:
         """The accuracy on the tuning split with this many groups in float."""
@@ -200,20 +200,22 @@ class _Evaluation:
         """The accuracy with no group in float, trained on simulated quantization."""
         return self._kept(_trained(self.base), (), self._trained)
 
-    def _calibrated(self, recipe: Recipe) -> NDArray[np.bool_]:
+    def _calibrated(self, recipe: Recipe) -> NDArray[np.float64]:
         framework = self.job.framework.module
         with tempfile.TemporaryDirectory(prefix="lastmile-") as scratch:
             folder = Path(scratch) / "graphs"
             images, _ = quantize.calibration_set(self.job, self.checkpoint, recipe)
-            framework.quantize(self.captured, PIXELS, images, folder, recipe)
-            return quantize.correct(framework, folder, self.split)
+            framework.quantize(self.captured, self.checkpoint.spec.input_range, images, folder, recipe)
+            return quantize.scores(self.job, folder, self.split)
 
-    def _trained(self, recipe: Recipe) -> NDArray[np.bool_]:
+    def _trained(self, recipe: Recipe) -> NDArray[np.float64]:
         _train(self.build, self.job, self.checkpoint, recipe)
         folder = self.build.graphs(self.checkpoint.spec.name, self.checkpoint.framework, recipe.name)
-        return quantize.correct(self.job.framework.module, folder, self.split)
+        return quantize.scores(self.job, folder, self.split)
 
-    def _kept(self, recipe: Recipe, in_float: tuple[str, ...], correct: Callable[[Recipe], NDArray[np.bool_]]) -> Trial:
+    def _kept(
+        self, recipe: Recipe, in_float: tuple[str, ...], scored: Callable[[Recipe], NDArray[np.float64]]
+    ) -> Trial:
         """The trial of a recipe: the one that is stored, or made now."""
         key = digest([keys.graph(self.checkpoint, recipe), self.split.sha256, registry.code_hash(__name__)])
         path = self.build.home(self.checkpoint.spec.name, self.checkpoint.framework) / FOLDER / f"{key[:16]}.json"
@@ -221,16 +223,16 @@ class _Evaluation:
         if known is not None and known.key == key:
             return known
         started = time.perf_counter()
-        right = correct(recipe)
-        lost, gained = stats.discordant(self.float_correct, right)
-        drop, interval = stats.paired_drop(self.float_correct, right)
+        scores, classes = scored(recipe), tasks.of(self.checkpoint.spec).CLASSES
+        lost, gained = stats.discordant(self.float_scores, scores) if classes else (None, None)
+        drop, interval = stats.mean_drop(self.float_scores, scores)
         work = max(1, sum(group.multiply_adds for group in self.found.groups))
         chosen = [group for group in self.found.groups if group.name in in_float]
         trained = recipe.training == "qat"
         trial = Trial(
             in_float=in_float,
             trained=trained,
-            samples=len(right),
+            samples=len(scores),
             lost=lost,
             gained=gained,
             drop_points=drop,
@@ -246,7 +248,7 @@ class _Evaluation:
         low, high = interval
         what = "trained" if trained else f"{len(in_float)} of {len(self.found.groups)} groups in float"
         say(
-            f"  {what}: {drop:+.2f} points [{low:+.2f}, {high:+.2f}] on {len(right):,} {SPLIT} images, in "
+            f"  {what}: {drop:+.2f} points [{low:+.2f}, {high:+.2f}] on {len(scores):,} {SPLIT} samples, in "
             f"{trial.seconds:.1f} s"
         )
         return trial
@@ -295,22 +297,25 @@ def _test(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Tes
         quantize.quantize(build, job, checkpoint, recipe)
     test = train.split_of(checkpoint, job)
     name, framework = checkpoint.spec.name, checkpoint.framework
-    right = quantize.correct(job.framework.module, build.graphs(name, framework, recipe.name), test)
+    scores = quantize.scores(job, build.graphs(name, framework, recipe.name), test)
     (outputs, *_), labels = predictions.read(
         build.checkpoint(name, framework), checkpoint.predictions, checkpoint.predictions_sha256
     )
-    drop, interval = stats.paired_drop(stats.top1(outputs) == labels, right)
-    return Test(len(right), drop, interval)
+    drop, interval = stats.mean_drop(tasks.of(checkpoint.spec).scores(outputs, labels), scores)
+    return Test(len(scores), drop, interval)
 
 
 def _reason(best: Trial, outcome: str, max_drop: float) -> str:
     low, high = best.interval
-    found = f"the drop is {best.drop_points:+.2f} points [{low:+.2f}, {high:+.2f}] on {best.samples:,} {SPLIT} images"
+    found = f"the drop is {best.drop_points:+.2f} points [{low:+.2f}, {high:+.2f}] on {best.samples:,} {SPLIT} samples"
     if outcome == tuning.MET:
         return f"{found}, below {max_drop:g}"
     if outcome == tuning.NOT_MET:
         return f"{found}: nothing that was tried keeps it below {max_drop:g}"
-    needed = stats.samples_needed(best.lost, best.gained, best.samples, max_drop)
+    if best.lost is None or best.gained is None:
+        needed = stats.samples_needed_of_mean(best.drop_points, best.interval, best.samples, max_drop)
+    else:
+        needed = stats.samples_needed(best.lost, best.gained, best.samples, max_drop)
     return f"{found}: too few to tell whether it is below {max_drop:g}" + (
         f"; about {needed:,} would" if needed else ""
     )

@@ -36,7 +36,8 @@ class Source:
 
     @cached_property
     def program(self) -> Any:
-        """The float model, a torch.export.ExportedProgram with a batch size of 1; image inputs are raw NCHW float32."""
+        """The float model, a torch.export.ExportedProgram with a batch size of 1; images are raw NCHW float32, other
+        inputs raw float32 as in the spec."""
         return self.open("program")
 
     @cached_property
@@ -122,6 +123,23 @@ def wrong(name: str, module: ModuleType) -> str | None:
     if module.RUNTIME is None and module.UNCHECKED is None:
         return "RUNTIME and UNCHECKED are both None: UNCHECKED must give the reason"
     return None
+
+
+def ports(spec: ModelSpec, layout: str, dtype: str = "float32") -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of a file that has the spec's names: an image in the target's layout, anything else as in the
+    spec.
+
+    Args:
+        dtype: of an image.
+    """
+    (tensor,) = spec.inputs
+    if spec.image is None:
+        given = Port(tensor.name, (1, *tensor.shape), "float32")
+    else:
+        height, width, channels = tensor.shape
+        shape = (1, height, width, channels) if layout == "NHWC" else (1, channels, height, width)
+        given = Port(tensor.name, shape, dtype, layout)
+    return (given,), tuple(Port(output.name, (1, *output.shape), "float32") for output in spec.outputs)
 
 
 def frameworks(form: str) -> list[str]:

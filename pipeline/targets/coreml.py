@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import ModelSpec, Port, Recipe, Tensor
+from pipeline.core import ModelSpec, Recipe, Tensor
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, _coverage, _recipes, only_programs
+from pipeline.targets import Exported, Source, _coverage, _recipes, only_programs, ports
 from pipeline.targets._coverage import Layer
 
 SUFFIX = ".mlpackage"
@@ -46,11 +47,11 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         import coremltools  # noqa: F401
     from pipeline.targets import _graph_layers
 
-    image, outputs = spec.inputs[0], tuple(output.name for output in spec.outputs)
+    given, outputs = _Input(spec.inputs[0], spec.image is not None), tuple(output.name for output in spec.outputs)
     precision = "FLOAT16" if recipe.weights == "float16" else "FLOAT32"
     packed = recipe.weights == "int4" and not recipe.static  # static graphs store all weights as int8
     system = "iOS18" if packed else "iOS17"
-    model = _convert(source.quantized if recipe.static else source.program, image, outputs, precision, system)
+    model = _convert(source.quantized if recipe.static else source.program, given, outputs, precision, system)
     quantized_by, coverage = None, None
     if recipe.static:
         quantized_by, coverage = "graph", _graph_layers.coverage(source.quantized, source.program, recipe)
@@ -63,26 +64,40 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     (out / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # for a debugger; half of the package
     _fixed_order(out)
     _fixed_identifiers(out)
-    height, width, channels = image.shape
     return Exported(
-        inputs=(Port(image.name, (1, channels, height, width), "uint8", LAYOUT),),
-        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        *ports(spec, LAYOUT, dtype="uint8"),
         quantized_by=quantized_by,
         notes=_NOTES.get("iOS18" if packed else recipe.weights, ()),
         coverage=coverage,
     )
 
 
+@dataclass(frozen=True)
+class _Input:
+    """The input of a program."""
+
+    tensor: Tensor
+    image: bool
+
+    def described(self) -> Any:
+        """An image, or a float array in the spec's shape."""
+        import coremltools as ct
+
+        if not self.image:
+            return ct.TensorType(name=self.tensor.name, shape=(1, *self.tensor.shape))
+        height, width, channels = self.tensor.shape
+        layout = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}[channels]
+        return ct.ImageType(name=self.tensor.name, shape=(1, channels, height, width), color_layout=layout)
+
+
 @functools.lru_cache(maxsize=2)
-def _convert(program: Any, image: Tensor, outputs: tuple[str, ...], precision: str, system: str) -> Any:
-    """Converts a torch program to an ML program with an image input. Cached, because two recipes start from it."""
+def _convert(program: Any, given: _Input, outputs: tuple[str, ...], precision: str, system: str) -> Any:
+    """Converts a torch program to an ML program. Cached, because two recipes start from it."""
     import coremltools as ct
 
-    height, width, channels = image.shape
-    layout = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}[channels]
     return ct.convert(
         _decomposed(program),
-        inputs=[ct.ImageType(name=image.name, shape=(1, channels, height, width), color_layout=layout)],
+        inputs=[given.described()],
         outputs=[ct.TensorType(name=name) for name in outputs],
         minimum_deployment_target=getattr(ct.target, system),
         compute_precision=getattr(ct.precision, precision),

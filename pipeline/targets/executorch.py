@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.core import ModelSpec, Recipe
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, _recipes, only_programs
+from pipeline.targets import Exported, Source, _recipes, only_programs, ports
 from pipeline.targets._weight_quantization import quantize_linear_layers, quantize_weights
 
 SUFFIX = ".pte"
@@ -60,11 +60,8 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     with out.open("wb") as file:
         lowered.write_to_file(file)
     delegated = f"outside XNNPACK: {', '.join(outside)}" if outside else "runs entirely in XNNPACK"
-    image = spec.inputs[0]
-    height, width, channels = image.shape
     return Exported(
-        inputs=(Port(image.name, (1, channels, height, width), "float32", LAYOUT),),
-        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        *ports(spec, LAYOUT),
         quantized_by=_quantized_by(recipe),
         notes=(delegated, *notes),
         coverage=_graph_layers.coverage(program, source.program, recipe, _DEPTHWISE) if recipe.quantized else None,

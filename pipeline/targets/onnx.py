@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.core import ModelSpec, Recipe
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, _coverage, _onnx_layers, _recipes, only_programs
+from pipeline.targets import Exported, Source, _coverage, _onnx_layers, _recipes, only_programs, ports
 from pipeline.targets._same_operators import Place
 from pipeline.targets._weight_quantization import quantize_weights
 
@@ -63,11 +63,8 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         notes = ("onnxruntime unpacks the weights at every inference",)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, out)
-    image = spec.inputs[0]
-    height, width, channels = image.shape
     return Exported(
-        inputs=(Port(image.name, (1, channels, height, width), "float32", LAYOUT),),
-        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        *ports(spec, LAYOUT),
         quantized_by=quantized_by,
         notes=notes,
         coverage=coverage,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.core import ModelSpec, Port, Recipe
+from pipeline.core import ModelSpec, Recipe
 from pipeline.errors import Unsupported
 from pipeline.registry import extra
-from pipeline.targets import Exported, Source, frameworks
+from pipeline.targets import Exported, Source, frameworks, ports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,16 +42,14 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         raise Unsupported(f"{source.framework} cannot write a SavedModel")
     source.saved_model(out / VERSION)
     (out / VERSION / "fingerprint.pb").unlink(missing_ok=True)  # contains a random number; loaders do not need it
-    image = spec.inputs[0]
     return Exported(
-        inputs=(Port(image.name, (1, *image.shape), "float32", LAYOUT),),
-        outputs=tuple(Port(o.name, (1, *o.shape), "float32") for o in spec.outputs),
+        *ports(spec, LAYOUT),
         notes=("takes any batch size; the signature is serving_default",),
     )
 
 
-def predict(path: Path, samples: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """Runs the signature on `samples` (N, height, width, channels) in TensorFlow and returns the outputs."""
+def predict(path: Path, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """Runs the signature on `samples` (N, …) in TensorFlow and returns the outputs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with extra(EXTRA):
         import tensorflow as tf

@@ -78,7 +78,7 @@ def _coverage_of(source: Source, recipe: Recipe, file: Path) -> Coverage:
 
 @functools.lru_cache(maxsize=2)
 def _convert(program: Any, static: bool = False) -> bytes:
-    """Converts a program to a TFLite file with NHWC input. Cached, because three recipes start from the float file."""
+    """Converts a program to a TFLite file; images become NHWC. Cached: three recipes start from the float file."""
     import litert_torch
     import torch
 
@@ -98,9 +98,10 @@ def _convert(program: Any, static: bool = False) -> bytes:
         if static and node.target in (torch.ops.aten.hardswish.default, torch.ops.aten.hardswish_.default):
             _use_products(node)
     graph.recompile()
-    module = litert_torch.to_channel_last_io(graph, args=[0])
-    sample = (image.permute(0, 2, 3, 1).contiguous(),)
-    return bytes(litert_torch.convert(module, sample, quant_config=config).model_content())
+    module, sample = graph, image
+    if image.dim() == 4:  # an image
+        module, sample = litert_torch.to_channel_last_io(graph, args=[0]), image.permute(0, 2, 3, 1).contiguous()
+    return bytes(litert_torch.convert(module, (sample,), quant_config=config).model_content())
 
 
 def _use_products(hardswish: Any) -> None:
@@ -181,6 +182,6 @@ def _ports(path: Path, spec: ModelSpec) -> tuple[tuple[Port, ...], tuple[Port, .
     inputs = zip(spec.inputs, interpreter.get_input_details(), strict=True)
     outputs = zip(spec.outputs, interpreter.get_output_details(), strict=True)
     return (
-        tuple(port(tensor.name, detail, LAYOUT) for tensor, detail in inputs),
+        tuple(port(tensor.name, detail, LAYOUT if spec.image else None) for tensor, detail in inputs),
         tuple(port(tensor.name, detail, None) for tensor, detail in outputs),
     )

@@ -180,7 +180,7 @@ def test_image_files_are_split_evenly_per_class(images: Path) -> None:
     train, validation, test = (np.bincount(split.labels, minlength=10) for split in splits.values())
     assert (train == train[0]).all() and (validation == validation[0]).all() and (test == test[0]).all()
     assert train[0] == 9 * validation[0]
-    assert splits["test"].images(range(16)).shape == (16, 32, 32, 3)
+    assert splits["test"].inputs(range(16)).shape == (16, 32, 32, 3)
     assert set(splits["train"].labels[:100].tolist()) == set(range(10))
 
 

@@ -86,11 +86,11 @@ def test_an_image_has_the_shape_of_the_preprocessing(dataset: DatasetWithData, c
     image = split.read(0)
     assert image.dtype == np.uint8 and image.shape == (12, 12, channels)
     assert image.flags.writeable
-    assert np.array_equal(split.images([1, 0]), np.stack([split.read(1), image]))
+    assert np.array_equal(split.inputs([1, 0]), np.stack([split.read(1), image]))
 
 
 def test_pixels_use_the_range_0_to_255(dataset: DatasetWithData) -> None:
-    images = dataset.load("test").images(range(8))
+    images = dataset.load("test").inputs(range(8))
     assert images.min() < 16 and images.max() > 239
 
 

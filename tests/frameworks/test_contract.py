@@ -96,7 +96,7 @@ def test_features_are_the_inputs_of_the_last_layer_and_separate_the_classes(
 ) -> None:
     train(framework, tmp_path, Settings(12, 16, 2e-2, 0, "cpu"))
     split = synthetic.split(MODEL.spec, 40, 2)
-    features = framework.features(MODEL, tmp_path / "training" / framework.WEIGHTS, split.images(range(40)))
+    features = framework.features(MODEL, tmp_path / "training" / framework.WEIGHTS, split.inputs(range(40)))
     assert features.dtype == np.float32 and features.shape == (40, 8 * 4 * 4)
     centres = np.stack([features[split.labels == label].mean(0) for label in range(10)])
     nearest = ((features[:, None] - centres[None]) ** 2).sum(2).argmin(1)
@@ -236,7 +236,7 @@ def test_the_captured_graph_matches_the_model_at_any_batch_size(
     assert framework.step(tmp_path) is None
     for count in (1, 3, 70):
         split = synthetic.split(MODEL.spec, count)
-        outputs = framework.evaluate(tmp_path, split.images(range(count)))
+        outputs = framework.evaluate(tmp_path, split.inputs(range(count)))
         expected = framework.predict(MODEL, weights, split, "cpu")
         assert outputs.shape == expected.shape == (count, 10)
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
@@ -246,7 +246,7 @@ def test_the_quantized_graph_is_close_to_the_float_graph_and_its_outputs_are_mul
     framework: Framework, build: Store, tmp_path: Path
 ) -> None:
     captured = build.graphs("tiny", named(framework))
-    images = synthetic.split(MODEL.spec, 64).images(range(64))
+    images = synthetic.split(MODEL.spec, 64).inputs(range(64))
     before = store.sha256(captured)
     framework.quantize(captured, (0.0, 255.0), images, tmp_path, registry.load("recipes", "int8").RECIPE)
     assert store.sha256(captured) == before

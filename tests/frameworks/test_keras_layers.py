@@ -314,7 +314,7 @@ def test_the_graph_computes_what_keras_computes(name: str, captured: Captured) -
     model = captured.models[name]
     split = synthetic.split(model.spec, 5)
     expected = framework.predict(model, captured.weights[name], split, "cpu")
-    outputs = framework.evaluate(captured.graphs / name, split.images(range(5)))
+    outputs = framework.evaluate(captured.graphs / name, split.inputs(range(5)))
     noise = ((outputs - expected) ** 2).sum()
     assert noise * 1e8 < (expected**2).sum(), "80 dB"
 
@@ -375,7 +375,7 @@ def test_layers_are_fused_and_transposes_cancel(name: str, expected: list[str], 
 )
 def test_features_are_the_inputs_of_the_last_layer(name: str, size: int, captured: Captured) -> None:
     model = captured.models[name]
-    images = synthetic.split(model.spec, 3).images(range(3))
+    images = synthetic.split(model.spec, 3).inputs(range(3))
     found = framework.features(model, captured.weights[name], images)
     assert found.shape == (3, size) and found.dtype == np.float32
     assert found.std(0).max() > 0

@@ -65,7 +65,7 @@ def test_a_network_that_needs_contiguous_tensors_passes_through_every_function(f
     facts = trained(model, tmp_path)
     assert facts["epoch"] == 2
     weights, split = tmp_path / "training" / framework.WEIGHTS, synthetic.split(model.spec, 70)
-    outputs, images = framework.predict(model, weights, split, "cpu"), split.images(range(70))
+    outputs, images = framework.predict(model, weights, split, "cpu"), split.inputs(range(70))
     assert outputs.shape == (70, 10)
     assert framework.features(model, weights, images).shape == (70, 144)
     assert framework.graph(model, weights)

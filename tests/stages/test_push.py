@@ -27,7 +27,7 @@ def test_the_evaluation_split_has_every_test_image_with_its_label(matrix: Store,
     test = train.split_of(checkpoint, job)
     kept = np.load(images)
     assert (kept.dtype, kept.shape) == (np.uint8, (504, 8, 8, 1))
-    assert (kept == test.images(range(504))).all()
+    assert (kept == test.inputs(range(504))).all()
     assert (push.labels(images) == test.labels).all()
     assert checkpoint.dataset_sha256[:16] in images.parent.name
 

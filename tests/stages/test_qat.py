@@ -94,7 +94,7 @@ def test_both_lower_to_every_target_and_tflite_equals_executorch(built: Store) -
     artifacts = [one.artifact for one in outcomes if one.artifact]
     assert {artifact.quantized_by for artifact in artifacts} == {"graph"}
     assert all(any("epoch" in note for note in artifact.notes) for artifact in artifacts)
-    samples = train.split_of(checkpoint(built), plans.job(model="digits_cnn")).images(range(504))
+    samples = train.split_of(checkpoint(built), plans.job(model="digits_cnn")).inputs(range(504))
     for first, second in ((outcomes[0], outcomes[1]), (outcomes[4], outcomes[5])):
         outputs = [
             _parity.predict(one.path, registry.bind("targets", one.target).module, samples)[0]

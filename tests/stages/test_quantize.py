@@ -71,7 +71,7 @@ def test_reference_samples_are_the_first_of_the_test_split_with_the_graphs_outpu
         samples, outputs = kept["samples"], kept["output_0"]
     test = train.split_of(checkpoint, plans.job())
     assert samples.dtype == np.uint8
-    assert (samples == test.images(range(128))).all()
+    assert (samples == test.inputs(range(128))).all()
     with np.load(matrix.checkpoint("tiny", "torch") / "predictions.npz") as kept:
         expected = kept["output_0"][:128]
     if recipe is None:

@@ -42,7 +42,7 @@ def captured(run: Run) -> list[Row]:
     recipe = next(recipe for recipe in recipes_of(ALL) if recipe.static)
     split = train.split_of(run.checkpoint("torch"), run.jobs["torch"], "train")
     images = run.scratch / "calibration.npy"
-    np.save(images, split.images(range(min(recipe.calibration, len(split)))))
+    np.save(images, split.inputs(range(min(recipe.calibration, len(split)))))
 
     def ask(framework: str, _: int) -> dict[str, Any]:
         checkpoint = run.checkpoint(framework)

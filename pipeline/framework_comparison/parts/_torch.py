@@ -60,9 +60,9 @@ def _step(model: Model, device: torch.device, compiled: bool) -> Step:
         return torch.autocast(device.type, torch.bfloat16, enabled=_torch_training.precision(device.type) == "bfloat16")
 
     example, classes = (torch.from_numpy(each).to(device) for each in noise(model.spec, 2))
-    memory_format = _torch_trial.attempt(net, example.permute(0, 3, 1, 2), classes, autocast).memory_format
-    optimizer = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=training.weight_decay)
     criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
+    memory_format = _torch_trial.attempt(net, example.permute(0, 3, 1, 2), classes, criterion, autocast).memory_format
+    optimizer = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=training.weight_decay)
     run = torch.compile(net) if compiled else net
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> float:

@@ -1,0 +1,70 @@
+"""Tasks: what a model is for: what its outputs mean, and how good they are.
+
+A task is a module in this folder with the functions of `Task`. NumPy only: devices return outputs and know no task, so
+one definition of a metric serves the framework, the host and every device. Losses live in the frameworks.
+
+A metric is the mean of a score for each sample, where 1 is the best. So two models are compared sample by sample, and
+a drop is a number of points (hundredths) in every task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from pipeline import registry
+from pipeline.core import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SECOND = {"macro_f1": "macro F1", "mae": "mean absolute error"}
+"""Further metrics as people read them; see `Task.figures`."""
+
+
+class Task(Protocol):
+    """The interface of a module in this folder.
+
+    Attributes:
+        METRIC: name of the metric in manifests, such as "top1".
+        TITLE: its name in tables and reports, such as "top-1".
+        CLASSES: whether a sample's truth is one of the model's labels, and the output one number for each label.
+        SUMMARY: one line for listings.
+    """
+
+    METRIC: str
+    TITLE: str
+    CLASSES: bool
+    SUMMARY: str
+
+    def check(self, spec: ModelSpec) -> str | None:
+        """What is wrong with a spec for this task; None if nothing is. Its input has been checked."""
+
+    def scores(
+        self, output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None
+    ) -> NDArray[np.float64]:
+        """The score of each sample, (N,): the metric is their mean.
+
+        Args:
+            output: (N, …) the model's first output.
+            labels: the truth of the same samples; see `datasets.Split`.
+            population: the labels of all samples that the metric is computed over, if these are a part of them.
+        """
+
+    def figures(self, output: NDArray[Any], labels: NDArray[Any]) -> Mapping[str, float]:
+        """Further metrics over all of these samples, by names of SECOND."""
+
+
+def of(spec: ModelSpec) -> Task:
+    """The task of a model.
+
+    Raises:
+        UnknownName: there is no such task.
+    """
+    return cast(Task, registry.load("tasks", spec.task))
+
+
+def agreement(spec: ModelSpec, value: float | None) -> str:
+    """Text on a share of samples with the same top-1, to follow other text; "" for a task without classes."""
+    return "" if value is None else f", {of(spec).TITLE} agreement {value:.1%}"

@@ -1,0 +1,44 @@
+"""Top-1 accuracy and macro F1, for every task whose samples have one of the model's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline import stats
+from pipeline.core import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def check(spec: ModelSpec) -> str | None:
+    """See `Task`: one output of shape (classes,), and as many different labels, or none."""
+    if len(spec.outputs) != 1 or len(spec.outputs[0].shape) != 1:
+        return f"a classifier has one output of shape (classes,), not {[output.shape for output in spec.outputs]}"
+    if spec.labels and (len(spec.labels) != spec.classes or len(set(spec.labels)) < spec.classes):
+        return (
+            f"SPEC.labels has {len(spec.labels)} names, {len(set(spec.labels))} of them different; "
+            f"it must have {spec.classes}, one for each value of the output, or be empty"
+        )
+    return None
+
+
+def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """See `Task`: 1 where the largest output is the label's, else 0. Outputs that are not finite are wrong."""
+    import numpy as np
+
+    return np.asarray(stats.top1(output) == labels, np.float64)
+
+
+def figures(output: NDArray[Any], labels: NDArray[Any]) -> Mapping[str, float]:
+    """See `Task`: macro F1, over the classes that occur in the labels or the predictions, as in scikit-learn."""
+    import numpy as np
+
+    predicted = stats.top1(output)
+    found = []
+    for label in np.union1d(labels, predicted[predicted >= 0]):
+        hits = int(((predicted == label) & (labels == label)).sum())
+        found.append(2 * hits / (int((predicted == label).sum()) + int((labels == label).sum())))
+    return {"macro_f1": float(np.mean(found))}
