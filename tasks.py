@@ -1042,8 +1042,11 @@ def _checkpoints(build: Store, framework: str) -> list[tuple[str, str]] | None:
 
 
 def _print_checkpoint(build: Store, checkpoint: Checkpoint) -> None:
+    from pipeline import tasks
+
     folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
-    print(f"{folder}: {checkpoint.accuracy:.2%} top-1 on {checkpoint.samples} test images ({checkpoint.origin})")
+    metric = tasks.of(checkpoint.spec).TITLE
+    print(f"{folder}: {checkpoint.accuracy:.2%} {metric} on {checkpoint.samples} test samples ({checkpoint.origin})")
 
 
 def _app(build: Store, options: android.Options | None = None, phone: bool = True) -> Path:

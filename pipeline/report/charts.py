@@ -28,7 +28,7 @@ def trade_off(found: Sequence[Row]) -> Section:
                 else "Fastest first. Left: median latency on this device on a logarithmic axis, with a line to p99."
             )
             caption = (
-                f"{left} Middle: accuracy drop over {samples(known[0]):,} samples with its 95 % interval. If the "
+                f"{left} Middle: drop over {samples(known[0]):,} samples with its 95 % interval. If the "
                 "interval contains 0, the difference is not significant. Right: file size."
             )
             chart = figures.html(figures.trade_off(known, targets), f"trade-off-{len(blocks)}")

@@ -54,7 +54,7 @@ def trade_off(timed: Sequence[Row], targets: Sequence[str]) -> Any:
     room = max(0.1 * (high - low), 0.1)
     bounds = [low - room, high + 2 * room]  # leaves room for the labels to the right of the points
     figure.update_xaxes(type="log", range=bounds, tickvals=ticks(*bounds), title=f"p50, {unit.name}", col=1)
-    figure.update_xaxes(title="accuracy drop, points", zeroline=False, col=2)
+    figure.update_xaxes(title="drop, points", zeroline=False, col=2)
     figure.add_vline(x=0, line_width=1, line_dash="dot", line_color=SOFT, row=1, col=2)
     largest = max(row.cell.size_bytes or 0 for row in rows) / 1000
     figure.update_xaxes(title="size, kB", range=[0, 1.45 * largest], col=3)  # leaves room for the labels
@@ -191,7 +191,7 @@ def _hover(own: Sequence[Row], unit: Unit) -> dict[str, Any]:
     texts = [
         f"<b>{safe(formatting.run(row.cell))}</b><br>p50 {unit.text(_cost(row).p50)} {unit.name}<br>"
         f"{formatting.kilobytes(row.cell.size_bytes)} kB<br>"
-        f"accuracy drop {safe(formatting.drop_in_points(row.cell))}<br>"
+        f"drop {safe(formatting.drop_in_points(row.cell))}<br>"
         f"{safe(verdict(row))}"
         for row in own
     ]

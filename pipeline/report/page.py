@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.formatting import NONE
+
 TEMPLATE = Path(__file__).with_name("template.html")
 TITLE = "Model report"
 
@@ -25,6 +27,19 @@ class Table:
 
     columns: tuple[Column, ...]
     lines: tuple[tuple[str, ...], ...]
+
+    def without_empty(self, *titles: str) -> Table:
+        """The table without those of these columns in which every line that reaches them has no value."""
+        gone = {
+            i
+            for i, column in enumerate(self.columns)
+            if column.title in titles and all(line[i] == NONE for line in self.lines if len(line) > i + 1)
+        }
+        lines = tuple(
+            tuple(text for i, text in enumerate(line) if i not in gone or i == len(line) - 1 < len(self.columns) - 1)
+            for line in self.lines
+        )
+        return Table(tuple(column for i, column in enumerate(self.columns) if i not in gone), lines)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import formatting, stats
+from pipeline import formatting, stats, tasks
 from pipeline.core import Cell
 from pipeline.formatting import Unit
 from pipeline.report.groups import by_device, samples
@@ -43,7 +43,7 @@ def summary(found: Sequence[Row]) -> Section:
 
 
 def verdict(row: Row) -> str:
-    """The verdict on a row's accuracy drop, in words."""
+    """The verdict on a row's drop, in words."""
     cell = row.cell
     count = f"over {samples(row):,} samples"
     if cell.verdict is None or cell.margin_points is None or cell.drop_interval is None:
@@ -63,7 +63,7 @@ def _best(rows: Sequence[Row]) -> list[str]:
     cannot tell whether their drop is below the margin."""
     accuracy = formatting.percent(rows[0].cell.reference_accuracy)
     margin = formatting.margin(rows[0].cell.margin_points or verdicts.MARGIN)
-    points = [f"Float model: {accuracy} % accuracy over {samples(rows[0]):,} samples."]
+    points = [f"Float model: {accuracy} % {tasks.name(rows[0].cell.metric)} over {samples(rows[0]):,} samples."]
     kept = [row for row in rows if verdicts.recommended(row.cell)]
     unknown = [row for row in rows if row.cell.verdict == stats.CANNOT_TELL]
     if kept:
@@ -136,14 +136,14 @@ def _sentence(row: Row, rows: Sequence[Row], unit: Unit) -> str:
     cost = formatting.cost(cell)
     if cost:
         parts.append(f"p50 {unit.text(cost.p50)} {unit.name}{_cheaper(row, base)}")
-    parts.append(f"accuracy drop {formatting.drop_in_points(cell)}, {verdict(row)}")
+    parts.append(f"drop {formatting.drop_in_points(cell)}, {verdict(row)}")
     return f"{formatting.run(cell)}. {', '.join(parts)}."
 
 
 def _compared_with_host(rows: Sequence[Row]) -> list[str]:
     """How a model's outputs on a device differ from the host's. Rows of the host itself give nothing."""
     pairs = [(row, row.cell.steps[-1]) for row in rows if len(row.cell.steps) == len(WAY)]
-    compared = [(step.equal, step.top1_agreement or 0.0, row) for row, step in pairs if step.equal is not None]
+    compared = [(step.equal, step.top1_agreement, row) for row, step in pairs if step.equal is not None]
     if not compared:
         return ["Not compared with the host, which has not measured these files."] if pairs else []
     count = f"{samples(compared[0][-1]):,} samples"
@@ -152,9 +152,11 @@ def _compared_with_host(rows: Sequence[Row]) -> list[str]:
     if same < len(compared):
         equal, _, row = min(compared, key=lambda each: each[0])
         sentences.append(f"Fewest bit-equal samples: {formatting.percent(equal)} % ({formatting.run(row.cell)}).")
-    _, agreement, row = min(compared, key=lambda each: each[1])
-    where = "" if agreement == 1 else f" ({formatting.run(row.cell)})"
-    sentences.append(f"{'Lowest top' if where else 'Top'}-1 agreement: {formatting.percent(agreement)} %{where}.")
+    known = [(agreement, row) for _, agreement, row in compared if agreement is not None]
+    if known:
+        agreement, row = min(known, key=lambda each: each[0])
+        where = "" if agreement == 1 else f" ({formatting.run(row.cell)})"
+        sentences.append(f"{'Lowest top' if where else 'Top'}-1 agreement: {formatting.percent(agreement)} %{where}.")
     if len(compared) < len(pairs):
         sentences.append(f"The host has not measured {len(pairs) - len(compared)} more files.")
     return [" ".join(sentences)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline import formatting, stats
+from pipeline import formatting, stats, tasks
 from pipeline.core import Artifact, Cell, Step
 from pipeline.formatting import NONE, Unit
 from pipeline.report.groups import by_device, by_model
@@ -14,9 +14,10 @@ from pipeline.results.bit_equality import Equality
 from pipeline.results.output_diff import WAY
 from pipeline.results.rows import Row
 from pipeline.results.warnings import once
+from pipeline.tasks import SECOND
 
 ABOUT_CELLS = (
-    "Spread: the difference of the slowest and the fastest process's median, as a share of the median. Drop: accuracy "
+    "Spread: the difference of the slowest and the fastest process's median, as a share of the median. Drop: "
     "lost against the float model on the same samples, in percentage points; negative is a gain. * marks a significant "
     "difference: its 95 % interval excludes 0. Verdict: no worse if the interval ends below the margin, worse if it "
     "begins above it; cannot tell (N): about N samples would. Agree: samples with the float model's top-1. Memory: the "
@@ -35,6 +36,10 @@ ABOUT_STEPS = (
 )
 
 
+SAME_TOP1, GRAPH_SAME_TOP1 = "same top-1, %", "graph same top-1, %"
+"""Columns that tables of models without classes do not have."""
+
+
 def cells(found: Sequence[Row]) -> Section:
     """A table for each model, and another for its emulated devices, with instructions instead of times."""
     blocks = []
@@ -51,24 +56,36 @@ def cells(found: Sequence[Row]) -> Section:
 def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
     found = [row.cell for row in rows]
     unit = formatting.unit(found)
+    figures = {name: SECOND[name] for cell in found for name in cell.figures}
     spread, load = ((), ()) if found[0].emulated else (("spread",), ("load, ms",))
     columns = (
         *texts("recipe", "target", "device"),
         *numbers("size, kB", *(f"{p}, {unit.name}" for p in ("p50", "p90", "p99")), *spread, *load),
-        *numbers("memory, MB", "model, MB", "accuracy, %", "drop, points", "95 % interval", "verdict", "agree, %"),
+        *numbers("memory, MB", "model, MB", f"{tasks.titles(cell.metric for cell in found)}, %"),
+        *numbers(*figures.values(), "drop, points", "95 % interval", "verdict", "agree, %"),
     )
-    table = Table(columns, tuple(_cell(row, unit) for row in rows))
+    table = Table(columns, tuple(_cell(row, unit, tuple(figures)) for row in rows)).without_empty("agree, %")
     return Block(title, points=tuple(latency_meaning.notes(found)), table=table, caption=about)
 
 
-def _cell(row: Row, unit: Unit) -> tuple[str, ...]:
+def _metric(cell: Cell, figures: Sequence[str]) -> tuple[str, ...]:
+    """The metric, and further ones."""
+    found = [cell.figures.get(name) for name in figures]
+    texts = [
+        NONE if value is None else formatting.percent(value) if SECOND[name].endswith("%") else f"{value:.4g}"
+        for name, value in zip(figures, found, strict=True)
+    ]
+    return formatting.percent(cell.accuracy), *texts
+
+
+def _cell(row: Row, unit: Unit, figures: Sequence[str]) -> tuple[str, ...]:
     cell = row.cell
     head = (formatting.recipe(cell), cell.target, formatting.place(cell), formatting.kilobytes(cell.size_bytes))
     if cell.status != "ok":
         return *head, f"{cell.status}: {cell.reason}"
     if cell.device is None:
         return *head, cell.unchecked or "not checked"
-    return *head, *_costs(cell, unit), *_memory(row), formatting.percent(cell.accuracy), *_against_float(cell)
+    return *head, *_costs(cell, unit), *_memory(row), *_metric(cell, figures), *_against_float(cell)
 
 
 def _costs(cell: Cell, unit: Unit) -> tuple[str, ...]:
@@ -105,14 +122,14 @@ def steps(found: Sequence[Row]) -> Section:
     """Every file that a device other than the host ran: framework → host runtime → device."""
     columns = (
         *texts("recipe", "target", "step", "runtime"),
-        *numbers("accuracy, %", "bit-equal, %", "same top-1, %", "samples", "largest difference"),
+        *numbers("metric, %", "bit-equal, %", SAME_TOP1, "samples", "largest difference"),
     )
     blocks = []
     for place, rows in by_device(found):
         cells = [row.cell for row in rows if len(row.cell.steps) == len(WAY)]
         if cells:
             lines = tuple(line for cell in cells for step in cell.steps for line in _step(cell, step))
-            blocks.append(Block(place, table=Table(columns, lines), caption=ABOUT_STEPS))
+            blocks.append(Block(place, table=Table(columns, lines).without_empty(SAME_TOP1), caption=ABOUT_STEPS))
     return Section(
         "steps",
         "Output differences",
@@ -149,7 +166,7 @@ def _beside(step: Step) -> tuple[str, ...]:
 def bit_equality(pairs: Sequence[Equality]) -> Section:
     columns = (
         *texts("model", "recipe", "device", "first", "second"),
-        *numbers("bit-equal samples", "samples", "bit-equal, %", "same top-1, %", "largest difference"),
+        *numbers("bit-equal samples", "samples", "bit-equal, %", SAME_TOP1, "largest difference"),
         *texts("same graph"),
     )
     lines = tuple(
@@ -198,15 +215,15 @@ def exports(found: Sequence[Row]) -> Section:
     columns = (
         *texts("recipe", "target", "quantized by", "compared with"),
         *numbers("samples", "SNR, dB", "cosine", "largest error", "in quantization steps"),
-        *numbers("same top-1, %", "bit-equal, %"),
-        *numbers("graph SNR, dB", "graph same top-1, %", "quantized multiply-adds, %", "quantized weights, %"),
+        *numbers(SAME_TOP1, "bit-equal, %"),
+        *numbers("graph SNR, dB", GRAPH_SAME_TOP1, "quantized multiply-adds, %", "quantized weights, %"),
     )
     blocks = []
     for model, rows in by_model(found):
         # An artifact has one row for each device that ran it, but only one line here.
         files = {(row.cell.recipe, row.cell.target): row.artifact for row in rows if row.artifact}
         if files:
-            table = Table(columns, tuple(_export(file) for file in files.values()))
+            table = Table(columns, tuple(map(_export, files.values()))).without_empty(SAME_TOP1, GRAPH_SAME_TOP1)
             blocks += [Block(model, table=table), *only(Block(points=_notes(files.values())))]
     return Section(
         "exports",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
-from pipeline import formatting
+from pipeline import formatting, tasks
 from pipeline.core import Cell, Device, Probe, Recipe
 from pipeline.results import latency_meaning, warnings
 from pipeline.system.console import UNLIMITED, console
@@ -145,22 +145,29 @@ def _hardware(found: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(formatting.one_line(f"{cell.device}: {cell.hardware}") for cell in measured))
 
 
+DROP = ("drop, points [95 %] ", "verdict")
+
+
 def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     """One table; several (costs, accuracy and quantization) where the terminal is too narrow for one."""
     unit = formatting.unit(cell for cell in found if not cell.emulated)
     names = ("recipe", "target", "device")
     costs = ("size kB", f"p50 / p90 / p99 {unit.name}", "spread", "load ms", "RSS MB")
-    head: tuple[str, ...] = (*names, *costs, "top-1 %", "drop, points [95 %] ", "verdict", "agree %")
+    head: tuple[str, ...] = (*names, *costs, f"{tasks.titles(cell.metric for cell in found)} %", *DROP, "agree %")
     rows = [_figures(cell, unit) for cell in found]
     if any(cell.graph_parity or cell.coverage for cell in found):
         head = (*head, "graph dB", "quantized %")
         rows = [(*row, *_quantization(cell)) for row, cell in zip(rows, found, strict=True)]
+    accuracy = slice(8, 12)
+    if all(cell.agreement is None for cell in found):  # no model has classes
+        accuracy = slice(8, 11)
+        head, rows = (*head[:11], *head[12:]), [(*row[:11], *row[12:]) for row in rows]
     whole = table(head, rows, left=3)
     screen = console()
     if screen.measure(whole, options=screen.options.update(width=UNLIMITED)).maximum <= screen.width:
         return [whole]
     tables: list[RenderableType] = []
-    for part in (slice(3, 8), slice(8, 12), slice(12, None)):
+    for part in (slice(3, 8), accuracy, slice(accuracy.stop, None)):
         if head[part]:
             lines = [(*row[:3], *row[part]) for row in rows]
             tables += ["", table((*names, *head[part]), lines, left=3, gap=1)]

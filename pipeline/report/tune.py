@@ -48,7 +48,7 @@ def _chosen(found: Tuning) -> list[str]:
     chosen = found.trials[found.chosen]
     return [
         f"in float: {', '.join(chosen.in_float) or 'no group'}" + ("; the graph was trained" if chosen.trained else ""),
-        f"on the test split, {test.samples:,} images: {drop}",
+        f"on the test split, {test.samples:,} samples: {drop}",
         f"recipe: {found.file or found.recipe.name}",
     ]
 

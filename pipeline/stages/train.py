@@ -150,7 +150,7 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
         say(note)
     test = datasets.load(dataset, data, "test", model.spec)
     if len(test) == 0:
-        raise BadData(f"{data}: its test split has no images")
+        raise BadData(f"{data}: its test split has no samples")
     home = build.home(model.spec.name, job.framework.name)
     new = how(model, job, home, data)
     if "train_sha256" not in new.facts:  # calibration samples are taken from this split
@@ -398,15 +398,13 @@ def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> t
         chosen = replace(chosen, group=replace(chosen.group, command=_command(job, data, home, chosen.group)))
     if not member and not chosen.group.follows:
         by = f", {chosen.group.size} devices" if chosen.group.size > 1 else ""
-        images = f"{len(splits['train'])} images of {model.spec.dataset}"
+        images = f"{len(splits['train'])} samples of {model.spec.dataset}"
         say(f"training {model.spec.name} ({job.framework.name}) on {images}{by}")
         seen = {content for split in splits.values() for content in split.contents}
         test = load("test").contents
         leaked = sum(content in seen for content in test)
         if leaked:
-            say(
-                f"{leaked} of {len(test)} test images are also training or validation images: accuracy will be too high"
-            )
+            say(f"{leaked} of {len(test)} test samples also train or validate the model: accuracy will be too high")
     # A process of a group records what it raises: see _train_process.
     with nullcontext() if member else contained(model.spec.name, job.framework.name, "training"):
         facts = job.framework.module.train(model, splits, chosen, home, key)
@@ -465,7 +463,7 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
     outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.training.accelerator)
     wrong = int((~np.isfinite(outputs)).any(1).sum())
     if wrong:
-        say(f"warning: {job.framework.name} returns NaN or infinite outputs for {wrong} of {len(test)} test images")
+        say(f"warning: {job.framework.name} returns NaN or infinite outputs for {wrong} of {len(test)} test samples")
     np.savez(folder / PREDICTIONS, output_0=outputs, labels=test.labels)
     facts = {"source": model.source(job.framework.name), "model": model.word, "made_with": _made_with(job)}
     return Checkpoint(

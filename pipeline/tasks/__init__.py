@@ -9,7 +9,7 @@ a drop is a number of points (hundredths) in every task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline import registry
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SECOND = {"macro_f1": "macro F1", "mae": "mean absolute error"}
-"""Further metrics as people read them; see `Task.figures`."""
+SECOND = {"macro_f1": "macro F1, %", "mae": "mean absolute error"}
+"""Further metrics as columns of a table; see `Task.figures`."""
 
 
 class Task(Protocol):
@@ -28,13 +28,15 @@ class Task(Protocol):
 
     Attributes:
         METRIC: name of the metric in manifests, such as "top1".
-        TITLE: its name in tables and reports, such as "top-1".
+        TITLE: its name in tables, such as "top-1".
+        NAME: its name in a sentence, such as "accuracy".
         CLASSES: whether a sample's truth is one of the model's labels, and the output one number for each label.
         SUMMARY: one line for listings.
     """
 
     METRIC: str
     TITLE: str
+    NAME: str
     CLASSES: bool
     SUMMARY: str
 
@@ -63,6 +65,19 @@ def of(spec: ModelSpec) -> Task:
         UnknownName: there is no such task.
     """
     return cast(Task, registry.load("tasks", spec.task))
+
+
+def titles(metrics: Iterable[str | None]) -> str:
+    """The names of metrics in a table's head: "top-1", or "top-1 / R²" if models of several tasks share the table."""
+    modules = registry.load_all("tasks")[0].values()
+    wanted = set(metrics)
+    return " / ".join(dict.fromkeys(task.TITLE for task in modules if task.METRIC in wanted)) or "metric"
+
+
+def name(metric: str | None) -> str:
+    """A metric in a sentence."""
+    modules = registry.load_all("tasks")[0].values()
+    return next((task.NAME for task in modules if metric == task.METRIC), "metric")
 
 
 def agreement(spec: ModelSpec, value: float | None) -> str:

@@ -2,8 +2,8 @@
 
 from pipeline.tasks._classification import check, figures, scores
 
-METRIC, TITLE = "top1", "top-1"
+METRIC, TITLE, NAME = "top1", "top-1", "accuracy"
 CLASSES = True
 SUMMARY = "one label each for images"
 
-__all__ = ["CLASSES", "METRIC", "SUMMARY", "TITLE", "check", "figures", "scores"]
+__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-METRIC, TITLE = "r2", "R²"
+METRIC, TITLE, NAME = "r2", "R²", "R²"
 CLASSES = False
 SUMMARY = "one number or several for each sample"
 
