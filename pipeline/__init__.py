@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Preprocessing,
         Process,
         Recipe,
+        Standardization,
         Tensor,
         Training,
     )
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "core": (
         "Artifact", "Cell", "Checkpoint", "Device", "Latency", "Measurement", "ModelSpec", "Parity", "Preprocessing",
-        "Process", "Recipe", "Tensor", "Training",
+        "Process", "Recipe", "Standardization", "Tensor", "Training",
     ),
     "errors": ("PipelineError",),
     "report.document": ("write_report",),
@@ -84,6 +85,7 @@ __all__ = [
     "Result",
     "ShipOptions",
     "Shipped",
+    "Standardization",
     "Store",
     "Tensor",
     "Trace",

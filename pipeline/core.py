@@ -75,8 +75,8 @@ class Standardization:
         mean, std: for each value along the last axis, or one for all of them.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ FOLDERS = {
     "targets": "Target",
     "frameworks": "Framework",
     "datasets": "Dataset",
+    "tasks": "Task",
     "recipes": "RecipeModule",
     "devices": "DeviceKind",
     "packages": "Package",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import tasks
-from pipeline.core import ModelSpec, Preprocessing, Standardization
+from pipeline.core import ModelSpec
 from pipeline.errors import BadData
 from pipeline.formatting import listed
 from pipeline.system.store import digest
@@ -75,8 +75,11 @@ class Dataset(Protocol):
             BadData: `data` is missing, empty or in another format.
         """
 
-    def load(self, data: Path | None, split: str, preprocessing: Preprocessing | Standardization) -> Split:
+    def load(self, data: Path | None, split: str, preprocessing: Any) -> Split:
         """One of SPLITS.
+
+        Args:
+            preprocessing: `Preprocessing` of images, else `Standardization`.
 
         Raises:
             BadData: as `classes`. An image that cannot be decoded raises BadData when it is read.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import stats
+from pipeline import stats, tasks
 from pipeline.core import Artifact, Checkpoint, Measurement
 from pipeline.errors import Broken
 from pipeline.results import bundle as bundles
@@ -133,6 +133,8 @@ def predicted(folder: Path, device: str) -> Predicted | str:
     artifact = store.read(Artifact, folder / "artifact.json")
     if artifact is None or artifact.sha256 != measurement.artifact_sha256:
         return f"{folder} was measured on {device} before it was exported again"
+    if not tasks.of(artifact.spec).CLASSES:
+        return f"the {tasks.of(artifact.spec).NAME} of two files is not compared yet"
     accuracy = measurement.accuracy
     outputs, _ = predictions.read(home, accuracy.predictions, accuracy.predictions_sha256)
     labels = _labels(folder, artifact, accuracy.samples)

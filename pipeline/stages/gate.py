@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from pipeline import registry, stats
+from pipeline import registry, stats, tasks
 from pipeline.core import Process, command_options
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, Broken
@@ -116,6 +116,7 @@ def require_comparable(old: Release, new: Release) -> None:
     Raises:
         BadOption: the releases are of another model, or an app could not use one in place of the other.
     """
+    tasks.require_image_classes(old.spec, "a comparison of releases")
     if old.spec.name != new.spec.name:
         raise BadOption(f"the baseline is of {old.spec.name}, and not of {new.spec.name}")
     for what, before, after in (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import formatting, packages, registry, stats
+from pipeline import formatting, packages, registry, stats, tasks
 from pipeline.core import (
     Artifact,
     Bundle,
@@ -163,6 +163,7 @@ def ship(build: Store, plan: Plan, options: Options) -> Shipped:
     if len(plan.jobs) != 1:
         raise BadOption("a bundle has one framework: name one with --framework")
     (job,) = plan.jobs
+    tasks.require_image_classes(job.model.spec, "inv ship")
     checkpoint = _checkpoint(build, job)
     files, left_out = _chosen(build, plan, options)
     shipment = _Shipment(build, job, checkpoint, options, tuple(files), tuple(left_out))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline import registry
 from pipeline.core import ModelSpec
+from pipeline.errors import Unsupported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,15 @@ def of(spec: ModelSpec) -> Task:
         UnknownName: there is no such task.
     """
     return cast(Task, registry.load("tasks", spec.task))
+
+
+def require_image_classes(spec: ModelSpec, command: str) -> None:
+    """
+    Raises:
+        Unsupported: the model does not classify images, the only task of this command so far.
+    """
+    if spec.task != "image_classification":
+        raise Unsupported(f"{command} takes image classifiers, and {spec.name} is for {spec.task}")
 
 
 def titles(metrics: Iterable[str | None]) -> str:

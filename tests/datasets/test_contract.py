@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import registry
-from pipeline.core import Preprocessing
+from pipeline.core import Preprocessing, Standardization
 from pipeline.datasets import SPLITS, Dataset, Split
 from pipeline.errors import BadData, BadModel, BadOption
 from tests.datasets import synthetic
@@ -23,6 +23,7 @@ NAMES = registry.names("datasets")
 CLASSES = {"cat": 40, "dog": 60}
 
 MAKERS = {
+    "arrays": lambda folder: synthetic.as_arrays(folder / "arrays", CLASSES),
     "cifar10": lambda folder: synthetic.as_tar(folder / "cifar-10-python.tar.gz", synthetic.official_files()),
     "imagefolder": lambda folder: synthetic.as_folder(folder / "images", synthetic.class_files("", CLASSES)),
 }
@@ -35,16 +36,24 @@ class DatasetWithData:
     module: Dataset
     data: Path | None
 
-    def load(self, split: str, preprocessing: Preprocessing = synthetic.RGB) -> Split:
-        return self.module.load(self.data, split, preprocessing)
+    def load(self, split: str, preprocessing: Preprocessing | None = None) -> Split:
+        usual = synthetic.RGB if self.module.IMAGES else Standardization((0.0,), (1.0,))
+        return self.module.load(self.data, split, preprocessing or usual)
+
+
+def with_data(name: str, tmp_path_factory: pytest.TempPathFactory) -> DatasetWithData:
+    module: Dataset = registry.load("datasets", name)
+    return DatasetWithData(module, None if module.EMBEDDED else MAKERS[name](tmp_path_factory.mktemp(name)))
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DatasetWithData:
-    module: Dataset = registry.load("datasets", request.param)
-    if module.EMBEDDED:
-        return DatasetWithData(module, None)
-    return DatasetWithData(module, MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+    return with_data(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if registry.load("datasets", name).IMAGES])
+def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DatasetWithData:
+    return with_data(request.param, tmp_path_factory)
 
 
 def test_importing_them_loads_no_heavy_package() -> None:
@@ -58,40 +67,50 @@ def test_importing_them_loads_no_heavy_package() -> None:
 
 def test_its_summary_is_one_line(dataset: DatasetWithData) -> None:
     assert dataset.module.SUMMARY and "\n" not in dataset.module.SUMMARY
-    assert isinstance(dataset.module.EMBEDDED, bool)
+    assert isinstance(dataset.module.EMBEDDED, bool) and isinstance(dataset.module.IMAGES, bool)
 
 
-def test_its_classes_are_distinct_names(dataset: DatasetWithData) -> None:
+def test_its_classes_are_distinct_names_or_none(dataset: DatasetWithData) -> None:
     names = dataset.module.classes(dataset.data)
-    assert isinstance(names, tuple) and len(set(names)) == len(names) >= 2
+    assert isinstance(names, tuple) and len(set(names)) == len(names) != 1
     assert all(isinstance(name, str) and name for name in names)
+    assert names or not dataset.module.IMAGES
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_split_has_every_class(dataset: DatasetWithData, split: str) -> None:
-    labels = dataset.load(split).labels
+def test_every_split_has_every_class_or_numbers(dataset: DatasetWithData, split: str) -> None:
+    labels, names = dataset.load(split).labels, dataset.module.classes(dataset.data)
+    if not names:
+        assert labels.dtype == np.float32 and labels.ndim == 2 and np.isfinite(labels).all()
+        return
     assert labels.dtype == np.int64 and labels.ndim == 1
-    assert sorted(set(labels.tolist())) == list(range(len(dataset.module.classes(dataset.data))))
+    assert sorted(set(labels.tolist())) == list(range(len(names)))
 
 
-def test_the_splits_share_no_image(dataset: DatasetWithData) -> None:
+def test_the_splits_share_no_sample(dataset: DatasetWithData) -> None:
     train, validation, test = (set(synthetic.contents(dataset.load(split))) for split in SPLITS)
     assert not (train & validation or train & test or validation & test)
     assert len(train) > len(validation) and train and test
 
 
 @pytest.mark.parametrize(("color", "channels"), [("RGB", 3), ("L", 1)])
-def test_an_image_has_the_shape_of_the_preprocessing(dataset: DatasetWithData, color: str, channels: int) -> None:
-    split = dataset.load("test", Preprocessing(color, 20, 12, (0.0,), (1.0,)))
+def test_an_image_has_the_shape_of_the_preprocessing(images: DatasetWithData, color: str, channels: int) -> None:
+    split = images.load("test", Preprocessing(color, 20, 12, (0.0,), (1.0,)))
     image = split.read(0)
     assert image.dtype == np.uint8 and image.shape == (12, 12, channels)
     assert image.flags.writeable
     assert np.array_equal(split.inputs([1, 0]), np.stack([split.read(1), image]))
 
 
-def test_pixels_use_the_range_0_to_255(dataset: DatasetWithData) -> None:
-    images = dataset.load("test").inputs(range(8))
-    assert images.min() < 16 and images.max() > 239
+def test_pixels_use_the_range_0_to_255(images: DatasetWithData) -> None:
+    pixels = images.load("test").inputs(range(8))
+    assert pixels.min() < 16 and pixels.max() > 239
+
+
+def test_samples_that_are_no_images_are_vectors_or_series_of_floats(dataset: DatasetWithData) -> None:
+    if not dataset.module.IMAGES:
+        inputs = dataset.load("test").inputs([1, 0])
+        assert inputs.dtype == np.float32 and inputs.ndim in (2, 3) and len(inputs) == 2 and np.isfinite(inputs).all()
 
 
 def test_loading_twice_gives_the_same_split(dataset: DatasetWithData) -> None:
@@ -100,13 +119,16 @@ def test_loading_twice_gives_the_same_split(dataset: DatasetWithData) -> None:
     assert np.array_equal(one.labels, two.labels) and np.array_equal(one.read(3), two.read(3))
 
 
-def test_the_hash_differs_between_splits_and_preprocessings(dataset: DatasetWithData) -> None:
-    hashes = {dataset.load(split).sha256 for split in SPLITS}
-    hashes.add(dataset.load("test", replace(synthetic.RGB, crop=16)).sha256)
-    assert len(hashes) == 4
+def test_the_hash_differs_between_splits(dataset: DatasetWithData) -> None:
+    assert len({dataset.load(split).sha256 for split in SPLITS}) == 3
 
 
-def test_other_processes_read_the_same_images(dataset: DatasetWithData) -> None:
+def test_the_hash_differs_between_preprocessings(images: DatasetWithData) -> None:
+    one, other = (images.load("test", replace(synthetic.RGB, crop=crop)).sha256 for crop in (32, 16))
+    assert one != other
+
+
+def test_other_processes_read_the_same_samples(dataset: DatasetWithData) -> None:
     split = dataset.load("test")
     expected = [split.read(i).tobytes() for i in range(4)]
     assert pickle.loads(pickle.dumps(split)).read(3).tobytes() == expected[3]
@@ -121,9 +143,9 @@ def test_an_unknown_split_is_refused(dataset: DatasetWithData) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"color": "BGR"}, {"crop": 33}, {"crop": 0}])
-def test_an_invalid_preprocessing_is_refused(dataset: DatasetWithData, wrong: dict[str, object]) -> None:
+def test_an_invalid_preprocessing_is_refused(images: DatasetWithData, wrong: dict[str, object]) -> None:
     with pytest.raises(BadModel, match=r"'BGR'|crop .*\(32\)"):
-        dataset.load("test", replace(synthetic.RGB, **wrong))  # type: ignore[arg-type]
+        images.load("test", replace(synthetic.RGB, **wrong))  # type: ignore[arg-type]
 
 
 def test_data_is_required_unless_the_dataset_is_embedded(dataset: DatasetWithData, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
-"""Synthetic images that a network can learn: each class has a bright band in a different place."""
+"""Synthetic samples that a network can learn: images of each class have a bright band in a different place, and numbers
+to predict follow from the inputs."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pipeline.core import ModelSpec
+from pipeline import tasks
+from pipeline.core import ModelSpec, Standardization
 from pipeline.datasets import Split
 
 
 def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
-    """`count` images of the spec's shape and classes, determined by the seed."""
+    """`count` samples of the spec's shape and task, determined by the seed."""
+    if isinstance(spec.preprocessing, Standardization):
+        return _numbers(spec, spec.preprocessing, count, seed)
     height, width, channels = spec.inputs[0].shape
     labels = np.arange(count, dtype=np.int64) % spec.classes
 
@@ -20,3 +24,14 @@ def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
         return noise
 
     return Split(labels, f"{spec.name}-{count}-{seed}", read)
+
+
+def _numbers(spec: ModelSpec, preparation: Standardization, count: int, seed: int) -> Split:
+    shape = (count, *spec.inputs[0].shape)
+    values = np.random.default_rng(seed).normal(size=shape)
+    inputs = np.asarray(values * preparation.std + preparation.mean, np.float32)
+    total = values.reshape(count, -1)[:, : spec.classes].sum(axis=1, keepdims=True)
+    labels = np.repeat(150 + 50 * total, spec.classes, axis=1).astype(np.float32)
+    if tasks.of(spec).CLASSES:
+        labels = (np.argsort(np.argsort(total[:, 0])) * spec.classes // count).astype(np.int64)
+    return Split(labels, f"{spec.name}-{count}-{seed}", inputs.__getitem__)

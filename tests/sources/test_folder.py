@@ -147,7 +147,7 @@ def test_a_spec_is_normalized_as_in_manifests(tiny: Path, tmp_path: Path) -> Non
         ("crop=8", "crop=7", "preprocessing.crop"),
         ("resize=8", "resize=4", "resize must be at least crop"),
         ("(8, 8, 1)", "(8, 9, 1)", "preprocessing.crop"),
-        ("(8, 8, 1)", "(64,)", "one input"),
+        ("(8, 8, 1)", "(64,)", "image input"),
         ("(8, 8, 1)", "(8.0, 8, 1)", r"__init__\.py: SPEC\.inputs\[0\]\.shape\[0\]: expected int, not 8\.0"),
         ("epochs=2", "epochs='2'", r"SPEC\.training\.epochs: expected int, not '2'"),
         ("std=(255.0,)", "std=(0.0,)", r"preprocessing\.mean .*\.std"),

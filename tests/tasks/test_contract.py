@@ -1,0 +1,100 @@
+"""The contract of all tasks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import registry, sources, tasks
+from pipeline.core import ModelSpec, Tensor
+from pipeline.tasks import SECOND, Task
+
+NAMES = registry.names("tasks")
+DIGITS, DIABETES = (sources.find(name).spec for name in ("digits_cnn", "diabetes_mlp"))
+ROOT = Path(__file__).parents[2]
+
+
+def spec_of(task: Task) -> ModelSpec:
+    return DIGITS if task.CLASSES else DIABETES
+
+
+def labels_of(task: Task, count: int) -> np.ndarray:
+    random = np.random.default_rng(1)
+    return random.integers(0, 10, count) if task.CLASSES else random.normal(size=(count, 2)).astype(np.float32)
+
+
+def perfect(task: Task, labels: np.ndarray) -> np.ndarray:
+    return np.eye(10, dtype=np.float32)[labels] if task.CLASSES else labels
+
+
+@pytest.fixture(params=NAMES)
+def task(request: pytest.FixtureRequest) -> Task:
+    module: Task = registry.load("tasks", request.param)
+    return module
+
+
+def test_importing_them_loads_no_heavy_package() -> None:
+    code = "import sys; from pipeline import registry\nfor n in registry.names('tasks'): registry.load('tasks', n)\n"
+    code += "print([m for m in ('numpy', 'sklearn', 'scipy', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"
+
+
+def test_its_names_are_short(task: Task) -> None:
+    assert all(name and "\n" not in name for name in (task.SUMMARY, task.METRIC, task.TITLE, task.NAME))
+    assert task.METRIC.isidentifier()
+
+
+def test_perfect_outputs_have_the_score_1(task: Task) -> None:
+    labels = labels_of(task, 30)
+    scores = task.scores(perfect(task, labels), labels)
+    assert scores.dtype == np.float64 and scores.tolist() == [1.0] * 30
+
+
+def test_worse_outputs_have_lower_scores(task: Task) -> None:
+    labels = labels_of(task, 30)
+    noise = np.random.default_rng(2).normal(size=perfect(task, labels).shape)
+    means = [task.scores(perfect(task, labels) + size * noise, labels).mean() for size in (0.0, 0.5, 2.0)]
+    assert means[0] > means[1] > means[2]
+
+
+def test_outputs_that_are_not_finite_are_worse_than_any_other(task: Task) -> None:
+    labels = labels_of(task, 30)
+    outputs = perfect(task, labels).copy()
+    outputs[3, 0] = np.nan
+    scores = task.scores(outputs, labels)
+    assert scores[3] <= 0 and np.isfinite(scores).all() and np.delete(scores, 3).min() == 1
+
+
+def test_parts_have_the_scores_of_the_whole(task: Task) -> None:
+    labels = labels_of(task, 30)
+    outputs = perfect(task, labels) + np.random.default_rng(2).normal(size=perfect(task, labels).shape)
+    parts = [task.scores(outputs[some], labels[some], labels) for some in (slice(0, 7), slice(7, 30))]
+    assert np.concatenate(parts) == pytest.approx(task.scores(outputs, labels))
+
+
+def test_its_further_metrics_have_names_for_tables(task: Task) -> None:
+    labels = labels_of(task, 30)
+    figures = task.figures(perfect(task, labels), labels)
+    assert set(figures) <= set(SECOND) and all(isinstance(value, float) for value in figures.values())
+
+
+def test_it_accepts_a_spec_of_its_kind_and_refuses_outputs_of_another_shape(task: Task) -> None:
+    spec = spec_of(task)
+    assert task.check(spec) is None
+    assert "(4, 4)" in str(task.check(replace(spec, outputs=(Tensor("map", (4, 4)),), labels=())))
+
+
+def test_a_task_has_labels_or_none(task: Task) -> None:
+    wrong = replace(spec_of(task), labels=("a", "b"))
+    assert task.check(wrong) is not None
+
+
+def test_the_titles_of_several_metrics_stand_side_by_side() -> None:
+    assert (tasks.titles(["top1", "top1"]), tasks.titles(["r2", "top1"])) == ("top-1", "top-1 / R²")
+    assert tasks.name("r2") == "R²"
