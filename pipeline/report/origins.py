@@ -26,7 +26,8 @@ METHOD = (
     "memory is the peak RSS of the process, including the runtime.",
     "Accuracy is measured on the device over the evaluation split and compared with the float model sample by sample.",
     "The 95 % interval of an accuracy drop is an adjusted Wald interval for paired proportions (Bonett and Price, "
-    "Journal of Educational and Behavioral Statistics 37(4), 2012). A difference is significant if its interval "
+    "Journal of Educational and Behavioral Statistics 37(4), 2012); that of another metric is Student's t on the "
+    "differences of the samples' scores. A difference is significant if its interval "
     "excludes 0. About 1 in 20 intervals does so by chance.",
     "A file is recommended only if the interval of its drop ends below the margin: a non-inferiority test, one-sided "
     "at 2.5 % (ICH E9, 1998). If the interval contains the margin, the report gives the number of samples that would "

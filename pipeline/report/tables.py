@@ -18,12 +18,12 @@ from pipeline.tasks import SECOND
 
 ABOUT_CELLS = (
     "Spread: the difference of the slowest and the fastest process's median, as a share of the median. Drop: "
-    "lost against the float model on the same samples, in percentage points; negative is a gain. * marks a significant "
-    "difference: its 95 % interval excludes 0. Verdict: no worse if the interval ends below the margin, worse if it "
-    "begins above it; cannot tell (N): about N samples would. Agree: samples with the float model's top-1. Memory: the "
-    "peak RSS of the process. Model: the part of it that was added after the runtime had started; the rest is Python "
-    "and the runtime's package."
+    "by how much the metric is lower than the float model's on the same samples, in points; negative is a gain. "
+    "* marks a significant difference: its 95 % interval excludes 0. Verdict: no worse if the interval ends below the "
+    "margin, worse if it begins above it; cannot tell (N): about N samples would. Memory: the peak RSS of the process. "
+    "Model: the part of it that was added after the runtime had started; the rest is Python and the runtime's package."
 )
+ABOUT_AGREE = " Agree: samples with the float model's top-1."
 ABOUT_EMULATED = (
     "Emulation runs the real instructions, so outputs, accuracy and memory are real. Time is not, so the table shows "
     "instructions per inference instead of latency. Their number is repeatable but ignores caches and pipelines: int8 "
@@ -31,8 +31,8 @@ ABOUT_EMULATED = (
 )
 ABOUT_STEPS = (
     "Each line is compared with the line above it: the share of samples whose outputs are all bit-equal, the share "
-    "with the same top-1 prediction, and the largest difference of any output. A file need not be bit-equal to its "
-    "framework: kernels add in another order, and quantization changes the function."
+    "with the same prediction if there are classes, and the largest difference of any output. A file need not be "
+    "bit-equal to its framework: kernels add in another order, and quantization changes the function."
 )
 
 
@@ -65,6 +65,8 @@ def _cells(title: str, rows: Sequence[Row], about: str) -> Block:
         *numbers(*figures.values(), "drop, points", "95 % interval", "verdict", "agree, %"),
     )
     table = Table(columns, tuple(_cell(row, unit, tuple(figures)) for row in rows)).without_empty("agree, %")
+    if any(cell.agreement is not None for cell in found):
+        about += ABOUT_AGREE
     return Block(title, points=tuple(latency_meaning.notes(found)), table=table, caption=about)
 
 
