@@ -38,6 +38,27 @@ def divided(arrays: Arrays, split: str, test_share: float) -> Split:
     return _split(arrays, test) if split == "test" else _of_training(arrays, rest, split)
 
 
+def divided_by_group(arrays: Arrays, groups: NDArray[Any], split: str, test_share: float) -> Split:
+    """One of SPLITS, so that no group (a person, a recording) is in two of them: the first of the groups in
+    pseudo-random order by name, until they have the share of the samples.
+
+    Args:
+        groups: (N,) the name of each sample's group.
+    """
+    import numpy as np
+
+    found, counts = np.unique(groups, return_counts=True)
+    order = sorted(range(len(found)), key=lambda i: hashlib.sha256(f"group {found[i]}".encode()).digest())
+    total, passed, places = int(counts.sum()), 0, {}
+    for i in order:
+        share = passed / total
+        validation = test_share + (1 - test_share) * _splits.VALIDATION_SHARE
+        places[found[i]] = "test" if share < test_share else "validation" if share < validation else "train"
+        passed += int(counts[i])
+    wanted = {name for name, place in places.items() if place == split}
+    return _split(arrays, [sample for sample, group in zip(_samples(arrays), groups, strict=True) if group in wanted])
+
+
 def training(arrays: Arrays, split: str) -> Split:
     """The train or validation split of samples that the source uses for training."""
     return _of_training(arrays, _samples(arrays), split)
