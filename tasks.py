@@ -701,6 +701,7 @@ def frameworks(
 
     from pipeline.framework_comparison import parts as comparison
     from pipeline.framework_comparison import run
+    from pipeline.recipes import of_model
     from pipeline.stages.plan import TrainingOptions, plugins, recipes_of
 
     share = _number("accuracy", accuracy, float)
@@ -709,7 +710,11 @@ def frameworks(
     )
     names = comparison.parts() if parts == "all" else [p.name for p in plugins(comparison.REGISTRY, _split(parts))]
     plan = _plan(model, "torch,keras", data=data, training=TrainingOptions(accelerator=accelerator))
-    plan = replace(plan, targets=plugins("targets", _split(target)), recipes=recipes_of(_recipes(recipe)))
+    plan = replace(
+        plan,
+        targets=plugins("targets", _split(target)),
+        recipes=tuple(of_model(one, plan.model.spec) for one in recipes_of(_recipes(recipe))),
+    )
     print(run.compare(_build(), plan, names, options))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.core import (
         Artifact,
+        Audio,
         Cell,
         Checkpoint,
         Device,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "core": (
-        "Artifact", "Cell", "Checkpoint", "Device", "Latency", "Measurement", "ModelSpec", "Parity", "Preprocessing",
-        "Process", "Recipe", "Standardization", "Tensor", "Training",
+        "Artifact", "Audio", "Cell", "Checkpoint", "Device", "Latency", "Measurement", "ModelSpec", "Parity",
+        "Preprocessing", "Process", "Recipe", "Standardization", "Tensor", "Training",
     ),
     "errors": ("PipelineError",),
     "report.document": ("write_report",),
@@ -67,6 +68,7 @@ _RENAMED = {"MeasureOptions": "Options", "ShipOptions": "Options"}
 
 __all__ = [
     "Artifact",
+    "Audio",
     "Cell",
     "Checkpoint",
     "Device",

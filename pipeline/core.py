@@ -80,6 +80,24 @@ class Standardization:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """From a sound file to the input tensor, a waveform (samples,). The app does it, except for the normalisation.
+
+    All channels are averaged, the waveform is resampled, and cut or filled with zeros at its end.
+
+    Attributes:
+        rate: samples per second.
+        samples: length of the input.
+        mean, std: one value each, of samples from -1 to 1: the exported graph starts with (x - mean) / std.
+    """
+
+    rate: int
+    samples: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Training:
     """A model's training defaults.
 
@@ -104,9 +122,11 @@ class ModelSpec:
         task: the plug-in in pipeline/tasks/: what the outputs mean, and the metric.
         labels: class names in the order of the output; a dataset's classes are matched to them by name. Where SPEC has
             none, the dataset sets them, in its own order. Empty for a task without classes.
-        preprocessing: of an image `Preprocessing`, of anything else `Standardization`.
+        preprocessing: of an image `Preprocessing`, of sound `Audio`, of anything else `Standardization`.
         dataset: the plug-in in pipeline/datasets/ for training and evaluation.
         options: options of build(spec) (`--model name:width=0.5`) with their defaults.
+        float_modules: modules that stay in float in every recipe, such as a front end with a logarithm; patterns as
+            those of `Recipe.exceptions`.
     """
 
     name: str
@@ -114,10 +134,11 @@ class ModelSpec:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...]
-    preprocessing: Preprocessing | Standardization
+    preprocessing: Preprocessing | Audio | Standardization
     dataset: str
     training: Training
     options: Mapping[str, float] = field(default_factory=dict)
+    float_modules: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

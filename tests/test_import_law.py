@@ -190,9 +190,10 @@ def _heavy(root: Path) -> Iterator[str]:
 
 
 def _of_models(root: Path) -> Iterator[str]:
-    """SPEC uses only the public API; the code of a network also its framework and its own folder."""
+    """SPEC uses only the public API; the code of a network also its framework and its own folder, whose other files may
+    use NumPy."""
     for path in sorted((root / "models").glob("*/*.py")):
-        framework = FRAMEWORKS.get(path.stem, set())
+        framework = FRAMEWORKS.get(path.stem, set() if path.stem == "__init__" else {"numpy"})
         for found in imports(path, f"models.{path.parent.name}"):
             inside = found.module.startswith(f"models.{path.parent.name}.")
             api = found.module.removeprefix("pipeline.").removeprefix("core.")

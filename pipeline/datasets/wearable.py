@@ -2,9 +2,9 @@
 
 Each file is one trial of one person, one reading a line: seconds, acceleration (frontal, vertical, lateral, in g),
 antenna, signal strength (dBm), phase, frequency and activity (1 to 4). A sample is a window of 32 readings with the
-activity of the last one; a window begins every 8 readings. Its channels are the three accelerations, the signal strength
-and the seconds since the reading before, at most 10. Readings come when an antenna sees the sensor, so they are
-irregular.
+activity of the last one; a window begins every 8 readings. Its channels are the three accelerations, the signal
+strength and the seconds since the reading before, at most 10. Readings come when an antenna sees the sensor, so they
+are irregular.
 
 A trial is in one split only: the test split has 28 % of the samples, and validation a tenth of the rest.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import tasks
-from pipeline.core import Standardization
 from pipeline.errors import BadModel, PipelineError, described
 from pipeline.sources import Model
 from pipeline.system.progress import say
@@ -59,7 +58,7 @@ def _problem(model: Model, network: Callable[[NDArray[np.float32]], Any], count:
 
     noise, shape = np.random.default_rng(0), (count, *model.spec.inputs[0].shape)
     number = {1: "one sample", 2: "two samples"}.get(count, f"{count} samples")
-    if isinstance(model.spec.preprocessing, Standardization):
+    if model.spec.image is None:
         mean, std = np.array(model.spec.preprocessing.mean), np.array(model.spec.preprocessing.std)
         inputs = (noise.normal(size=shape) * std + mean).astype(np.float32)
     else:

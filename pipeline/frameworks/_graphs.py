@@ -36,6 +36,8 @@ def exported(net: torch.nn.Module, spec: ModelSpec) -> Any:
     Raises:
         BadModel: torch.export cannot export the model's code.
     """
+    for module in net.modules():
+        module._non_persistent_buffers_set.clear()  # ExecuTorch refuses programs with such buffers
     program = traced(net, spec)
     try:
         rewritten = _layers.simplified(program)

@@ -16,7 +16,7 @@ import h5py
 import keras
 import numpy as np
 
-from pipeline.core import ModelSpec, Preprocessing, Standardization
+from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization
 from pipeline.errors import BadModel, BadWeights, first_line
 from pipeline.frameworks import _build
 from pipeline.sources import Model
@@ -205,7 +205,7 @@ def randomize(net: keras.Model) -> None:
             variable.assign(value.astype(np.float32))
 
 
-def normalized(images: NDArray[Any], preprocessing: Preprocessing | Standardization) -> NDArray[np.float32]:
+def normalized(images: NDArray[Any], preprocessing: Preprocessing | Audio | Standardization) -> NDArray[np.float32]:
     """Raw inputs as the network takes them."""
     return np.asarray((images - np.array(preprocessing.mean)) / np.array(preprocessing.std), np.float32)
 
@@ -213,7 +213,7 @@ def normalized(images: NDArray[Any], preprocessing: Preprocessing | Standardizat
 def probe(spec: ModelSpec, count: int = 4) -> NDArray[np.float32]:
     """Raw inputs (count, …): images with different colours in different places, and noise; of another kind noise."""
     random, shape = np.random.default_rng(0), spec.inputs[0].shape
-    if isinstance(spec.preprocessing, Standardization):
+    if spec.image is None:
         noise = random.normal(size=(count, *shape))
         return np.asarray(noise * spec.preprocessing.std + spec.preprocessing.mean, np.float32)
     height, width, channels = shape

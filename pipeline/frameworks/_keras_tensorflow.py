@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import tasks
-from pipeline.core import ModelSpec, Preprocessing, Standardization
+from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization
 from pipeline.datasets import Split
 from pipeline.errors import Broken
 from pipeline.frameworks import Settings, _build, _keras, _keras_losses, _tf_distribute, _training_loop
@@ -166,7 +166,7 @@ def predict(net: keras.Model, spec: ModelSpec, split: Split, accelerator: str) -
 
 
 def features(
-    net: keras.Model, preprocessing: Preprocessing | Standardization, images: NDArray[np.uint8]
+    net: keras.Model, preprocessing: Preprocessing | Audio | Standardization, images: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
     """See `Framework.features`."""
     batches = []

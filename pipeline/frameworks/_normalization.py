@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core import ModelSpec, Preprocessing, Standardization
+from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization
 
 MAIN = ("logits", "out", "output", "main")
 """Usual names of the main output, where outputs have names."""
@@ -23,7 +23,7 @@ class WithNormalization(torch.nn.Module):
     return more outputs in training than in inference; only the main one is used.
     """
 
-    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing | Standardization) -> None:
+    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing | Audio | Standardization) -> None:
         super().__init__()
         self.normalize = normalization_layer(preprocessing)
         self.net = net
@@ -60,7 +60,7 @@ def channels_first(samples: torch.Tensor) -> torch.Tensor:
 
 def example(spec: ModelSpec, count: int) -> torch.Tensor:
     """Random inputs of a network: raw pixels, or values with the mean and the standard deviation of the spec."""
-    if isinstance(spec.preprocessing, Standardization):
+    if spec.image is None:
         mean, std = torch.tensor(spec.preprocessing.mean), torch.tensor(spec.preprocessing.std)
         return torch.randn(count, *spec.inputs[0].shape) * std + mean
     height, width, channels = spec.inputs[0].shape
@@ -74,7 +74,7 @@ class Standardize(torch.nn.Module):
     weight: torch.Tensor
     bias: torch.Tensor
 
-    def __init__(self, preparation: Standardization) -> None:
+    def __init__(self, preparation: Audio | Standardization) -> None:
         super().__init__()
         mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)
         self.register_buffer("weight", 1 / std)
@@ -84,13 +84,13 @@ class Standardize(torch.nn.Module):
         return values * self.weight + self.bias
 
 
-def normalization_layer(preprocessing: Preprocessing | Standardization) -> torch.nn.Module:
+def normalization_layer(preprocessing: Preprocessing | Audio | Standardization) -> torch.nn.Module:
     """(x - mean) / std: of an image a frozen depthwise 1×1 convolution.
 
     A quantizer would give the constants of a multiplication and a subtraction coarse scales of their own. A convolution
     has a scale per channel and a 32-bit bias, so int8 pixels lose no precision.
     """
-    if isinstance(preprocessing, Standardization):
+    if not isinstance(preprocessing, Preprocessing):
         same = set(preprocessing.mean) == {0.0} and set(preprocessing.std) == {1.0}
         return torch.nn.Identity() if same else Standardize(preprocessing)
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Protocol
 
-from pipeline.core import Recipe
+from pipeline.core import ModelSpec, Recipe
 
 WEIGHTS = ("float32", "float16", "int8", "int4", "palette4", "palette6")
 ACTIVATIONS = ("float32", "float16", "int8", "int8_dynamic")
@@ -33,6 +34,13 @@ class RecipeModule(Protocol):
 def special(recipe: Recipe) -> bool:
     """Whether a recipe is for some networks only: the demo omits it, and results list it once it was used."""
     return recipe.training == "qat" or bool(recipe.exceptions) or (recipe.quantized and recipe.weights != "int8")
+
+
+def of_model(recipe: Recipe, spec: ModelSpec) -> Recipe:
+    """A recipe for a model: modules that the model keeps in float are exceptions of every recipe that quantizes."""
+    if not recipe.quantized:
+        return recipe
+    return replace(recipe, exceptions=(*((module, "float32") for module in spec.float_modules), *recipe.exceptions))
 
 
 def wrong(name: str, module: ModuleType) -> str | None:

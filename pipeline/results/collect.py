@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import formatting, registry
-from pipeline.core import Artifact, Cell, Failure, Recipe, safe_file_name
+from pipeline.core import Artifact, Cell, Checkpoint, Failure, Recipe, safe_file_name
 from pipeline.errors import Broken
-from pipeline.recipes import special
+from pipeline.recipes import of_model, special
 from pipeline.results import keys, measured, output_diff, reference, verdicts, warnings
 from pipeline.results.reference import Reference
 from pipeline.results.rows import READ_ERRORS, Row, failed, require_same
@@ -82,6 +82,9 @@ def _recipes(build: Store, model: str, framework: str) -> dict[str, Recipe]:
         if recipe is not None and recipe.name == path.parent.name and recipe.name not in own:
             found.append(recipe)
     found.sort(key=lambda recipe: (recipe.quantized, recipe.weights != "float32", recipe.name))
+    checkpoint = store.read_or_warn(Checkpoint, build.checkpoint(model, framework) / "checkpoint.json")
+    if checkpoint is not None:
+        found = [recipe if recipe.name not in own else of_model(recipe, checkpoint.spec) for recipe in found]
     return {recipe.name: recipe for recipe in found}
 
 

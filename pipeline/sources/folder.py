@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import cast
 
 from pipeline import tasks
-from pipeline.core import PIXELS, ModelSpec, Preprocessing, Standardization, Tensor, from_json, to_json
+from pipeline.core import PIXELS, Audio, ModelSpec, Preprocessing, Standardization, Tensor, from_json, to_json
 from pipeline.errors import MODEL_PACKAGE, BadModel, Broken, PipelineError, UnknownName
 from pipeline.system.progress import say
 from pipeline.system.store import digest, sha256
@@ -53,15 +52,22 @@ def _check(folder: Path, spec: ModelSpec) -> None:
     if spec.image:
         _check_image(folder, spec, spec.image)
     else:
-        _check_numbers(folder, spec.inputs[0], cast(Standardization, spec.preprocessing), spec.training.augment)
+        _check_numbers(folder, spec.inputs[0], spec.preprocessing, spec.training.augment)
 
 
-def _check_numbers(folder: Path, tensor: Tensor, preparation: Standardization, augment: Sequence[str]) -> None:
+def _check_numbers(
+    folder: Path, tensor: Tensor, preparation: Preprocessing | Audio | Standardization, augment: Sequence[str]
+) -> None:
     """Checks the input of a model that takes no image."""
     if len(tensor.shape) not in (1, 2) or tensor.dtype != "float32" or min(tensor.shape) < 1:
         raise BadModel(
             f"{folder}: inputs[0] is {tensor.dtype} {tensor.shape}; with a Standardization it must be float32 "
             "(values,) or (time, channels), and an image needs a Preprocessing"
+        )
+    if isinstance(preparation, Audio) and (tensor.shape != (preparation.samples,) or preparation.rate < 1):
+        raise BadModel(
+            f"{folder}: preprocessing.samples is {preparation.samples} and inputs[0] {tensor.shape}; they must be the "
+            "same, and rate above 0"
         )
     for name, values in (("mean", preparation.mean), ("std", preparation.std)):
         if len(values) not in (1, tensor.shape[-1]):
@@ -75,7 +81,7 @@ def _check_numbers(folder: Path, tensor: Tensor, preparation: Standardization, a
         raise BadModel(f"{folder}: inputs[0].value_range {tensor.value_range} must rise")
 
 
-def _check_finite(folder: Path, preparation: Preprocessing | Standardization) -> None:
+def _check_finite(folder: Path, preparation: Preprocessing | Audio | Standardization) -> None:
     if not all(map(math.isfinite, preparation.mean)) or not all(0 < value < math.inf for value in preparation.std):
         raise BadModel(f"{folder}: preprocessing.mean must be finite, and .std finite and above 0")
 

@@ -14,7 +14,7 @@ from pipeline import devices as device_registry
 from pipeline import registry, sources
 from pipeline.core import ModelSpec, Recipe, from_json, to_json
 from pipeline.errors import BadData, BadModel, BadOption, BadRecipe, Unsupported
-from pipeline.recipes import _files
+from pipeline.recipes import _files, of_model
 from pipeline.registry import Plugin
 from pipeline.sources import Model
 from pipeline.system.progress import say
@@ -149,7 +149,7 @@ class Plan:
             model=found,
             frameworks=tuple(registry.bind("frameworks", name) for name in names),
             dataset=dataset,
-            recipes=recipes_of(recipes),
+            recipes=tuple(of_model(recipe, found.spec) for recipe in recipes_of(recipes)),
             targets=plugins("targets", targets),
             devices=tuple(_devices(devices)),
             data=data,

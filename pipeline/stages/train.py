@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import datasets, registry, sources, stats, tasks
-from pipeline.core import Checkpoint, ModelSpec, to_json
-from pipeline.datasets import SPLITS, Split, _images
+from pipeline.core import Audio, Checkpoint, ModelSpec, Preprocessing, to_json
+from pipeline.datasets import SPLITS, Split, _audio, _images
 from pipeline.errors import (
     BadData,
     BadModel,
@@ -205,8 +205,14 @@ def renewal(job: Job, checkpoint: Checkpoint) -> How | None:
 
 def _made_with(job: Job) -> dict[str, str]:
     """What decides weights and accuracy besides the model, the settings and the files of the dataset: the versions of
-    the tools that train, and what decodes images."""
-    return {**registry.versions(tuple(job.framework.module.PACKAGES)), "decoder": _images.identity()}
+    the tools that train, and what decodes images or sounds."""
+    preprocessing = job.model.spec.preprocessing
+    decoder = ""
+    if isinstance(preprocessing, Preprocessing):
+        decoder = _images.identity()
+    elif isinstance(preprocessing, Audio):
+        decoder = _audio.identity()
+    return {**registry.versions(tuple(job.framework.module.PACKAGES)), "decoder": decoder}
 
 
 def group(job: Job) -> Group:

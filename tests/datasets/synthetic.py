@@ -78,6 +78,56 @@ def as_arrays(root: Path, classes: Mapping[str, int], shape: tuple[int, ...] = (
     return root
 
 
+def tone(hertz: float, seed: int = 0, rate: int = 8000, seconds: float = 0.5, channels: int = 1) -> NDArray[np.float32]:
+    """A tone with noise, (samples, channels), within ±1."""
+    samples = round(rate * seconds)
+    noise = np.random.default_rng(seed).normal(0, 0.02, (samples, channels))
+    return np.asarray(0.5 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate)[:, None] + noise, np.float32)
+
+
+def sound(samples: NDArray[np.float32], rate: int = 8000, form: str = "WAV") -> bytes:
+    """The content of a sound file."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=form)
+    return buffer.getvalue()
+
+
+def sound_files(prefix: str, classes: Mapping[str, float], count: int, seed: int = 0) -> dict[str, bytes]:
+    """name → content: for each class so many tones of its frequency, as prefix/class/number.wav."""
+    return {
+        f"{prefix}{name}/{i:02}.wav": sound(tone(hertz, seed + 1000 * place + i))
+        for place, (name, hertz) in enumerate(classes.items())
+        for i in range(count)
+    }
+
+
+def spoken_digits(count: int = 12) -> dict[str, bytes]:
+    """Tones under the names of the Free Spoken Digit Dataset."""
+    return {
+        f"recordings/{digit}_ann_{i}.wav": sound(tone(200 + 300 * digit, 100 * digit + i))
+        for digit in range(10)
+        for i in range(count)
+    }
+
+
+def trials(count: int = 16, readings: int = 240) -> dict[str, bytes]:
+    """Trials of the wearable sensor: each has all four activities, in runs of the same length."""
+    found = {}
+    for number in range(count):
+        random = np.random.default_rng(number)
+        activity = np.arange(readings) * 4 // readings + 1
+        seconds = np.cumsum(random.uniform(0.1, 1, readings))
+        rows = np.column_stack([
+            seconds, random.normal(0, 0.1, (readings, 3)) + activity[:, None], np.ones(readings),
+            np.full(readings, -58.0), np.zeros((readings, 2)), activity,
+        ])  # fmt: skip
+        lines = (",".join(f"{value:.6g}" for value in row) for row in rows)
+        found[f"S1_Dataset/d1p{number + 1:02}F"] = "\n".join(lines).encode()
+    return found
+
+
 def contents(split: Split) -> list[bytes]:
     """Every image's pixels."""
     return [split.read(i).tobytes() for i in range(len(split))]

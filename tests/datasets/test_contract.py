@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import registry
-from pipeline.core import Preprocessing, Standardization
+from pipeline.core import Audio, Preprocessing, Standardization
 from pipeline.datasets import SPLITS, Dataset, Split
 from pipeline.errors import BadData, BadModel, BadOption
 from tests.datasets import synthetic
@@ -23,10 +23,19 @@ NAMES = registry.names("datasets")
 CLASSES = {"cat": 40, "dog": 60}
 
 MAKERS = {
+    "audiofolder": lambda folder: synthetic.as_folder(
+        folder / "sounds", synthetic.sound_files("", {"low": 300.0, "high": 1500.0}, 30)
+    ),
+    "fsdd": lambda folder: synthetic.as_zip(folder / "fsdd.zip", synthetic.spoken_digits()),
+    "wearable": lambda folder: synthetic.as_folder(folder / "trials", synthetic.trials()),
     "arrays": lambda folder: synthetic.as_arrays(folder / "arrays", CLASSES),
     "cifar10": lambda folder: synthetic.as_tar(folder / "cifar-10-python.tar.gz", synthetic.official_files()),
     "imagefolder": lambda folder: synthetic.as_folder(folder / "images", synthetic.class_files("", CLASSES)),
 }
+
+
+SOUND = Audio(8000, 4000, (0.0,), (1.0,))
+USUAL = {"audiofolder": SOUND, "fsdd": SOUND}
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,12 @@ class DatasetWithData:
     data: Path | None
 
     def load(self, split: str, preprocessing: Preprocessing | None = None) -> Split:
-        usual = synthetic.RGB if self.module.IMAGES else Standardization((0.0,), (1.0,))
+        usual = synthetic.RGB if self.module.IMAGES else USUAL.get(self.name, Standardization((0.0,), (1.0,)))
         return self.module.load(self.data, split, preprocessing or usual)
+
+    @property
+    def name(self) -> str:
+        return str(self.module.__name__).rpartition(".")[2]  # type: ignore[attr-defined]  # it is a module
 
 
 def with_data(name: str, tmp_path_factory: pytest.TempPathFactory) -> DatasetWithData:
