@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.core import PIXELS, Artifact, ModelSpec, Port, Preprocessing
+from pipeline.core import Artifact, ModelSpec, Port
 from pipeline.errors import Unsupported
 from pipeline.packages import _labels
 from pipeline.registry import extra
@@ -193,9 +193,9 @@ def _metadata(artifact: Artifact, version: str, licence: str, counts: tuple[int,
 
 def _input(files: _Tables, port: Port, spec: ModelSpec) -> int:
     """An input. The graph normalises images: it takes pixels, so readers are told to subtract 0 and divide by 1."""
-    preprocessing: Preprocessing = spec.preprocessing
+    preprocessing = spec.image
     tensor = next(each for each in spec.inputs if each.name == port.name)
-    if len(tensor.shape) != 3 or tensor.value_range not in (None, PIXELS):
+    if preprocessing is None:
         feature = files.table({1: files.table({})}, {0: ("Uint8", FEATURE_PROPERTIES)})
         return files.table({0: files.text(port.name), 3: feature})
     height, width, channels = tensor.shape
