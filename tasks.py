@@ -27,14 +27,16 @@ from invoke.tasks import task
 from pipeline.errors import BadOption, ExportsFailed, PipelineError, described
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline import android
     from pipeline.core import Cell, Checkpoint
     from pipeline.devices import BoundDevice
     from pipeline.results.instruction_budget import Budget, Comparison
-    from pipeline.stages.measure import Options, Result
+    from pipeline.stages.measure import Options as MeasureOptions
+    from pipeline.stages.measure import Result
     from pipeline.stages.plan import Plan, TrainingOptions
+    from pipeline.stages.ready import Result as ReadyResult
     from pipeline.system.store import Store
 
 ROOT = Path(__file__).parent
@@ -43,6 +45,7 @@ FROM = Path(os.environ.get("LASTMILE_FROM", ""))
 
 HELP = {
     "model": "a name from `inv models` or the path of a model folder; options after a colon: name:width=0.5",
+    "reference": "of a ready file (--model FILE.tflite): another file, whose outputs it is compared with",
     "framework": "a framework that the model is written in, comma-separated names, or all: torch, keras",
     "from_": "the framework of the existing checkpoint",
     "to_": "the framework to convert it to",
@@ -388,8 +391,17 @@ def push(
     device: str = "local", data: str | None = None, weights: str | None = None,
 ) -> None:  # fmt: skip
     """Copy artifacts and evaluation data to a device; files that the device already has are not sent again."""
+    from pipeline.sources import file
     from pipeline.stages import push as pushing
 
+    if file.is_file(model):
+        from pipeline.stages.plan import devices_of
+
+        ready, build = file.find(_place(model)), _build()
+        for one in devices_of(_split(device)):
+            _, sent = one.push(build, [ready.path])
+            print(f"{one.name}: 1 file up to date, {sent:,} bytes sent")
+        return
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     for pushed in pushing.push(_build(), plan):
         print(f"{pushed.device}: {pushed.files} files up to date, {pushed.sent_bytes:,} bytes sent")
@@ -401,11 +413,13 @@ def bench(
     device: str = "local", data: str | None = None, weights: str | None = None, threads: str = "1",
     processes: str | None = None, min_runs: str = "64", min_seconds: str = "0.5", time_limit: str = "3600",
     again: bool = False, samples: str | None = None, cpus: str | None = None, check: str | None = None,
-    record: str | None = None, margin: str = "1",
+    record: str | None = None, margin: str = "1", reference: str | None = None,
+    inputs: str | None = None,
 ) -> None:  # fmt: skip
     """Measure size, load time, latency, memory and accuracy on a device; --check fails where instructions grew."""
     from pipeline.report import terminal
     from pipeline.results import instruction_budget
+    from pipeline.sources import file
     from pipeline.stages import _threads, measure
 
     options = measure.Options(
@@ -416,6 +430,14 @@ def bench(
     )  # fmt: skip
     options.check()
     points = _margin(margin)
+    if file.is_file(model):
+        _bench_file(model, device, (reference, inputs), options, {
+            "target": target != "all", "recipe": recipe != "fp32", "framework": framework != "torch",
+            "data": data, "weights": weights, "samples": samples, "check": check, "record": record,
+        })  # fmt: skip
+        return
+    if reference is not None or inputs is not None:
+        raise BadOption("--reference and --inputs are for a ready file: --model FILE.tflite, for example")
     plan = _plan(model, framework, target, recipe, device, data=data, weights=weights)
     recorded = _budget(plan.devices, check, record)
     build = _build()
@@ -440,6 +462,35 @@ def bench(
         else:
             compared = [instruction_budget.compare(own, recorded, device, asked) for device, own in counted]
             _check_growth([one for device in compared for one in device])
+
+
+def _bench_file(
+    model: str, device: str, comparison: tuple[str | None, str | None], options: MeasureOptions,
+    others: Mapping[str, object],
+) -> None:  # fmt: skip
+    """Measures a ready file on devices, and prints its rows.
+
+    Args:
+        comparison: the options --reference and --inputs.
+        others: options that only a model has; an error if one is given.
+    """
+    from pipeline.report import terminal
+    from pipeline.results import ready as results
+    from pipeline.sources import file
+    from pipeline.stages import ready
+    from pipeline.stages.plan import devices_of
+
+    if given := [f"--{name}" for name, value in others.items() if value]:
+        raise BadOption(f"{model} is a ready file, measured as it is: omit {', '.join(given)}")
+    subject = file.find(_place(model))
+    reference, inputs = comparison
+    compared = file.find(_place(reference)) if reference else None
+    build = _build()
+    found = ready.bench(build, subject, devices_of(_split(device)), options, compared, _path(inputs))
+    cells = [results.of(build, one.measurement) for one in found if one.measurement]
+    if cells:
+        terminal.show(*terminal.cells(cells))
+    _raise_failures(found)
 
 
 ABOUT_COMPARE = {
@@ -617,9 +668,12 @@ def results(_c: Context, json: bool = False, framework: str = "all", margin: str
     from pipeline import core
     from pipeline.report import terminal
     from pipeline.results import collect as reading
+    from pipeline.results import ready
 
     build = _build()
     cells = reading.cells(build, _checkpoints(build, framework), _margin(margin))
+    if framework == "all":
+        cells += ready.cells(build)
     if json:
         from json import dumps
 
@@ -1075,7 +1129,7 @@ def _app(build: Store, options: android.Options | None = None, phone: bool = Tru
     return android.path(build)
 
 
-def _benched(build: Store, plan: Plan, options: Options) -> tuple[list[Result], ExportsFailed | None]:
+def _benched(build: Store, plan: Plan, options: MeasureOptions) -> tuple[list[Result], ExportsFailed | None]:
     """What was measured; and why an export failed, which is reported after the table of the others."""
     from pipeline.stages import measure
 
@@ -1098,7 +1152,7 @@ def _cells(build: Store, plan: Plan, recipes: Iterable[str], margin: float = 1.0
     ]
 
 
-def _raise_failures(found: list[Result]) -> None:
+def _raise_failures(found: Sequence[Result | ReadyResult]) -> None:
     """Ends the command with exit code 2 and the first failure of each device, if there are failures."""
     first = {result.device: result.failure for result in reversed(found) if result.failure}
     if len(first) == 1:

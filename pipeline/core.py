@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import Broken
 
@@ -625,6 +625,48 @@ class Measurement:
     key: str
     tools: Mapping[str, str]
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class FileMeasurement:
+    """A ready file on one device, as it is: pseudo-random inputs, and nothing known of its outputs but their distance
+    from those of a reference.
+
+    Attributes:
+        file: its name.
+        inputs, outputs: what its runtime on this machine says; empty if none runs it.
+        device, runtime, processes: see Measurement.
+        reference: name and sha256 of the file that it was compared with; None without one.
+        parity: each output compared with the reference's, in their order.
+    """
+
+    file: str
+    sha256: str
+    size_bytes: int
+    target: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    device: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+    processes: tuple[Process, ...]
+    reference: tuple[str, str] | None
+    parity: tuple[Parity, ...]
+    key: str
+    tools: Mapping[str, str]
+    schema: int = SCHEMA
+
+
+class Timed(Protocol):
+    """What a Measurement and a FileMeasurement have in common."""
+
+    @property
+    def device(self) -> Mapping[str, Any]: ...
+
+    @property
+    def runtime(self) -> Mapping[str, Any]: ...
+
+    @property
+    def processes(self) -> tuple[Process, ...]: ...
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline import stats
-from pipeline.core import Cell, Latency, Measurement, Parity
+from pipeline.core import Cell, Latency, Parity, Timed
 
 NONE = "–"
 """The text for a figure that was not measured."""
@@ -185,7 +185,7 @@ def place(cell: Cell) -> str:
     return device(cell) + throttled(cell)
 
 
-def runtime(measurement: Measurement) -> str:
+def runtime(measurement: Timed) -> str:
     """A measurement's runtime: name, version, threads, delegate, the CPUs that it was pinned to or that a phone used,
     and whether its input is refilled."""
     facts = measurement.runtime

@@ -158,10 +158,11 @@ def _measured(found: Sequence[Cell]) -> list[RenderableType]:
     if any(cell.graph_parity or cell.coverage for cell in found):
         head = (*head, "graph dB", "quantized %")
         rows = [(*row, *_quantization(cell)) for row, cell in zip(rows, found, strict=True)]
-    accuracy = slice(8, 12)
-    if all(cell.agreement is None for cell in found):  # no model has classes
-        accuracy = slice(8, 11)
-        head, rows = (*head[:11], *head[12:]), [(*row[:11], *row[12:]) for row in rows]
+    optional = range(8, 12)  # a file without a task has no metric, and a task without classes no agreement
+    empty = [i for i in optional if all(row[i].strip() == formatting.NONE for row in rows)]
+    head = tuple(title for i, title in enumerate(head) if i not in empty)
+    rows = [tuple(text for i, text in enumerate(row) if i not in empty) for row in rows]
+    accuracy = slice(8, 12 - len(empty))
     whole = table(head, rows, left=3)
     screen = console()
     if screen.measure(whole, options=screen.options.update(width=UNLIMITED)).maximum <= screen.width:

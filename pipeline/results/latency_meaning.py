@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import formatting
-from pipeline.core import Cell, Floor, Measurement
+from pipeline.core import Cell, Floor, Timed
 from pipeline.system import store
 from pipeline.system.store import Store
 
@@ -19,7 +19,7 @@ def path(build: Store, device: str, runtime: str) -> Path:
     return build.root / "floors" / device / f"{runtime}.json"
 
 
-def floor_ms(build: Store, measurement: Measurement) -> float | None:
+def floor_ms(build: Store, measurement: Timed) -> float | None:
     """The recorded floor of what a measurement was made with; None where none is recorded for this hardware, runtime
     and version."""
     device, runtime = measurement.device, measurement.runtime

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from pipeline import devices, formatting, registry, stats
-from pipeline.core import Artifact, Cell, Failure, Measurement
+from pipeline.core import Artifact, Cell, Failure, Measurement, Timed
 from pipeline.errors import Broken
 from pipeline.results import keys, latency_meaning, output_diff, predictions, warnings
 from pipeline.results.reference import Reference
@@ -61,7 +61,7 @@ def _measured(home: Path, artifact: Artifact, reference: Reference, cell: Cell) 
         measurement = store.read(Measurement, home / "measurement.json")
         if measurement is None:
             return Row(_to_bench("not measured yet", reference, cell), reference.checkpoint, artifact)
-        cell = replace(cell, hardware=measurement.device.get("hardware"), emulated=_emulated(measurement))
+        cell = replace(cell, hardware=measurement.device.get("hardware"), emulated=is_emulated(measurement))
         _require_own(measurement, cell)
         stale = _stale(artifact, reference, measurement)
         if stale:
@@ -116,7 +116,7 @@ def _key_now(build: Store, artifact: Artifact, row: Row) -> str | None:
     return keys.run(build, row.checkpoint, artifact, device, runtime)
 
 
-def _emulated(measurement: Measurement) -> bool:
+def is_emulated(measurement: Timed) -> bool:
     """Whether the device is emulated. A measurement must record it: an emulated latency must never pass as real."""
     emulated = measurement.device.get("emulated")
     if not isinstance(emulated, bool):
@@ -154,7 +154,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
     lost, gained = stats.discordant(before, scores) if task.CLASSES else (None, None)
     assert reference.checkpoint is not None  # without one the cell has a problem and does not get here
     cell = replace(
-        _timed(cell, measurement),
+        timed(cell, measurement),
         status="ok",
         peak_rss_bytes=max(process.peak_rss_bytes for process in measurement.processes),
         pss_bytes=max((p.pss_bytes for p in measurement.processes if p.pss_bytes is not None), default=None),
@@ -170,7 +170,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         agreement=stats.agreement(reference.outputs[0], outputs[0]) if task.CLASSES else None,
         runtime=formatting.runtime(measurement),
         cpus=measurement.runtime.get("cpus"),
-        throttled=_throttled(measurement),
+        throttled=throttled(measurement),
         includes_input_copy=measurement.runtime.get("includes_input_copy"),
         steps=(
             output_diff.framework(reference.checkpoint, before),
@@ -190,13 +190,13 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
     return Row(cell, reference.checkpoint, artifact, measurement, home, tuple(classes))
 
 
-def _throttled(measurement: Measurement) -> bool | None:
+def throttled(measurement: Timed) -> bool | None:
     """Whether the device slowed its clock in any of the processes; None if it does not report it."""
     known = [process.throttled for process in measurement.processes if process.throttled is not None]
     return any(known) if known else None
 
 
-def _timed(cell: Cell, measurement: Measurement) -> Cell:
+def timed(cell: Cell, measurement: Timed) -> Cell:
     """The cell with latency on a real device, or with instructions on an emulated one that counts them."""
     processes = measurement.processes
     summary = stats.latency(processes)

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline import formatting
-from pipeline.core import Cell, Coverage, Measurement
+from pipeline.core import Cell, Coverage, Timed
 from pipeline.stats import latency, percentile, single_runs_ms
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 """A number that is a word of its own: the 3.4 of "load 3.4" and the 17 of "17%", not the 99 of "p99"."""
 
 
-def of_times(measurement: Measurement) -> tuple[str, ...]:
+def of_times(measurement: Timed) -> tuple[str, ...]:
     """Reasons to doubt a measurement's times. Emulated devices show no times, so they get no warnings here."""
     if measurement.device.get("emulated"):
         return ()
@@ -112,11 +112,11 @@ def of_coverage(coverage: Coverage | None) -> tuple[str, ...]:
     return (f"{share}; these layers stay in float: {', '.join(names)}",)
 
 
-def _is_phone(measurement: Measurement) -> bool:
+def _is_phone(measurement: Timed) -> bool:
     return "android" in measurement.device
 
 
-def _spread(measurement: Measurement) -> list[str]:
+def _spread(measurement: Timed) -> list[str]:
     processes = measurement.processes
     if not all(process.runs for process in processes):
         return ["a process recorded no runs: measure again"]
@@ -150,7 +150,7 @@ def interquartile_range(runs: Sequence[Sequence[int]]) -> float:
     return (percentile(each, 75) - percentile(each, 25)) / max(percentile(each, 50), 1e-9)
 
 
-def _throttled(measurement: Measurement) -> list[str]:
+def _throttled(measurement: Timed) -> list[str]:
     """A warning for each reason, or one where the device reports only that it throttled."""
     slowed = [process for process in measurement.processes if process.throttled]
     seen = {reason for process in slowed for reason in process.throttling}
@@ -160,7 +160,7 @@ def _throttled(measurement: Measurement) -> list[str]:
     return known
 
 
-def _governor(measurement: Measurement) -> str | None:
+def _governor(measurement: Timed) -> str | None:
     """Boards raise their clock under load, so a short measurement runs while the clock is still rising."""
     governor = measurement.device.get("governor")  # of all clusters: "performance / schedutil"
     if governor in (None, "performance") or measurement.device.get("fixed_performance"):
@@ -170,7 +170,7 @@ def _governor(measurement: Measurement) -> str | None:
     return f"the CPU clock may change during the measurement (governor {governor!r}): set it to 'performance'"
 
 
-def _steady(measurement: Measurement) -> str:
+def _steady(measurement: Timed) -> str:
     """What keeps the clock steady. A phone's owner cannot set the governor without root."""
     if not _is_phone(measurement):
         return "set the CPU governor to 'performance'"
@@ -179,7 +179,7 @@ def _steady(measurement: Measurement) -> str:
     return "set fixed_performance = true in devices.toml"
 
 
-def _phone(measurement: Measurement) -> list[str]:
+def _phone(measurement: Timed) -> list[str]:
     """What a phone's owner can change about its state."""
     device, found = measurement.device, []
     states = [end for state in device.get("states", ()) for end in (state["before"], *state["samples"], state["after"])]
@@ -213,7 +213,7 @@ def _phone(measurement: Measurement) -> list[str]:
     return found
 
 
-def _load(measurement: Measurement) -> str | None:
+def _load(measurement: Timed) -> str | None:
     """Judges the load averages before the runs, less this many threads: a previous process may have left them in the
     average."""
     loads = [process.load_average[0] for process in measurement.processes if process.load_average[0] is not None]

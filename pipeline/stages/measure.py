@@ -430,13 +430,18 @@ class _Cell:
 def run_words(one: Runnable, images: Path, threads: int, options: Options, processes: int) -> list[str | Path]:
     """The arguments of `edge-bench run`. Counted instructions depend on them too: their length shifts memory addresses
     (benchmarks/README.md)."""
+    return ["run", one.path, *_common(one, images, threads), *effort(options, processes)]
+
+
+def effort(options: Options, processes: int) -> list[str]:
+    """How much each of so many processes measures, and on which CPUs, as arguments of `edge-bench run`."""
     runs, seconds = math.ceil(options.min_runs / processes), options.min_seconds / processes
     bounds = ["--min-runs", str(runs), "--min-seconds", f"{seconds:.10g}"]
     if processes > 1:
         bounds += ["--warmup-seconds", f"{WARMUP_SECONDS / processes:g}"]
     if options.cpus:
         bounds += ["--cpus", ",".join(map(str, options.cpus))]
-    return ["run", one.path, *_common(one, images, threads), *bounds]
+    return bounds
 
 
 def _common(one: Runnable, images: Path, threads: int) -> list[str | Path]:
@@ -486,8 +491,31 @@ def _noun(
 ) -> Measurement:
     """The measurement from the outputs of edge-bench, one for each process."""
     first = found[0]
+    return Measurement(
+        artifact_sha256=artifact.sha256,
+        model=artifact.model,
+        framework=artifact.framework,
+        target=artifact.target,
+        recipe=artifact.recipe,
+        device=facts_of(device, hardware, found),
+        runtime=runtime_of(first),
+        size_bytes=artifact.size_bytes,
+        processes=tuple(map(of_process, found)),
+        accuracy=accuracy,
+        key=key,
+        tools=first["tools"],
+    )
+
+
+def runtime_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement's `runtime`, from an output of `edge-bench run`."""
+    return {**run["runtime"], **{name: run.get(name) for name in ("refills_input", "includes_input_copy")}}
+
+
+def facts_of(device: Device, hardware: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A measurement's `device`, from the outputs of `edge-bench run`."""
     facts = {"name": device.name, "kind": device.kind, "emulated": device.emulated, "hardware": hardware}
-    facts |= first["device"]
+    facts |= found[0]["device"]
     if "before" in facts:  # a phone's state
         facts = {name: value for name, value in facts.items() if name not in ("before", "after")}
         facts["states"] = [
@@ -496,20 +524,7 @@ def _noun(
         ]
     if "clock" in device.options:
         facts["clock"] = device.options["clock"]
-    return Measurement(
-        artifact_sha256=artifact.sha256,
-        model=artifact.model,
-        framework=artifact.framework,
-        target=artifact.target,
-        recipe=artifact.recipe,
-        device=facts,
-        runtime={**first["runtime"], **{name: first.get(name) for name in ("refills_input", "includes_input_copy")}},
-        size_bytes=artifact.size_bytes,
-        processes=tuple(map(of_process, found)),
-        accuracy=accuracy,
-        key=key,
-        tools=first["tools"],
-    )
+    return facts
 
 
 def of_process(run: Mapping[str, Any]) -> Process:

@@ -151,7 +151,7 @@ class Plan:
             dataset=dataset,
             recipes=tuple(of_model(recipe, found.spec) for recipe in recipes_of(recipes)),
             targets=plugins("targets", targets),
-            devices=tuple(_devices(devices)),
+            devices=tuple(devices_of(devices)),
             data=data,
             weights=weights,
             training=training,
@@ -253,7 +253,12 @@ def plugins(folder: str, names: Names) -> tuple[Plugin[Any], ...]:
     return tuple(Plugin(folder, name, module) for name, module in loaded.items())
 
 
-def _devices(names: Names) -> list[BoundDevice]:
+def devices_of(names: Names) -> list[BoundDevice]:
+    """Devices by name.
+
+    Raises:
+        UnknownName: devices.toml has no such table.
+    """
     if names == ALL:
         return list(device_registry.devices().values())
     return [device_registry.find(name) for name in _names(names)]

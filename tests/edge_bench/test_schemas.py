@@ -26,6 +26,7 @@ def answers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     words: dict[str, tuple[object, ...]] = {
         "run": ("run", models / "net.tflite", *SHORT),
         "predict": ("predict", models / "net.tflite", "--inputs", models / "samples.npy", "--out", "p.npz"),
+        "inspect": ("inspect", models / "net.tflite"),
         "facts": ("facts",),
         "runtimes": ("runtimes",),
         "verify": ("verify", bundles.made(bundles.usual(tmp_path_factory.mktemp("ship") / "build")).path),
@@ -40,7 +41,18 @@ def answers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_every_schema_is_valid_and_every_command_has_one() -> None:
     for schema in SCHEMAS.values():
         Draft202012Validator.check_schema(schema)
-    assert SCHEMAS.keys() == {"run", "predict", "facts", "runtimes", "verify", "device", "runtime", "memory", "trace"}
+    assert SCHEMAS.keys() == {
+        "run",
+        "predict",
+        "inspect",
+        "facts",
+        "runtimes",
+        "verify",
+        "device",
+        "runtime",
+        "memory",
+        "trace",
+    }
 
 
 def test_real_answers_fit_and_have_no_key_that_the_schema_does_not_describe(answers: dict[str, Any]) -> None:

@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--keep-input", action="store_true", help="also write the inputs as the runtime gets them")
     predict.set_defaults(command=_predict)
 
+    inspect = commands.add_parser("inspect", help="list the inputs and outputs of a model file")
+    inspect.add_argument("artifact", type=Path, help="a model file; its suffix determines the runtime")
+    inspect.add_argument("--runtime", metavar="NAME", help="another runtime than the default of the suffix")
+    inspect.set_defaults(command=_inspect)
+
     verify = commands.add_parser("verify", help="check every file of a bundle of Lastmile's, and its signature")
     verify.add_argument("bundle", type=Path, help="the bundle's folder")
     verify.add_argument("--key", type=Path, metavar="PEM", help="the public key of the signer; needs cryptography")
@@ -144,6 +149,22 @@ def _predict(options: argparse.Namespace) -> dict[str, Any]:
     samples = _samples(options)
     assert samples is not None  # argparse requires --inputs
     return predict.predict(_job(options), samples, span, options.out)
+
+
+def _inspect(options: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from . import model
+
+    loaded = model.load(model.Job(options.artifact, options.runtime))
+    return {
+        "schema": 1,
+        **loaded.artifact,
+        "runtime": loaded.runtime,
+        "inputs": [asdict(info) for info in loaded.session.inputs],
+        "outputs": [asdict(info) for info in loaded.session.outputs],
+        "tools": loaded.tools,
+    }
 
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:

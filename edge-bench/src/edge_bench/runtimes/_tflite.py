@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import TensorInfo
+from . import TensorInfo, _free
 
 if TYPE_CHECKING:
     from . import Array
@@ -47,7 +47,10 @@ class Session:
 
 def load(module: Any, path: Path, threads: int) -> Session:
     """Loads the model in `path` into the Interpreter of `module`."""
-    return Session(module.Interpreter(model_path=str(path), num_threads=threads))
+    interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+    for details in interpreter.get_input_details():
+        _free.check(details["name"], details["shape_signature"])
+    return Session(interpreter)
 
 
 def _info(details: Any) -> TensorInfo:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import files
-from . import TensorInfo
+from . import TensorInfo, _free
 
 if TYPE_CHECKING:
     from . import Array, Session
@@ -54,6 +54,8 @@ class _Session:
     delegate = "cpu"
 
     def __init__(self, module: Any, session: Any) -> None:
+        for node in session.get_inputs():
+            _free.check(node.name, [size if isinstance(size, int) else -1 for size in node.shape])
         self.inputs = tuple(_info(node, unknown=1) for node in session.get_inputs())
         self.outputs = tuple(_info(node, unknown=-1) for node in session.get_outputs())
         self._session, self._binding = session, session.io_binding()
