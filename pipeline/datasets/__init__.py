@@ -22,6 +22,9 @@ from pipeline.system.store import digest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+KINDS = {"i": "classes", "f": "numbers to predict", "u": "masks"}
+"""What the kinds of truth are called; see `Task.truth`."""
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -31,7 +34,7 @@ class Split:
 
     Attributes:
         labels: the truth. Of classes int64 (N,), indices into the dataset's classes, or into a model's labels after
-            `load`; of numbers to predict float32 (N, numbers).
+            `load`; of numbers to predict float32 (N, numbers); of masks uint8 (N, height, width).
         sha256: hash of the split's content: its samples, their order and labels, the preprocessing, and the code that
             decodes them.
         read: returns the i-th input in the spec's shape. Images are decoded, resized and cropped: uint8 (height, width,
@@ -111,17 +114,14 @@ def _check_samples(split: Split, spec: ModelSpec, name: str, data: Path | None) 
     """
     if not len(split):
         return
-    where, classes = f"the {name} split of {data or spec.dataset}", tasks.of(spec).CLASSES
+    where, (kind, wanted) = f"the {name} split of {data or spec.dataset}", tasks.of(spec).truth(spec)
     shape = spec.inputs[0].shape if spec.image else split.read(0).shape  # images are made to fit
     if shape != spec.inputs[0].shape:
         raise BadData(f"{where} has samples of shape {shape}, and {spec.name} takes {spec.inputs[0].shape}")
-    if classes != (split.labels.dtype.kind == "i"):
-        kinds = "numbers to predict", "classes"
-        raise BadData(f"{where} has {kinds[not classes]}, and {spec.task} needs {kinds[classes]}")
-    if not classes and split.labels.shape[1:] != spec.outputs[0].shape:
-        raise BadData(
-            f"{where} has labels of shape {split.labels.shape[1:]}, and {spec.name} returns {spec.outputs[0].shape}"
-        )
+    if split.labels.dtype.kind != kind:
+        raise BadData(f"{where} has {KINDS[split.labels.dtype.kind]}, and {spec.task} needs {KINDS[kind]}")
+    if split.labels.shape[1:] != wanted:
+        raise BadData(f"{where} has labels of shape {split.labels.shape[1:]}, and {spec.name} needs {wanted}")
 
 
 def order_note(names: Sequence[str]) -> str | None:

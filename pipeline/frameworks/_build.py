@@ -69,7 +69,7 @@ def _problem(model: Model, network: Callable[[NDArray[np.float32]], Any], count:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         return f"the network fails on a batch of {number}: {described(error)}"
-    wanted = (count, model.spec.classes)
+    wanted = (count, *model.spec.outputs[0].shape)
     found = tuple(outputs.shape) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
     if found != wanted:
         return f"the network returns {found} for {number}, but SPEC.outputs requires {wanted}"

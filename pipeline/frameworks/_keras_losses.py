@@ -21,7 +21,12 @@ OfSamples = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 def loss(spec: ModelSpec, labels: NDArray[Any]) -> OfSamples:
     """As `_torch_losses.of`, for each sample. Labels of classes are one-hot."""
-    if tasks.of(spec).CLASSES:
+    kind, _ = tasks.of(spec).truth(spec)
+    if kind == "u":  # outputs (n, height, width, classes)
+        return lambda truth, outputs: tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(truth, tf.int32), outputs), axis=(1, 2)
+        )
+    if kind == "i":
         cross_entropy: OfSamples = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=spec.training.label_smoothing, reduction=None
         )
@@ -36,7 +41,10 @@ def scores(spec: ModelSpec, labels: NDArray[Any]) -> OfSamples:
     Args:
         labels: of the whole split.
     """
-    if tasks.of(spec).CLASSES:
+    kind, _ = tasks.of(spec).truth(spec)
+    if kind == "u":
+        return _of_masks
+    if kind == "i":
         return lambda truth, outputs: tf.cast(tf.equal(tf.argmax(outputs, 1), truth), tf.float64)
     varies = _variance(labels) > 0
     variance = _variance(labels)[varies]
@@ -46,6 +54,17 @@ def scores(spec: ModelSpec, labels: NDArray[Any]) -> OfSamples:
         return tf.reduce_mean(1 - squares / variance, axis=1)
 
     return of_numbers
+
+
+def _of_masks(truth: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """As `semantic_segmentation.scores`."""
+    classes = outputs.shape[-1]
+    predicted = tf.one_hot(tf.argmax(outputs, -1), classes, dtype=tf.float64)
+    expected = tf.one_hot(tf.cast(truth, tf.int64), classes, dtype=tf.float64)
+    overlaps = tf.reduce_sum(predicted * expected, axis=(1, 2))
+    unions = tf.reduce_sum(predicted + expected, axis=(1, 2)) - overlaps
+    found = tf.math.divide_no_nan(overlaps, unions)
+    return tf.reduce_sum(found, axis=1) / tf.reduce_sum(tf.cast(unions > 0, tf.float64), axis=1)
 
 
 def _variance(labels: NDArray[Any]) -> NDArray[np.float32]:

@@ -20,14 +20,18 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def of(spec: ModelSpec, labels: NDArray[Any]) -> Loss:
     """The mean loss of a batch, from outputs and labels.
 
-    Classes have the cross entropy. Numbers have the squared error in units of their variance, so that a learning rate
-    fits numbers of any size.
+    Classes have the cross entropy, masks its mean over the pixels. Numbers have the squared error in units of their
+    variance, so that a learning rate fits numbers of any size.
 
     Args:
         labels: of the training split.
     """
-    if tasks.of(spec).CLASSES:
-        return nn.CrossEntropyLoss(label_smoothing=spec.training.label_smoothing)
+    entropy = nn.CrossEntropyLoss(label_smoothing=spec.training.label_smoothing)
+    kind, _ = tasks.of(spec).truth(spec)
+    if kind == "i":
+        return entropy
+    if kind == "u":  # outputs (n, height, width, classes)
+        return lambda outputs, truth: entropy(outputs.movedim(-1, 1), truth.long())
     variance = torch.from_numpy(labels.reshape(len(labels), -1).var(axis=0).clip(1e-12))
 
     def loss(outputs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SECOND = {"macro_f1": "macro F1, %", "mae": "mean absolute error"}
+SECOND = {
+    "macro_f1": "macro F1, %",
+    "mae": "mean absolute error",
+    "miou": "IoU of all pixels, %",
+    "dice": "Dice, %",
+}
 """Further metrics as columns of a table; see `Task.figures`."""
 
 
@@ -43,6 +48,9 @@ class Task(Protocol):
 
     def check(self, spec: ModelSpec) -> str | None:
         """What is wrong with a spec for this task; None if nothing is. Its input has been checked."""
+
+    def truth(self, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+        """The kind (NumPy's: "i" of classes, "f" of numbers, "u" of a mask) and the shape of a sample's truth."""
 
     def scores(
         self, output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None

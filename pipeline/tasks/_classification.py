@@ -25,6 +25,11 @@ def check(spec: ModelSpec) -> str | None:
     return None
 
 
+def truth(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+    """See `Task`: the index of a class."""
+    return "i", ()
+
+
 def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """See `Task`: 1 where the largest output is the label's, else 0. Outputs that are not finite are wrong."""
     import numpy as np

@@ -1,9 +1,9 @@
 """Image classification: one label for each sample."""
 
-from pipeline.tasks._classification import check, figures, scores
+from pipeline.tasks._classification import check, figures, scores, truth
 
 METRIC, TITLE, NAME = "top1", "top-1", "accuracy"
 CLASSES = True
 SUMMARY = "one label each for images"
 
-__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores"]
+__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores", "truth"]

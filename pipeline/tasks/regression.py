@@ -28,6 +28,11 @@ def check(spec: ModelSpec) -> str | None:
     return None
 
 
+def truth(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+    """See `Task`: as many numbers as the model returns."""
+    return "f", spec.outputs[0].shape
+
+
 def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None) -> NDArray[np.float64]:
     """See `Task`: 1 - (error / standard deviation of the truth)², averaged over the numbers to predict.
 

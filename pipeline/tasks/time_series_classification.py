@@ -1,9 +1,9 @@
 """Time series classification: one label for each sample."""
 
-from pipeline.tasks._classification import check, figures, scores
+from pipeline.tasks._classification import check, figures, scores, truth
 
 METRIC, TITLE, NAME = "top1", "top-1", "accuracy"
 CLASSES = True
 SUMMARY = "one label each for windows of a sensor's values, or other series"
 
-__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores"]
+__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores", "truth"]

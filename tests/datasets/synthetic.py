@@ -112,6 +112,16 @@ def spoken_digits(count: int = 12) -> dict[str, bytes]:
     }
 
 
+def mask_files(masks: Mapping[str, NDArray[np.uint8]], kind: str = "masks") -> dict[str, bytes]:
+    """Images with these masks, of the same names: an image is bright where its mask is above 0."""
+    found = {}
+    for i, (name, mask) in enumerate(masks.items()):
+        noise = np.random.default_rng(i).integers(0, 60, (*mask.shape, 3), dtype=np.uint8)
+        found[f"images/{name}.png"] = encoded(noise + 180 * (mask[..., None] > 0).astype(np.uint8))
+        found[f"{kind}/{name}.png"] = encoded(mask)
+    return found
+
+
 def trials(count: int = 16, readings: int = 240) -> dict[str, bytes]:
     """Trials of the wearable sensor: each has all four activities, in runs of the same length."""
     found = {}

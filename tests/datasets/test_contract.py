@@ -22,10 +22,13 @@ ROOT = Path(__file__).parents[2]
 NAMES = registry.names("datasets")
 CLASSES = {"cat": 40, "dog": 60}
 
+MASKS = {f"{i}": np.roll(np.eye(32, dtype=np.uint8) + 2 * np.eye(32, k=9, dtype=np.uint8), i) for i in range(40)}
+
 MAKERS = {
     "audiofolder": lambda folder: synthetic.as_folder(
         folder / "sounds", synthetic.sound_files("", {"low": 300.0, "high": 1500.0}, 30)
     ),
+    "maskfolder": lambda folder: synthetic.as_zip(folder / "masks.zip", synthetic.mask_files(MASKS)),
     "fsdd": lambda folder: synthetic.as_zip(folder / "fsdd.zip", synthetic.spoken_digits()),
     "wearable": lambda folder: synthetic.as_folder(folder / "trials", synthetic.trials()),
     "arrays": lambda folder: synthetic.as_arrays(folder / "arrays", CLASSES),
@@ -93,6 +96,9 @@ def test_its_classes_are_distinct_names_or_none(dataset: DatasetWithData) -> Non
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_has_every_class_or_numbers(dataset: DatasetWithData, split: str) -> None:
     labels, names = dataset.load(split).labels, dataset.module.classes(dataset.data)
+    if labels.dtype == np.uint8:  # masks
+        assert labels.ndim == 3 and labels.max() < len(names)
+        return
     if not names:
         assert labels.dtype == np.float32 and labels.ndim == 2 and np.isfinite(labels).all()
         return

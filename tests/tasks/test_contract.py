@@ -15,21 +15,30 @@ from pipeline.core import ModelSpec, Tensor
 from pipeline.tasks import SECOND, Task
 
 NAMES = registry.names("tasks")
-DIGITS, DIABETES = (sources.find(name).spec for name in ("digits_cnn", "diabetes_mlp"))
+DIGITS, DIABETES, UNET = (sources.find(name).spec for name in ("digits_cnn", "diabetes_mlp", "unet_small"))
 ROOT = Path(__file__).parents[2]
 
 
+def kind_of(task: Task) -> str:
+    """What its truth is; see `Task.truth`."""
+    return task.truth(DIGITS)[0]
+
+
 def spec_of(task: Task) -> ModelSpec:
-    return DIGITS if task.CLASSES else DIABETES
+    return {"i": DIGITS, "f": DIABETES, "u": UNET}[kind_of(task)]
 
 
 def labels_of(task: Task, count: int) -> np.ndarray:
     random = np.random.default_rng(1)
-    return random.integers(0, 10, count) if task.CLASSES else random.normal(size=(count, 2)).astype(np.float32)
+    return {
+        "i": random.integers(0, 10, count),
+        "f": random.normal(size=(count, 2)).astype(np.float32),
+        "u": random.integers(0, 3, (count, 8, 8)).astype(np.uint8),
+    }[kind_of(task)]
 
 
 def perfect(task: Task, labels: np.ndarray) -> np.ndarray:
-    return np.eye(10, dtype=np.float32)[labels] if task.CLASSES else labels
+    return labels if kind_of(task) == "f" else np.eye(10, dtype=np.float32)[labels]
 
 
 @pytest.fixture(params=NAMES)
@@ -88,10 +97,12 @@ def test_it_accepts_a_spec_of_its_kind_and_refuses_outputs_of_another_shape(task
     spec = spec_of(task)
     assert task.check(spec) is None
     assert "(4, 4)" in str(task.check(replace(spec, outputs=(Tensor("map", (4, 4)),), labels=())))
+    kind, shape = task.truth(spec)
+    assert kind in "ifu" and shape == {"i": (), "f": (1,), "u": (96, 96)}[kind]
 
 
 def test_a_task_has_labels_or_none(task: Task) -> None:
-    wrong = replace(spec_of(task), labels=("a", "b"))
+    wrong = replace(spec_of(task), labels=("a", "b", "c"))
     assert task.check(wrong) is not None
 
 

@@ -196,5 +196,6 @@ def test_a_spec_that_does_not_fit_is_refused(old: str, new: str, named: str, ser
 
 def test_every_task_is_used_by_a_model_or_a_test() -> None:
     assert set(registry.names("tasks")) == {
-        "image_classification", "time_series_classification", "audio_classification", "regression"
+        "image_classification", "time_series_classification", "audio_classification", "regression",
+        "semantic_segmentation",
     }  # fmt: skip
