@@ -29,11 +29,12 @@ class Table:
     lines: tuple[tuple[str, ...], ...]
 
     def without_empty(self, *titles: str) -> Table:
-        """The table without those of these columns in which every line that reaches them has no value."""
+        """The table without those of these columns in which no whole line has a value."""
+        whole = [line for line in self.lines if len(line) == len(self.columns)]
         gone = {
             i
             for i, column in enumerate(self.columns)
-            if column.title in titles and all(line[i] == NONE for line in self.lines if len(line) > i + 1)
+            if column.title in titles and all(line[i] == NONE for line in whole)
         }
         lines = tuple(
             tuple(text for i, text in enumerate(line) if i not in gone or i == len(line) - 1 < len(self.columns) - 1)

@@ -125,8 +125,10 @@ def test_the_table_has_every_cell_with_its_figures(demo: Demo, page: str) -> Non
     first, then = ([c for c in found if c.emulated is emulated] for emulated in (False, True))
     assert [row[:3] for row in rows] == [[c.recipe, c.target, c.device or "–"] for c in (*first, *then)]
     (int8,) = [row for row in rows if row[:3] == ["int8", "executorch", "local"]]
+    (cell,) = [c for c in found if (c.recipe, c.target, c.device) == ("int8", "executorch", "local")]
+    macro_f1 = f"{100 * cell.figures['macro_f1']:.2f}"
     assert int8[3:] == [
-        "96.9", "0.106", "0.108", "0.109", "0.0 %", "3.00", "50.0", "10.0", "80.20", "+1.00", "[−0.95, +2.95]",
+        "96.9", "0.106", "0.108", "0.109", "0.0 %", "3.00", "50.0", "10.0", "80.20", macro_f1, "+1.00", "[−0.95, +2.95]",
         "cannot tell", "94.00",
     ]  # fmt: skip
 
@@ -166,7 +168,7 @@ def test_an_emulated_device_has_instructions_with_their_spread_and_no_latency(pa
 
 def test_output_differences_are_shown_step_by_step(page: str) -> None:
     head, *rows = lines(section(page, "steps"))
-    assert head[4:] == ["accuracy, %", "bit-equal, %", "same top-1, %", "samples", "largest difference"]
+    assert head[4:] == ["metric, %", "bit-equal, %", "same top-1, %", "samples", "largest difference"]
     runtime = "litert 2.3.0, 1 thread, XNNPACK"
     way = [row[2:] for row in rows if row[:2] == ["int8", "tflite"]]
     assert way[0] == ["framework", "torch 2.13.0", "81.20", "–", "–", "500", "–"]
@@ -220,7 +222,7 @@ def test_the_fastest_file_has_its_size_latency_and_drop(demo: Demo) -> None:
     report(demo.build)
     assert (
         "Fastest with a drop below 3 points: int8 on executorch. 96.9 kB (3.3 times smaller than fp32), p50 0.106 ms "
-        "(1.8 times faster than fp32), accuracy drop +1.00 points [-0.95, +2.95], "
+        "(1.8 times faster than fp32), drop +1.00 points [-0.95, +2.95], "
         "no worse than the margin of 3 points over 500 samples."
     ) in part
     assert "38,000,000 instructions" in part
