@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/tasks.py --fsdd fsdd.zip --wearable wearable.zip --masks nuclei.zip
 
-`diabetes_mlp` has its data built in; the others are measured if their data are given. Bound: int8 within 1 point of float
-on every target.
+`diabetes_mlp` has its data built in; the others are measured if their data are given. Bound: int8 within 1 point of
+float on every target.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def main() -> int:
     options = vars(parser.parse_args())
     build = Store(Path(os.environ.get("LASTMILE_BUILD", _common.ROOT / "build")))
     found: list[Cell] = []
-    for model, option in MODELS.items():
-        data = options[option] if option else None
-        if option and data is None:
-            print(f"{model}: not measured without --{option}")
+    for model, needed in MODELS.items():
+        data = options[needed] if needed else None
+        if needed and data is None:
+            print(f"{model}: not measured without --{needed}")
             continue
         plan = Plan.resolve(model, frameworks="all", targets=TARGETS, recipes=RECIPES, devices="local", data=data)
         bench(build, plan, Options())

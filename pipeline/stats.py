@@ -533,7 +533,7 @@ SUBSET_SEED = 0
 
 
 def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
-    """Indices of a stratified subset, the same in every call. Each class keeps its share; numbers are one class.
+    """Indices of a stratified subset, the same in every call. Each class keeps its share; numbers and masks are one.
 
     A larger subset contains every smaller one.
 
@@ -549,7 +549,7 @@ def stratified(labels: NDArray[Any], samples: int) -> NDArray[Any]:
     # The numbers of RandomState never change; those of newer generators may. Source: NEP 19.
     order = np.random.RandomState(SUBSET_SEED).permutation(len(labels))
     place = np.empty(len(labels))
-    classes = labels if labels.dtype.kind in "iu" else np.zeros(len(labels), np.int64)
+    classes = labels if labels.dtype.kind in "iu" and labels.ndim == 1 else np.zeros(len(labels), np.int64)
     for label in np.unique(classes):
         own = order[classes[order] == label]
         place[own] = (np.arange(len(own)) + 0.5) / len(own)
