@@ -340,7 +340,7 @@ FOLDERS = {
     "a syntax error": ("SPEC = (", "__init__.py cannot be imported: SyntaxError: "),
     "a name with a slash": (DIGITS.replace('"mine"', '"a/b"'), "SPEC.name 'a/b'"),
     "the name of a built-in model": (DIGITS.replace('"mine"', '"resnet8"'), "SPEC.name 'resnet8'"),
-    "an unknown task": (DIGITS.replace("image_class", "sound_class"), "SPEC.task 'sound_classification'"),
+    "an unknown task": (DIGITS.replace("image_class", "sound_class"), "unknown task 'sound_classification'"),
     "two colors": (DIGITS.replace('color="L"', 'color="RGB"'), "preprocessing.color 'RGB'"),
     "a range of 0 to 1": (DIGITS.replace("(0.0, 255.0)", "(0.0, 1.0)"), "value_range (0.0, 1.0)"),
     "a mean of three": (DIGITS.replace("mean=(0.0,)", "mean=(0.0,) * 3"), "need 1 values each"),

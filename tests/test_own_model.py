@@ -133,7 +133,7 @@ def test_nan_outputs_count_as_wrong(
     save_file(state, tmp_path / "huge.safetensors")
     job = plans.job(model=doorbell, data=data, weights=tmp_path / "huge.safetensors")
     assert ensure(Store(tmp_path / "build"), job).accuracy == 0.0
-    assert "infinite outputs for 16 of 16 test images" in capfd.readouterr().err
+    assert "infinite outputs for 16 of 16 test samples" in capfd.readouterr().err
 
 
 def test_outputs_are_in_the_order_of_the_labels_in_spec(tmp_path: Path, doorbell: Path, data: Path) -> None:
@@ -169,8 +169,8 @@ def test_test_images_that_are_also_training_images_are_counted(
 ) -> None:
     as_folder(data, {f"test/dog/copy{i}.png": (data / f"train/cat/00{i}.png").read_bytes() for i in range(3)})
     ensure(Store(tmp_path / "build"), plans.job(model=doorbell, data=data))
-    (line,) = (line for line in capfd.readouterr().err.splitlines() if "test images are also" in line)
-    assert line.startswith("3 of 19 test images ")
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "test samples also" in line)
+    assert line.startswith("3 of 19 test samples ")
 
 
 def test_inv_train_retrains_when_the_training_images_have_changed(tmp_path: Path, doorbell: Path, data: Path) -> None:

@@ -44,7 +44,7 @@ def check(path: Path, target: Target, spec: ModelSpec, recipe: Recipe, graph: Pa
         samples, reference = kept["samples"], kept["output_0"]
     made = store.read(Graph, graph / MANIFEST)
     own = getattr(target, "predict", None)
-    outputs = own(path, samples) if own else predict(path, target, spec, samples)
+    outputs = own(path, samples) if own else predict(path, target, samples)
     against = "quantized graph" if recipe.static else "float model"
     classes = tasks.of(spec).CLASSES
     parity = stats.parity(against, [reference], outputs, [made.step if made else None], classes)
@@ -61,8 +61,8 @@ def check(path: Path, target: Target, spec: ModelSpec, recipe: Recipe, graph: Pa
     return parity
 
 
-def predict(path: Path, target: Target, spec: ModelSpec, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """All outputs of a file for `samples` (N, …) in the spec's shape, computed by edge-bench in another process.
+def predict(path: Path, target: Target, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """All outputs of a file for `samples` (N, …), computed by edge-bench in another process.
 
     Raises:
         StageFailed: the runtime cannot run the file.
@@ -74,7 +74,7 @@ def predict(path: Path, target: Target, spec: ModelSpec, samples: NDArray[Any]) 
     try:
         np.save(inputs, samples)
         words: list[str | Path] = ["predict", path, "--inputs", inputs, "--out", outputs]
-        words += ["--runtime", target.RUNTIME, *(["--layout", target.LAYOUT] if spec.image else [])]
+        words += ["--runtime", target.RUNTIME, *(["--layout", target.LAYOUT] if samples.ndim == 4 else [])]
         done = proc.run([sys.executable, "-m", "edge_bench", *words], own_group=False)
         if done.code != 0:
             raise StageFailed(f"{target.RUNTIME} cannot run the file: {done.reason.removeprefix('edge-bench: ')}")

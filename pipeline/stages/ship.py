@@ -521,9 +521,7 @@ def _golden_outputs(file: _File, labels: Any, chosen: Any, inputs: Any) -> dict[
             kept = stats.stratified(labels, row.cell.samples or len(labels))
             found[place] = rows.outputs(row)[0][np.searchsorted(kept, chosen)].astype(np.float32)
     if HOST not in found:
-        outputs = _shipped_files.outputs(
-            file.folder / file.artifact.file, file.artifact.target, file.artifact.spec, inputs
-        )
+        outputs = _shipped_files.outputs(file.folder / file.artifact.file, file.artifact.target, inputs)
         if outputs is not None:
             found = {HOST: outputs[0], **found}
     return {HOST: found.pop(HOST), **found} if HOST in found else found

@@ -117,7 +117,7 @@ def mask_files(masks: Mapping[str, NDArray[np.uint8]], kind: str = "masks") -> d
     found = {}
     for i, (name, mask) in enumerate(masks.items()):
         noise = np.random.default_rng(i).integers(0, 60, (*mask.shape, 3), dtype=np.uint8)
-        found[f"images/{name}.png"] = encoded(noise + 180 * (mask[..., None] > 0).astype(np.uint8))
+        found[f"images/{name}.png"] = encoded(noise // 6 + 245 * (mask[..., None] > 0).astype(np.uint8))
         found[f"{kind}/{name}.png"] = encoded(mask)
     return found
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline import tasks
-from pipeline.core import ModelSpec, Standardization
+from pipeline.core import ModelSpec
 from pipeline.datasets import Split
 
 
 def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
     """`count` samples of the spec's shape and task, determined by the seed."""
-    if isinstance(spec.preprocessing, Standardization):
-        return _numbers(spec, spec.preprocessing, count, seed)
+    if spec.image is None:
+        return _numbers(spec, count, seed)
     height, width, channels = spec.inputs[0].shape
     if tasks.of(spec).truth(spec)[0] == "u":
         masks = np.random.default_rng(seed).integers(0, spec.classes, (count, height, width)).astype(np.uint8)
@@ -30,10 +30,10 @@ def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
     return Split(labels, f"{spec.name}-{count}-{seed}", read)
 
 
-def _numbers(spec: ModelSpec, preparation: Standardization, count: int, seed: int) -> Split:
+def _numbers(spec: ModelSpec, count: int, seed: int) -> Split:
     shape = (count, *spec.inputs[0].shape)
     values = np.random.default_rng(seed).normal(size=shape)
-    inputs = np.asarray(values * preparation.std + preparation.mean, np.float32)
+    inputs = np.asarray(values * spec.preprocessing.std + spec.preprocessing.mean, np.float32)
     total = values.reshape(count, -1)[:, : spec.classes].sum(axis=1, keepdims=True)
     labels = np.repeat(150 + 50 * total, spec.classes, axis=1).astype(np.float32)
     if tasks.of(spec).CLASSES:

@@ -278,7 +278,7 @@ def prepared(tmp_path: Path) -> Any:
 
     program = _graphs.exported(network({"one": "conv(x).relu()"}), SPEC)
     graph = prepare_pt2e(program.module(), _quantizer.GraphQuantizer())
-    graph(_normalization.nchw(torch.from_numpy(IMAGES)))
+    graph(_normalization.network_inputs(torch.from_numpy(IMAGES)))
     layer = [node for node in graph.graph.nodes if str(node.target) == "aten.conv2d.default"][1]
     observer = graph.get_submodule(str(layer.args[1].target))
     observer.min_val, observer.max_val = observer.min_val / 2, observer.max_val / 2

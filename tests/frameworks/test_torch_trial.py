@@ -48,7 +48,9 @@ def format_of(model: Model) -> object:
     network = framework.network(model)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    trial = _torch_trial.attempt(network, images, torch.tensor([1, 2]), lambda: torch.autocast("cpu", enabled=False))
+    trial = _torch_trial.attempt(
+        network, images, torch.tensor([1, 2]), torch.nn.CrossEntropyLoss(), lambda: torch.autocast("cpu", enabled=False)
+    )
     after = network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -157,5 +159,5 @@ def test_a_last_batch_of_one_image_and_two_processes_train_as_one_process_does(t
 
 def test_a_batch_size_of_one_is_refused_where_batch_normalisation_needs_two(tmp_path: Path) -> None:
     model = own_models.model(tmp_path / "model", own_models.network(POOLED, NORMALISED))
-    with pytest.raises(BadModel, match=r"batch of one image.*more than 1 value per channel"):
+    with pytest.raises(BadModel, match=r"batch of one sample.*more than 1 value per channel"):
         trained(model, tmp_path, batch_size=1)

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import registry
 from pipeline.android import dependencies
-from pipeline.core import Artifact
+from pipeline.core import Artifact, Standardization
 from pipeline.errors import NeedsTool, StageFailed, Unsupported
 from pipeline.packages import Contents, ShippedCell, _metadata, _tflite_metadata
 from pipeline.results import bundle, release_diff, releases, versions
@@ -227,12 +227,17 @@ def test_labels_with_a_line_break_get_no_file_of_lines(matrix: Store) -> None:
 def test_an_image_without_a_range_is_an_image_and_a_vector_is_not(matrix: Store) -> None:
     path, artifact = measured(matrix, "fp32", "tflite")
     (image,) = artifact.spec.inputs
-    same, vector = replace(image, value_range=None), replace(image, shape=(64,))
-    made = [
-        _tflite_metadata.with_metadata(
-            path.read_bytes(), replace(artifact, spec=replace(artifact.spec, inputs=(tensor,))), "1.0.0", "MIT"
+    specs = [
+        replace(artifact.spec, inputs=(tensor,), preprocessing=preprocessing)
+        for tensor, preprocessing in (
+            (image, artifact.spec.preprocessing),
+            (replace(image, value_range=None), artifact.spec.preprocessing),
+            (replace(image, shape=(64,)), Standardization((0.0,), (1.0,))),
         )
-        for tensor in (image, same, vector)
+    ]
+    made = [
+        _tflite_metadata.with_metadata(path.read_bytes(), replace(artifact, spec=spec), "1.0.0", "MIT")
+        for spec in specs
     ]
     assert made[0] == made[1] != made[2]
     assert b"pixels from 0 to 255" in made[1] and b"pixels from 0 to 255" not in made[2]

@@ -361,9 +361,9 @@ def test_a_bench_uses_the_evaluation_images_of_the_checkpoint(matrix: Store, job
 def test_a_line_of_an_emulated_device_shows_counted_instructions_and_never_a_time(matrix: Store) -> None:
     found = measurement_of(matrix, "onnx", "fp32")
     found = dataclasses.replace(found, processes=(process(runs=((1, 69_314),) * 99 + ((2, 140_000),), single_runs=()),))
-    assert " ms, p99 " in measure._line(found)
+    assert " ms, p99 " in measure._line(found, "top-1")
     emulated = {**found.device, "emulated": True}
-    silent = measure._line(dataclasses.replace(found, device=emulated))
+    silent = measure._line(dataclasses.replace(found, device=emulated), "top-1")
     assert silent.startswith("top-1 ")
-    counted = measure._line(dataclasses.replace(found, device={**emulated, "clock": "instructions"}))
+    counted = measure._line(dataclasses.replace(found, device={**emulated, "clock": "instructions"}), "top-1")
     assert counted == f"69,314 instr., p99 +0.0%, {silent}"

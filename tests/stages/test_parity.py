@@ -18,6 +18,7 @@ from pipeline.stages.quantize import Graph
 from pipeline.system.store import Store, read, write
 from pipeline.targets import Target
 
+SPEC = plans.job().model.spec
 ONNX = cast(Target, registry.load("targets", "onnx"))
 FP32, INT8 = registry.load("recipes", "fp32").RECIPE, registry.load("recipes", "int8").RECIPE
 
@@ -63,7 +64,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_correct_file_passes_and_leaves_no_other_files(file: Path, graph: Path) -> None:
-    parity = check(file, ONNX, FP32, graph)
+    parity = check(file, ONNX, SPEC, FP32, graph)
     assert parity.snr_db > 100
     assert (parity.samples, parity.top1_agreement, parity.against) == (128, 1.0, "float model")
     assert names(file.parent) == ["graphs", "model.onnx"]
@@ -73,7 +74,7 @@ def test_temporary_files_of_another_check_are_left_alone(file: Path, graph: Path
     others = [file.with_name(f".tmp-{name}") for name in ("samples.npy", "outputs.npz")]
     for other in others:
         other.write_text("another's")
-    check(file, ONNX, FP32, graph)
+    check(file, ONNX, SPEC, FP32, graph)
     assert [other.read_text() for other in others] == ["another's"] * 2
 
 
@@ -93,7 +94,7 @@ def test_changed_weights_fail(
 ) -> None:
     change(file, transform)
     with pytest.raises(ParityFailed, match=message):
-        check(file, ONNX, FP32, graph)
+        check(file, ONNX, SPEC, FP32, graph)
     assert names(file.parent) == ["graphs", "model.onnx"]
 
 
@@ -104,7 +105,7 @@ def test_one_wrong_sample_in_128_fails(file: Path, graph: Path) -> None:
 
     change_reference(graph, reverse_one)
     with pytest.raises(ParityFailed, match="outputs differ from the float model's"):
-        check(file, ONNX, FP32, graph)
+        check(file, ONNX, SPEC, FP32, graph)
 
 
 def test_a_static_file_may_be_as_far_from_the_graph_as_the_graph_is_from_the_float_model(
@@ -120,7 +121,7 @@ def test_a_static_file_may_be_as_far_from_the_graph_as_the_graph_is_from_the_flo
         noise = np.random.default_rng(0).normal(size=exact.shape).astype(np.float32)
         noise *= np.sqrt((exact**2).sum() / (noise**2).sum() / 10 ** (decibels / 10))
         change_reference(quantized, lambda _: exact + noise)
-        return check(path, ONNX, INT8, quantized)
+        return check(path, ONNX, SPEC, INT8, quantized)
 
     def measured(decibels: float, agreement: float = 0.9) -> None:
         parity = replace(graph.parity, snr_db=decibels, top1_agreement=agreement)
@@ -151,12 +152,12 @@ def test_one_wrong_sample_in_128_fails_for_a_static_file_too(matrix: Store, quan
 
     change_reference(quantized, reverse_one)
     with pytest.raises(ParityFailed, match="outputs differ from the quantized graph's"):
-        check(matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx", ONNX, INT8, quantized)
+        check(matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx", ONNX, SPEC, INT8, quantized)
 
 
 def test_a_file_that_the_runtime_cannot_run_fails_with_the_runtimes_message(file: Path, graph: Path) -> None:
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(StageFailed, match=r"^onnxruntime cannot run the file: ") as caught:
-        check(file, ONNX, FP32, graph)
+        check(file, ONNX, SPEC, FP32, graph)
     assert not isinstance(caught.value, ParityFailed)
     assert names(file.parent) == ["graphs", "model.onnx"]

@@ -45,7 +45,7 @@ def test_an_intact_evaluation_split_is_reused_and_an_altered_one_is_rebuilt(
         file.seek(-1, 2)
         file.write(b"\xff")
     assert push.evaluation(copied, job, checkpoint) == images
-    assert capsys.readouterr().err == "preparing 504 evaluation images of digits\n"
+    assert capsys.readouterr().err == "preparing 504 evaluation samples of digits\n"
     assert store.sha256(images.parent) == whole
 
 

@@ -139,16 +139,16 @@ HASHES = tuple(str(i) for i in range(64))
 
 
 def test_the_first_training_images_calibrate() -> None:
-    found = quantize._calibration_images(calibration_split(NOISE), calibration_split(NOISE), INT8)
+    found = quantize._calibration_inputs(calibration_split(NOISE), calibration_split(NOISE), INT8)
     assert (found == NOISE).all()
     few = dataclasses.replace(INT8, calibration=16)
-    assert len(quantize._calibration_images(calibration_split(NOISE), calibration_split(NOISE), few)) == 16
+    assert len(quantize._calibration_inputs(calibration_split(NOISE), calibration_split(NOISE), few)) == 16
 
 
 @pytest.mark.parametrize(
     ("images", "test", "part"),
     [
-        (NOISE[:7], (), "7 images"),
+        (NOISE[:7], (), "7 samples"),
         (np.full_like(NOISE, 9), (), "all equal"),
         (np.repeat(NOISE[:1], 64, axis=0), (), "all equal"),
         (NOISE, HASHES, "64 of the 64"),
@@ -159,4 +159,4 @@ def test_a_calibration_set_that_tells_nothing_or_is_tested_on_is_refused(
     images: np.ndarray, test: tuple[str, ...], part: str
 ) -> None:
     with pytest.raises(BadData, match=part):
-        quantize._calibration_images(calibration_split(images, HASHES), calibration_split(NOISE, test), INT8)
+        quantize._calibration_inputs(calibration_split(images, HASHES), calibration_split(NOISE, test), INT8)
