@@ -17,6 +17,7 @@ from pipeline.stages._parity import check, predict
 from pipeline.stages.quantize import Graph
 from pipeline.system.store import Store, read, write
 from pipeline.targets import Target
+from tests import plans
 
 SPEC = plans.job().model.spec
 ONNX = cast(Target, registry.load("targets", "onnx"))
