@@ -58,8 +58,11 @@ def sizes(found: Sequence[Row]) -> Section:
 
 
 def classes(found: Sequence[Row]) -> Section:
-    blocks = tuple(_classes(place, rows, number) for number, (place, rows) in enumerate(by_device(found)))
-    return Section("classes", "Accuracy drop by class", blocks=blocks, nothing="Nothing was measured.")
+    """By class; no section if no model has classes."""
+    groups = list(by_device(found))
+    blocks = tuple(_classes(place, rows, number) for number, (place, rows) in enumerate(groups) if rows[0].classes)
+    nothing = "" if groups else "Nothing was measured."
+    return Section("classes", "Accuracy drop by class", blocks=blocks, nothing=nothing)
 
 
 def _classes(place: str, rows: Sequence[Row], number: int) -> Block:
