@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import formatting, registry
-from pipeline.core import Artifact, Cell, Checkpoint, Failure, Recipe, safe_file_name
+from pipeline.core import Artifact, Cell, Failure, Recipe, safe_file_name
 from pipeline.errors import Broken
 from pipeline.recipes import of_model, special
 from pipeline.results import keys, measured, output_diff, reference, verdicts, warnings
@@ -53,10 +53,13 @@ def _told_apart(found: Sequence[Row]) -> list[Row]:
 
 def _of_model(build: Store, model: str, framework: str) -> Iterator[Row]:
     baseline = reference.read(build, model, framework)
-    recipes = _recipes(build, model, framework)
-    for recipe in recipes.values():
-        if special(recipe) and not _used(build, model, framework, recipe):
+    recipes, own = _recipes(build, model, framework), registry.names("recipes")
+    for each in recipes.values():
+        if special(each) and not _used(build, model, framework, each):
             continue
+        recipe = each  # one from a file was stored with the model's exceptions
+        if baseline.checkpoint is not None and each.name in own:
+            recipe = of_model(each, baseline.checkpoint.spec)
         for target in registry.load_all("targets")[0]:
             cell = Cell(model, framework, recipe.name, target, None, False, "missing")
             yield from _of_target(build, baseline, cell, recipe)
@@ -82,9 +85,6 @@ def _recipes(build: Store, model: str, framework: str) -> dict[str, Recipe]:
         if recipe is not None and recipe.name == path.parent.name and recipe.name not in own:
             found.append(recipe)
     found.sort(key=lambda recipe: (recipe.quantized, recipe.weights != "float32", recipe.name))
-    checkpoint = store.read_or_warn(Checkpoint, build.checkpoint(model, framework) / "checkpoint.json")
-    if checkpoint is not None:
-        found = [recipe if recipe.name not in own else of_model(recipe, checkpoint.spec) for recipe in found]
     return {recipe.name: recipe for recipe in found}
 
 

@@ -77,6 +77,14 @@ def _of_file(build: Store, home: Path) -> Iterator[Cell]:
                 continue
             found = store.read(FileMeasurement, path)
             if found is not None:
-                yield of(build, found)
+                yield _with_failure(of(build, found), store.read(Failure, path.with_name("failure.json")))
         except Broken as error:
             yield Cell(home.name, FRAMEWORK, RECIPE, "–", None, False, "failed", formatting.one_line(str(error)))
+
+
+def _with_failure(cell: Cell, failure: Failure | None) -> Cell:
+    """The cell, with a warning if a later run failed."""
+    if failure is None:
+        return cell
+    warning = formatting.one_line(f"these figures are older: the last run failed ({failure.reason})")
+    return replace(cell, warnings=(*cell.warnings, warning))

@@ -14,6 +14,7 @@ from pipeline.registry import Plugin
 from pipeline.results import comparison, ratios
 from pipeline.results.comparison import COUNTED, Comparison
 from pipeline.results.ratios import Ratio
+from pipeline.sources.file import suffixes
 from pipeline.stages import _alternate, measure
 from pipeline.stages._alternate import File, Pair, Rounds
 from pipeline.system import store
@@ -98,7 +99,7 @@ def subject(path: Path) -> Subject:
         if not file.exists() or (found := store.sha256(file)) != artifact.sha256:
             raise Broken(f"{file} does not match {path / 'artifact.json'}")
         return Subject(file, registry.bind("targets", artifact.target), found, path, artifact)
-    targets = {module.SUFFIX: name for name, module in registry.load_all("targets")[0].items()}
+    targets = suffixes()
     if not path.exists():
         raise BadOption(f"{path}: no such file or folder")
     if path.suffix not in targets:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline import devices
-from pipeline.core import FileMeasurement
+from pipeline.core import Failure, FileMeasurement
 from pipeline.errors import BadOption, StageFailed, Unsupported
 from pipeline.results import ready as results
 from pipeline.sources import file
@@ -125,6 +125,14 @@ def test_a_file_that_cannot_be_loaded_is_a_result_and_stays_in_the_results(build
     network(tmp_path / "net.onnx", 1.0)
     measured(build, file.find(tmp_path / "net.onnx"))
     assert sorted(cell.status for cell in results.cells(build)) == ["failed", "ok"]  # two files of one name
+
+
+def test_figures_whose_later_run_failed_say_so(build: Store, tmp_path: Path) -> None:
+    found = measured(build, network(tmp_path / "net.onnx", 1.0))
+    (path,) = build.root.rglob("measurement.json")
+    store.write(path.with_name("failure.json"), Failure("failed", "ended by SIGSEGV", "", "key"))
+    (cell,) = results.cells(build)
+    assert cell.status == "ok" and "SIGSEGV" in cell.warnings[-1] and found.file == cell.model
 
 
 def test_free_axes_are_named(build: Store, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import sources
+from pipeline.results import collect
 from pipeline.stages.measure import bench
 from pipeline.system.store import Store
 from tests import plans
@@ -56,6 +57,8 @@ def test_spoken_digits_are_learnt_and_measured_with_the_front_end_in_float(frame
             assert cell.coverage is not None and 0 < cell.coverage.multiply_adds < 0.5
             assert cell.coverage.float_layers and all("features" in layer.name for layer in cell.coverage.float_layers)
             assert cell.graph_parity is not None and cell.graph_parity.snr_db > 20
+    listed = {(cell.recipe, cell.status) for cell in collect.cells(Store(tmp_path / "build"))}
+    assert ("int8_weight_only", "missing") in listed  # modules in float make no recipe special
     again = bench(Store(tmp_path / "build"), plans.plan(targets, ("int8",), devices="local", model="kws_dscnn",
                   frameworks=framework, data=data, **TRAINING), plans.QUICK)  # fmt: skip
     assert all(result.failure is None for result in again)

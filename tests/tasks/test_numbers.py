@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import registry
 from pipeline.core import Cell, Measurement
 from pipeline.errors import BadData, BadModel, Unsupported
 from pipeline.report.document import write_report
@@ -192,10 +191,3 @@ def test_a_spec_that_does_not_fit_is_refused(old: str, new: str, named: str, ser
         (tmp_path / name).write_text(text.replace(old, new))
     with pytest.raises(BadModel, match=named):
         plans.plan(model=tmp_path)
-
-
-def test_every_task_is_used_by_a_model_or_a_test() -> None:
-    assert set(registry.names("tasks")) == {
-        "image_classification", "time_series_classification", "audio_classification", "regression",
-        "semantic_segmentation",
-    }  # fmt: skip
