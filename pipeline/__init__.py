@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Recipe,
         Standardization,
         Tensor,
+        Tokens,
         Training,
     )
     from pipeline.errors import PipelineError
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "core": (
         "Artifact", "Audio", "Cell", "Checkpoint", "Device", "Latency", "Measurement", "ModelSpec", "Parity",
-        "Preprocessing", "Process", "Recipe", "Standardization", "Tensor", "Training",
+        "Preprocessing", "Process", "Recipe", "Standardization", "Tensor", "Tokens", "Training",
     ),
     "errors": ("PipelineError",),
     "report.document": ("write_report",),
@@ -90,6 +91,7 @@ __all__ = [
     "Standardization",
     "Store",
     "Tensor",
+    "Tokens",
     "Trace",
     "Trained",
     "Training",

@@ -36,11 +36,11 @@ class Tensor:
 
     Attributes:
         name: for example "image" or "logits".
-        shape: of an image always (height, width, channels), of a series (time, channels), of a vector (values,);
-            Artifact has what a runtime sees.
-        dtype: numpy's name.
+        shape: of an image always (height, width, channels), of a series (time, channels), of a vector (values,), of
+            tokens (length,); Artifact has what a runtime sees.
+        dtype: numpy's name: "int32" of token ids.
         value_range: smallest and largest possible value; None if unbounded. Of an image it is always PIXELS and may
-            be omitted.
+            be omitted; of token ids it is 0 and the largest id.
     """
 
     name: str
@@ -98,6 +98,28 @@ class Audio:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """From a text to the input tensor, token ids (length,). The app does all of it.
+
+    The text is lower-cased if asked, and encoded by the tokenizer. The ids after `length` are cut; shorter texts are
+    filled with the padding's id at their end.
+
+    Attributes:
+        tokenizer: a file in the model folder, in the format of Hugging Face's tokenizers (tokenizer.json).
+        length: number of ids.
+        padding: the padding's id, which the network must ignore.
+        lowercase: whether the app lower-cases the text first, for a tokenizer that does not.
+        sha256: of the tokenizer's file; where SPEC has none, it is taken from the file.
+    """
+
+    tokenizer: str
+    length: int
+    padding: int
+    lowercase: bool = False
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Training:
     """A model's training defaults.
 
@@ -122,7 +144,8 @@ class ModelSpec:
         task: the plug-in in pipeline/tasks/: what the outputs mean, and the metric.
         labels: class names in the order of the output; a dataset's classes are matched to them by name. Where SPEC has
             none, the dataset sets them, in its own order. Empty for a task without classes.
-        preprocessing: of an image `Preprocessing`, of sound `Audio`, of anything else `Standardization`.
+        preprocessing: of an image `Preprocessing`, of sound `Audio`, of text `Tokens`, of anything else
+            `Standardization`.
         dataset: the plug-in in pipeline/datasets/ for training and evaluation.
         options: options of build(spec) (`--model name:width=0.5`) with their defaults.
         float_modules: modules that stay in float in every recipe, such as a front end with a logarithm; patterns as
@@ -134,7 +157,7 @@ class ModelSpec:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...]
-    preprocessing: Preprocessing | Audio | Standardization
+    preprocessing: Preprocessing | Audio | Standardization | Tokens
     dataset: str
     training: Training
     options: Mapping[str, float] = field(default_factory=dict)
@@ -151,8 +174,15 @@ class ModelSpec:
         return self.preprocessing if isinstance(self.preprocessing, Preprocessing) else None
 
     @property
+    def tokens(self) -> Tokens | None:
+        """The preprocessing of a text; None if the input is no text."""
+        return self.preprocessing if isinstance(self.preprocessing, Tokens) else None
+
+    @property
     def input_range(self) -> tuple[float, float] | None:
-        """The known range of the input; None leaves it to the calibration set."""
+        """The known range of the input; None leaves it to the calibration set. Token ids have no scale."""
+        if self.tokens:
+            return None
         return PIXELS if self.image else self.inputs[0].value_range
 
 

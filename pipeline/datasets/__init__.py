@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import tasks
-from pipeline.core import ModelSpec
-from pipeline.errors import BadData
+from pipeline.core import ModelSpec, Tokens
+from pipeline.errors import BadData, BadModel
 from pipeline.formatting import listed
 from pipeline.system.store import digest
 
@@ -38,7 +38,7 @@ class Split:
         sha256: hash of the split's content: its samples, their order and labels, the preprocessing, and the code that
             decodes them.
         read: returns the i-th input in the spec's shape. Images are decoded, resized and cropped: uint8 (height, width,
-            channels), 0–255. Everything else is float32.
+            channels), 0–255. Token ids are int32, and everything else is float32.
         contents: hash of every sample as the source stores it, to find the same one in two splits; empty if unknown.
     """
 
@@ -63,7 +63,7 @@ class Dataset(Protocol):
     Attributes:
         EMBEDDED: whether a Python package contains the data; then --data is an error, otherwise it is required.
         IMAGES: whether the samples are images; then a spec's preprocessing is `Preprocessing`, and otherwise
-            `Standardization`.
+            `Standardization`, or of sounds `Audio` and of texts `Tokens`.
         SUMMARY: one line for listings.
     """
 
@@ -82,15 +82,18 @@ class Dataset(Protocol):
         """One of SPLITS.
 
         Args:
-            preprocessing: `Preprocessing` of images, else `Standardization`.
+            preprocessing: the spec's; the tokenizer of `Tokens` is a path.
 
         Raises:
             BadData: as `classes`. An image that cannot be decoded raises BadData when it is read.
         """
 
 
-def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec) -> Split:
+def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec, folder: Path = Path()) -> Split:
     """One of SPLITS, with labels as indices into the model's labels: classes are matched by name.
+
+    Args:
+        folder: the model's, which has the tokenizer of a model of texts.
 
     Raises:
         BadData: as `Dataset.load`; or the dataset's samples, classes or numbers are not those of the model.
@@ -98,13 +101,29 @@ def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec) -> Sp
     import numpy as np
 
     names = dataset.classes(data)
-    loaded = dataset.load(data, split, spec.preprocessing)
+    preprocessing = spec.preprocessing
+    if isinstance(preprocessing, Tokens):
+        preprocessing = replace(preprocessing, tokenizer=str(folder / preprocessing.tokenizer))
+        _check_vocabulary(spec, preprocessing)
+    loaded = dataset.load(data, split, preprocessing)
     _check_samples(loaded, spec, split, data)
     if names == spec.labels:
         return loaded
     check_labels(spec, names)
     order = np.array([spec.labels.index(name) for name in names], dtype=np.int64)
     return replace(loaded, labels=order[loaded.labels], sha256=digest([loaded.sha256, spec.labels]))
+
+
+def _check_vocabulary(spec: ModelSpec, tokens: Tokens) -> None:
+    """
+    Raises:
+        BadModel: the tokenizer has ids that the input does not take.
+    """
+    from pipeline.datasets import _text
+
+    found, (_, largest) = _text.vocabulary(tokens), spec.inputs[0].value_range or (0, 0)
+    if found > largest + 1:
+        raise BadModel(f"{tokens.tokenizer} has {found} tokens, and {spec.name} takes ids from 0 to {largest:g}")
 
 
 def _check_samples(split: Split, spec: ModelSpec, name: str, data: Path | None) -> None:
@@ -115,9 +134,12 @@ def _check_samples(split: Split, spec: ModelSpec, name: str, data: Path | None) 
     if not len(split):
         return
     where, (kind, wanted) = f"the {name} split of {data or spec.dataset}", tasks.of(spec).truth(spec)
-    shape = spec.inputs[0].shape if spec.image else split.read(0).shape  # images are made to fit
-    if shape != spec.inputs[0].shape:
-        raise BadData(f"{where} has samples of shape {shape}, and {spec.name} takes {spec.inputs[0].shape}")
+    (tensor,) = spec.inputs
+    if not spec.image:  # images are made to fit
+        first = split.read(0)
+        if first.shape != tensor.shape or str(first.dtype) != tensor.dtype:
+            found, takes = f"{first.dtype} {first.shape}", f"{tensor.dtype} {tensor.shape}"
+            raise BadData(f"{where} has samples of shape {found}, and {spec.name} takes {takes}")
     if split.labels.dtype.kind != kind:
         raise BadData(f"{where} has {KINDS[split.labels.dtype.kind]}, and {spec.task} needs {KINDS[kind]}")
     if split.labels.shape[1:] != wanted:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import tasks
+from pipeline.core import Audio, ModelSpec, Standardization
 from pipeline.errors import BadModel, PipelineError, described
 from pipeline.sources import Model
 from pipeline.system.progress import say
@@ -30,13 +31,13 @@ def build(model: Model, framework: str) -> Any:
         raise BadModel(f"{model.file(framework)}: build(spec) failed: {described(error)}") from error
 
 
-def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]], Any]) -> None:
+def check(model: Model, framework: str, network: Callable[[NDArray[Any]], Any]) -> None:
     """Runs a network on noise, so that a mistake shows before training or importing weights.
 
     On two samples and on one: training and evaluation take batches of different sizes, and devices run single samples.
 
     Args:
-        network: takes float32 (N, …) in the spec's shape: images 0–255, other inputs as they are before normalisation.
+        network: takes (N, …) in the spec's shape: images as float32 0–255, others as they are before normalisation.
 
     Raises:
         BadModel: the network fails, or its outputs are not (N, classes).
@@ -52,13 +53,28 @@ def check(model: Model, framework: str, network: Callable[[NDArray[np.float32]],
             raise BadModel(f"{model.file(framework)}: {problem}{advice}")
 
 
-def _problem(model: Model, network: Callable[[NDArray[np.float32]], Any], count: int) -> str | None:
+def token_ids(spec: ModelSpec, count: int) -> NDArray[np.int32]:
+    """Random token ids (count, length) of a spec with `Tokens`: texts of different lengths, filled with padding."""
+    import numpy as np
+
+    assert spec.tokens is not None and spec.inputs[0].value_range is not None  # `sources.folder` has checked it
+    length = spec.tokens.length
+    ids = np.random.default_rng(0).integers(0, int(spec.inputs[0].value_range[1]), (count, length), np.int32, True)
+    for i, row in enumerate(ids):
+        row[max(1, (i + 1) * length // count) :] = spec.tokens.padding
+    return ids
+
+
+def _problem(model: Model, network: Callable[[NDArray[Any]], Any], count: int) -> str | None:
     """What is wrong with a network's outputs for a number of samples."""
     import numpy as np
 
     noise, shape = np.random.default_rng(0), (count, *model.spec.inputs[0].shape)
     number = {1: "one sample", 2: "two samples"}.get(count, f"{count} samples")
-    if model.spec.image is None:
+    inputs: NDArray[Any]
+    if model.spec.tokens:
+        inputs = token_ids(model.spec, count)
+    elif isinstance(model.spec.preprocessing, Audio | Standardization):
         mean, std = np.array(model.spec.preprocessing.mean), np.array(model.spec.preprocessing.std)
         inputs = (noise.normal(size=shape) * std + mean).astype(np.float32)
     else:

@@ -16,7 +16,7 @@ import h5py
 import keras
 import numpy as np
 
-from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization
+from pipeline.core import Audio, ModelSpec, Standardization, Tokens
 from pipeline.errors import BadModel, BadWeights, first_line
 from pipeline.frameworks import _build
 from pipeline.sources import Model
@@ -205,15 +205,20 @@ def randomize(net: keras.Model) -> None:
             variable.assign(value.astype(np.float32))
 
 
-def normalized(images: NDArray[Any], preprocessing: Preprocessing | Audio | Standardization) -> NDArray[np.float32]:
-    """Raw inputs as the network takes them."""
+def normalized(images: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
+    """Raw inputs as the network takes them. Token ids stay as they are."""
+    preprocessing = spec.preprocessing
+    if isinstance(preprocessing, Tokens):
+        return images
     return np.asarray((images - np.array(preprocessing.mean)) / np.array(preprocessing.std), np.float32)
 
 
-def probe(spec: ModelSpec, count: int = 4) -> NDArray[np.float32]:
+def probe(spec: ModelSpec, count: int = 4) -> NDArray[Any]:
     """Raw inputs (count, …): images with different colours in different places, and noise; of another kind noise."""
     random, shape = np.random.default_rng(0), spec.inputs[0].shape
-    if spec.image is None:
+    if spec.tokens:
+        return _build.token_ids(spec, count)
+    if isinstance(spec.preprocessing, Audio | Standardization):
         noise = random.normal(size=(count, *shape))
         return np.asarray(noise * spec.preprocessing.std + spec.preprocessing.mean, np.float32)
     height, width, channels = shape

@@ -126,7 +126,7 @@ class _Network:
 
         from pipeline.frameworks import _keras
 
-        images = _keras.normalized(self.images, self.model.spec.preprocessing)
+        images = _keras.normalized(self.images, self.model.spec)
         with torch.no_grad(), _keras.recorded() as calls:
             self.net(images, training=False)
         for i, (name, result) in enumerate(zip(calls.names, calls.results, strict=True)):

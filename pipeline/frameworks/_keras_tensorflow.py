@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import tasks
-from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization
+from pipeline.core import ModelSpec, Tokens
 from pipeline.datasets import Split
 from pipeline.errors import Broken
 from pipeline.frameworks import Settings, _build, _keras, _keras_losses, _tf_distribute, _training_loop
@@ -48,7 +48,7 @@ class SplitDataset:
         return len(self.split)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Batches of float inputs in the split's order."""
+        """Batches of the network's inputs in the split's order."""
         indices = tf.data.Dataset.range(len(self)).batch(batch_size)
         return indices.map(self.read, tf.data.AUTOTUNE).map(_floats)
 
@@ -61,7 +61,8 @@ class SplitDataset:
 
 
 def _floats(images: tf.Tensor) -> tf.Tensor:
-    return tf.cast(images, tf.float32)
+    """Bytes of images as float32; other inputs as they are."""
+    return tf.cast(images, tf.float32) if images.dtype == tf.uint8 else images
 
 
 def batch_parts(order: NDArray[np.int64], batch_size: int, parts: Sequence[Part], seed: int = 0) -> Elements:
@@ -133,10 +134,12 @@ def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor])
 def with_normalization(net: keras.Model, spec: ModelSpec) -> keras.Model:
     """`net` with its normalisation (x - mean) / std in front: raw inputs (N, …) to outputs.
 
-    Of images it is a frozen depthwise 1×1 convolution.
+    Of images it is a frozen depthwise 1×1 convolution. Token ids are not normalised.
     """
+    image = keras.Input(spec.inputs[0].shape, dtype=spec.inputs[0].dtype)
+    if isinstance(spec.preprocessing, Tokens):
+        return keras.Model(image, net(image))
     mean, std = np.array(spec.preprocessing.mean, np.float32), np.array(spec.preprocessing.std, np.float32)
-    image = keras.Input(spec.inputs[0].shape)
     if not spec.image:
         return keras.Model(image, net(keras.layers.Rescaling(1 / std, -mean / std, name="normalize")(image)))
     layer = keras.layers.DepthwiseConv2D(1, name="normalize", trainable=False)
@@ -151,7 +154,7 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
     Does not use keras.export, which keeps variables in a set and so writes them in a different order each time.
     """
     model = with_normalization(net, spec)
-    image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32, spec.inputs[0].name)
+    image = tf.TensorSpec((None, *spec.inputs[0].shape), spec.inputs[0].dtype, spec.inputs[0].name)
     module = tf.Module()
     module.tracked = [variable.value for variable in model.variables]
     module.serve = tf.function(lambda image: {spec.outputs[0].name: model(image, training=False)}, [image])
@@ -165,21 +168,19 @@ def predict(net: keras.Model, spec: ModelSpec, split: Split, accelerator: str) -
         return np.asarray(with_normalization(net, spec).predict(batches, verbose=0), np.float32)
 
 
-def features(
-    net: keras.Model, preprocessing: Preprocessing | Audio | Standardization, images: NDArray[np.uint8]
-) -> NDArray[np.float32]:
+def features(net: keras.Model, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """See `Framework.features`."""
     batches = []
     for start in range(0, len(images), 64):
         with _keras.recorded(values=False) as calls:
-            net(_keras.normalized(images[start : start + 64], preprocessing), training=False)
+            net(_keras.normalized(images[start : start + 64], spec), training=False)
         batches.append(np.asarray(calls.last_input, np.float32).reshape(len(calls.last_input), -1))
     return np.concatenate(batches)
 
 
 def graph(net: keras.Model, spec: ModelSpec) -> bytes:
     """See `Framework.graph`."""
-    image = tf.TensorSpec((None, *spec.inputs[0].shape), tf.float32)
+    image = tf.TensorSpec((None, *spec.inputs[0].shape), spec.inputs[0].dtype)
     traced = tf.function(lambda image: net(image, training=False)).get_concrete_function(image)
     return bytes(traced.graph.as_graph_def().SerializeToString())
 
@@ -189,7 +190,7 @@ def reference(model: Model, weights: Path, out: Path) -> None:
 
     `_keras_capture` compares its graph with these, and looks in the results of every layer for the first difference.
     """
-    images = _keras.normalized(_keras.probe(model.spec), model.spec.preprocessing)
+    images = _keras.normalized(_keras.probe(model.spec), model.spec)
     found: dict[str, Any] = {}
     with tf.device("CPU:0"):
         net = _keras.load(model, weights)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization
+from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization, Tokens
+from pipeline.frameworks import _build
 
 MAIN = ("logits", "out", "output", "main")
 """Usual names of the main output, where outputs have names."""
@@ -19,11 +20,11 @@ MAIN = ("logits", "out", "output", "main")
 class WithNormalization(torch.nn.Module):
     """A network with the normalisation as its first operation: this is what is trained, exported and measured.
 
-    Takes raw pixels (N, channels, height, width), or raw values of another kind. Networks with auxiliary classifiers
-    return more outputs in training than in inference; only the main one is used.
+    Takes raw pixels (N, channels, height, width), or raw values of another kind. Token ids are not normalised. Networks
+    with auxiliary classifiers return more outputs in training than in inference; only the main one is used.
     """
 
-    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing | Audio | Standardization) -> None:
+    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing | Audio | Standardization | Tokens) -> None:
         super().__init__()
         self.normalize = normalization_layer(preprocessing)
         self.net = net
@@ -44,13 +45,18 @@ def main_output(outputs: Any) -> Any:
 
 
 def network_inputs(samples: torch.Tensor) -> torch.Tensor:
-    """Samples of a split as a network takes them: float32 in the usual memory format, images (N, height, width,
-    channels) as (N, channels, height, width). Only images have four axes.
+    """Samples of a split as a network takes them, in the usual memory format: images (N, height, width, channels) as
+    float32 (N, channels, height, width). Only images have four axes.
 
     clone() instead of contiguous(), which keeps unusual strides where there is one channel; graphs traced with those
     fail in ExecuTorch and Core ML.
     """
-    return channels_first(samples).float().clone(memory_format=torch.contiguous_format)
+    return real(channels_first(samples)).clone(memory_format=torch.contiguous_format)
+
+
+def real(samples: torch.Tensor) -> torch.Tensor:
+    """Bytes of images as float32. Other samples have the dtype of the network's input."""
+    return samples.float() if samples.dtype == torch.uint8 else samples
 
 
 def channels_first(samples: torch.Tensor) -> torch.Tensor:
@@ -59,8 +65,10 @@ def channels_first(samples: torch.Tensor) -> torch.Tensor:
 
 
 def example(spec: ModelSpec, count: int) -> torch.Tensor:
-    """Random inputs of a network: raw pixels, or values with the mean and the standard deviation of the spec."""
-    if spec.image is None:
+    """Random inputs of a network: raw pixels, token ids, or values with the spec's mean and standard deviation."""
+    if spec.tokens:
+        return torch.from_numpy(_build.token_ids(spec, count))
+    if isinstance(spec.preprocessing, Audio | Standardization):
         mean, std = torch.tensor(spec.preprocessing.mean), torch.tensor(spec.preprocessing.std)
         return torch.randn(count, *spec.inputs[0].shape) * std + mean
     height, width, channels = spec.inputs[0].shape
@@ -84,12 +92,14 @@ class Standardize(torch.nn.Module):
         return values * self.weight + self.bias
 
 
-def normalization_layer(preprocessing: Preprocessing | Audio | Standardization) -> torch.nn.Module:
-    """(x - mean) / std: of an image a frozen depthwise 1×1 convolution.
+def normalization_layer(preprocessing: Preprocessing | Audio | Standardization | Tokens) -> torch.nn.Module:
+    """(x - mean) / std: of an image a frozen depthwise 1×1 convolution. Token ids are not normalised.
 
     A quantizer would give the constants of a multiplication and a subtraction coarse scales of their own. A convolution
     has a scale per channel and a 32-bit bias, so int8 pixels lose no precision.
     """
+    if isinstance(preprocessing, Tokens):
+        return torch.nn.Identity()
     if not isinstance(preprocessing, Preprocessing):
         same = set(preprocessing.mean) == {0.0} and set(preprocessing.std) == {1.0}
         return torch.nn.Identity() if same else Standardize(preprocessing)

@@ -31,6 +31,7 @@ from torchao.quantization.pt2e.observer import (
 from pipeline import tasks
 from pipeline.datasets import Split
 from pipeline.frameworks import QuantizedTraining, Settings, _graphs, _layers, _torch_training, _training_loop
+from pipeline.frameworks._normalization import real
 from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import store
@@ -208,7 +209,7 @@ class _Loop:
         for step, (images, _) in enumerate(batches, epoch * steps):
             if step == frozen_from:
                 self.student.apply(disable_observer)
-            pixels = images.to(self.device).float()
+            pixels = real(images.to(self.device))
             pixels = _torch_training.augment(pixels, self.augment, draws, len(pixels), slice(None))
             pixels = pixels.clone(memory_format=torch.contiguous_format)
             with torch.no_grad():
@@ -232,7 +233,7 @@ class _Loop:
         signal = noise = same = 0.0
         with torch.no_grad(), _observers_paused(self.student):
             for images, _ in self.splits["validation"].loader(512):
-                pixels = images.to(self.device).float().clone(memory_format=torch.contiguous_format)
+                pixels = real(images.to(self.device)).clone(memory_format=torch.contiguous_format)
                 wanted, found = self.teacher(pixels).double(), self.student(pixels).double()
                 signal += float(wanted.square().sum())
                 noise += float((found - wanted).square().sum())

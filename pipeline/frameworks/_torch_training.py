@@ -31,7 +31,7 @@ from pipeline.frameworks import (
     _torch_trial,
     _training_loop,
 )
-from pipeline.frameworks._normalization import channels_first
+from pipeline.frameworks._normalization import channels_first, real
 from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import cpus, store
@@ -235,7 +235,7 @@ class _Loop:
         places = _training_loop.batches(len(self.splits["train"]), self.settings.batch_size)
         for place, (images, labels) in zip(places, batches, strict=True):
             count = place.stop - place.start
-            inputs = augment(images.float(), self.training.augment, draws, count, part.of(count))
+            inputs = augment(real(images), self.training.augment, draws, count, part.of(count))
             with engine.autocast():
                 logits = self.network(_torch_trial.arranged(inputs, self.memory_format))
                 loss = self.loss(logits, labels) * part.weight(count)
@@ -261,7 +261,7 @@ class _Loop:
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
         with torch.no_grad():
             for images, labels in validation.loader(512, Part(engine.global_rank, engine.world_size)):
-                inputs = _torch_trial.arranged(images.to(engine.device).float(), self.memory_format)
+                inputs = _torch_trial.arranged(real(images.to(engine.device)), self.memory_format)
                 outputs = self.network(inputs).float().cpu().numpy()
                 total += float(self.task.scores(outputs, labels.numpy(), validation.split.labels).sum())
         return float(engine.all_reduce(total, reduce_op="sum")) / len(validation)

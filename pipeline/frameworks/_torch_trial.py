@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import BadModel, PipelineError, described
+from pipeline.frameworks._normalization import real
 from pipeline.frameworks._torch_losses import Loss
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss
     hook = network.get_submodule("net").register_forward_hook(lambda _, __, outputs: returned.append(outputs))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     try:
-        expected, last = _step(network, images.float(), labels, torch.contiguous_format, loss, autocast)
+        expected, last = _step(network, real(images), labels, torch.contiguous_format, loss, autocast)
     except PipelineError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
@@ -70,7 +71,7 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss
     network.load_state_dict(before)
     try:
         if images.dim() == 4:
-            found, _ = _step(network, images.float(), labels, torch.channels_last, loss, autocast)
+            found, _ = _step(network, real(images), labels, torch.channels_last, loss, autocast)
             if (found - expected).norm() <= TOLERANCE * expected.norm():
                 chosen = torch.channels_last
     except (Exception, SystemExit):

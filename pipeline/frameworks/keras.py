@@ -90,7 +90,7 @@ def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
 
-    return _keras_tensorflow.features(_keras.load(model, weights), model.spec.preprocessing, images)
+    return _keras_tensorflow.features(_keras.load(model, weights), model.spec, images)
 
 
 def graph(model: Model, weights: Path) -> bytes:

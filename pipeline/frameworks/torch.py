@@ -89,13 +89,14 @@ def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto"
         import torch
 
         from pipeline.frameworks import _torch_training
+        from pipeline.frameworks._normalization import real
 
     device = torch.device(_torch_training.device_type(accelerator))
     net = loaded(model, weights).to(device)
     with torch.no_grad():
         batches = _torch_training.SplitDataset(split, "evaluation").loader(256)
         return np.concatenate([
-            net(images.to(device).float().clone(memory_format=torch.contiguous_format)).cpu().numpy()
+            net(real(images.to(device)).clone(memory_format=torch.contiguous_format)).cpu().numpy()
             for images, _ in batches
         ])  # fmt: skip
 
@@ -255,7 +256,7 @@ def network(model: Model) -> torch.nn.Module:
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
     module = _normalization.WithNormalization(net, model.spec.preprocessing).eval()
 
-    def run(images: NDArray[np.float32]) -> Any:
+    def run(images: NDArray[Any]) -> Any:
         with torch.no_grad():
             outputs = module(_normalization.network_inputs(torch.from_numpy(images)))
         if isinstance(outputs, torch.Tensor) and outputs.dtype is not torch.float32:

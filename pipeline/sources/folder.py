@@ -7,11 +7,23 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from pipeline import tasks
-from pipeline.core import PIXELS, Audio, ModelSpec, Preprocessing, Standardization, Tensor, from_json, to_json
+from pipeline.core import (
+    PIXELS,
+    Audio,
+    ModelSpec,
+    Preprocessing,
+    Standardization,
+    Tensor,
+    Tokens,
+    from_json,
+    safe_file_name,
+    to_json,
+)
 from pipeline.errors import MODEL_PACKAGE, BadModel, Broken, PipelineError, UnknownName
 from pipeline.system.progress import say
 from pipeline.system.store import digest, sha256
@@ -32,6 +44,8 @@ def load(folder: Path) -> ModelSpec:
         spec = from_json(ModelSpec, to_json(spec), f"{folder}/__init__.py: SPEC")  # as a manifest returns it
     except Broken as error:
         raise BadModel(str(error)) from error
+    if spec.tokens:
+        spec = replace(spec, preprocessing=_with_tokenizer(folder, spec.tokens))
     _check(folder, spec)
     return spec
 
@@ -49,20 +63,53 @@ def _check(folder: Path, spec: ModelSpec) -> None:
     problem = task.check(spec)
     if problem:
         raise BadModel(f"{folder}: {problem}")
-    if spec.image:
-        _check_image(folder, spec, spec.image)
+    if isinstance(spec.preprocessing, Preprocessing):
+        _check_image(folder, spec, spec.preprocessing)
+    elif isinstance(spec.preprocessing, Tokens):
+        _check_tokens(folder, spec.inputs[0], spec.preprocessing, spec.training.augment)
     else:
         _check_numbers(folder, spec.inputs[0], spec.preprocessing, spec.training.augment)
 
 
-def _check_numbers(
-    folder: Path, tensor: Tensor, preparation: Preprocessing | Audio | Standardization, augment: Sequence[str]
-) -> None:
+def _with_tokenizer(folder: Path, tokens: Tokens) -> Tokens:
+    """The preprocessing with the hash of the tokenizer's file.
+
+    Raises:
+        BadModel: the folder has no such file, or SPEC has the hash of another one.
+    """
+    try:
+        found = sha256(folder / safe_file_name(tokens.tokenizer))
+    except Broken as error:
+        raise BadModel(f"{folder}: preprocessing.tokenizer: {error}") from error
+    except OSError as error:
+        raise BadModel(f"{folder / tokens.tokenizer}: {error.strerror}; it is preprocessing.tokenizer") from error
+    if tokens.sha256 not in ("", found):
+        raise BadModel(f"{folder / tokens.tokenizer} has the sha256 {found}, not that of preprocessing.sha256")
+    return replace(tokens, sha256=found)
+
+
+def _check_tokens(folder: Path, tensor: Tensor, tokens: Tokens, augment: Sequence[str]) -> None:
+    """Checks the input of a model that takes a text."""
+    if tensor.dtype != "int32" or tensor.shape != (tokens.length,) or tokens.length < 1:
+        raise BadModel(
+            f"{folder}: inputs[0] is {tensor.dtype} {tensor.shape}; with Tokens it must be int32 ({tokens.length},)"
+        )
+    low, high = tensor.value_range or (0, -1)
+    if low != 0 or high < 1 or int(high) != high or not 0 <= tokens.padding <= high:
+        raise BadModel(
+            f"{folder}: inputs[0].value_range is {tensor.value_range} and preprocessing.padding {tokens.padding}; "
+            "token ids need the range 0 to the largest id, and the padding is one of them"
+        )
+    if augment:
+        raise BadModel(f"{folder}: training.augment has {', '.join(augment)}, which are for images")
+
+
+def _check_numbers(folder: Path, tensor: Tensor, preparation: Audio | Standardization, augment: Sequence[str]) -> None:
     """Checks the input of a model that takes no image."""
     if len(tensor.shape) not in (1, 2) or tensor.dtype != "float32" or min(tensor.shape) < 1:
         raise BadModel(
             f"{folder}: inputs[0] is {tensor.dtype} {tensor.shape}; with a Standardization it must be float32 "
-            "(values,) or (time, channels), and an image needs a Preprocessing"
+            "(values,) or (time, channels); an image needs a Preprocessing, and token ids Tokens"
         )
     if isinstance(preparation, Audio) and (tensor.shape != (preparation.samples,) or preparation.rate < 1):
         raise BadModel(

@@ -29,7 +29,8 @@ class Evaluation:
     """The evaluation split, or a subset of it, as devices get it.
 
     Attributes:
-        images: file name; the inputs (N, …), .npy: uint8 (N, height, width, channels) of images, float32 of others.
+        images: file name; the inputs (N, …), .npy: uint8 (N, height, width, channels) of images, others in
+            the input's dtype.
         labels: file name; int64 (N,), .npy.
         sha256: content hash by file name.
         dataset_sha256: content hash of the split it was made from.
@@ -167,7 +168,7 @@ def _write_evaluation(job: Job, checkpoint: Checkpoint, folder: Path, samples: i
     with store.atomic(folder) as new:
         new.mkdir()
         with (new / "images.npy").open("wb") as file:  # no memory map: a full disk would kill the process
-            dtype = "|u1" if checkpoint.spec.image else "<f4"
+            dtype = "|u1" if checkpoint.spec.image else np.dtype(checkpoint.spec.inputs[0].dtype).str
             np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
             for start in bar(range(0, len(chosen), CHUNK), "preparing", unit="chunk"):
                 file.write(split.inputs(chosen[start : start + CHUNK].tolist()).tobytes())

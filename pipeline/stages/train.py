@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import datasets, registry, sources, stats, tasks
-from pipeline.core import Audio, Checkpoint, ModelSpec, Preprocessing, to_json
-from pipeline.datasets import SPLITS, Split, _audio, _images
+from pipeline.core import Audio, Checkpoint, ModelSpec, Preprocessing, Tokens, to_json
+from pipeline.datasets import SPLITS, Split, _audio, _images, _text
 from pipeline.errors import (
     BadData,
     BadModel,
@@ -148,13 +148,13 @@ def make(build: Store, job: Job, how: How) -> Checkpoint:
     model = sources.fitted(job.model, names)
     if not job.model.spec.labels and (note := datasets.order_note(names)):
         say(note)
-    test = datasets.load(dataset, data, "test", model.spec)
+    test = datasets.load(dataset, data, "test", model.spec, model.folder)
     if len(test) == 0:
         raise BadData(f"{data}: its test split has no samples")
     home = build.home(model.spec.name, job.framework.name)
     new = how(model, job, home, data)
     if "train_sha256" not in new.facts:  # calibration samples are taken from this split
-        training = datasets.load(dataset, data, "train", model.spec)
+        training = datasets.load(dataset, data, "train", model.spec, model.folder)
         new = replace(new, facts={**new.facts, "train_sha256": training.sha256})
     final = build.checkpoint(model.spec.name, job.framework.name)
     with store.atomic(final) as folder:
@@ -187,7 +187,7 @@ def renewal(job: Job, checkpoint: Checkpoint) -> How | None:
     data = Path(checkpoint.data) if checkpoint.data else None
     labels = sources.fitted(job.model, dataset.classes(data)).spec.labels
     spec = replace(checkpoint.spec, labels=labels)
-    splits = {name: datasets.load(dataset, data, name, spec) for name in SPLITS}
+    splits = {name: datasets.load(dataset, data, name, spec, job.model.folder) for name in SPLITS}
     trained = checkpoint.origin == "trained"
     images = f"images in {data}" if data else f"images of {spec.dataset}"
     before = facts.get("made_with", {})
@@ -212,6 +212,8 @@ def _made_with(job: Job) -> dict[str, str]:
         decoder = _images.identity()
     elif isinstance(preprocessing, Audio):
         decoder = _audio.identity()
+    elif isinstance(preprocessing, Tokens):
+        decoder = _text.identity()
     return {**registry.versions(tuple(job.framework.module.PACKAGES)), "decoder": decoder}
 
 
@@ -271,7 +273,7 @@ def split_of(checkpoint: Checkpoint, job: Job, name: str = "test") -> Split:
         Broken: the test split's content has changed.
     """
     data = Path(checkpoint.data) if checkpoint.data else None
-    split = datasets.load(job.dataset.module, data, name, checkpoint.spec)
+    split = datasets.load(job.dataset.module, data, name, checkpoint.spec, job.model.folder)
     known = {"test": checkpoint.dataset_sha256, "train": checkpoint.facts.get("train_sha256")}.get(name)
     if known not in (None, split.sha256):
         raise Broken(

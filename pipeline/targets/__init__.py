@@ -134,7 +134,7 @@ def ports(spec: ModelSpec, layout: str, dtype: str = "float32") -> tuple[tuple[P
     """
     (tensor,) = spec.inputs
     if spec.image is None:
-        given = Port(tensor.name, (1, *tensor.shape), "float32")
+        given = Port(tensor.name, (1, *tensor.shape), tensor.dtype)
     else:
         height, width, channels = tensor.shape
         shape = (1, height, width, channels) if layout == "NHWC" else (1, channels, height, width)

@@ -80,11 +80,13 @@ class _Input:
     image: bool
 
     def described(self) -> Any:
-        """An image, or a float array in the spec's shape."""
+        """An image, or an array in the spec's shape and dtype."""
         import coremltools as ct
+        import numpy as np
 
         if not self.image:
-            return ct.TensorType(name=self.tensor.name, shape=(1, *self.tensor.shape))
+            dtype = np.dtype(self.tensor.dtype).type
+            return ct.TensorType(name=self.tensor.name, shape=(1, *self.tensor.shape), dtype=dtype)
         height, width, channels = self.tensor.shape
         layout = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}[channels]
         return ct.ImageType(name=self.tensor.name, shape=(1, channels, height, width), color_layout=layout)

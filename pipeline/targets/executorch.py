@@ -136,7 +136,9 @@ def _half(program: Any) -> Any:
             self.inner = inner
 
         def forward(self, image: torch.Tensor) -> Any:
-            return torch.utils._pytree.tree_map(torch.Tensor.float, self.inner(image.half()))
+            return torch.utils._pytree.tree_map(
+                torch.Tensor.float, self.inner(image.half() if image.is_floating_point() else image)
+            )
 
     # .half() changes parameters in place, and other exports share the program's parameters.
     module = Half(copy.deepcopy(program).module().half())

@@ -54,6 +54,6 @@ def predict(path: Path, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
     with extra(EXTRA):
         import tensorflow as tf
     served = tf.saved_model.load(str(path / VERSION)).signatures["serving_default"]
-    (name,) = served.structured_input_signature[1]
-    outputs = served(**{name: tf.constant(samples, tf.float32)})
+    ((name, dtype),) = ((name, spec.dtype) for name, spec in served.structured_input_signature[1].items())
+    outputs = served(**{name: tf.constant(samples, dtype)})
     return [outputs[key].numpy() for key in sorted(outputs)]
