@@ -89,7 +89,7 @@ class Dataset(Protocol):
         """
 
 
-def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec, folder: Path = Path()) -> Split:
+def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec, folder: Path) -> Split:
     """One of SPLITS, with labels as indices into the model's labels: classes are matched by name.
 
     Args:

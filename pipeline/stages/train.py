@@ -396,7 +396,7 @@ def _fit(model: sources.Model, job: Job, home: Path, data: Path | None) -> New:
 
 def _trained(model: sources.Model, job: Job, home: Path, data: Path | None) -> tuple[dict[str, Any], str]:
     """Trains, or takes part in it; see `Framework.train`. Returns facts and cache key."""
-    load = partial(datasets.load, job.dataset.module, data, spec=model.spec)
+    load = partial(datasets.load, job.dataset.module, data, spec=model.spec, folder=model.folder)
     splits = {name: load(name) for name in ("train", "validation")}
     require_images(splits, str(data or model.spec.dataset))
     chosen = settings(job)
