@@ -57,6 +57,20 @@ class Looks(nn.Module):
         return self.table(x)
 
 
+class OverwritesIndices(nn.Module):
+    """As Overwrites, for indices, (1, 4) int32: what is left of them is out of range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.table(x)
+        for _ in range(3):
+            found = torch.cumsum(found, 1) + 100.0
+        return found
+
+
 class Adds(nn.Module):
     """Takes two inputs."""
 
@@ -123,6 +137,7 @@ def main(folder: Path, only_executorch: bool) -> None:
     to_onnx(Adds(), (torch.zeros(1, 2), torch.zeros(1, 2)), folder / "adds.onnx")
     to_pte(net, x[:1], folder / "net.pte")
     to_pte(Overwrites(), x[:1], folder / "overwrites.pte")
+    to_pte(OverwritesIndices(), torch.ones(1, 4, dtype=torch.int32), folder / "overwrites_ids.pte")
     to_pte(Quantizes(), x[:1], folder / "quantizes.pte")
     to_tflite(net, x[:1], folder / "net.tflite")
     to_int8(folder / "net.tflite", pixels[-4:], folder / "int8.tflite")

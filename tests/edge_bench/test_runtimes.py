@@ -135,6 +135,12 @@ def test_the_input_is_set_again_before_each_run_if_a_run_overwrites_it(edge_benc
     assert (done["refills_input"], done["includes_input_copy"]) == (False, False)
 
 
+def test_indices_that_a_run_overwrites_with_ones_out_of_range_are_set_again(edge_bench: Call) -> None:
+    short = ("--min-runs", "3", "--min-seconds", "0", "--warmup-seconds", "0")
+    done = edge_bench("run", "overwrites_ids.pte", *short).json
+    assert (done["refills_input"], done["includes_input_copy"]) == (True, True)
+
+
 def test_what_a_runtime_declares_about_its_input_is_what_it_does(subject: Subject) -> None:
     """The caller's array changes after `set`. Other outputs mean that the call reads it: ExecuTorch does so in place,
     because this program has no memory of its own for its input. The others copied it in `set`."""
