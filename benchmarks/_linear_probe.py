@@ -32,7 +32,7 @@ def weights(job: Job, data: Path) -> dict[str, Any]:
         state[name] = state[name][: spec.classes]
     network = job.model.code(job.framework.name).build(spec)
     network.load_state_dict(state)
-    split = datasets.load(job.dataset.module, data, "train", spec)
+    split = datasets.load(job.dataset.module, data, "train", spec, job.model.folder)
     chosen = np.random.default_rng(0).permutation(len(split))[:SAMPLES]
     mean, std = (
         torch.tensor(values).reshape(1, -1, 1, 1) for values in (spec.preprocessing.mean, spec.preprocessing.std)

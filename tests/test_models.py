@@ -58,7 +58,8 @@ def keras_losses(model: Model, steps: int) -> list[float]:
     keras.utils.set_random_seed(0)
     net = _keras_tensorflow.with_normalization(_keras.network(model), model.spec)
     split = synthetic.split(model.spec, 16)
-    images = split.inputs(range(16)).astype(np.float32)
+    images = split.inputs(range(16))
+    images = images.astype(np.float32) if images.dtype == np.uint8 else images
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if tasks.of(model.spec).truth(model.spec)[0] == "f":
         loss = _keras_losses.loss(model.spec, split.labels)

@@ -46,8 +46,8 @@ class TextTransformer(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.last = nn.LayerNorm(WIDTH)
         self.classifier = nn.Linear(WIDTH, classes)
-        for table in (self.tokens, self.positions):
-            nn.init.normal_(table.weight, std=0.02)
+        for layer in (self.tokens, self.positions, self.classifier):
+            nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.tokens(ids) + self.positions.weight

@@ -81,10 +81,10 @@ def load(data: Path | None, split: str, preprocessing: Tokens) -> Split:
     import numpy as np
 
     _splits.check_split(split)
+    names, rows = classes(data), _rows(_given(data))
     if not isinstance(preprocessing, Tokens):
         kind = type(preprocessing).__name__
         raise BadModel(f"textlist has texts, so SPEC.preprocessing must be Tokens, not {kind}")
-    names, rows = classes(data), _rows(_given(data))
     ids = _ids(_given(data), preprocessing)
     chosen = _chosen(rows, split, _given(data))
     samples = [_splits.Sample(f"{i:08}", names.index(rows[i].label), rows[i].sha256) for i in chosen]

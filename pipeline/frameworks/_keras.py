@@ -370,8 +370,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 # -- exchange with PyTorch ---------------------------------------------------------------------------------------------
 
+TABLE = "embeddings"
+"""The variable of an embedding: (rows, values) in both frameworks."""
+
 LEAVES = {
-    "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias",
+    "kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias", TABLE: "weight",
     "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
 """Keras's names of a layer's variables → PyTorch's."""
@@ -389,19 +392,21 @@ def variables(net: keras.Model) -> dict[str, Any]:
         name = f"{layer}.{LEAVES.get(leaf)}"
         if leaf not in LEAVES or name in found:
             raise BadModel(
-                f"{variable.path}: convert supports convolutions, dense layers and batch normalisation, uniquely named"
+                f"{variable.path}: convert supports convolutions, dense layers, normalisation and embeddings, uniquely "
+                "named"
             )
         found[name] = variable
     return found
 
 
-def to_torch(value: NDArray[np.float32], depthwise: bool) -> NDArray[np.float32]:
-    """Converts a Keras variable to PyTorch's axes.
+def to_torch(variable: Any, depthwise: bool) -> NDArray[np.float32]:
+    """The value of a Keras variable in PyTorch's axes.
 
     A kernel (…, inputs, outputs) becomes (outputs, inputs, …); a depthwise kernel (…, channels, multiplier) becomes
     (channels × multiplier, 1, …).
     """
-    if value.ndim < 2:
+    value = np.asarray(variable)
+    if value.ndim < 2 or _is_table(variable):
         return value
     spatial = range(value.ndim - 2)
     if not depthwise:
@@ -417,7 +422,7 @@ def assign_from_torch(variable: Any, value: NDArray[np.float32], depthwise: bool
         BadModel: the shapes differ.
     """
     shape = tuple(variable.shape)
-    if value.ndim > 1:
+    if value.ndim > 1 and not _is_table(variable):
         spatial = range(2, value.ndim)
         if depthwise and value.size == variable.numpy().size:
             value = value.reshape(shape[-2], shape[-1], *value.shape[2:]).transpose(*spatial, 0, 1)
@@ -429,6 +434,10 @@ def assign_from_torch(variable: Any, value: NDArray[np.float32], depthwise: bool
             f"{_shape(value.shape)} in PyTorch"
         )
     variable.assign(value)
+
+
+def _is_table(variable: Any) -> bool:
+    return bool(variable.path.split("/")[-1] == TABLE)
 
 
 def depthwise_layers(net: keras.Model) -> set[str]:

@@ -104,14 +104,12 @@ def graph(model: Model, weights: Path) -> bytes:
 def unpack(model: Model, weights: Path) -> dict[str, NDArray[np.float32]]:
     """See `Framework.unpack`."""
     _on_tensorflow()
-    import numpy as np
-
     from pipeline.frameworks import _keras
 
     net = _keras.load(model, weights)
     depthwise = _keras.depthwise_layers(net)
     return {
-        name: _keras.to_torch(np.asarray(variable), name.rpartition(".")[0] in depthwise)
+        name: _keras.to_torch(variable, name.rpartition(".")[0] in depthwise)
         for name, variable in _keras.variables(net).items()
     }
 

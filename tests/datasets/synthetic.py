@@ -6,7 +6,7 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,61 @@ def spoken_digits(count: int = 12) -> dict[str, bytes]:
         for digit in range(10)
         for i in range(count)
     }
+
+
+WORDS = {
+    "ham": [
+        "home",
+        "lunch",
+        "later",
+        "see",
+        "you",
+        "tonight",
+        "thanks",
+        "dinner",
+        "work",
+        "sleep",
+        "love",
+        "movie",
+        "meet",
+        "bus",
+        "class",
+    ],
+    "spam": [
+        "win",
+        "prize",
+        "free",
+        "call",
+        "now",
+        "urgent",
+        "claim",
+        "cash",
+        "offer",
+        "text",
+        "mobile",
+        "reward",
+        "guaranteed",
+        "txt",
+        "stop",
+    ],
+}
+
+
+def messages(count: int = 60, words: Mapping[str, Sequence[str]] | None = None) -> list[tuple[str, str]]:
+    """Labels and texts, so many of each class: words of the class, at random, and a number that no other text has."""
+    words = words or WORDS
+    found = []
+    for i in range(count * len(words)):
+        label = list(words)[i % len(words)]
+        chosen = np.random.default_rng(i).choice(words[label], 3 + i % 5)
+        found.append((label, f"{' '.join(chosen).capitalize()} {i}"))
+    return found
+
+
+def text_list(path: Path, rows: Iterable[tuple[str, str]]) -> Path:
+    """A file of labels, tabs and texts."""
+    path.write_text("".join(f"{label}\t{text}\n" for label, text in rows))
+    return path
 
 
 def mask_files(masks: Mapping[str, NDArray[np.uint8]], kind: str = "masks") -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import registry
+from pipeline import registry, sources
 from pipeline.core import Audio, Preprocessing, Standardization
 from pipeline.datasets import SPLITS, Dataset, Split
 from pipeline.errors import BadData, BadModel, BadOption
@@ -31,6 +31,7 @@ MAKERS = {
     "maskfolder": lambda folder: synthetic.as_zip(folder / "masks.zip", synthetic.mask_files(MASKS)),
     "fsdd": lambda folder: synthetic.as_zip(folder / "fsdd.zip", synthetic.spoken_digits()),
     "wearable": lambda folder: synthetic.as_folder(folder / "trials", synthetic.trials()),
+    "textlist": lambda folder: synthetic.text_list(folder / "texts.tsv", synthetic.messages()),
     "arrays": lambda folder: synthetic.as_arrays(folder / "arrays", CLASSES),
     "cifar10": lambda folder: synthetic.as_tar(folder / "cifar-10-python.tar.gz", synthetic.official_files()),
     "imagefolder": lambda folder: synthetic.as_folder(folder / "images", synthetic.class_files("", CLASSES)),
@@ -38,7 +39,10 @@ MAKERS = {
 
 
 SOUND = Audio(8000, 4000, (0.0,), (1.0,))
-USUAL = {"audiofolder": SOUND, "fsdd": SOUND}
+TEXT = sources.find("text_tiny_transformer")
+assert TEXT.spec.tokens is not None
+TOKENS = replace(TEXT.spec.tokens, tokenizer=str(TEXT.folder / TEXT.spec.tokens.tokenizer))
+USUAL = {"audiofolder": SOUND, "fsdd": SOUND, "textlist": TOKENS}
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,11 @@ def test_pixels_use_the_range_0_to_255(images: DatasetWithData) -> None:
     assert pixels.min() < 16 and pixels.max() > 239
 
 
-def test_samples_that_are_no_images_are_vectors_or_series_of_floats(dataset: DatasetWithData) -> None:
+def test_samples_that_are_no_images_are_vectors_or_series_of_floats_or_token_ids(dataset: DatasetWithData) -> None:
     if not dataset.module.IMAGES:
         inputs = dataset.load("test").inputs([1, 0])
-        assert inputs.dtype == np.float32 and inputs.ndim in (2, 3) and len(inputs) == 2 and np.isfinite(inputs).all()
+        assert inputs.dtype == (np.int32 if dataset.name == "textlist" else np.float32)
+        assert inputs.ndim in (2, 3) and len(inputs) == 2 and np.isfinite(inputs).all()
 
 
 def test_loading_twice_gives_the_same_split(dataset: DatasetWithData) -> None:

@@ -36,7 +36,7 @@ def test_labels_are_in_the_order_of_the_model(data: Path) -> None:
     spec = spec_of("ring", "bar", "disc")
     for split in SPLITS:
         own = imagefolder.load(data, split, spec.preprocessing)
-        mapped = datasets.load(imagefolder, data, split, spec)
+        mapped = datasets.load(imagefolder, data, split, spec, Path())
         assert names(mapped, spec.labels) == names(own, ("bar", "disc", "ring"))
         assert mapped.labels.dtype == np.int64 and mapped.contents == own.contents
         assert mapped.sha256 != own.sha256, "files made with other labels are not up to date"
@@ -44,19 +44,19 @@ def test_labels_are_in_the_order_of_the_model(data: Path) -> None:
 
 def test_two_orders_give_two_hashes(data: Path) -> None:
     orders = [("ring", "bar", "disc"), ("disc", "ring", "bar"), ("bar", "disc", "ring")]
-    assert len({datasets.load(imagefolder, data, "test", spec_of(*order)).sha256 for order in orders}) == 3
+    assert len({datasets.load(imagefolder, data, "test", spec_of(*order), Path()).sha256 for order in orders}) == 3
 
 
 def test_a_model_with_the_order_of_the_dataset_gets_its_split_unchanged(data: Path) -> None:
     spec = spec_of("bar", "disc", "ring")
-    split = datasets.load(imagefolder, data, "test", spec)
+    split = datasets.load(imagefolder, data, "test", spec, Path())
     assert split.sha256 == imagefolder.load(data, "test", spec.preprocessing).sha256
 
 
 def test_every_dataset_follows_the_order_of_the_model() -> None:
     digits: Dataset = registry.load("datasets", "digits")
     spec = dataclasses.replace(sources.find("digits_cnn").spec, labels=tuple("9876543210"))
-    own, mapped = digits.load(None, "test", spec.preprocessing), datasets.load(digits, None, "test", spec)
+    own, mapped = digits.load(None, "test", spec.preprocessing), datasets.load(digits, None, "test", spec, Path())
     assert np.array_equal(mapped.labels, 9 - own.labels)
 
 

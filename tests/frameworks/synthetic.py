@@ -1,5 +1,5 @@
 """Synthetic samples that a network can learn: images of each class have a bright band in a different place, and numbers
-to predict follow from the inputs."""
+to predict follow from the inputs. Texts of each class have other tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pipeline.datasets import Split
 
 def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
     """`count` samples of the spec's shape and task, determined by the seed."""
+    if spec.tokens:
+        return _texts(spec, count, seed)
     if spec.image is None:
         return _numbers(spec, count, seed)
     height, width, channels = spec.inputs[0].shape
@@ -28,6 +30,16 @@ def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
         return noise
 
     return Split(labels, f"{spec.name}-{count}-{seed}", read)
+
+
+def _texts(spec: ModelSpec, count: int, seed: int) -> Split:
+    """Ids at random, of a class from its own part of the vocabulary, and padding after the first 1, 2, 3 …."""
+    assert spec.tokens and spec.inputs[0].value_range
+    part = (int(spec.inputs[0].value_range[1]) + 1) // spec.classes
+    labels = np.arange(count, dtype=np.int64) % spec.classes
+    ids = np.random.default_rng(seed).integers(0, part, (count, spec.tokens.length)) + part * labels[:, None]
+    ids[np.arange(spec.tokens.length) > np.arange(count)[:, None] % spec.tokens.length] = spec.tokens.padding
+    return Split(labels, f"{spec.name}-{count}-{seed}", ids.astype(np.int32).__getitem__)
 
 
 def _numbers(spec: ModelSpec, count: int, seed: int) -> Split:

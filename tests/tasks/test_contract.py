@@ -15,7 +15,9 @@ from pipeline.core import ModelSpec, Tensor
 from pipeline.tasks import SECOND, Task
 
 NAMES = registry.names("tasks")
-DIGITS, DIABETES, UNET = (sources.find(name).spec for name in ("digits_cnn", "diabetes_mlp", "unet_small"))
+DIGITS, DIABETES, UNET, TEXT = (
+    sources.find(name).spec for name in ("digits_cnn", "diabetes_mlp", "unet_small", "text_tiny_transformer")
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,6 +27,8 @@ def kind_of(task: Task) -> str:
 
 
 def spec_of(task: Task) -> ModelSpec:
+    if task.check(DIGITS) and task.check(TEXT) is None:
+        return TEXT
     return {"i": DIGITS, "f": DIABETES, "u": UNET}[kind_of(task)]
 
 

@@ -201,9 +201,9 @@ def _keeps_input(session: Session) -> bool:
     """Whether a run leaves its input intact, so that a second run gives the same outputs.
 
     ExecuTorch may reuse an input's memory after the input has been read. A second run would then compute with garbage,
-    and the measured time would mean nothing. If the outputs change, the input is set again before every run. (This
-    function's own run is not recorded: it is not the first and, if the input is gone, not like the others.) What is left
-    of indices may be out of range, and then that run fails.
+    and the measured time would mean nothing; it fails if the garbage is an index out of range. If the outputs change,
+    the input is set again before every run. (This function's own run is not recorded: it is not the first and, if the
+    input is gone, not like the others.)
     """
     first = session.get()
     try:
