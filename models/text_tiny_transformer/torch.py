@@ -47,7 +47,7 @@ class TextTransformer(nn.Module):
         self.last = nn.LayerNorm(WIDTH)
         self.classifier = nn.Linear(WIDTH, classes)
         for layer in (self.tokens, self.positions, self.classifier):
-            nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.normal_(layer.weight, std=0.02)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.tokens(ids) + self.positions.weight

@@ -113,40 +113,8 @@ def spoken_digits(count: int = 12) -> dict[str, bytes]:
 
 
 WORDS = {
-    "ham": [
-        "home",
-        "lunch",
-        "later",
-        "see",
-        "you",
-        "tonight",
-        "thanks",
-        "dinner",
-        "work",
-        "sleep",
-        "love",
-        "movie",
-        "meet",
-        "bus",
-        "class",
-    ],
-    "spam": [
-        "win",
-        "prize",
-        "free",
-        "call",
-        "now",
-        "urgent",
-        "claim",
-        "cash",
-        "offer",
-        "text",
-        "mobile",
-        "reward",
-        "guaranteed",
-        "txt",
-        "stop",
-    ],
+    "ham": ("home", "lunch", "later", "see", "tonight", "thanks", "dinner", "work", "sleep", "love", "movie", "bus"),
+    "spam": ("win", "prize", "free", "call", "now", "urgent", "claim", "cash", "offer", "text", "reward", "stop"),
 }
 
 
