@@ -8,7 +8,7 @@ SPEC = ModelSpec(
     inputs=(Tensor("ids", (64,), "int32", value_range=(0.0, 2047.0)),),
     outputs=(Tensor("logits", (2,)),),
     labels=("ham", "spam"),
-    # pipeline/datasets/_make_tokenizer.py made the file from the training split.
+    # python -m pipeline.datasets.textlist sms.zip tokenizer.json
     preprocessing=Tokens(tokenizer="tokenizer.json", length=64, padding=0, lowercase=True),
     dataset="textlist",
     training=Training(epochs=10, batch_size=64, lr=2e-3, weight_decay=1e-2, label_smoothing=0.05),

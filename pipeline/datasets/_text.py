@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import registry
@@ -49,6 +50,29 @@ def encode(texts: Sequence[str], tokens: Tokens) -> tuple[NDArray[np.int32], tup
         if found.overflowing:
             cut.append(i)
     return ids, tuple(cut)
+
+
+def make(texts: Sequence[str], out: Path, vocabulary: int = 2048) -> None:
+    """Writes a tokenizer of lower-case texts: byte pair encoding of bytes, so that no text has unknown tokens.
+
+    The padding has the id 0. The same texts give the same file; the trainer for WordPiece would not do that.
+
+    Args:
+        texts: of the training split only.
+        vocabulary: number of tokens.
+    """
+    with registry.extra("text"):
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["[PAD]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text.lower() for text in texts], trainer)
+    tokenizer.save(str(out), pretty=False)
 
 
 def vocabulary(tokens: Tokens) -> int:

@@ -5,6 +5,10 @@ without a header the label first. CSV has commas and may quote fields; every oth
 only; empty lines are skipped. Files named train, test and optionally validation are the splits. Other texts are split
 by content: 28 % are the test split, and a tenth of the rest is used for validation, of each class. Equal texts are in
 one split.
+
+A tokenizer is made of the training split, so that no test text has a part in its vocabulary:
+
+    python -m pipeline.datasets.textlist sms.zip tokenizer.json
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,7 +104,7 @@ def load(data: Path | None, split: str, preprocessing: Tokens) -> Split:
 
 
 def texts(data: Path, split: str) -> list[str]:
-    """The texts of a split, to make a tokenizer from."""
+    """The texts of one of SPLITS."""
     rows = _rows(data)
     return [rows[i].text for i in _chosen(rows, split, data)]
 
@@ -250,3 +255,7 @@ def _cells(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
     except csv.Error as error:
         raise BadData(f"{name}, line {reader.line_num}: {error}") from error
+
+
+if __name__ == "__main__":
+    _text.make(texts(Path(sys.argv[1]), "train"), Path(sys.argv[2]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +15,12 @@ import pytest
 
 from pipeline import datasets, sources
 from pipeline.core import Standardization, Tokens
-from pipeline.datasets import SPLITS, _make_tokenizer, _text, textlist
+from pipeline.datasets import SPLITS, _text, textlist
 from pipeline.errors import BadData, BadModel
 from tests.datasets import synthetic
 
+ROOT = Path(__file__).parents[2]
+LETTERS = str.maketrans("0123456789", "ghijklmnop")
 TOKENIZER = {
     "version": "1.0",
     "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
@@ -62,15 +67,18 @@ def test_texts_that_are_cut_are_counted_with_the_first_of_them(
 
 
 def test_a_tokenizer_is_made_of_the_training_texts_only_and_the_same_every_time(tmp_path: Path) -> None:
-    data = synthetic.text_list(tmp_path / "a.tsv", synthetic.messages(20))
+    words = [hashlib.sha256(bytes([i])).hexdigest()[:8].translate(LETTERS) for i in range(60)]
+    data = synthetic.text_list(
+        tmp_path / "a.tsv", [("ab"[i % 2], " ".join([word] * 9)) for i, word in enumerate(words)]
+    )
     for name in ("one", "two"):
-        _make_tokenizer.make(data, tmp_path / name, 400)
+        command = [sys.executable, "-m", "pipeline.datasets.textlist", str(data), str(tmp_path / name)]
+        assert subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout == b""
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    seen = " ".join(rows("train", data))
-    numbers = {text.split()[-1] for text in rows("test", data)} - set(seen.split())
     vocabulary = json.loads((tmp_path / "one").read_text())["model"]["vocab"]
-    assert len(vocabulary) <= 400 and vocabulary["[PAD]"] == 0 and "Ġprize" in vocabulary
-    assert numbers and not any(f"Ġ{number}" in vocabulary for number in numbers)
+    assert len(vocabulary) <= 2048 and vocabulary["[PAD]"] == 0
+    known = {split: {f"Ġ{text.split()[0]}" in vocabulary for text in rows(split, data)} for split in SPLITS}
+    assert known == {"train": {True}, "validation": {False}, "test": {False}}
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"model": {"type": "Unheard"}}'])

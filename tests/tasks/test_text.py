@@ -47,7 +47,7 @@ def test_texts_are_learnt_and_measured_on_every_target(framework: str, data: Pat
             assert cell.graph_parity is not None and cell.graph_parity.snr_db > 30
     (samples,) = tmp_path.glob("**/images.npy")
     assert np.load(samples).dtype == np.int32
-    checkpoint = train.ready(build, plans.job(model=MODEL, data=data, frameworks=framework, **TRAINING))
+    checkpoint = train.ready(build, plans.job(model=MODEL, data=data, framework=framework, **TRAINING))
     assert checkpoint is not None and checkpoint.spec.tokens is not None and len(checkpoint.spec.tokens.sha256) == 64
 
 
@@ -73,7 +73,7 @@ def test_a_core_ml_file_takes_integers(data: Path, tmp_path: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     """A copy of the model folder under another name."""
     home = sources.find(MODEL).folder
-    for name in ("__init__.py", "tokenizer.json"):
+    for name in ("__init__.py", "torch.py", "tokenizer.json"):
         (tmp_path / name).write_bytes((home / name).read_bytes().replace(b'name="text_tiny_', b'name="mine_'))
     return tmp_path
 
@@ -105,7 +105,7 @@ def test_the_hash_of_the_tokenizer_is_taken_from_its_file(folder: Path) -> None:
         ('"int32"', '"float32"', "float32"),
         ("value_range=(0.0, 2047.0)", "value_range=None", "value_range is None"),
         ("value_range=(0.0, 2047.0)", "value_range=(1.0, 2047.0)", r"\(1\.0, 2047\.0\)"),
-        ('dataset="textlist"', 'dataset="digits"', "images"),
+        ('dataset="textlist"', 'dataset="digits"', "has images"),
         ("epochs=10", 'epochs=10, augment=("flip",)', "flip"),
         ('preprocessing=Tokens(tokenizer="tokenizer.json", length=64, padding=0, lowercase=True)',
          "preprocessing=__import__('pipeline').Standardization((0.0,), (1.0,))", "Tokens, not Standardization"),
