@@ -28,6 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.text_list(tmp_path_factory.mktemp("texts") / "sms.tsv", synthetic.messages())
 
 
+@pytest.mark.usefixtures("imported")
 @pytest.mark.parametrize("framework", ["torch", "keras"])
 def test_texts_are_learnt_and_measured_on_every_target(framework: str, data: Path, tmp_path: Path) -> None:
     build = Store(tmp_path)
