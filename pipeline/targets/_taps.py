@@ -114,16 +114,17 @@ def spec(original: ModelSpec, program: Any) -> ModelSpec:
     return replace(original, outputs=(*original.outputs, *more))
 
 
-def run(program: Any, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """All outputs of a program with a batch size of 1 for images (N, height, width, channels)."""
+def run(program: Any, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """All outputs of a program with a batch size of 1 for samples of a split; see `Split.inputs`."""
     import numpy as np
 
     module = program.module()
     rows: list[list[NDArray[np.float32]]] = []
     with torch.no_grad():
-        for image in images:
-            pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float()
-            rows.append([value[0].numpy() for value in module(pixels)])
+        for sample in samples:
+            image = sample.ndim == 3
+            given = torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1) if image else sample))[None]
+            rows.append([value[0].numpy() for value in module(given.float() if image else given)])
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 

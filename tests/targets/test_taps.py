@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.targets import _taps
@@ -65,3 +66,19 @@ def test_every_layer_has_the_values_of_the_network() -> None:
     np.testing.assert_allclose(
         found["middle"], torch.nn.Hardswish()(torch.from_numpy(found["body"])).numpy(), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "samples"),
+    [
+        (torch.nn.Embedding(8, 3), np.arange(10, dtype=np.int32).reshape(2, 5) % 8),
+        (torch.nn.Linear(4, 3), np.ones((2, 5, 4), np.float32)),
+    ],
+)
+def test_samples_that_are_no_images_keep_their_shape_and_dtype(first: torch.nn.Module, samples: Any) -> None:
+    net = torch.nn.Sequential(first, torch.nn.Linear(3, 2)).eval()
+    captured = torch.export.export(net, (torch.from_numpy(samples[:1]),))
+    made = torch.export.export(captured.module(), captured.example_inputs[0])
+    outputs = _taps.run(_taps.tapped(made, _taps.taps(made))[0], samples)
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs[0], net(torch.from_numpy(samples)).numpy(), rtol=1e-5, atol=1e-6)
