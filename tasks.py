@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.core import Cell, Checkpoint
     from pipeline.devices import BoundDevice
     from pipeline.results.instruction_budget import Budget, Comparison
+    from pipeline.results.trends import History
     from pipeline.stages.measure import Options as MeasureOptions
     from pipeline.stages.measure import Result
     from pipeline.stages.plan import Plan, TrainingOptions
@@ -691,6 +692,50 @@ def report(_c: Context, framework: str = "all", margin: str = "1") -> None:
     print(write_report(build, _checkpoints(build, framework), _margin(margin)))
 
 
+ABOUT_HISTORY = {
+    "add": "add the measurements of build/ to the folder; what it has is not added again",
+    "folder": "of the history: one JSON file per measurement",
+    "note": "a text for the added measurements",
+    **dict.fromkeys(("model", "framework", "recipe", "target", "device"), "comma-separated names to show"),
+    "json": "print one JSON object",
+}
+
+
+@command(texts=ABOUT_HISTORY)
+def history(
+    _c: Context, add: bool = False, folder: str = "history", note: str | None = None, model: str | None = None,
+    framework: str | None = None, recipe: str | None = None, target: str | None = None, device: str | None = None,
+    json: bool = False,
+) -> None:  # fmt: skip
+    """Show how measured figures changed over time; --add keeps the measurements of build/ for that."""
+    from pipeline.report import history as report
+    from pipeline.report import terminal
+    from pipeline.results import collect, trends
+    from pipeline.results import history as entries
+
+    place = _place(folder)
+    names = {"model": model, "framework": framework, "recipe": recipe, "target": target, "device": device}
+    chosen = {name: _words(value) for name, value in names.items() if value is not None}
+    if add:
+        if json or chosen:
+            raise BadOption("--add adds every measurement of build/: use it without --json and names")
+        new = entries.add(place, collect.rows(_build()), entries.commit(FROM), note or "")
+        print("\n".join(map(str, new)) or f"{place}: up to date")
+        return
+    if note is not None:
+        raise BadOption("--note is a text for --add")
+    found = trends.history(place, chosen)
+    if json:
+        from json import dumps
+
+        from pipeline import core
+
+        print(dumps(core.to_json(found), indent=1))
+    else:
+        terminal.show(*report.parts(found))
+    _refuse_left_out(found)
+
+
 @command()
 def ship(
     _c: Context, version: str, model: str = "digits_cnn", key: str | None = None, package: str = "all",
@@ -1270,6 +1315,13 @@ def _real(option: str, text: str) -> float:
     return float(_number(option, text, float))
 
 
+def _refuse_left_out(found: History) -> None:
+    """Ends the command with exit code 2 and a line for each file of a history that cannot be used, if there are any."""
+    lines = [f"error: {left.file}: {left.reason}" for left in found.left_out]
+    if lines:
+        raise Exit("\n".join(lines), code=2)
+
+
 def _margin(text: str) -> float:
     from pipeline.results import verdicts
 
@@ -1323,6 +1375,7 @@ namespace = Collection(
     verify,
     results,
     report,
+    history,
     frameworks,
     demo,
     clean,

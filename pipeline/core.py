@@ -640,6 +640,7 @@ class Measurement:
             "before" and "after" each process, and "samples" of it between the runs.
         runtime: name, version, threads, delegate, cpus (those that the processes were pinned to).
         processes: in the order of the rounds. In each round of a bench, every artifact was measured once.
+        method: number of processes and arguments of `edge-bench run`, without paths; empty in older measurements.
     """
 
     artifact_sha256: str
@@ -654,6 +655,7 @@ class Measurement:
     accuracy: Accuracy
     key: str
     tools: Mapping[str, str]
+    method: str = ""
     schema: int = SCHEMA
 
 

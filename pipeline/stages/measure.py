@@ -403,7 +403,9 @@ class _Cell:
             _chunks.join(parts, temporary)
             sha256 = store.sha256(temporary)
         accuracy, hardware = _accuracy(self.run, self.folder / PREDICTIONS, sha256), bench.device.hardware(bench.build)
-        measurement = _noun(artifact, bench.device.device, hardware, found, accuracy, self.key)
+        words = run_words(self.one, self.run.images, bench.threads, bench.options, len(found))
+        method = f"{len(found)} × edge-bench run {' '.join(map(str, words[4:]))}"  # without file and inputs
+        measurement = replace(_noun(artifact, bench.device.device, hardware, found, accuracy, self.key), method=method)
         store.write(self.folder / MANIFEST, measurement)
         _chunks.forget(self.folder)
         store.remove(self.folder / FAILURE)

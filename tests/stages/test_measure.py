@@ -64,6 +64,9 @@ def test_raw_samples_and_facts_are_stored(target: str, recipe: str, matrix: Stor
     assert found.runtime["name"] == registry.load("targets", target).RUNTIME
     assert found.runtime["threads"] == 1
     assert found.tools["edge-bench"]
+    runtime = f"--runtime {found.runtime['name']} --threads 1"
+    assert found.method.startswith(f"1 × edge-bench run {runtime}") and "--min-runs" in found.method
+    assert "/" not in found.method, "the method names no path: it would differ between machines"
 
 
 @pytest.mark.parametrize(("target", "recipe"), CELLS)
