@@ -683,13 +683,17 @@ def results(_c: Context, json: bool = False, framework: str = "all", margin: str
         terminal.show(*terminal.cells(cells))
 
 
-@command()
-def report(_c: Context, framework: str = "all", margin: str = "1") -> None:
+@command(texts={"history": "also show the trends of this folder of `inv history --add`"})
+def report(_c: Context, framework: str = "all", margin: str = "1", history: str | None = None) -> None:
     """Write build/report.html, report.md and results.json."""
     from pipeline.report.document import write_report
+    from pipeline.results import trends
 
     build = _build()
-    print(write_report(build, _checkpoints(build, framework), _margin(margin)))
+    past = trends.history(_place(history)) if history else None
+    print(write_report(build, _checkpoints(build, framework), _margin(margin), past))
+    if past:
+        _refuse_left_out(past)
 
 
 ABOUT_HISTORY = {

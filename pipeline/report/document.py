@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core import to_json
-from pipeline.report import charts, origins, tables, threads
+from pipeline.report import charts, history, origins, tables, threads
 from pipeline.report.page import Section, markdown, web_page
 from pipeline.report.summary import summary
 from pipeline.results import collect, verdicts
 from pipeline.results.bit_equality import Equality, equalities, over_threads
 from pipeline.results.rows import Row
+from pipeline.results.trends import History
 from pipeline.system import store
 from pipeline.system.store import Store
 
 
 def write_report(
-    build: Store, models: Sequence[tuple[str, str]] | None = None, margin: float = verdicts.MARGIN
+    build: Store,
+    models: Sequence[tuple[str, str]] | None = None,
+    margin: float = verdicts.MARGIN,
+    past: History | None = None,
 ) -> Path:
     """Writes report.html, report.md and results.json into the build folder and returns the path of report.html.
 
     Args:
         models: (model, framework) pairs; by default those with a checkpoint.
         margin: the largest drop of a recommended file, in percentage points.
+        past: trends to show; of these models only, if any are given.
 
     Raises:
         BadOption: the margin is not between 0 and 100 points.
@@ -35,6 +41,9 @@ def write_report(
     """
     found = collect.rows(build, models, margin)
     sections = _sections(found, equalities(found))
+    if past is not None:
+        own = [one for one in past.trends if models is None or (one.model, one.framework) in models]
+        sections.append(history.section(replace(past, trends=tuple(own))))
     page = build.root / "report.html"
     results = json.dumps([to_json(row.cell) for row in found], indent=1) + "\n"
     store.write_text(build.root / "results.json", results)
