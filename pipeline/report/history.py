@@ -157,7 +157,9 @@ def value(figure: str, number: float) -> str:
         return formatting.percent(number)
     if figure == INSTRUCTIONS:
         return f"{number:,.0f}"
-    return f"{number / 1000:,.1f}" if figure == SIZE else formatting.figure(number)
+    if figure == SIZE:
+        return f"{number / 1000:,.1f}"
+    return f"{number:.3g}" if number < 1 else formatting.figure(number)
 
 
 def change(figure: str, number: float | None) -> str:

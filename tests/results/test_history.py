@@ -222,6 +222,20 @@ def test_a_slower_file_is_a_step_with_date_ratio_and_interval() -> None:
     assert step.p < 0.05
 
 
+def test_in_histories_without_a_change_steps_are_rare_over_all_trends_together() -> None:
+    random = np.random.default_rng(7)
+
+    def steps() -> int:
+        own = []
+        for recipe in ("fp32", "fp16", "int8", "int4"):
+            levels = np.exp(random.normal(0, 0.02, 16))  # days differ by more than the processes of one day
+            medians = [tuple(level * np.exp(random.normal(0, 0.01, 5))) for level in levels]
+            own += days(16, recipe=recipe, medians=medians)
+        return sum(len(one.steps) for one in trends.trends(own))
+
+    assert sum(steps() > 0 for _ in range(100)) <= 8, "5 expected at most; 8 in 100 is its 95th percentile"
+
+
 def test_figures_without_noise_step_wherever_they_change_by_a_percent() -> None:
     counts = [(1000.0,), (1005.0,), (1009.0,), (1011.0,), (1011.0,)]
     found = only(days(5, figure=INSTRUCTIONS, medians=counts, size_bytes=[100, 100, 50, 50, 50]), INSTRUCTIONS)
@@ -276,6 +290,18 @@ def test_the_command_adds_and_shows(tmp_path: Path) -> None:
     (line,) = done.err.splitlines()
     assert line.startswith("error: stray.json: ")
     assert "--note" in inv(build, "history", "--folder", folder, "--note", "x").only
+
+
+@pytest.mark.parametrize(("ms", "text"), [(0.0043, "0.0043"), (0.25, "0.25"), (1.234, "1.23"), (1234.5, "1,234")])
+def test_latencies_have_three_digits(ms: float, text: str) -> None:
+    assert report.value(LATENCY, ms) == text
+
+
+def test_names_from_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
+    write(tmp_path / "h", replace(ENTRY, model="[red]a[/]\x1b[2J\ud800", device=":bomb: \n b", recipe="[/x]"))
+    done = inv(tmp_path / "build", "history", "--folder", tmp_path / "h")
+    assert "\x1b" not in done.out and "[red]a[/] [2J" in done.lines[0] and ":bomb: b" in done.lines[0]
+    assert any(line.startswith("[/x]") for line in done.lines)
 
 
 def test_lines_name_breaks_and_steps() -> None:
