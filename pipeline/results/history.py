@@ -92,6 +92,7 @@ def add(folder: Path, rows: Sequence[Row], commit: str | None = None, note: str 
 
     Raises:
         BadOption: there are no valid measurements.
+        Broken: the folder has one of them, but its file was changed. Nothing is written then.
     """
     found = [
         entry(row, commit, formatting.one_line(note)) for row in rows if row.measurement and row.cell.status == "ok"
@@ -101,6 +102,9 @@ def add(folder: Path, rows: Sequence[Row], commit: str | None = None, note: str 
     known = {one.measurement for one in read(folder)[0]} if folder.is_dir() else set()
     folder.mkdir(parents=True, exist_ok=True)
     new = [one for one in found if one.measurement not in known]
+    for one in new:
+        if os.path.lexists(folder / one.name):
+            raise Broken(f"{folder / one.name} was changed: restore it (git checkout) or remove it")
     for one in new:
         store.write(folder / one.name, one)
     return [folder / one.name for one in new]

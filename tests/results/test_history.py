@@ -83,6 +83,17 @@ def test_a_measurement_is_added_once_whatever_the_note(tmp_path: Path) -> None:
     assert history.add(tmp_path / "history", rows, "c" * 40, "two") == []
 
 
+def test_a_changed_file_is_never_overwritten(tmp_path: Path) -> None:
+    rows = collect.rows(tree(tmp_path / "build").build)
+    one, *others = history.add(tmp_path / "history", rows)
+    one.write_text("{}")
+    for other in others:
+        other.unlink()
+    with pytest.raises(Broken, match=one.name):
+        history.add(tmp_path / "history", rows)
+    assert one.read_text() == "{}" and list((tmp_path / "history").iterdir()) == [one]
+
+
 def test_two_branches_that_add_the_same_measurement_merge_without_conflict(tmp_path: Path) -> None:
     write(tmp_path, replace(ENTRY, note="one"), replace(ENTRY, note="two"))
     assert len(list(tmp_path.iterdir())) == 2
