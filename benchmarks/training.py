@@ -173,7 +173,7 @@ def in_torch(model: Model, split: Split, folder: Path) -> Loops:
         for which in torch.randperm(len(split)).split(settings.batch_size):
             count = len(which)
             batch = images[which].to(device).float()
-            batch = _torch_training.augment(batch, training.augment, draws, count, slice(0, count))
+            batch, _ = _torch_training.augment(batch, labels, training.augment, draws, count, slice(0, count))
             with torch.autocast(device, torch.bfloat16, enabled=_torch_training.precision(device) == "bfloat16"):
                 loss = criterion(net(batch.contiguous(memory_format=torch.channels_last)), labels[which].to(device))
             optimizer.zero_grad()
@@ -220,7 +220,9 @@ def in_keras(model: Model, split: Split, folder: Path) -> Loops:
         draws = _keras_tensorflow.draw_augmentations(
             training.augment, seed, tf.stack([count, tf.zeros_like(count), count])
         )
-        batch = _keras_tensorflow.augment(tf.cast(tf.gather(images, which), tf.float32), training.augment, draws)
+        batch, _ = _keras_tensorflow.augment(
+            tf.cast(tf.gather(images, which), tf.float32), tf.gather(labels, which), training.augment, draws
+        )
         with tf.GradientTape() as tape:
             loss = criterion(tf.gather(labels, which), net(batch, training=True))
         optimizer.apply(tape.gradient(loss, net.trainable_variables))

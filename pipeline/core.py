@@ -57,6 +57,8 @@ class Preprocessing:
         color: "RGB" or "L" (grey), in this channel order.
         resize: the shorter side is scaled to this many pixels (bilinear, antialiased).
         crop: then a square of this many pixels is cropped from the centre.
+        fit: "crop" as above; or "letterbox": the whole image is scaled into a square of `crop` pixels, and grey
+            (value 114) fills the rest on both sides, as Pillow's ImageOps.pad does it. `resize` is then `crop`.
         mean, std: per channel, on the 0–255 scale: the exported graph starts with (x - mean) / std.
     """
 
@@ -65,6 +67,7 @@ class Preprocessing:
     crop: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: str = "crop"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ class Training:
 
     Attributes:
         lr: peak learning rate: linear warm-up for a tenth of the steps, then a cosine to zero.
-        augment: names of augmentations: "flip" (left-right), "shift4" (up to 4 pixels, reflected edge), "shift1".
+        augment: names of augmentations: "flip" (left-right), "flip_vertical", "shift4" (up to 4 pixels, reflected
+            edge), "shift1". Masks and boxes move with their image.
     """
 
     epochs: int
@@ -165,8 +169,8 @@ class ModelSpec:
 
     @property
     def classes(self) -> int:
-        """Length of the (only) output: the number of classes, or of the numbers to predict."""
-        return self.outputs[0].shape[-1]
+        """The number of classes, or of the numbers to predict: the last axis of the last output."""
+        return self.outputs[-1].shape[-1]
 
     @property
     def image(self) -> Preprocessing | None:

@@ -229,6 +229,22 @@ MOST_SAMPLES = 10**9
 """`samples_needed` returns no larger number."""
 
 
+def jackknife(value: float, without: Array) -> NDArray[np.float64]:
+    """A score for each sample whose mean is a figure over all samples: how much the figure owes to the sample.
+
+    The standard error of the mean of these scores, or of their differences between two models, is the jackknife's
+    estimate for the figure. Source: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 3.
+
+    Args:
+        value: the figure.
+        without: (N,) the figure without each sample.
+    """
+    import numpy as np
+
+    values = np.asarray(without, np.float64)
+    return np.asarray(value + (len(values) - 1) * (values.mean() - values))
+
+
 def verdict(interval: tuple[float, float], margin: float) -> str:
     """What the 95 % interval of an accuracy drop shows, for a margin in points.
 

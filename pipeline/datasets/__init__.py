@@ -22,8 +22,10 @@ from pipeline.system.store import digest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KINDS = {"i": "classes", "f": "numbers to predict", "u": "masks"}
-"""What the kinds of truth are called; see `Task.truth`."""
+KINDS = {("i", 1): "classes", ("f", 2): "numbers to predict", ("u", 3): "masks", ("f", 3): "boxes"}
+"""What labels are, by their kind of dtype and their number of axes."""
+NEEDED = {"class": "classes", "numbers": "numbers to predict", "mask": "masks", "boxes": "boxes"}
+"""What the kinds of `Truth` are called."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -34,7 +36,10 @@ class Split:
 
     Attributes:
         labels: the truth. Of classes int64 (N,), indices into the dataset's classes, or into a model's labels after
-            `load`; of numbers to predict float32 (N, numbers); of masks uint8 (N, height, width).
+            `load`; of numbers to predict float32 (N, numbers); of masks uint8 (N, height, width); of boxes float32
+            (N, most boxes of a sample, 6): class, top, left, bottom and right as shares of the input's height and
+            width, and 1 for a box that does not count (it is hard to tell, or a crowd), else 0. Rows without a box
+            have class -1.
         sha256: hash of the split's content: its samples, their order and labels, the preprocessing, and the code that
             decodes them.
         read: returns the i-th input in the spec's shape. Images are decoded, resized and cropped: uint8 (height, width,
@@ -110,8 +115,13 @@ def load(dataset: Dataset, data: Path | None, split: str, spec: ModelSpec, folde
     if names == spec.labels:
         return loaded
     check_labels(spec, names)
-    order = np.array([spec.labels.index(name) for name in names], dtype=np.int64)
-    return replace(loaded, labels=order[loaded.labels], sha256=digest([loaded.sha256, spec.labels]))
+    order = np.array([*map(spec.labels.index, names), -1], dtype=np.int64)  # -1 of a row without a box stays -1
+    labels = loaded.labels.copy()
+    if labels.ndim == 3 and labels.dtype.kind == "f":
+        labels[:, :, 0] = order[labels[:, :, 0].astype(np.int64)]
+    else:
+        labels = order[labels]
+    return replace(loaded, labels=labels, sha256=digest([loaded.sha256, spec.labels]))
 
 
 def _check_vocabulary(spec: ModelSpec, tokens: Tokens) -> None:
@@ -133,17 +143,19 @@ def _check_samples(split: Split, spec: ModelSpec, name: str, data: Path | None) 
     """
     if not len(split):
         return
-    where, (kind, wanted) = f"the {name} split of {data or spec.dataset}", tasks.of(spec).truth(spec)
+    where, wanted = f"the {name} split of {data or spec.dataset}", tasks.of(spec).truth(spec)
     (tensor,) = spec.inputs
     if not spec.image:  # images are made to fit
         first = split.read(0)
         if first.shape != tensor.shape or str(first.dtype) != tensor.dtype:
             found, takes = f"{first.dtype} {first.shape}", f"{tensor.dtype} {tensor.shape}"
             raise BadData(f"{where} has samples of shape {found}, and {spec.name} takes {takes}")
-    if split.labels.dtype.kind != kind:
-        raise BadData(f"{where} has {KINDS[split.labels.dtype.kind]}, and {spec.task} needs {KINDS[kind]}")
-    if split.labels.shape[1:] != wanted:
-        raise BadData(f"{where} has labels of shape {split.labels.shape[1:]}, and {spec.name} needs {wanted}")
+    has, needs = KINDS[split.labels.dtype.kind, split.labels.ndim], NEEDED[wanted.kind]
+    if has != needs:
+        raise BadData(f"{where} has {has}, and {spec.task} needs {needs}")
+    own = split.labels.shape[1:]
+    if any(size not in (None, found) for size, found in zip(wanted.shape, own, strict=True)):
+        raise BadData(f"{where} has labels of shape {own}, and {spec.name} needs {wanted.shape}")
 
 
 def order_note(names: Sequence[str]) -> str | None:

@@ -1,8 +1,9 @@
 """Preprocesses an image to the model's input, for all datasets; on a device, the app does the same.
 
-The steps: decode the first frame, apply the EXIF orientation, convert to the spec's colour mode, resize the shorter
-side, crop the centre. An alpha channel is dropped without blending. Images are always decoded at full size, so that the
-pixels depend only on the content and the preprocessing.
+The steps: decode the first frame, apply the EXIF orientation, convert to the spec's colour mode, then resize the
+shorter side and crop the centre, or fit the whole image into the square (letterbox). An alpha channel is dropped
+without blending. Images are always decoded at full size, so that the pixels depend only on the content and the
+preprocessing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ OTHER_IMAGES = (
 """Suffixes of images that neither Pillow nor Python's MIME types know."""
 
 CHANNELS = {"RGB": 3, "L": 1}
+FITS = ("crop", "letterbox")
+GREY = 114
+"""What a letterbox is filled with, as in YOLO's."""
 
 MAX_ASPECT_RATIO = 100
 """Beyond this ratio of the sides, resizing the shorter side could take gigabytes."""
@@ -108,6 +112,10 @@ def check(preprocessing: Preprocessing) -> None:
     """
     if preprocessing.color not in CHANNELS:
         raise BadModel(f"preprocessing: color {preprocessing.color!r} is not one of {', '.join(map(repr, CHANNELS))}")
+    if preprocessing.fit not in FITS:
+        raise BadModel(f"preprocessing: fit {preprocessing.fit!r} is not one of {', '.join(map(repr, FITS))}")
+    if preprocessing.fit == "letterbox" and preprocessing.resize != preprocessing.crop:
+        raise BadModel(f"preprocessing: resize must equal crop ({preprocessing.crop}) for a letterbox")
     if not 1 <= preprocessing.crop <= preprocessing.resize:
         raise BadModel(
             f"preprocessing: crop must be between 1 and resize ({preprocessing.resize}), not {preprocessing.crop}"
@@ -152,7 +160,7 @@ def from_pixels(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDAr
 
 
 def fit(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Converts, resizes and crops an image.
+    """Converts, resizes and crops an image, or fits it into a letterbox.
 
     The longer side becomes int(resize * longer / shorter) pixels, as in torchvision's Resize. The filter is Pillow's
     antialiased bilinear filter. The crop begins at (side - crop) // 2.
@@ -164,20 +172,52 @@ def fit(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         ValueError: the aspect ratio exceeds MAX_ASPECT_RATIO.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     shorter, longer = sorted(image.size)
     if longer > MAX_ASPECT_RATIO * shorter:
         raise ValueError(f"{image.width}×{image.height} pixels exceed the aspect ratio of {MAX_ASPECT_RATIO}")
-    image = _converted(image, preprocessing.color)
-    if shorter != preprocessing.resize:
+    image, crop = _converted(image, preprocessing.color), preprocessing.crop
+    if preprocessing.fit == "letterbox":
+        grey = (GREY,) * CHANNELS[preprocessing.color]
+        image = ImageOps.pad(image, (crop, crop), Image.Resampling.BILINEAR, color=grey)
+    elif shorter != preprocessing.resize:
         width, height = (int(preprocessing.resize * side / shorter) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    crop = preprocessing.crop
     if image.size != (crop, crop):
         left, top = ((side - crop) // 2 for side in image.size)
         image = image.crop((left, top, left + crop, top + crop))
     return np.array(image, dtype=np.uint8).reshape(crop, crop, CHANNELS[preprocessing.color])
+
+
+def placed(
+    box: tuple[float, float, float, float], size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[float, ...] | None:
+    """A box of an image after `fit`: top, left, bottom and right as shares of the square; None if it is outside.
+
+    Args:
+        box: top, left, bottom and right in pixels.
+        size: (width, height) of the image.
+    """
+    crop, shorter = preprocessing.crop, min(size)
+    if preprocessing.fit == "letterbox":  # as Pillow's ImageOps.contain and pad
+        longer = max(size)
+        sides = [crop if side == longer else round(side / longer * crop) for side in size]
+        offsets = [round((crop - side) * 0.5) for side in sides]
+    else:
+        sides = [int(preprocessing.resize * side / shorter) for side in size]
+        offsets = [-((side - crop) // 2) for side in sides]
+    (across, down), (left, top) = ([new / old for new, old in zip(sides, size, strict=True)], offsets)
+    found = [
+        min(max((side * scale + offset) / crop, 0.0), 1.0)
+        for side, scale, offset in zip(box, (down, across) * 2, (top, left) * 2, strict=True)
+    ]
+    return tuple(found) if found[0] < found[2] and found[1] < found[3] else None
+
+
+def upright_size(image: Image) -> tuple[int, int]:
+    """(width, height) of an image after its EXIF orientation."""
+    return _upright(image).size
 
 
 def _upright(image: Image) -> Image:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Outputs = tuple[NDArray[np.float32], ...]
+    """A model's outputs in the order of its spec, each (N, …)."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -150,8 +153,8 @@ class Framework(Protocol):
             BadWeights: they do not fit, or the file contains more than weights.
         """
 
-    def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
-        """Float outputs (N, …) for a whole split."""
+    def predict(self, model: Model, weights: Path, split: Split, accelerator: str = "auto") -> Outputs:
+        """The float outputs for a whole split."""
 
     def features(self, model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The inputs of the last layer with weights, float32 (N, D), for images (N, height, width, channels)."""
@@ -224,11 +227,11 @@ class Framework(Protocol):
     def operations(self, captured: Path) -> tuple[Operation, ...]:
         """The operators of the float graph in `captured`, in order, with the names that layers have in the source."""
 
-    def evaluate(self, folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+    def evaluate(self, folder: Path, images: NDArray[Any]) -> Outputs:
         """Outputs of the float or quantized graph in `folder` for samples of a split; see `Split.inputs`."""
 
-    def step(self, folder: Path) -> float | None:
-        """The quantization step of the output of the graph in `folder`; None for a float graph."""
+    def steps(self, folder: Path) -> tuple[float | None, ...]:
+        """The quantization step of each output of the graph in `folder`; None for an output that is float."""
 
     def source(self, model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:
         """The input of a target: the graphs in these folders, and the model they were captured from."""

@@ -14,11 +14,10 @@ import torch
 from pipeline import stats
 from pipeline.core import BiasCorrection, Parity
 from pipeline.frameworks import _rounding
-from pipeline.frameworks._normalization import network_inputs
+from pipeline.frameworks._normalization import network_inputs, tensors
 from pipeline.frameworks._quantizer import RULES, layer, operator, usual
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MOST_PIXELS = 64 * 224 * 224
@@ -46,7 +45,7 @@ def correct(prepared: Any, images: NDArray[Any], always: bool = False) -> BiasCo
     with torch.no_grad():
         float_means = _Means(simulated, {})
         _rounding.switch(rounding, on=False)
-        reference = simulated(judged).numpy()
+        reference = tensors(simulated(judged))
         float_means.run(seen)
         _rounding.switch(rounding, on=True)
         before = _compared(reference, simulated(judged))
@@ -89,8 +88,9 @@ class _Means(torch.fx.Interpreter):
         return result
 
 
-def _compared(reference: NDArray[np.float32], outputs: torch.Tensor) -> Parity:
-    return stats.parity("float model", [reference], [outputs.numpy()], [None])
+def _compared(reference: tuple[torch.Tensor, ...], outputs: Any) -> Parity:
+    before, after = ([tensor.numpy() for tensor in each] for each in (reference, tensors(outputs)))
+    return stats.parity("float model", before, after, [None] * len(reference), classes=after[0].ndim == 2)
 
 
 def _has_bias(node: Any) -> bool:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.frameworks import Outputs
+
 
 def build(model: Model, framework: str) -> Any:
     """Returns what build(spec) returns.
@@ -85,14 +87,16 @@ def _problem(model: Model, network: Callable[[NDArray[Any]], Any], count: int) -
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         return f"the network fails on a batch of {number}: {described(error)}"
-    wanted = (count, *model.spec.outputs[0].shape)
-    found = tuple(outputs.shape) if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+    wanted = [(count, *output.shape) for output in model.spec.outputs]
+    several = list(outputs) if isinstance(outputs, list | tuple) and len(wanted) > 1 else [outputs]
+    found = [tuple(each.shape) if hasattr(each, "shape") else f"a {type(each).__name__}" for each in several]
     if found != wanted:
-        return f"the network returns {found} for {number}, but SPEC.outputs requires {wanted}"
+        returned, required = (", ".join(map(str, each)) for each in (found, wanted))
+        return f"the network returns {returned} for {number}, but SPEC.outputs requires {required}"
     return None
 
 
-def warn_of_probabilities(model: Model, framework: str, outputs: NDArray[np.float32], sigmoid: bool) -> None:
+def warn_of_probabilities(model: Model, framework: str, outputs: Outputs, sigmoid: bool) -> None:
     """Prints a warning if a network that is about to be trained returns probabilities: the loss expects logits.
 
     Args:
@@ -101,7 +105,7 @@ def warn_of_probabilities(model: Model, framework: str, outputs: NDArray[np.floa
     """
     if not tasks.of(model.spec).CLASSES:
         return
-    rows = outputs.astype("float64")
+    rows = outputs[0].astype("float64")
     softmax = rows.shape[1] > 1 and rows.min() >= 0 and rows.max() <= 1 and abs(rows.sum(1) - 1).max() < 1e-2
     if softmax or sigmoid:
         say(

@@ -19,8 +19,9 @@ from pipeline.frameworks._normalization import network_inputs
 from pipeline.targets import _graph_layers
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+    from pipeline.frameworks import Outputs
 
 FLOAT, FOLDED, UNFOLDED = "float.pt2", "quantized.pt2", "unfolded.pt2"
 """Files in a graphs folder. A quantized graph is stored twice: with int8 weights, and with float weights that the graph
@@ -93,8 +94,9 @@ def calibrated(captured: Path, value_range: tuple[float, float] | None, images: 
     with torch.no_grad():
         for start in range(0, len(images), 32):
             outputs = prepared(network_inputs(torch.from_numpy(images[start : start + 32])))
-            if not torch.isfinite(outputs).all():
-                raise StageFailed(f"calibration images {start} to {start + len(outputs) - 1} give NaN or infinity")
+            if not all(torch.isfinite(each).all() for each in _normalization.tensors(outputs)):
+                last = min(start + 32, len(images)) - 1
+                raise StageFailed(f"calibration images {start} to {last} give NaN or infinity")
     if value_range is not None:
         _int8_constants.pin_input_ranges(prepared, value_range)
     return prepared
@@ -131,23 +133,18 @@ def operations(captured: Path) -> tuple[Operation, ...]:
     return tuple(operation for _, operation in _graph_layers.operations(load(captured / FLOAT)))
 
 
-def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+def evaluate(folder: Path, images: NDArray[Any]) -> Outputs:
     """See `Framework.evaluate`."""
-    import numpy as np
-
     module = load(_graph_file(folder)).module()
     with torch.no_grad():
         batches = [torch.from_numpy(images[start : start + 64]) for start in range(0, len(images), 64)]
-        return np.concatenate([module(network_inputs(batch)).numpy() for batch in batches])
+        return _normalization.joined(module(network_inputs(batch)) for batch in batches)
 
 
-def step(folder: Path) -> float | None:
-    """See `Framework.step`: the scale of the last dequantize operation."""
-    program = load(_graph_file(folder))
-    (output,) = program.graph.output_node().args[0]
-    if "dequantize_per_tensor" not in str(output.target):
-        return None
-    return float(output.args[1])
+def steps(folder: Path) -> tuple[float | None, ...]:
+    """See `Framework.steps`: the scales of the last dequantize operations."""
+    outputs = load(_graph_file(folder)).graph.output_node().args[0]
+    return tuple(float(output.args[1]) if "dequantize_per_tensor" in str(output.target) else None for output in outputs)
 
 
 def program(captured: Path, quantized: Path | None, name: str) -> Any:

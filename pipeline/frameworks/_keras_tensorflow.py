@@ -24,6 +24,8 @@ from pipeline.system.progress import bar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pipeline.frameworks import Outputs
+
 CHUNK = 16
 """Training steps per call into TensorFlow."""
 Elements = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"]
@@ -107,25 +109,55 @@ def draw_augmentations(names: Sequence[str], seed: tf.Tensor, place: tf.Tensor) 
     return tuple(draws)
 
 
-def augment(images: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Flips and shifts float images (n, height, width, channels) by the numbers of `draw_augmentations`.
+def augment(
+    images: tf.Tensor, labels: tf.Tensor, names: Sequence[str], draws: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Flips and shifts float images (n, height, width, channels) by the numbers of `draw_augmentations`; masks and
+    boxes move with them.
 
     Runs on the training device; takes floats because TensorFlow cannot pad or gather bytes on a GPU.
     """
     if not names:
-        return images  # of any kind
+        return images, labels  # of any kind
     height, width = images.shape[1:3]
+    if labels.dtype == tf.uint8:  # masks are one more channel
+        masked = tf.concat([images, tf.cast(labels, images.dtype)[..., None]], 3)
+        masked, _ = augment(masked, tf.cast(labels[:, 0, 0], tf.int64), names, draws)
+        return masked[..., :-1], tf.cast(masked[..., -1], tf.uint8)
+    boxes = labels.shape.rank == 3
     for name, by in zip(names, draws, strict=True):
         shift = _training_loop.max_shift(name)
         if shift is None:
-            images = tf.where(by[:, None, None, None], tf.reverse(images, [2]), images)
+            upright = name == _training_loop.VERTICAL
+            images = tf.where(by[:, None, None, None], tf.reverse(images, [1 if upright else 2]), images)
+            if boxes:
+                labels = tf.where(by[:, None, None], _flipped(labels, upright), labels)
         else:
             padded = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]], "REFLECT")
             rows, columns = by[0] + tf.range(height), by[1] + tf.range(width)
             # Gathers whole rows, then whole columns; gathering single pixels would be slow.
             images = tf.gather(padded, rows, batch_dims=1)
             images = tf.transpose(tf.gather(tf.transpose(images, (0, 2, 1, 3)), columns, batch_dims=1), (0, 2, 1, 3))
-    return images
+            if boxes:
+                labels = _moved(labels, tf.cast(shift - tf.stack([by[0], by[1]], 2), tf.float32) / (height, width))
+    return images, labels
+
+
+def _flipped(boxes: tf.Tensor, upright: bool) -> tf.Tensor:
+    """Boxes (n, most, 6) in images that are flipped left-right, or upside down."""
+    name, top, left, bottom, right, ignored = tf.unstack(boxes, axis=2)
+    if upright:
+        top, bottom = 1 - bottom, 1 - top
+    else:
+        left, right = 1 - right, 1 - left
+    return tf.stack([name, top, left, bottom, right, ignored], 2)
+
+
+def _moved(boxes: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    """Boxes (n, most, 6) moved down and right by these shares of an image (n, 1, 2). What leaves it is no box."""
+    sides = tf.clip_by_value(boxes[..., 1:5] + tf.tile(by, (1, 1, 2)), 0, 1)
+    inside = tf.reduce_all(sides[..., 2:] > sides[..., :2], 2)
+    return tf.concat([tf.where(inside, boxes[..., 0], -1.0)[..., None], sides, boxes[..., 5:]], 2)
 
 
 # -- finished networks -------------------------------------------------------------------------------------------------
@@ -157,15 +189,19 @@ def saved_model(net: keras.Model, spec: ModelSpec, out: Path) -> None:
     image = tf.TensorSpec((None, *spec.inputs[0].shape), spec.inputs[0].dtype, spec.inputs[0].name)
     module = tf.Module()
     module.tracked = [variable.value for variable in model.variables]
-    module.serve = tf.function(lambda image: {spec.outputs[0].name: model(image, training=False)}, [image])
+    names = [output.name for output in spec.outputs]
+    module.serve = tf.function(
+        lambda image: dict(zip(names, _tuple(model(image, training=False)), strict=True)), [image]
+    )
     tf.saved_model.save(module, str(out), {"serving_default": module.serve})
 
 
-def predict(net: keras.Model, spec: ModelSpec, split: Split, accelerator: str) -> NDArray[np.float32]:
-    """Float outputs (N, …) for a whole split."""
+def predict(net: keras.Model, spec: ModelSpec, split: Split, accelerator: str) -> Outputs:
+    """The float outputs for a whole split."""
     with tf.device(_tf_distribute.device_type(accelerator)):
         batches = SplitDataset(split, "evaluation").batches(256)
-        return np.asarray(with_normalization(net, spec).predict(batches, verbose=0), np.float32)
+        outputs = with_normalization(net, spec).predict(batches, verbose=0)
+        return tuple(np.asarray(each, np.float32) for each in _tuple(outputs))
 
 
 def features(net: keras.Model, spec: ModelSpec, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -198,10 +234,16 @@ def reference(model: Model, weights: Path, out: Path) -> None:
             if kind == "random":
                 _keras.randomize(net)
             with _keras.recorded() as calls:
-                found[kind] = np.asarray(net(images, training=False), np.float32)
+                outputs = _tuple(net(images, training=False))
+            found |= {f"{kind}_output_{i}": np.asarray(each, np.float32) for i, each in enumerate(outputs)}
             found[f"{kind}_names"] = np.array(calls.names)
             found |= {f"{kind}_{i}": result for i, result in enumerate(calls.results)}
     np.savez(out, **found)
+
+
+def _tuple(outputs: Any) -> tuple[Any, ...]:
+    """What a network returns as a tuple, of one tensor or several."""
+    return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------
@@ -278,7 +320,9 @@ class Loop:
         self.net = _keras.network(model, strategy.scope)
         if settings.group.node_rank == 0:
             images = splits["train"].read(tf.range(min(2, len(splits["train"])), dtype=tf.int64))
-            outputs = tf.cast(self.net(_floats(images), training=False), tf.float32).numpy()
+            outputs = tuple(
+                tf.cast(each, tf.float32).numpy() for each in _tuple(self.net(_floats(images), training=False))
+            )
             tensors = getattr(self.net, "outputs", None)  # a subclassed model has none
             last = tensors[0]._keras_history.operation if tensors else None
             sigmoid = getattr(last, "activation", None) is keras.activations.sigmoid
@@ -291,9 +335,11 @@ class Loop:
             self.optimizer = keras.optimizers.AdamW(rates, weight_decay=self.training.weight_decay, epsilon=1e-8)
             self.optimizer.build(self.network.trainable_variables)
         self.loss = _keras_losses.loss(model.spec, splits["train"].split.labels)
-        self.scores = _keras_losses.scores(model.spec, splits["validation"].split.labels)
-        self.has_classes = tasks.of(model.spec).CLASSES
+        self.task = tasks.of(model.spec)
+        if not self.task.POOLED:
+            self.scores = _keras_losses.scores(model.spec, splits["validation"].split.labels)
         self.state = [*self.network.variables, *self.optimizer.variables]
+        self.predicted = tf.function(lambda images: self.network(images, training=False))
         self.training_part, self.validation_part = tf.function(self._training_part), tf.function(self._validation_part)
         self.run_steps, self.total_score = tf.function(self._run_steps), tf.function(self._total_score)
         self.training_batches = self.validation_batches = None
@@ -314,14 +360,20 @@ class Loop:
         return total / self.steps
 
     def accuracy(self) -> float:
-        """See `_training_loop.Loop`; each device evaluates its part."""
+        """See `_training_loop.Loop`; each device evaluates its part, or all of a metric that pools all samples."""
         validation, size = self.splits["validation"], 256 * self.settings.group.size
+        if self.task.POOLED:
+            batches = (self._outputs(images) for images in validation.batches(256))
+            return float(tasks.scores(self.task, batches, validation.split.labels).mean())
         if self.validation_batches is None:
             own = batch_parts(np.arange(len(validation)), size, _tf_distribute.parts(self.settings.group))
             batches = tf.data.Dataset.from_tensor_slices(own).repeat().map(self.validation_part, tf.data.AUTOTUNE)
             self.validation_batches = self._iterator(batches)
         count = len(_training_loop.batches(len(validation), size))
         return float(self.total_score(self.validation_batches, tf.constant(count))) / len(validation)
+
+    def _outputs(self, images: tf.Tensor) -> Outputs:
+        return tuple(tf.cast(each, tf.float32).numpy() for each in _tuple(self.predicted(images)))
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
@@ -373,7 +425,7 @@ class Loop:
         """
         images, labels = self._part("train", indices, place)
         draws = draw_augmentations(self.training.augment, tf.stack([place[4], place[0] * 16]), place[1:4])
-        return images, tf.one_hot(labels, self.classes) if self.has_classes else labels, weight, draws
+        return images, tf.one_hot(labels, self.classes) if self.task.CLASSES else labels, weight, draws
 
     def _validation_part(self, indices: tf.Tensor, place: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """A validation part: inputs (images as bytes), labels, weight."""
@@ -401,7 +453,7 @@ class Loop:
     def _step(self, images: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, draws: Sequence[tf.Tensor]) -> tf.Tensor:
         """One device's part of a training step; returns its share of the batch's mean loss."""
         world = self.settings.group.size
-        images = augment(_floats(images), self.training.augment, draws)
+        images, labels = augment(_floats(images), labels, self.training.augment, draws)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(self.loss(labels, self.network(images, training=True))) * weight / world
             loss += sum(self.network.losses) / world

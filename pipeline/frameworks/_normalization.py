@@ -5,13 +5,16 @@ Separate from `_graphs`, because training does not need torchao, whose import is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.core import Audio, ModelSpec, Preprocessing, Standardization, Tokens
 from pipeline.frameworks import _build
+
+if TYPE_CHECKING:
+    from pipeline.frameworks import Outputs
 
 MAIN = ("logits", "out", "output", "main")
 """Usual names of the main output, where outputs have names."""
@@ -20,18 +23,42 @@ MAIN = ("logits", "out", "output", "main")
 class WithNormalization(torch.nn.Module):
     """A network with the normalisation as its first operation: this is what is trained, exported and measured.
 
-    Takes raw pixels (N, channels, height, width), or raw values of another kind. Token ids are not normalised. Networks
-    with auxiliary classifiers return more outputs in training than in inference; only the main one is used.
+    Takes raw pixels (N, channels, height, width), or raw values of another kind. Token ids are not normalised. Returns
+    a tensor for one output, and a tuple in the spec's order for several. Networks with auxiliary classifiers return
+    more outputs in training than in inference; only the main one is used.
     """
 
-    def __init__(self, net: torch.nn.Module, preprocessing: Preprocessing | Audio | Standardization | Tokens) -> None:
+    def __init__(self, net: torch.nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        self.normalize = normalization_layer(preprocessing)
+        self.normalize = normalization_layer(spec.preprocessing)
         self.net = net
+        self.names = tuple(output.name for output in spec.outputs)
 
     def forward(self, image: torch.Tensor) -> Any:
         outputs = self.net(self.normalize(image))
+        if len(self.names) > 1:
+            return ordered(outputs, self.names)
         return main_output(outputs) if self.training else outputs
+
+
+def ordered(outputs: Any, names: tuple[str, ...]) -> Any:
+    """Several outputs as a tuple in the order of `names`: a mapping is read by name."""
+    if isinstance(outputs, Mapping) and set(outputs) == set(names):
+        return tuple(outputs[name] for name in names)
+    return tuple(outputs) if isinstance(outputs, list) else outputs
+
+
+def tensors(outputs: Any) -> tuple[Any, ...]:
+    """What a network returns as a tuple, of one tensor or several."""
+    return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
+
+
+def joined(batches: Iterable[Any]) -> Outputs:
+    """The outputs of all batches in NumPy, each (N, …)."""
+    import numpy as np
+
+    parts = [[tensor.float().cpu().numpy() for tensor in tensors(outputs)] for outputs in batches]
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 
 def main_output(outputs: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from torchao.quantization.pt2e.observer import (
 from pipeline import tasks
 from pipeline.datasets import Split
 from pipeline.frameworks import QuantizedTraining, Settings, _graphs, _layers, _torch_training, _training_loop
-from pipeline.frameworks._normalization import real
+from pipeline.frameworks._normalization import real, tensors
 from pipeline.frameworks._process_group import Part
 from pipeline.sources import Model
 from pipeline.system import store
@@ -206,17 +207,19 @@ class _Loop:
         steps, losses = len(loader), []
         frozen_from = int(FROZEN_AFTER * self.settings.epochs * steps)
         batches = bar(loader, f"epoch {epoch + 1}/{self.settings.epochs}", steps, "batch")
-        for step, (images, _) in enumerate(batches, epoch * steps):
+        for step, (images, labels) in enumerate(batches, epoch * steps):
             if step == frozen_from:
                 self.student.apply(disable_observer)
             pixels = real(images.to(self.device))
-            pixels = _torch_training.augment(pixels, self.augment, draws, len(pixels), slice(None))
+            pixels, _ = _torch_training.augment(
+                pixels, labels.to(self.device), self.augment, draws, len(pixels), slice(None)
+            )
             pixels = pixels.clone(memory_format=torch.contiguous_format)
             with torch.no_grad():
-                wanted = self.teacher(pixels)
-            loss = (self.student(pixels) - wanted).square().sum() / wanted.square().sum()
+                wanted = tensors(self.teacher(pixels))
+            loss = _noise(tensors(self.student(pixels)), wanted)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.get_total_norm(
                 [each.grad for each in self.student.parameters() if each.grad is not None]
             )
@@ -228,20 +231,22 @@ class _Loop:
         return float(torch.stack(losses).mean())
 
     def closeness(self) -> tuple[float, float | None]:
-        """The signal-to-noise ratio of the validation outputs against the float network's, in dB, and the share of
-        samples with its top-1; None without classes. Observers do not see these images."""
-        signal = noise = same = 0.0
+        """The signal-to-noise ratio of the validation outputs against the float network's, in dB, of the worst output,
+        and the share of samples with its top-1; None without classes. Observers do not see these images."""
+        signals, noises, same = defaultdict[int, float](float), defaultdict[int, float](float), 0.0
         with torch.no_grad(), _observers_paused(self.student):
             for images, _ in self.splits["validation"].loader(512):
                 pixels = real(images.to(self.device)).clone(memory_format=torch.contiguous_format)
-                wanted, found = self.teacher(pixels).double(), self.student(pixels).double()
-                signal += float(wanted.square().sum())
-                noise += float((found - wanted).square().sum())
-                same += float((found.argmax(1) == wanted.argmax(1)).sum())
+                pairs = zip(tensors(self.teacher(pixels)), tensors(self.student(pixels)), strict=True)
+                for place, (wanted, found) in enumerate(pairs):
+                    signals[place] += float(wanted.double().square().sum())
+                    noises[place] += float((found.double() - wanted).square().sum())
+                    same += float((found.argmax(1) == wanted.argmax(1)).sum()) if self.classes else 0.0
         agreement = same / len(self.splits["validation"]) if self.classes else None
-        if not math.isfinite(noise):
+        if not all(math.isfinite(noise) for noise in noises.values()):
             return -999.0, agreement
-        return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30)), agreement
+        worst = min(max(signals[place], 1e-30) / max(noises[place], 1e-30) for place in signals)
+        return 10 * math.log10(worst), agreement
 
     def _diverged(self, facts: Mapping[str, Any]) -> str | None:
         """The reason to stop after the last epoch."""
@@ -289,6 +294,12 @@ class _Loop:
     @property
     def _parts(self) -> dict[str, Any]:
         return {"student": self.student, "optimizer": self.optimizer, "schedule": self.schedule}
+
+
+def _noise(outputs: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The noise of the outputs relative to the float network's: the mean over the outputs."""
+    each = [(a - b).square().sum() / b.square().sum() for a, b in zip(outputs, wanted, strict=True)]
+    return torch.stack(each).mean()
 
 
 STATE = "state.ckpt"

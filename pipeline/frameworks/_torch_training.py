@@ -25,6 +25,7 @@ from pipeline.frameworks import (
     Group,
     Settings,
     _build,
+    _normalization,
     _process_group,
     _torch_ddp,
     _torch_losses,
@@ -41,6 +42,8 @@ from pipeline.tasks import Task
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
+
+    from pipeline.frameworks import Outputs
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -233,12 +236,12 @@ class _Loop:
         self.network.train()
         total = torch.zeros((), device=engine.device)
         places = _training_loop.batches(len(self.splits["train"]), self.settings.batch_size)
-        for place, (images, labels) in zip(places, batches, strict=True):
+        for place, (images, truth) in zip(places, batches, strict=True):
             count = place.stop - place.start
-            inputs = augment(real(images), self.training.augment, draws, count, part.of(count))
+            inputs, labels = augment(real(images), truth, self.training.augment, draws, count, part.of(count))
             with engine.autocast():
-                logits = self.network(_torch_trial.arranged(inputs, self.memory_format))
-                loss = self.loss(logits, labels) * part.weight(count)
+                outputs = self.network(_torch_trial.arranged(inputs, self.memory_format))
+                loss = self.loss(outputs, labels) * part.weight(count)
             self.optimizer.zero_grad(set_to_none=True)
             engine.backward(loss)
             self.optimizer.step()
@@ -255,16 +258,23 @@ class _Loop:
         return found
 
     def accuracy(self) -> float:
-        """See `_training_loop.Loop`; each process evaluates its part."""
+        """See `_training_loop.Loop`; each process evaluates its part, or all of a metric that pools all samples."""
         self.network.eval()
         engine, validation = self.engine, self.splits["validation"]
+        if self.task.POOLED:
+            batches = (outputs for outputs, _ in self._outputs(validation.loader(512)))
+            return float(tasks.scores(self.task, batches, validation.split.labels).mean())
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
-        with torch.no_grad():
-            for images, labels in validation.loader(512, Part(engine.global_rank, engine.world_size)):
-                inputs = _torch_trial.arranged(real(images.to(engine.device)), self.memory_format)
-                outputs = self.network(inputs).float().cpu().numpy()
-                total += float(self.task.scores(outputs, labels.numpy(), validation.split.labels).sum())
+        for outputs, labels in self._outputs(validation.loader(512, Part(engine.global_rank, engine.world_size))):
+            total += float(self.task.scores(outputs, labels.numpy(), validation.split.labels).sum())
         return float(engine.all_reduce(total, reduce_op="sum")) / len(validation)
+
+    def _outputs(self, batches: Iterable[Batch]) -> Iterator[tuple[Outputs, torch.Tensor]]:
+        """The network's outputs for batches, with their labels."""
+        with torch.no_grad():
+            for images, labels in batches:
+                inputs = _torch_trial.arranged(real(images.to(self.engine.device)), self.memory_format)
+                yield _normalization.joined([self.network(inputs)]), labels
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """See `_training_loop.Loop`."""
@@ -332,24 +342,34 @@ def _trial(
     return trial
 
 
-def augment(images: torch.Tensor, names: Sequence[str], draws: torch.Generator, size: int, part: slice) -> torch.Tensor:
-    """Flips and shifts float images (n, channels, height, width) at random, as `names` say. Without names, the samples
-    may be of any kind.
+def augment(
+    images: torch.Tensor, labels: torch.Tensor, names: Sequence[str], draws: torch.Generator, size: int, part: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flips and shifts float images (n, channels, height, width) at random, as `names` say; masks and boxes move with
+    them. Without names, the samples may be of any kind.
 
     Args:
+        labels: see `datasets.Split`.
         draws: a generator on the images' device.
         size, part: the batch's size, and the images' part of it. Random numbers are drawn for the whole batch, so that
             they do not depend on the number of processes.
     """
     if not names:
-        return images
+        return images, labels
     count, _, height, width = images.shape
+    if labels.dtype == torch.uint8:  # masks are one more channel
+        masked = torch.cat([images, labels[:, None].to(images.dtype)], 1)
+        masked, _ = augment(masked, labels[:, 0, 0].long(), names, draws, size, part)
+        return masked[:, :-1], masked[:, -1].to(torch.uint8)
     device = images.device
     for name in names:
         shift = _training_loop.max_shift(name)
         if shift is None:
             flip = (torch.rand(size, generator=draws, device=device) < 0.5)[part]
-            images = torch.where(flip[:, None, None, None], images.flip(3), images)
+            upright = name == _training_loop.VERTICAL
+            images = torch.where(flip[:, None, None, None], images.flip(2 if upright else 3), images)
+            if labels.dim() == 3:
+                labels = torch.where(flip[:, None, None], _flipped(labels, upright), labels)
         else:
             padded = nn.functional.pad(images, (shift,) * 4, mode="reflect")
             dy, dx = (
@@ -359,7 +379,27 @@ def augment(images: torch.Tensor, names: Sequence[str], draws: torch.Generator, 
             columns = dx + torch.arange(width, device=device)[None, None, :]
             which = torch.arange(count, device=device)[:, None, None]
             images = padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2)
-    return images
+            if labels.dim() == 3:
+                by = torch.cat([(shift - dy) / height, (shift - dx) / width], 2)
+                labels = _moved(labels, by)
+    return images, labels
+
+
+def _flipped(boxes: torch.Tensor, upright: bool) -> torch.Tensor:
+    """Boxes (n, most, 6) in images that are flipped left-right, or upside down."""
+    first, second = (1, 3) if upright else (2, 4)
+    found = boxes.clone()
+    found[..., first], found[..., second] = 1 - boxes[..., second], 1 - boxes[..., first]
+    return found
+
+
+def _moved(boxes: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """Boxes (n, most, 6) moved down and right by these shares of an image (n, 1, 2). What leaves it is no box."""
+    found = boxes.clone()
+    found[..., 1:5] = (boxes[..., 1:5] + by.repeat(1, 1, 2)).clamp(0, 1)
+    empty = ((found[..., 3] <= found[..., 1]) | (found[..., 4] <= found[..., 2])) & (boxes[..., 0] >= 0)
+    found[..., 0] = torch.where(empty, -1.0, found[..., 0])
+    return found
 
 
 def state_dict(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from pipeline.errors import BadModel, PipelineError, described
-from pipeline.frameworks._normalization import real
+from pipeline.frameworks._normalization import joined, real, tensors
 from pipeline.frameworks._torch_losses import Loss
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from pipeline.frameworks import Outputs
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -40,7 +39,7 @@ class Trial:
     memory_format: torch.memory_format
     unused: bool
     more_outputs: bool
-    outputs: NDArray[np.float32]
+    outputs: Outputs
     sigmoid: bool
 
 
@@ -72,7 +71,7 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss
     try:
         if images.dim() == 4:
             found, _ = _step(network, real(images), labels, torch.channels_last, loss, autocast)
-            if (found - expected).norm() <= TOLERANCE * expected.norm():
+            if all((a - b).norm() <= TOLERANCE * b.norm() for a, b in zip(found, expected, strict=True)):
                 chosen = torch.channels_last
     except (Exception, SystemExit):
         pass  # the same step in the other format has succeeded: this format is what the network does not take
@@ -80,8 +79,8 @@ def attempt(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss
     network.load_state_dict(before)
     network.zero_grad(set_to_none=True)
     converted(network, chosen).train()
-    more = not all(isinstance(one, torch.Tensor) for one in returned)
-    return Trial(chosen, unused, more, expected.cpu().numpy(), last == "SigmoidBackward0")
+    more = len(expected) == 1 and not all(isinstance(one, torch.Tensor) for one in returned)
+    return Trial(chosen, unused, more, joined([expected]), last == "SigmoidBackward0")
 
 
 def arranged(images: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
@@ -104,20 +103,21 @@ def converted(network: nn.Module, memory_format: torch.memory_format) -> nn.Modu
 def _step(
     network: nn.Module, images: torch.Tensor, labels: torch.Tensor, memory_format: torch.memory_format, loss: Loss,
     autocast: Autocast,
-) -> tuple[torch.Tensor, str]:  # fmt: skip
-    """One training step without the optimizer; returns the outputs of inference before it, and its last operation."""
+) -> tuple[tuple[torch.Tensor, ...], str]:  # fmt: skip
+    """One training step without the optimizer; returns the outputs of inference before it, and the last operation of
+    the first output."""
     images = arranged(images, memory_format)
     converted(network, memory_format).eval()
     with torch.no_grad():
-        outputs: torch.Tensor = network(images).float()
+        outputs = tuple(each.float() for each in tensors(network(images)))
     network.train()
     network.zero_grad(set_to_none=True)
     with autocast():
-        logits = network(images)
-        if logits.shape != outputs.shape:
-            raise BadModel(
-                f"the network returns {tuple(logits.shape)} in training and {tuple(outputs.shape)} in inference"
-            )
-        value = loss(logits, labels)
+        trained = network(images)
+        shapes = [", ".join(str(tuple(tensor.shape)) for tensor in each) for each in (tensors(trained), outputs)]
+        if shapes[0] != shapes[1]:
+            raise BadModel(f"the network returns {shapes[0]} in training and {shapes[1]} in inference")
+        value = loss(trained, labels)
     value.backward()  # type: ignore[no-untyped-call]
-    return outputs, logits.grad_fn.name() if logits.grad_fn is not None else ""
+    first = tensors(trained)[0].grad_fn
+    return outputs, first.name() if first is not None else ""

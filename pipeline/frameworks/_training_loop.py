@@ -63,17 +63,20 @@ def decode_all(split: Split, what: str | None, sharers: int = 1) -> NDArray[Any]
     return pixels
 
 
+FLIP, VERTICAL = "flip", "flip_vertical"
+
+
 def max_shift(augmentation: str) -> int | None:
-    """The largest shift in pixels of "shift1", "shift4" …; None for "flip".
+    """The largest shift in pixels of "shift1", "shift4" …; None for a flip.
 
     Raises:
         BadOption: unknown augmentation.
     """
-    if augmentation == "flip":
+    if augmentation in (FLIP, VERTICAL):
         return None
     pixels = augmentation.removeprefix("shift")
     if pixels == augmentation or not pixels.isdecimal():
-        raise BadOption(f"unknown augmentation {augmentation!r} (known: flip, shift1, shift4 …)")
+        raise BadOption(f"unknown augmentation {augmentation!r} (known: flip, flip_vertical, shift1, shift4 …)")
     return int(pixels)
 
 

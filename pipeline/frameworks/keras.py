@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.frameworks import Outputs
+
 WEIGHTS = "model.keras"
 TOOLS: tuple[str, ...] = ("keras", "tensorflow", "torch", "torchao", "litert-torch")
 EXTRA = "keras"
@@ -77,7 +79,7 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     _keras.save(_keras.adopt(model, weights), out)
 
 
-def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
+def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> Outputs:
     """See `Framework.predict`."""
     _on_tensorflow()
     from pipeline.frameworks import _keras, _keras_tensorflow
@@ -196,7 +198,7 @@ def operations(captured: Path) -> tuple[Operation, ...]:
     return _graphs.operations(captured)
 
 
-def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+def evaluate(folder: Path, images: NDArray[Any]) -> Outputs:
     """See `Framework.evaluate`."""
     _with_graphs()
     from pipeline.frameworks import _graphs
@@ -204,12 +206,12 @@ def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
     return _graphs.evaluate(folder, images)
 
 
-def step(folder: Path) -> float | None:
-    """See `Framework.step`."""
+def steps(folder: Path) -> tuple[float | None, ...]:
+    """See `Framework.steps`."""
     _with_graphs()
     from pipeline.frameworks import _graphs
 
-    return _graphs.step(folder)
+    return _graphs.steps(folder)
 
 
 def source(model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from pipeline.frameworks import Outputs
+
 WEIGHTS = "model.safetensors"
 TOOLS: tuple[str, ...] = ("torch", "torchao", "litert-torch", "lightning-fabric")
 EXTRA = "torch"
@@ -82,23 +84,21 @@ def adopt(model: Model, weights: Path, out: Path) -> None:
     _torch_weights.save(net.state_dict(), out)
 
 
-def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> NDArray[np.float32]:
+def predict(model: Model, weights: Path, split: Split, accelerator: str = "auto") -> Outputs:
     """See `Framework.predict`."""
     with extra(EXTRA):
-        import numpy as np
         import torch
 
-        from pipeline.frameworks import _torch_training
-        from pipeline.frameworks._normalization import real
+        from pipeline.frameworks import _normalization, _torch_training
 
     device = torch.device(_torch_training.device_type(accelerator))
     net = loaded(model, weights).to(device)
     with torch.no_grad():
         batches = _torch_training.SplitDataset(split, "evaluation").loader(256)
-        return np.concatenate([
-            net(real(images.to(device)).clone(memory_format=torch.contiguous_format)).cpu().numpy()
+        return _normalization.joined(
+            net(_normalization.real(images.to(device)).clone(memory_format=torch.contiguous_format))
             for images, _ in batches
-        ])  # fmt: skip
+        )
 
 
 def features(model: Model, weights: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -217,18 +217,18 @@ def operations(captured: Path) -> tuple[Operation, ...]:
     return _graphs.operations(captured)
 
 
-def evaluate(folder: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+def evaluate(folder: Path, images: NDArray[Any]) -> Outputs:
     """See `Framework.evaluate`."""
     from pipeline.frameworks import _graphs
 
     return _graphs.evaluate(folder, images)
 
 
-def step(folder: Path) -> float | None:
-    """See `Framework.step`."""
+def steps(folder: Path) -> tuple[float | None, ...]:
+    """See `Framework.steps`."""
     from pipeline.frameworks import _graphs
 
-    return _graphs.step(folder)
+    return _graphs.steps(folder)
 
 
 def source(model: Model, weights: Path, captured: Path, quantized: Path | None) -> Source:
@@ -242,10 +242,10 @@ def source(model: Model, weights: Path, captured: Path, quantized: Path | None) 
 
 
 def network(model: Model) -> torch.nn.Module:
-    """The untrained network with its normalisation: raw pixels (N, channels, height, width) to logits.
+    """The untrained network with its normalisation: raw pixels (N, channels, height, width) to the outputs.
 
     Raises:
-        BadModel: build(spec) fails, or returns no module from images to logits.
+        BadModel: build(spec) fails, or returns no module from images to the spec's outputs.
     """
     import torch
 
@@ -254,13 +254,14 @@ def network(model: Model) -> torch.nn.Module:
     net = _build.build(model, "torch")
     if not isinstance(net, torch.nn.Module):
         raise BadModel(f"{model.folder}/torch.py: build(spec) must return a torch.nn.Module, not {type(net).__name__}")
-    module = _normalization.WithNormalization(net, model.spec.preprocessing).eval()
+    module = _normalization.WithNormalization(net, model.spec).eval()
 
     def run(images: NDArray[Any]) -> Any:
         with torch.no_grad():
             outputs = module(_normalization.network_inputs(torch.from_numpy(images)))
-        if isinstance(outputs, torch.Tensor) and outputs.dtype is not torch.float32:
-            raise BadModel(f"{model.file('torch')}: the network returns {outputs.dtype}, not torch.float32")
+        for each in _normalization.tensors(outputs):
+            if isinstance(each, torch.Tensor) and each.dtype is not torch.float32:
+                raise BadModel(f"{model.file('torch')}: the network returns {each.dtype}, not torch.float32")
         return outputs
 
     _build.check(model, "torch", run)

@@ -47,7 +47,7 @@ def with_host_step(row: Row, hosts: Sequence[Row], reference: Reference) -> Row:
         if host.cell.samples != samples:
             on_host = tuple(output[stats.stratified(reference.labels, samples)] for output in on_host)
         before = reference.subset(samples)
-        accuracy, classes = float(before.task.scores(on_host[0], before.labels).mean()), before.task.CLASSES
+        accuracy, classes = float(before.task.scores(on_host, before.labels).mean()), before.task.CLASSES
         host_step = output_diff.step(measured[place], before.outputs, on_host, accuracy, classes)
         own = output_diff.step(row.measurement, on_host, outputs(row), row.measurement.accuracy.value, classes)
     except READ_ERRORS as error:
@@ -143,7 +143,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
     if found != expected:
         raise Broken(f"{accuracy.predictions} has outputs {found}; the float model has {expected}")
     task = reference.task
-    scores, before = task.scores(outputs[0], reference.labels), reference.scores
+    scores, before = task.scores(outputs, reference.labels), reference.scores
     value = float(scores.mean())
     if accuracy.samples != len(scores) or not abs(value - accuracy.value) <= 1e-6:
         raise Broken(
@@ -166,7 +166,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         drop_interval=interval,
         lost=lost,
         gained=gained,
-        figures=task.figures(outputs[0], reference.labels),
+        figures=task.figures(outputs, reference.labels),
         agreement=stats.agreement(reference.outputs[0], outputs[0]) if task.CLASSES else None,
         runtime=formatting.runtime(measurement),
         cpus=measurement.runtime.get("cpus"),
@@ -179,7 +179,7 @@ def _valid(home: Path, artifact: Artifact, reference: Reference, measurement: Me
         warnings=(
             *cell.warnings,
             *warnings.of_times(measurement),
-            *warnings.of_outputs(outputs[0]),
+            *warnings.of_outputs(outputs),
             *warnings.of_part(len(scores), split),
         ),
     )

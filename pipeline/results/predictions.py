@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import safe_file_name
 from pipeline.errors import Broken
+
+
+def arrays(outputs: Sequence[Any]) -> dict[str, Any]:
+    """Outputs under their names in a file."""
+    return {f"output_{i}": each for i, each in enumerate(outputs)}
+
+
+def of(file: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The outputs in a file, in their order."""
+    return tuple(file[f"output_{i}"] for i in range(len(file)) if f"output_{i}" in file)
 
 
 def read(folder: Path, name: str, digest: str) -> tuple[tuple[Any, ...], Any]:
@@ -34,10 +45,10 @@ def read(folder: Path, name: str, digest: str) -> tuple[tuple[Any, ...], Any]:
         raise Broken(f"{name} does not match its manifest (sha256 differs)")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            found = {key: file[key] for key in file.files}
     except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise Broken(f"{name} is not an .npz file of arrays: {error}") from error
-    outputs = tuple(arrays[f"output_{i}"] for i in range(len(arrays)) if f"output_{i}" in arrays)
-    if not outputs or not outputs[0].ndim or set(arrays) - {f"output_{i}" for i in range(len(outputs))} - {"labels"}:
-        raise Broken(f"{name} contains {sorted(arrays)}, not output_0 … and labels")
-    return outputs, arrays.get("labels")
+    outputs = of(found)
+    if not outputs or not outputs[0].ndim or set(found) - {f"output_{i}" for i in range(len(outputs))} - {"labels"}:
+        raise Broken(f"{name} contains {sorted(found)}, not output_0 … and labels")
+    return outputs, found.get("labels")

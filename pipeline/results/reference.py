@@ -56,7 +56,7 @@ class Reference:
     @property
     def scores(self) -> Any:
         """(N,) the score of each sample; see `Task.scores`."""
-        return self.task.scores(self.outputs[0], self.labels)
+        return self.task.scores(self.outputs, self.labels)
 
     @property
     def top1(self) -> Any:

@@ -84,14 +84,15 @@ def of_times(measurement: Timed) -> tuple[str, ...]:
     )
 
 
-def of_outputs(outputs: NDArray[Any]) -> tuple[str, ...]:
-    """A warning if some of the outputs (N, …) are not finite."""
+def of_outputs(outputs: Sequence[NDArray[Any]]) -> tuple[str, ...]:
+    """A warning if some samples have outputs, each (N, …), that are not finite."""
     import numpy as np
 
-    count = int((~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)).sum())
+    finite = [np.isfinite(each.reshape(len(each), -1)).all(axis=1) for each in outputs]
+    count = int((~np.logical_and.reduce(finite)).sum())
     if not count:
         return ()
-    return (f"{count} of {len(outputs)} samples gave NaN or infinite outputs (counted as wrong): see inv trace",)
+    return (f"{count} of {len(outputs[0])} samples gave NaN or infinite outputs (counted as wrong): see inv trace",)
 
 
 def of_part(samples: int, split: int) -> tuple[str, ...]:

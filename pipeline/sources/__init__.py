@@ -161,7 +161,8 @@ def _with_options(spec: ModelSpec, text: str) -> ModelSpec:
     changed = [f"{key}={value:g}" for key, value in sorted(options.items()) if value != spec.options[key]]
     outputs, labels = spec.outputs, spec.labels
     if "classes" in options:
-        outputs = (dataclasses.replace(outputs[0], shape=(int(options["classes"]),)),)
+        *others, last = outputs
+        outputs = (*others, dataclasses.replace(last, shape=(*last.shape[:-1], int(options["classes"]))))
         labels = labels if len(labels) == options["classes"] else ()
     name = "-".join([spec.name, *changed])
     return dataclasses.replace(spec, name=name, options=options, outputs=outputs, labels=labels)

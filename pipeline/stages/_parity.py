@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import stats, tasks
 from pipeline.core import ModelSpec, Parity, Recipe
 from pipeline.errors import ParityFailed, StageFailed
+from pipeline.results import predictions
 from pipeline.stages.quantize import MANIFEST, REFERENCE, Graph
 from pipeline.system import proc, store
 from pipeline.targets import Target
@@ -41,13 +42,14 @@ def check(path: Path, target: Target, spec: ModelSpec, recipe: Recipe, graph: Pa
     import numpy as np
 
     with np.load(graph / REFERENCE, allow_pickle=False) as kept:
-        samples, reference = kept["samples"], kept["output_0"]
+        samples, reference = kept["samples"], predictions.of(kept)
     made = store.read(Graph, graph / MANIFEST)
     own = getattr(target, "predict", None)
-    outputs = own(path, samples) if own else predict(path, target, samples)
+    outputs = own(path, samples, [output.name for output in spec.outputs]) if own else predict(path, target, samples)
     against = "quantized graph" if recipe.static else "float model"
     classes = tasks.of(spec).CLASSES
-    parity = stats.parity(against, [reference], outputs, [made.step if made else None], classes)
+    steps = made.steps if made else (None,) * len(reference)
+    parity = stats.parity(against, reference, outputs, steps, classes)
     least, agreement, seen = LEAST_SNR_DB[recipe.weights], 0.0, parity.top1_agreement
     if recipe.static and made is not None:
         least = max(least, min(made.parity.snr_db, ENOUGH_SNR_DB))

@@ -65,15 +65,16 @@ def prove(files: Sequence[ShippedFile], golden: Path) -> None:
             pass
 
 
-def outputs(path: Path, target: str, inputs: NDArray[Any]) -> list[NDArray[Any]] | None:
+def outputs(path: Path, artifact: Artifact, inputs: NDArray[Any]) -> list[NDArray[Any]] | None:
     """The float32 outputs of a model file on this machine; None if nothing here runs files of its target."""
     import numpy as np
 
-    module: Target = registry.load("targets", target)
+    module: Target = registry.load("targets", artifact.target)
     own = getattr(module, "predict", None)
     if own is None and module.RUNTIME is None:
         return None
-    found = own(path, inputs) if own is not None else _parity.predict(path, module, inputs)
+    names = [port.name for port in artifact.outputs]
+    found = own(path, inputs, names) if own is not None else _parity.predict(path, module, inputs)
     return [np.asarray(output, np.float32) for output in found]
 
 
@@ -83,12 +84,12 @@ def _prove(file: ShippedFile, golden: Path) -> None:
     target = file.artifact.target
     inputs = np.load(golden / "inputs.npy", allow_pickle=False)
     for path in file.paths:
-        found = outputs(path, target, inputs)
+        found = outputs(path, file.artifact, inputs)
         if found is None:
             return
         known = [np.load(golden / file.artifact.recipe / target / f"{HOST}.npy", allow_pickle=False)]
         if len(found) != 1 or not np.array_equal(found[0], known[0]):  # golden outputs may be of another runtime
-            known = outputs(file.measured, target, inputs) or []
+            known = outputs(file.measured, file.artifact, inputs) or []
         for i, (one, other) in enumerate(zip(known, found, strict=True)):
             if not np.array_equal(one, other, equal_nan=True):
                 raise StageFailed(

@@ -460,7 +460,7 @@ def _accuracy(run: _Run, outputs: Path, sha256: str) -> Accuracy:
     checkpoint = run.checkpoint
     task = tasks.of(checkpoint.spec)
     with np.load(outputs, allow_pickle=False) as kept:
-        scores = task.scores(kept["output_0"], pushing.labels(run.images))
+        scores = task.scores(predictions.of(kept), pushing.labels(run.images))
     return Accuracy(
         dataset=checkpoint.spec.dataset,
         dataset_sha256=checkpoint.dataset_sha256,
@@ -480,7 +480,7 @@ def _reference(run: _Run, samples: int) -> float:
     folder = run.bench.build.checkpoint(checkpoint.spec.name, checkpoint.framework)
     outputs, labels = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
     chosen = stats.stratified(labels, samples)
-    return float(tasks.of(checkpoint.spec).scores(outputs[0][chosen], labels[chosen]).mean())
+    return float(tasks.of(checkpoint.spec).scores([each[chosen] for each in outputs], labels[chosen]).mean())
 
 
 def _noun(

@@ -24,7 +24,7 @@ from pipeline.core import (
     command_options,
 )
 from pipeline.errors import BadData, ParityFailed, StageFailed, Unsupported
-from pipeline.results import keys
+from pipeline.results import keys, predictions
 from pipeline.stages.plan import Job
 from pipeline.stages.train import model_of, split_of
 from pipeline.system import store
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.datasets import Split
+    from pipeline.frameworks import Outputs
 
 MANIFEST = "graph.json"
 REFERENCE = "reference.npz"
@@ -65,7 +66,7 @@ class Graph:
     Attributes:
         files: content hashes by file name.
         bias_correction: whether the biases of a static graph are corrected, and what that changes.
-        step: the output's quantization step; None for a float output.
+        steps: each output's quantization step; None for a float output.
         operations: of the float graph: its operators, which the exceptions of recipes are about.
         training: of a recipe that trains: settings, the data's hashes, and facts; see `Framework.train_quantized`.
         parity: the float graph compared with its framework, or a quantized graph with the float graph.
@@ -74,7 +75,7 @@ class Graph:
     files: Mapping[str, str]
     calibration: Calibration | None
     parity: Parity
-    step: float | None
+    steps: tuple[float | None, ...]
     seconds: float
     key: str
     tools: Mapping[str, str]
@@ -160,14 +161,10 @@ def calibration_set(job: Job, checkpoint: Checkpoint, recipe: Recipe) -> tuple[N
 
 def scores(job: Job, folder: Path, split: Split) -> NDArray[np.float64]:
     """The score of each sample of a split by the graph in `folder`; see `Task`. A chunk of inputs is in memory."""
-    import numpy as np
-
-    framework, task, found = job.framework.module, tasks.of(job.model.spec), []
-    for start in range(0, len(split), CHUNK):
-        places = range(start, min(start + CHUNK, len(split)))
-        outputs = framework.evaluate(folder, split.inputs(places))
-        found.append(task.scores(outputs, split.labels[places.start : places.stop], split.labels))
-    return np.concatenate(found)
+    framework = job.framework.module
+    chunks = (range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK))
+    batches = (framework.evaluate(folder, split.inputs(places)) for places in chunks)
+    return tasks.scores(tasks.of(job.model.spec), batches, split.labels)
 
 
 def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | None, folder: Path) -> dict[str, Any]:
@@ -177,7 +174,7 @@ def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | Non
         ParityFailed: its outputs differ too much.
 
     Returns:
-        The graph's files, parity and step, for its manifest.
+        The graph's files, parity and steps, for its manifest.
     """
     import numpy as np
 
@@ -185,9 +182,9 @@ def checked(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe | Non
     samples = test.inputs(range(min(SAMPLES, len(test))))
     outputs = framework.evaluate(folder, samples)
     parity = _parity(build, checkpoint, recipe, outputs)
-    np.savez(folder / REFERENCE, samples=samples, output_0=outputs)
+    np.savez(folder / REFERENCE, samples=samples, **predictions.arrays(outputs))
     files = {path.name: store.sha256(path) for path in sorted(folder.iterdir())}
-    return {"files": files, "parity": parity, "step": framework.step(folder)}
+    return {"files": files, "parity": parity, "steps": framework.steps(folder)}
 
 
 def notes(graph: Graph) -> tuple[str, ...]:
@@ -235,7 +232,7 @@ def _calibration_inputs(training: Split, test: Split, recipe: Recipe) -> NDArray
     return inputs
 
 
-def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: NDArray[np.float32]) -> Parity:
+def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs: Outputs) -> Parity:
     """Compares a graph's outputs: those of the float graph with the framework's from when it evaluated the weights,
     those of a quantized graph with the float graph's.
 
@@ -244,13 +241,12 @@ def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs
     """
     import numpy as np
 
-    from pipeline.results import predictions
-
     classes = tasks.of(checkpoint.spec).CLASSES
     if recipe is None:
         folder = build.checkpoint(checkpoint.spec.name, checkpoint.framework)
         kept, _ = predictions.read(folder, checkpoint.predictions, checkpoint.predictions_sha256)
-        parity = stats.parity("framework", [kept[0][: len(outputs)]], [outputs], [None], classes)
+        first = [each[: len(outputs[0])] for each in kept]
+        parity = stats.parity("framework", first, outputs, [None] * len(outputs), classes)
         least = LEAST_SNR_DB_CPU if checkpoint.facts.get("device") == "cpu" else LEAST_SNR_DB
         if parity.snr_db < least:
             raise ParityFailed(
@@ -259,7 +255,8 @@ def _parity(build: Store, checkpoint: Checkpoint, recipe: Recipe | None, outputs
             )
         return parity
     with np.load(_folder(build, checkpoint, None) / REFERENCE, allow_pickle=False) as reference:
-        parity = stats.parity("float model", [reference["output_0"]], [outputs], [None], classes)
+        kept = predictions.of(reference)
+        parity = stats.parity("float model", kept, outputs, [None] * len(outputs), classes)
     disagrees = parity.top1_agreement is not None and parity.top1_agreement < LEAST_QUANTIZED_AGREEMENT
     if parity.snr_db < LEAST_QUANTIZED_SNR_DB or disagrees:
         needed = f"{LEAST_QUANTIZED_SNR_DB:g} dB" + (f" and {LEAST_QUANTIZED_AGREEMENT:.0%}" if classes else "")

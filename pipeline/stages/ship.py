@@ -521,7 +521,7 @@ def _golden_outputs(file: _File, labels: Any, chosen: Any, inputs: Any) -> dict[
             kept = stats.stratified(labels, row.cell.samples or len(labels))
             found[place] = rows.outputs(row)[0][np.searchsorted(kept, chosen)].astype(np.float32)
     if HOST not in found:
-        outputs = _shipped_files.outputs(file.folder / file.artifact.file, file.artifact.target, inputs)
+        outputs = _shipped_files.outputs(file.folder / file.artifact.file, file.artifact, inputs)
         if outputs is not None:
             found = {HOST: outputs[0], **found}
     return {HOST: found.pop(HOST), **found} if HOST in found else found
@@ -550,7 +550,7 @@ def _tolerances(
             shipment.checkpoint.spec.name, shipment.checkpoint.framework, file.artifact.recipe
         )
         made = store.read(quantize.Graph, graph / quantize.MANIFEST)
-        found += [made.step] if made is not None and made.step is not None else []
+        found += [step for step in made.steps if step is not None] if made is not None else []
     tolerances = {}
     for file in shipment.files:
         known = list(seen[file.artifact.recipe])

@@ -16,7 +16,7 @@ from pipeline.core import Artifact, Checkpoint, Recipe, to_json
 from pipeline.datasets import _images
 from pipeline.devices import BoundDevice
 from pipeline.errors import BadOption, StageFailed
-from pipeline.results import image_trace
+from pipeline.results import image_trace, predictions
 from pipeline.results.image_trace import Side, Trace
 from pipeline.stages import quantize, train
 from pipeline.stages.export import export, raise_if_failed
@@ -156,5 +156,5 @@ def _framework(cell: _Cell, local: Side, pixels: dict[str, Any]) -> Side:
     outputs = framework.evaluate(graph, pixels["resized"][np.newaxis])
     version = checkpoint.tools.get(checkpoint.framework, "")
     what = "quantized graph" if recipe.static else "float model"
-    arrays = {**pixels, "input_0": local.arrays["input_0"], "output_0": outputs}
+    arrays = {**pixels, "input_0": local.arrays["input_0"], **predictions.arrays(outputs)}
     return Side(f"{checkpoint.framework} {version}, the {what}", arrays)

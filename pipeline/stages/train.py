@@ -467,12 +467,14 @@ def _evaluated(model: sources.Model, job: Job, folder: Path, new: New, test: Spl
     """Runs the weights in `folder` over the test split and writes every sample's outputs beside them."""
     import numpy as np
 
+    from pipeline.results import predictions
+
     framework = job.framework.module
     outputs = framework.predict(model, folder / framework.WEIGHTS, test, job.training.accelerator)
-    wrong = int((~np.isfinite(outputs)).any(1).sum())
+    wrong = int(np.any([~np.isfinite(each).reshape(len(each), -1).all(1) for each in outputs], axis=0).sum())
     if wrong:
         say(f"warning: {job.framework.name} returns NaN or infinite outputs for {wrong} of {len(test)} test samples")
-    np.savez(folder / PREDICTIONS, output_0=outputs, labels=test.labels)
+    np.savez(folder / PREDICTIONS, labels=test.labels, **predictions.arrays(outputs))
     facts = {"source": model.source(job.framework.name), "model": model.word, "made_with": _made_with(job)}
     return Checkpoint(
         spec=model.spec,

@@ -298,7 +298,7 @@ def _test(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe) -> Tes
     test = train.split_of(checkpoint, job)
     name, framework = checkpoint.spec.name, checkpoint.framework
     scores = quantize.scores(job, build.graphs(name, framework, recipe.name), test)
-    (outputs, *_), labels = predictions.read(
+    outputs, labels = predictions.read(
         build.checkpoint(name, framework), checkpoint.predictions, checkpoint.predictions_sha256
     )
     drop, interval = stats.mean_drop(tasks.of(checkpoint.spec).scores(outputs, labels), scores)

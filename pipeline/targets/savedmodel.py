@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,12 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
     )
 
 
-def predict(path: Path, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Runs the signature on `samples` (N, …) in TensorFlow and returns the outputs."""
+def predict(path: Path, samples: NDArray[Any], names: Sequence[str]) -> list[NDArray[np.float32]]:
+    """Runs the signature on `samples` (N, …) in TensorFlow and returns the outputs of these names."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with extra(EXTRA):
         import tensorflow as tf
     served = tf.saved_model.load(str(path / VERSION)).signatures["serving_default"]
     ((name, dtype),) = ((name, spec.dtype) for name, spec in served.structured_input_signature[1].items())
     outputs = served(**{name: tf.constant(samples, dtype)})
-    return [outputs[key].numpy() for key in sorted(outputs)]
+    return [outputs[key].numpy() for key in names]

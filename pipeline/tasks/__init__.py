@@ -4,12 +4,14 @@ A task is a module in this folder with the functions of `Task`. NumPy only: devi
 one definition of a metric serves the framework, the host and every device. Losses live in the frameworks.
 
 A metric is the mean of a score for each sample, where 1 is the best. So two models are compared sample by sample, and
-a drop is a number of points (hundredths) in every task.
+a drop is a number of points (hundredths) in every task. A metric that pools all samples, such as the mean average
+precision, has scores too: `stats.jackknife`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline import registry
@@ -25,8 +27,22 @@ SECOND = {
     "mae": "mean absolute error",
     "miou": "IoU of all pixels, %",
     "dice": "Dice, %",
+    "map50": "mAP@.5, %",
 }
 """Further metrics as columns of a table; see `Task.figures`."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The truth of a sample; see `datasets.Split.labels`.
+
+    Attributes:
+        kind: "class", "numbers", "mask" or "boxes".
+        shape: None for an axis of any size.
+    """
+
+    kind: str
+    shape: tuple[int | None, ...]
 
 
 class Task(Protocol):
@@ -37,6 +53,7 @@ class Task(Protocol):
         TITLE: its name in tables, such as "top-1".
         NAME: its name in a sentence, such as "accuracy".
         CLASSES: whether a sample's truth is one of the model's labels, and the output one number for each label.
+        POOLED: whether a sample's score depends on all samples, so that `scores` needs all of them at once.
         SUMMARY: one line for listings.
     """
 
@@ -44,26 +61,28 @@ class Task(Protocol):
     TITLE: str
     NAME: str
     CLASSES: bool
+    POOLED: bool
     SUMMARY: str
 
     def check(self, spec: ModelSpec) -> str | None:
         """What is wrong with a spec for this task; None if nothing is. Its input has been checked."""
 
-    def truth(self, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
-        """The kind (NumPy's: "i" of classes, "f" of numbers, "u" of a mask) and the shape of a sample's truth."""
+    def truth(self, spec: ModelSpec) -> Truth:
+        """What a sample's truth is."""
 
     def scores(
-        self, output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None
+        self, outputs: Sequence[NDArray[Any]], labels: NDArray[Any], population: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
         """The score of each sample, (N,): the metric is their mean.
 
         Args:
-            output: (N, …) the model's first output.
+            outputs: the model's, each (N, …).
             labels: the truth of the same samples; see `datasets.Split`.
-            population: the labels of all samples that the metric is computed over, if these are a part of them.
+            population: the labels of all samples that the metric is computed over, if these are a part of them. Not
+                for a metric that pools all samples.
         """
 
-    def figures(self, output: NDArray[Any], labels: NDArray[Any]) -> Mapping[str, float]:
+    def figures(self, outputs: Sequence[NDArray[Any]], labels: NDArray[Any]) -> Mapping[str, float]:
         """Further metrics over all of these samples, by names of SECOND."""
 
 
@@ -74,6 +93,23 @@ def of(spec: ModelSpec) -> Task:
         UnknownName: there is no such task.
     """
     return cast(Task, registry.load("tasks", spec.task))
+
+
+def scores(task: Task, batches: Iterable[Sequence[NDArray[Any]]], labels: NDArray[Any]) -> NDArray[np.float64]:
+    """The score of each sample of a split, (N,), from the outputs of its batches in order.
+
+    One batch is in memory, or all of them for a metric that pools all samples.
+    """
+    import numpy as np
+
+    if task.POOLED:
+        return task.scores([np.concatenate(each) for each in zip(*batches, strict=True)], labels)
+    found, start = [], 0
+    for outputs in batches:
+        end = start + len(outputs[0])
+        found.append(task.scores(outputs, labels[start:end], labels))
+        start = end
+    return np.concatenate(found)
 
 
 def require_image_classes(spec: ModelSpec, command: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import stats
 from pipeline.core import ModelSpec
+from pipeline.tasks import Truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,23 +26,25 @@ def check(spec: ModelSpec) -> str | None:
     return None
 
 
-def truth(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+def truth(spec: ModelSpec) -> Truth:
     """See `Task`: the index of a class."""
-    return "i", ()
+    return Truth("class", ())
 
 
-def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def scores(
+    outputs: Sequence[NDArray[Any]], labels: NDArray[Any], population: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
     """See `Task`: 1 where the largest output is the label's, else 0. Outputs that are not finite are wrong."""
     import numpy as np
 
-    return np.asarray(stats.top1(output) == labels, np.float64)
+    return np.asarray(stats.top1(outputs[0]) == labels, np.float64)
 
 
-def figures(output: NDArray[Any], labels: NDArray[Any]) -> Mapping[str, float]:
+def figures(outputs: Sequence[NDArray[Any]], labels: NDArray[Any]) -> Mapping[str, float]:
     """See `Task`: macro F1, over the classes that occur in the labels or the predictions, as in scikit-learn."""
     import numpy as np
 
-    predicted = stats.top1(output)
+    predicted = stats.top1(outputs[0])
     found = []
     for label in np.union1d(labels, predicted[predicted >= 0]):
         hits = int(((predicted == label) & (labels == label)).sum())

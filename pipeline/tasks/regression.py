@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import ModelSpec
+from pipeline.tasks import Truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 METRIC, TITLE, NAME = "r2", "R²", "R²"
 CLASSES = False
+POOLED = False
 SUMMARY = "one number or several for each sample"
 
 WORST = -1e6
@@ -28,12 +30,14 @@ def check(spec: ModelSpec) -> str | None:
     return None
 
 
-def truth(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+def truth(spec: ModelSpec) -> Truth:
     """See `Task`: as many numbers as the model returns."""
-    return "f", spec.outputs[0].shape
+    return Truth("numbers", spec.outputs[0].shape)
 
 
-def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def scores(
+    outputs: Sequence[NDArray[Any]], labels: NDArray[Any], population: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
     """See `Task`: 1 - (error / standard deviation of the truth)², averaged over the numbers to predict.
 
     The mean over all samples is R², the share of the truth's variance that the model explains: 1 for a perfect model,
@@ -48,14 +52,14 @@ def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] 
     varies = variance > 0
     if not varies.any():
         return np.zeros(len(truth))
-    errors = np.asarray(output, np.float64).reshape(truth.shape) - truth
+    errors = np.asarray(outputs[0], np.float64).reshape(truth.shape) - truth
     found = (1 - errors[:, varies] ** 2 / variance[varies]).mean(axis=1)
     return np.where(np.isfinite(found), found, WORST)
 
 
-def figures(output: NDArray[Any], labels: NDArray[Any]) -> Mapping[str, float]:
+def figures(outputs: Sequence[NDArray[Any]], labels: NDArray[Any]) -> Mapping[str, float]:
     """See `Task`: the mean absolute error, in the unit of the truth."""
     import numpy as np
 
     truth = np.asarray(labels, np.float64).reshape(len(labels), -1)
-    return {"mae": float(np.abs(np.asarray(output, np.float64).reshape(truth.shape) - truth).mean())}
+    return {"mae": float(np.abs(np.asarray(outputs[0], np.float64).reshape(truth.shape) - truth).mean())}

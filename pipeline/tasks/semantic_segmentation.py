@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import ModelSpec
+from pipeline.tasks import Truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 METRIC, TITLE, NAME = "iou", "IoU", "IoU"
 CLASSES = False
+POOLED = False
 SUMMARY = "a class for each pixel of an image"
 
 
@@ -23,36 +25,36 @@ def check(spec: ModelSpec) -> str | None:
         return f"segmentation takes an image and has one output (height, width, classes) of its size, not {shapes}"
     if len(set(spec.labels)) != shapes[0][2]:
         return f"SPEC.labels has {len(set(spec.labels))} different names, and the output {shapes[0][2]} classes"
-    if spec.training.augment:
-        return f"training.augment has {', '.join(spec.training.augment)}, which would not move the masks"
     return None
 
 
-def truth(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+def truth(spec: ModelSpec) -> Truth:
     """See `Task`: a mask with the class of each pixel."""
-    return "u", spec.outputs[0].shape[:2]
+    return Truth("mask", spec.outputs[0].shape[:2])
 
 
-def scores(output: NDArray[Any], labels: NDArray[Any], population: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def scores(
+    outputs: Sequence[NDArray[Any]], labels: NDArray[Any], population: NDArray[Any] | None = None
+) -> NDArray[np.float64]:
     """See `Task`: the intersection over union in each image, averaged over the classes in its truth or its prediction.
 
     An image whose outputs are not all finite has 0.
     """
     import numpy as np
 
-    overlaps, sizes = _overlaps(output, labels)
+    overlaps, sizes = _overlaps(outputs[0], labels)
     unions = sizes - overlaps
     found = np.divide(overlaps, unions, out=np.zeros(overlaps.shape), where=unions > 0)
     mean = found.sum(axis=1) / np.maximum((unions > 0).sum(axis=1), 1)
-    return np.where(_finite(output), mean, 0.0)
+    return np.where(_finite(outputs[0]), mean, 0.0)
 
 
-def figures(output: NDArray[Any], labels: NDArray[Any]) -> Mapping[str, float]:
+def figures(outputs: Sequence[NDArray[Any]], labels: NDArray[Any]) -> Mapping[str, float]:
     """See `Task`: the IoU of the pixels of all images together, averaged over the classes, as is usual for benchmarks;
     and the Dice coefficient of each image, averaged over its classes but the first, which is the background."""
     import numpy as np
 
-    overlaps, sizes = _overlaps(output, labels)
+    overlaps, sizes = _overlaps(outputs[0], labels)
     union = (sizes - overlaps).sum(axis=0)
     miou = (overlaps.sum(axis=0)[union > 0] / union[union > 0]).mean()
     present = sizes[:, 1:] > 0

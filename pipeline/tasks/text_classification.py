@@ -6,9 +6,10 @@ from pipeline.tasks._classification import figures, scores, truth
 
 METRIC, TITLE, NAME = "top1", "top-1", "accuracy"
 CLASSES = True
+POOLED = False
 SUMMARY = "one label each for texts"
 
-__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores", "truth"]
+__all__ = ["CLASSES", "METRIC", "NAME", "POOLED", "SUMMARY", "TITLE", "check", "figures", "scores", "truth"]
 
 
 def check(spec: ModelSpec) -> str | None:

@@ -4,6 +4,7 @@ from pipeline.tasks._classification import check, figures, scores, truth
 
 METRIC, TITLE, NAME = "top1", "top-1", "accuracy"
 CLASSES = True
+POOLED = False
 SUMMARY = "one label each for windows of a sensor's values, or other series"
 
-__all__ = ["CLASSES", "METRIC", "NAME", "SUMMARY", "TITLE", "check", "figures", "scores", "truth"]
+__all__ = ["CLASSES", "METRIC", "NAME", "POOLED", "SUMMARY", "TITLE", "check", "figures", "scores", "truth"]

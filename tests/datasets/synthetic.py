@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import tarfile
 import zipfile
@@ -142,6 +143,65 @@ def mask_files(masks: Mapping[str, NDArray[np.uint8]], kind: str = "masks") -> d
         noise = np.random.default_rng(i).integers(0, 60, (*mask.shape, 3), dtype=np.uint8)
         found[f"images/{name}.png"] = encoded(noise // 6 + 245 * (mask[..., None] > 0).astype(np.uint8))
         found[f"{kind}/{name}.png"] = encoded(mask)
+    return found
+
+
+def drawn(count: int) -> dict[str, tuple[bytes, list[tuple[str, int, int, int, int]]]]:
+    """Images of 60×48 pixels with a bright square for each box: (name, left, top, right, bottom); names "a" and "b"."""
+    found = {}
+    for i in range(count):
+        random = np.random.default_rng(i)
+        image, boxes = random.integers(0, 10, (48, 60, 3), dtype=np.uint8), []
+        for place, name in enumerate("ab"):
+            side = 8 + 10 * place
+            left, top = (int(value) for value in random.integers((30 * place, 10), (30 * place + 28 - side, 38 - side)))
+            image[top : top + side, left : left + side] = 250
+            boxes.append((name, left, top, left + side, top + side))
+        found[f"{i:03}"] = encoded(image), boxes
+    return found
+
+
+def voc_files(count: int = 40) -> dict[str, bytes]:
+    """`drawn` in Pascal VOC's format."""
+    found = {}
+    for stem, (image, boxes) in drawn(count).items():
+        objects = "".join(
+            f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+            f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+            for name, left, top, right, bottom in boxes
+        )
+        size = "<size><width>60</width><height>48</height><depth>3</depth></size>"
+        found[f"data/Annotations/{stem}.xml"] = f"<annotation>{size}{objects}</annotation>".encode()
+        found[f"data/JPEGImages/{stem}.png"] = image
+    return found
+
+
+def coco_files(count: int = 40) -> dict[str, bytes]:
+    """`drawn` in COCO's format, in one file."""
+    images, annotations, found = [], [], {}
+    for number, (stem, (image, boxes)) in enumerate(drawn(count).items()):
+        found[f"pictures/{stem}.png"] = image
+        images.append({"id": number, "file_name": f"{stem}.png", "width": 60, "height": 48})
+        for name, left, top, right, bottom in boxes:
+            own = {"id": len(annotations), "image_id": number, "category_id": "ab".index(name) + 1, "iscrowd": 0}
+            annotations.append({**own, "bbox": [left, top, right - left, bottom - top]})
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    value = {"images": images, "annotations": annotations, "categories": categories}
+    return {**found, "annotations/instances.json": json.dumps(value).encode()}
+
+
+def yolo_files(count: int = 40) -> dict[str, bytes]:
+    """`drawn` in YOLO's format, without a test split."""
+    found = {"data.yaml": b"names: [a, b]\ntrain: images/train\nval: images/val\n"}
+    for number, (stem, (image, boxes)) in enumerate(drawn(count).items()):
+        part = "val" if number % 8 == 0 else "train"
+        found[f"images/{part}/{stem}.png"] = image
+        lines = (
+            f"{'ab'.index(name)} {(left + right) / 120} {(top + bottom) / 96} "
+            f"{(right - left) / 60} {(bottom - top) / 48}"
+            for name, left, top, right, bottom in boxes
+        )
+        found[f"labels/{part}/{stem}.txt"] = "\n".join(lines).encode()
     return found
 
 

@@ -29,6 +29,9 @@ MAKERS = {
         folder / "sounds", synthetic.sound_files("", {"low": 300.0, "high": 1500.0}, 30)
     ),
     "maskfolder": lambda folder: synthetic.as_zip(folder / "masks.zip", synthetic.mask_files(MASKS)),
+    "voc": lambda folder: synthetic.as_zip(folder / "voc.zip", synthetic.voc_files()),
+    "coco": lambda folder: synthetic.as_folder(folder / "coco", synthetic.coco_files()),
+    "yolo": lambda folder: synthetic.as_zip(folder / "yolo.zip", synthetic.yolo_files()),
     "fsdd": lambda folder: synthetic.as_zip(folder / "fsdd.zip", synthetic.spoken_digits()),
     "wearable": lambda folder: synthetic.as_folder(folder / "trials", synthetic.trials()),
     "textlist": lambda folder: synthetic.text_list(folder / "texts.tsv", synthetic.messages()),
@@ -102,6 +105,9 @@ def test_every_split_has_every_class_or_numbers(dataset: DatasetWithData, split:
     labels, names = dataset.load(split).labels, dataset.module.classes(dataset.data)
     if labels.dtype == np.uint8:  # masks
         assert labels.ndim == 3 and labels.max() < len(names)
+        return
+    if labels.ndim == 3:  # boxes
+        assert labels.dtype == np.float32 and set(labels[:, :, 0].ravel()) - {-1} == set(range(len(names)))
         return
     if not names:
         assert labels.dtype == np.float32 and labels.ndim == 2 and np.isfinite(labels).all()

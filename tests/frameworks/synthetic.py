@@ -17,7 +17,10 @@ def split(spec: ModelSpec, count: int = 64, seed: int = 0) -> Split:
     if spec.image is None:
         return _numbers(spec, count, seed)
     height, width, channels = spec.inputs[0].shape
-    if tasks.of(spec).truth(spec)[0] == "u":
+    kind = tasks.of(spec).truth(spec).kind
+    if kind == "boxes":
+        return _boxes(spec, count, seed)
+    if kind == "mask":
         masks = np.random.default_rng(seed).integers(0, spec.classes, (count, height, width)).astype(np.uint8)
         images = np.repeat(masks[..., None] * (255 // (spec.classes - 1)), channels, axis=-1).astype(np.uint8)
         return Split(masks, f"{spec.name}-{count}-{seed}", images.__getitem__)
@@ -40,6 +43,23 @@ def _texts(spec: ModelSpec, count: int, seed: int) -> Split:
     ids = np.random.default_rng(seed).integers(0, part, (count, spec.tokens.length)) + part * labels[:, None]
     ids[np.arange(spec.tokens.length) > np.arange(count)[:, None] % spec.tokens.length] = spec.tokens.padding
     return Split(labels, f"{spec.name}-{count}-{seed}", ids.astype(np.int32).__getitem__)
+
+
+def _boxes(spec: ModelSpec, count: int, seed: int) -> Split:
+    """Bright squares on noise, one or two of an image: the larger the class, the larger the square."""
+    height, width, channels = spec.inputs[0].shape
+    labels = np.zeros((count, 2, 6), np.float32)
+    images = np.random.default_rng(seed).integers(0, 64, (count, height, width, channels), np.uint8)
+    for i in range(count):
+        random = np.random.default_rng((seed, i))
+        for place in range(2):
+            label = int(random.integers(0, spec.classes)) if place <= i % 2 else -1
+            side = height * (label + 2) // (3 * spec.classes + 3)
+            top, left = random.integers(0, height // 2 - side, 2) + np.array([0, width // 2 * place])
+            labels[i, place] = label, top / height, left / width, (top + side) / height, (left + side) / width, 0
+            if label >= 0:
+                images[i, top : top + side, left : left + side] += 180
+    return Split(labels, f"{spec.name}-{count}-{seed}", images.__getitem__)
 
 
 def _numbers(spec: ModelSpec, count: int, seed: int) -> Split:

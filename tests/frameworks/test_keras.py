@@ -359,7 +359,10 @@ def test_augmented_images_are_the_images_flipped_and_shifted() -> None:
     def augmented(images: np.ndarray, names: tuple[str, ...], start: int, end: int) -> np.ndarray:
         place = tf.constant([64, start, end], tf.int64)
         draws = _keras_tensorflow.draw_augmentations(names, tf.constant([0, 0], tf.int64), place)
-        outputs: np.ndarray = _keras_tensorflow.augment(tf.constant(images, tf.float32), names, draws).numpy()
+        labels = tf.zeros(len(images), tf.int64)
+        outputs: np.ndarray = _keras_tensorflow.augment(tf.constant(images, tf.float32), labels, names, draws)[
+            0
+        ].numpy()
         return outputs
 
     images = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 2), np.uint8)
@@ -395,7 +398,8 @@ def test_tensorflow_has_a_gpu_kernel_for_every_operation_of_augmentation() -> No
 
     def missing(dtype: tf.DType) -> set[str]:
         def step(images: tf.Tensor, flips: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-            return _keras_tensorflow.augment(tf.cast(images, dtype), ("flip", "shift4"), (flips, shifts))
+            labels = tf.zeros((tf.shape(images)[0], 2, 6))
+            return _keras_tensorflow.augment(tf.cast(images, dtype), labels, ("flip", "shift4"), (flips, shifts))[0]
 
         signature = [((None, 32, 32, 3), tf.uint8), ((None,), tf.bool), ((2, None, 1), tf.int32)]
         graph = tf.function(step).get_concrete_function(*(tf.TensorSpec(*each) for each in signature)).graph

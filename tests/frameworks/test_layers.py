@@ -167,7 +167,7 @@ def network(layers: Mapping[str, str]) -> Any:
     names = {"torch": torch, "nn": nn, "F": F, "parametrizations": parametrizations, "tied": tied}
     names |= {each.__name__: each for each in (Own, Flat, Volume, Rows, Twice, Loop, Attention)}
     net = Net({key: eval(code, names) for key, code in layers.items()})
-    whole = WithNormalization(net, SPEC.preprocessing)
+    whole = WithNormalization(net, SPEC)
     with torch.no_grad():
         for _ in range(10):
             whole.train()(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float().contiguous())

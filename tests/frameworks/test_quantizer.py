@@ -102,7 +102,7 @@ def network(branches: Mapping[str, str]) -> Any:
             return self.last(torch.cat([branch(x) for branch in self.branches], 1).flatten(1))
 
     torch.manual_seed(0)
-    whole = WithNormalization(Net(), SPEC.preprocessing).eval()
+    whole = WithNormalization(Net(), SPEC).eval()
     with torch.no_grad():
         whole(torch.rand(2, 3, 16, 16))
     return whole
@@ -247,7 +247,7 @@ def test_a_network_with_attention_computes_only_its_layers_in_int8(tmp_path: Pat
             return self.last(x.mean(1))
 
     torch.manual_seed(0)
-    captured(WithNormalization(Net(), SPEC.preprocessing).eval(), tmp_path)
+    captured(WithNormalization(Net(), SPEC).eval(), tmp_path)
     for node in named(tmp_path, "linear.default"):
         assert None not in (*scales(node)[0], *scales(node)[1])
     for operator in ("add.Tensor", "mean.dim", "matmul.default"):

@@ -69,7 +69,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory, imported: None) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vit")
-    module = _normalization.WithNormalization(Transformer(), SPEC.preprocessing).eval()
+    module = _normalization.WithNormalization(Transformer(), SPEC).eval()
     _graphs.save(_graphs.exported(module, SPEC), folder / _graphs.FLOAT)
     return folder
 

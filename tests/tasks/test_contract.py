@@ -15,34 +15,56 @@ from pipeline.core import ModelSpec, Tensor
 from pipeline.tasks import SECOND, Task
 
 NAMES = registry.names("tasks")
-DIGITS, DIABETES, UNET, TEXT = (
-    sources.find(name).spec for name in ("digits_cnn", "diabetes_mlp", "unet_small", "text_tiny_transformer")
+DIGITS, DIABETES, UNET, SSD, TEXT = (
+    sources.find(name).spec
+    for name in ("digits_cnn", "diabetes_mlp", "unet_small", "ssdlite_tiny", "text_tiny_transformer")
 )
 ROOT = Path(__file__).parents[2]
+Outputs = list[np.ndarray]
 
 
 def kind_of(task: Task) -> str:
-    """What its truth is; see `Task.truth`."""
-    return task.truth(DIGITS)[0]
+    """What its truth is; see `Truth`."""
+    return task.truth(DIGITS).kind
 
 
 def spec_of(task: Task) -> ModelSpec:
     if task.check(DIGITS) and task.check(TEXT) is None:
         return TEXT
-    return {"i": DIGITS, "f": DIABETES, "u": UNET}[kind_of(task)]
+    return {"class": DIGITS, "numbers": DIABETES, "mask": UNET, "boxes": SSD}[kind_of(task)]
 
 
 def labels_of(task: Task, count: int) -> np.ndarray:
     random = np.random.default_rng(1)
     return {
-        "i": random.integers(0, 10, count),
-        "f": random.normal(size=(count, 2)).astype(np.float32),
-        "u": random.integers(0, 3, (count, 8, 8)).astype(np.uint8),
+        "class": random.integers(0, 10, count),
+        "numbers": random.normal(size=(count, 2)).astype(np.float32),
+        "mask": random.integers(0, 3, (count, 8, 8)).astype(np.uint8),
+        "boxes": boxes(count),
     }[kind_of(task)]
 
 
-def perfect(task: Task, labels: np.ndarray) -> np.ndarray:
-    return labels if kind_of(task) == "f" else np.eye(10, dtype=np.float32)[labels]
+def boxes(count: int) -> np.ndarray:
+    """Four boxes in each image, a class each, one of which is none in every third image."""
+    corners = np.array([(0.1, 0.1), (0.1, 0.6), (0.6, 0.1), (0.6, 0.6)])
+    found = np.zeros((count, 4, 6), np.float32)
+    found[:, :, 0], found[:, :, 1:3], found[:, :, 3:5] = range(4), corners, corners + 0.3
+    found[::3, 3, 0] = -1
+    return found
+
+
+def perfect(task: Task, labels: np.ndarray) -> Outputs:
+    if kind_of(task) == "boxes":
+        scores = 20 * np.eye(10, dtype=np.float32)[labels[:, :, 0].astype(int)] - 10
+        scores[labels[:, :, 0] < 0] = -10
+        return [labels[:, :, 1:5].astype(np.float64), scores]
+    return [labels if kind_of(task) == "numbers" else np.eye(10, dtype=np.float32)[labels]]
+
+
+def noisy(outputs: Outputs, size: float) -> Outputs:
+    random = np.random.default_rng(2)
+    units = (0.05, 1.0) if len(outputs) > 1 else (1.0,)  # boxes are shares of an image
+    return [each + size * unit * random.normal(size=each.shape) for each, unit in zip(outputs, units, strict=True)]
 
 
 @pytest.fixture(params=NAMES)
@@ -71,24 +93,24 @@ def test_perfect_outputs_have_the_score_1(task: Task) -> None:
 
 def test_worse_outputs_have_lower_scores(task: Task) -> None:
     labels = labels_of(task, 30)
-    noise = np.random.default_rng(2).normal(size=perfect(task, labels).shape)
-    means = [task.scores(perfect(task, labels) + size * noise, labels).mean() for size in (0.0, 0.5, 2.0)]
+    means = [task.scores(noisy(perfect(task, labels), size), labels).mean() for size in (0.0, 0.5, 2.0)]
     assert means[0] > means[1] > means[2]
 
 
 def test_outputs_that_are_not_finite_are_worse_than_any_other(task: Task) -> None:
     labels = labels_of(task, 30)
-    outputs = perfect(task, labels).copy()
-    outputs[3, 0] = np.nan
+    outputs = [each.copy() for each in perfect(task, labels)]
+    outputs[-1][3, 0] = np.nan
     scores = task.scores(outputs, labels)
-    assert scores[3] <= 0 and np.isfinite(scores).all() and np.delete(scores, 3).min() == 1
+    assert np.isfinite(scores).all() and scores[3] < 0.5 < np.delete(scores, 3).min()
+    assert task.POOLED or (scores[3] <= 0 and np.delete(scores, 3).min() == 1)
 
 
 def test_parts_have_the_scores_of_the_whole(task: Task) -> None:
     labels = labels_of(task, 30)
-    outputs = perfect(task, labels) + np.random.default_rng(2).normal(size=perfect(task, labels).shape)
-    parts = [task.scores(outputs[some], labels[some], labels) for some in (slice(0, 7), slice(7, 30))]
-    assert np.concatenate(parts) == pytest.approx(task.scores(outputs, labels))
+    outputs = noisy(perfect(task, labels), 1.0)
+    batches = ([each[some] for each in outputs] for some in (slice(0, 7), slice(7, 30)))
+    assert tasks.scores(task, batches, labels) == pytest.approx(task.scores(outputs, labels))
 
 
 def test_its_further_metrics_have_names_for_tables(task: Task) -> None:
@@ -101,12 +123,12 @@ def test_it_accepts_a_spec_of_its_kind_and_refuses_outputs_of_another_shape(task
     spec = spec_of(task)
     assert task.check(spec) is None
     assert "(4, 4)" in str(task.check(replace(spec, outputs=(Tensor("map", (4, 4)),), labels=())))
-    kind, shape = task.truth(spec)
-    assert kind in "ifu" and shape == {"i": (), "f": (1,), "u": (96, 96)}[kind]
+    truth = task.truth(spec)
+    assert truth.shape == {"class": (), "numbers": (1,), "mask": (96, 96), "boxes": (None, 6)}[truth.kind]
 
 
 def test_a_task_has_labels_or_none(task: Task) -> None:
-    wrong = replace(spec_of(task), labels=("a", "b", "c"))
+    wrong = replace(spec_of(task), labels=("a", "b", "c", "d"))
     assert task.check(wrong) is not None
 
 

@@ -33,8 +33,8 @@ def test_the_metrics_are_those_of_scikit_learn(classes: int) -> None:
     predicted = outputs.argmax(-1)
     pairs = [(truth.ravel(), found.ravel()) for truth, found in zip(labels, predicted, strict=True)]
     expected = [jaccard_score(*pair, average="macro") for pair in pairs]
-    assert semantic_segmentation.scores(outputs, labels) == pytest.approx(expected, abs=1e-12)
-    figures = semantic_segmentation.figures(outputs, labels)
+    assert semantic_segmentation.scores([outputs], labels) == pytest.approx(expected, abs=1e-12)
+    figures = semantic_segmentation.figures([outputs], labels)
     assert figures["miou"] == pytest.approx(jaccard_score(labels.ravel(), predicted.ravel(), average="macro"))
     foreground = list(range(1, classes))
     dice = [f1_score(*pair, labels=foreground, average="macro") for pair in pairs]
@@ -43,8 +43,8 @@ def test_the_metrics_are_those_of_scikit_learn(classes: int) -> None:
 
 def test_a_class_that_is_in_neither_mask_does_not_count() -> None:
     labels = np.zeros((1, 4, 4), np.uint8)
-    assert semantic_segmentation.scores(np.eye(3)[labels], labels).tolist() == [1.0]
-    assert semantic_segmentation.figures(np.eye(3)[labels], labels) == {"miou": 1.0, "dice": 1.0}
+    assert semantic_segmentation.scores([np.eye(3)[labels]], labels).tolist() == [1.0]
+    assert semantic_segmentation.figures([np.eye(3)[labels]], labels) == {"miou": 1.0, "dice": 1.0}
 
 
 def test_a_mask_is_resized_and_cropped_as_its_image_is(tmp_path: Path) -> None:
