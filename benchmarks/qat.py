@@ -84,7 +84,7 @@ def calibrate(build: Store, job: Job, checkpoint: Checkpoint, recipe: Recipe, fo
 def outputs(job: Job, folder: Path, test: Any) -> Any:
     """The outputs of a graph for the test split."""
     places = [range(start, min(start + CHUNK, len(test))) for start in range(0, len(test), CHUNK)]
-    return np.concatenate([job.framework.module.evaluate(folder, test.inputs(place)) for place in places])
+    return np.concatenate([job.framework.module.evaluate(folder, test.inputs(place))[0] for place in places])
 
 
 if __name__ == "__main__":

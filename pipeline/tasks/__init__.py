@@ -115,8 +115,11 @@ def scores(task: Task, batches: Iterable[Sequence[NDArray[Any]]], labels: NDArra
 def require_image_classes(spec: ModelSpec, command: str) -> None:
     """
     Raises:
-        Unsupported: the model does not classify images, the only task of this command so far.
+        Unsupported: the model does not classify images, the only task of this command so far, or it takes them in a
+            letterbox, which the apps' libraries do not have.
     """
+    if spec.image and spec.image.fit != "crop":
+        raise Unsupported(f"{command} takes models whose images are cropped, and {spec.name} has a {spec.image.fit}")
     if spec.task != "image_classification":
         raise Unsupported(f"{command} takes image classifiers, and {spec.name} is for {spec.task}")
 

@@ -70,7 +70,7 @@ def test_training_learns_and_returns_its_facts(framework: Framework, tmp_path: P
     assert facts["best_accuracy"] > 0.5, "0.1 is chance"
     assert (facts["device"], facts["precision"]) == ("cpu", "float32")
     assert facts["seconds"] > 0 and facts["samples_per_second"] > 0
-    outputs = framework.predict(
+    (outputs,) = framework.predict(
         MODEL, tmp_path / "training" / framework.WEIGHTS, synthetic.split(MODEL.spec, 40, 2), "cpu"
     )
     assert outputs.dtype == np.float32 and outputs.shape == (40, 10)
@@ -182,8 +182,8 @@ def test_importing_its_own_weights_gives_identical_outputs(framework: Framework,
     weights = weights_of(build, framework)
     framework.adopt(MODEL, weights, tmp_path / framework.WEIGHTS)
     split = synthetic.split(MODEL.spec, 30)
-    expected = framework.predict(MODEL, weights, split, "cpu")
-    assert (framework.predict(MODEL, tmp_path / framework.WEIGHTS, split, "cpu") == expected).all()
+    (expected,) = framework.predict(MODEL, weights, split, "cpu")
+    assert (framework.predict(MODEL, tmp_path / framework.WEIGHTS, split, "cpu")[0] == expected).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
@@ -233,11 +233,11 @@ def test_the_captured_graph_matches_the_model_at_any_batch_size(
 ) -> None:
     weights = weights_of(build, framework)
     framework.capture(MODEL, weights, tmp_path)
-    assert framework.step(tmp_path) is None
+    assert framework.steps(tmp_path) == (None,)
     for count in (1, 3, 70):
         split = synthetic.split(MODEL.spec, count)
-        outputs = framework.evaluate(tmp_path, split.inputs(range(count)))
-        expected = framework.predict(MODEL, weights, split, "cpu")
+        (outputs,) = framework.evaluate(tmp_path, split.inputs(range(count)))
+        (expected,) = framework.predict(MODEL, weights, split, "cpu")
         assert outputs.shape == expected.shape == (count, 10)
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
@@ -250,9 +250,9 @@ def test_the_quantized_graph_is_close_to_the_float_graph_and_its_outputs_are_mul
     before = store.sha256(captured)
     framework.quantize(captured, (0.0, 255.0), images, tmp_path, registry.load("recipes", "int8").RECIPE)
     assert store.sha256(captured) == before
-    step = framework.step(tmp_path)
+    (step,) = framework.steps(tmp_path)
     assert step is not None and step > 0
-    outputs, expected = framework.evaluate(tmp_path, images), framework.evaluate(captured, images)
+    (outputs,), (expected,) = framework.evaluate(tmp_path, images), framework.evaluate(captured, images)
     np.testing.assert_allclose(outputs / np.float32(step), np.round(outputs / np.float32(step)), atol=1e-3)
     error = ((outputs - expected) ** 2).sum() / (expected**2).sum()
     assert -10 * np.log10(error) > 20

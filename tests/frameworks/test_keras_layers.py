@@ -313,8 +313,8 @@ def test_the_graph_computes_what_keras_computes(name: str, captured: Captured) -
     assert name not in captured.errors, captured.errors.get(name)
     model = captured.models[name]
     split = synthetic.split(model.spec, 5)
-    expected = framework.predict(model, captured.weights[name], split, "cpu")
-    outputs = framework.evaluate(captured.graphs / name, split.inputs(range(5)))
+    (expected,) = framework.predict(model, captured.weights[name], split, "cpu")
+    (outputs,) = framework.evaluate(captured.graphs / name, split.inputs(range(5)))
     noise = ((outputs - expected) ** 2).sum()
     assert noise * 1e8 < (expected**2).sum(), "80 dB"
 
@@ -389,5 +389,5 @@ def test_a_model_of_any_kind_trains(name: str, captured: Captured, tmp_path: Pat
     data = {"train": synthetic.split(model.spec, 16), "validation": synthetic.split(model.spec, 8)}
     facts = framework.train(model, data, Settings(1, 8, 1e-2, 0, "cpu"), tmp_path, "key")
     assert facts["epoch"] == 1
-    again = framework.predict(model, tmp_path / "training" / framework.WEIGHTS, data["validation"], "cpu")
+    (again,) = framework.predict(model, tmp_path / "training" / framework.WEIGHTS, data["validation"], "cpu")
     assert again.shape == (8, 5) and np.isfinite(again).all()

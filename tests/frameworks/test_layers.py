@@ -240,7 +240,7 @@ def test_a_captured_graph_computes_the_same_as_the_network(everything: Path) -> 
 
     with torch.no_grad():
         expected = network(ALL)(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float()).numpy()
-    outputs = _graphs.evaluate(everything, IMAGES)
+    (outputs,) = _graphs.evaluate(everything, IMAGES)
     assert stats.parity("network", [expected], [outputs], [None]).snr_db > 100
 
 
@@ -273,7 +273,7 @@ def test_a_view_of_a_convolution_is_exported_to_tflite(recipe: str, tmp_path: Pa
 
     layer = "Own((8, 2048), lambda x, w, b: F.linear(x.view(x.size(0), -1), w / 9, b))"
     folder = captured({"layer": layer}, tmp_path)
-    expected = _graphs.evaluate(folder / "int8" if recipe == "int8" else folder, IMAGES)
+    (expected,) = _graphs.evaluate(folder / "int8" if recipe == "int8" else folder, IMAGES)
     target, file = registry.load("targets", "tflite"), tmp_path / "model.tflite"
     target.export(source(folder), SPEC, registry.load("recipes", recipe).RECIPE, file)
     assert stats.parity("graph", [expected], predict(file, target, IMAGES), [None]).snr_db > 25
@@ -288,7 +288,7 @@ def test_a_weight_that_is_used_several_times_is_quantized_for_each_use(name: str
     from pipeline.frameworks import _graphs
 
     folder = captured({"layer": QUANTIZED[name]}, tmp_path)
-    reference, outputs = (_graphs.evaluate(each, IMAGES) for each in (folder, folder / "int8"))
+    (reference,), (outputs,) = (_graphs.evaluate(each, IMAGES) for each in (folder, folder / "int8"))
     parity = stats.parity("float model", [reference], [outputs], [None])
     assert parity.snr_db > 25 and parity.top1_agreement > 0.8
     target = registry.load("targets", "executorch")

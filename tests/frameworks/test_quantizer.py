@@ -195,7 +195,7 @@ def test_a_runtime_is_nearer_to_the_graph_than_the_graph_to_the_float_model(
 ) -> None:
     from pipeline.frameworks import _graphs
 
-    reference, graph = (_graphs.evaluate(folder, IMAGES) for folder in (kinds, kinds / "int8"))
+    (reference,), (graph,) = (_graphs.evaluate(folder, IMAGES) for folder in (kinds, kinds / "int8"))
     quantized = stats.parity("float model", [reference], [graph], [None])
     assert quantized.snr_db > 25
     assert stats.parity("graph", [graph], [lowered[target][2]], [None]).snr_db > min(quantized.snr_db, 35)

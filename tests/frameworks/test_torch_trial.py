@@ -67,13 +67,13 @@ def test_a_network_that_needs_contiguous_tensors_passes_through_every_function(f
     facts = trained(model, tmp_path)
     assert facts["epoch"] == 2
     weights, split = tmp_path / "training" / framework.WEIGHTS, synthetic.split(model.spec, 70)
-    outputs, images = framework.predict(model, weights, split, "cpu"), split.inputs(range(70))
+    (outputs,), images = framework.predict(model, weights, split, "cpu"), split.inputs(range(70))
     assert outputs.shape == (70, 10)
     assert framework.features(model, weights, images).shape == (70, 144)
     assert framework.graph(model, weights)
     if forward == VIEW:
         framework.capture(model, weights, tmp_path / "graphs")
-        np.testing.assert_allclose(framework.evaluate(tmp_path / "graphs", images), outputs, atol=1e-4)
+        np.testing.assert_allclose(framework.evaluate(tmp_path / "graphs", images)[0], outputs, atol=1e-4)
 
 
 def test_other_networks_train_in_channels_last() -> None:

@@ -108,7 +108,7 @@ def test_int4_weights_make_a_small_file_that_computes_nearly_the_same(
     _, float_file = export(target, recipe("fp32"))
     assert store.size(file) < 0.2 * store.size(float_file)
     outputs = _parity.predict(file, registry.load("targets", target), IMAGES)
-    parity = stats.parity("float model", [_graphs.evaluate(captured, IMAGES)], outputs, [None])
+    parity = stats.parity("float model", _graphs.evaluate(captured, IMAGES), outputs, [None])
     assert parity.snr_db > _parity.LEAST_SNR_DB["int4"]
     assert made.coverage is not None and made.coverage.weights > 0.95
     left = {layer.name for layer in made.coverage.float_layers}

@@ -22,6 +22,9 @@ data class Preprocessing(val color: String, val resize: Int, val crop: Int) {
         /** Reads the preprocessing from the spec in artifact.json, or from the same JSON sent by the host. */
         fun read(json: JSONObject): Preprocessing {
             val read = Preprocessing(json.getString("color"), json.getInt("resize"), json.getInt("crop"))
+            if (json.optString("fit", "crop") != "crop") {
+                throw InferenceException("preprocessing: this version of the app crops images and has no fit '${json.getString("fit")}'")
+            }
             if (read.color !in listOf("RGB", "L")) throw InferenceException("preprocessing: color must be RGB or L, not '${read.color}'")
             if (read.crop < 1 || read.resize < read.crop || read.resize > MAX_SIDE) {
                 throw InferenceException(
