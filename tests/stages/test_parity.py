@@ -116,7 +116,7 @@ def test_a_static_file_may_be_as_far_from_the_graph_as_the_graph_is_from_the_flo
     path = matrix.cell("tiny", "torch", "int8", "onnx") / "model.onnx"
     exact = predict(path, ONNX, np.load(quantized / "reference.npz")["samples"])[0]
     graph = read(Graph, quantized / "graph.json")
-    assert graph is not None and graph.step is not None
+    assert graph is not None and graph.steps[0] is not None
 
     def with_noise(decibels: float) -> Any:
         noise = np.random.default_rng(0).normal(size=exact.shape).astype(np.float32)

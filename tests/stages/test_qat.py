@@ -184,7 +184,7 @@ def test_a_killed_training_resumes_to_the_same_graph(
     whole = graph(built, W4)
     assert facts(resumed)["losses"] == facts(whole)["losses"]
     assert facts(resumed)["snr_db"] == facts(whole)["snr_db"]
-    assert resumed.step == whole.step
+    assert resumed.steps == whole.steps
     outputs = [
         np.load(each.graphs("digits_cnn", "torch", "w4a8_qat") / "reference.npz")["output_0"] for each in (build, built)
     ]

@@ -40,7 +40,7 @@ def graph_of(build: Store, recipe: str | None) -> Graph:
 
 def test_a_float_graph_has_no_calibration_and_no_step(matrix: Store) -> None:
     graph = graph_of(matrix, None)
-    assert (graph.calibration, graph.step) == (None, None)
+    assert (graph.calibration, graph.steps) == (None, (None,))
     assert sorted(graph.files) == ["float.pt2", "reference.npz"]
 
 
@@ -49,9 +49,9 @@ def test_a_static_graph_records_its_calibration_and_its_output_step(matrix: Stor
     assert sorted(graph.files) == ["quantized.pt2", "reference.npz", "unfolded.pt2"]
     assert graph.calibration is not None
     assert (graph.calibration.dataset, graph.calibration.split, graph.calibration.samples) == ("digits", "train", 256)
-    assert graph.step is not None
+    assert graph.steps[0] is not None
     with np.load(matrix.graphs("tiny", "torch", "int8") / "reference.npz") as kept:
-        steps = kept["output_0"] / np.float32(graph.step)
+        steps = kept["output_0"] / np.float32(graph.steps[0])
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
