@@ -107,13 +107,17 @@ def _convert(program: Any, given: _Input, outputs: tuple[str, ...], precision: s
 
 
 def _decomposed(program: Any) -> Any:
-    """The program in the operators that coremltools knows: no recurrent layers, aliases or pooling without a stride."""
+    """The program in the operators that coremltools knows: no recurrent layers or pooling without a stride, and no
+    operators that PyTorch makes of others, such as not_equal."""
     import torch
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 
     ops = torch.ops.aten
     known = torch.export.default_decompositions()
-    recurrent = {operator: known[operator] for operator in known if str(operator).startswith(("aten.lstm", "aten.gru"))}
-    found = program.run_decompositions(recurrent)
+    recurrent = {operator for operator in known if str(operator).startswith(("aten.lstm", "aten.gru"))}
+    used = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+    unknown = {operator for operator in used if operator in known and not _TORCH_OPS_REGISTRY.get_func(str(operator))}
+    found = program.run_decompositions({operator: known[operator] for operator in recurrent | unknown})
     for node in list(found.graph.nodes):
         if node.target == ops.max_pool2d.default and len(node.args) == 2:
             node.args = (*node.args, node.args[1])

@@ -25,7 +25,7 @@ _SLOW_WEIGHTS = (
     "weights at every inference (small, but slow)"
 )
 _HALF = (
-    "takes and returns float32; everything in between is half precision",
+    "a float input and the outputs are float32; everything in between is half precision",
     "ExecuTorch's XNNPACK backend stores convolution weights as float32 anyway: the file is not smaller",
 )
 _DEPTHWISE = "XNNPACK cannot quantize activations at run time for convolutions with one input channel per group"
@@ -127,7 +127,7 @@ def _program(source: Source, recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
 
 
 def _half(program: Any) -> Any:
-    """The program in half precision, with float32 input and output."""
+    """The program in half precision. A float input and the outputs are float32."""
     import torch
 
     class Half(torch.nn.Module):
@@ -141,8 +141,17 @@ def _half(program: Any) -> Any:
             )
 
     # .half() changes parameters in place, and other exports share the program's parameters.
-    module = Half(copy.deepcopy(program).module().half())
-    return torch.export.export(module, program.example_inputs[0])
+    inner = copy.deepcopy(program).module().half()
+    for node in inner.graph.nodes:  # a cast to float32, such as that of a mask
+        node.args, node.kwargs = (torch.fx.node.map_aggregate(part, _narrowed) for part in (node.args, node.kwargs))
+    inner.recompile()
+    return torch.export.export(Half(inner), program.example_inputs[0])
+
+
+def _narrowed(value: Any) -> Any:
+    import torch
+
+    return torch.float16 if value is torch.float32 else value
 
 
 def _outside(program: Any) -> list[str]:

@@ -44,7 +44,9 @@ def export(source: Source, spec: ModelSpec, recipe: Recipe, out: Path) -> Export
         model = _convert(source.program, spec)
     elif recipe.weights == "float16":
         model = _half(_convert(source.program, spec))
-        notes = ("takes and returns float32; onnxruntime's CPU kernels compute most operators in float32",)
+        notes = (
+            "a float input and the outputs are float32; onnxruntime's CPU kernels compute most operators in float32",
+        )
     elif recipe.weights == "int4" or recipe.activations == "int8_dynamic":
         model = _with_products(_convert(source.program, spec))
         layers = list(_onnx_layers.layers(model))
