@@ -35,6 +35,8 @@ from pipeline.system.store import Store
 
 MANIFEST = "checkpoint.json"
 PREDICTIONS = "predictions.npz"
+DRAWN = 16
+"""Test images that TensorBoard shows with what the model has found in them."""
 OWN_FAILURES = (BadModel, BadWeights, MissingExtra, StageFailed)
 """Failures of one framework, which do not stop the others of a plan. Other errors concern all of them."""
 
@@ -500,12 +502,15 @@ def _write_tensorboard(
     """Writes what TensorBoard shows of the finished weights in `folder`. A part that fails does not stop the others."""
     import numpy as np
 
+    from pipeline.report import overlay
+    from pipeline.results import predictions as stored
     from pipeline.system.tensorboard import PROJECTED, Events, shown
 
     framework = job.framework.module
     weights, names, facts = folder / checkpoint.weights, checkpoint.spec.labels, checkpoint.facts
     with np.load(folder / checkpoint.predictions) as kept:
-        outputs = kept["output_0"]
+        all_outputs = stored.of(kept)
+    outputs = all_outputs[0]
     step = facts.get("steps", 0)
     some = range(min(PROJECTED, len(test)))
 
@@ -531,6 +536,17 @@ def _write_tensorboard(
             "mistakes": lambda events: events.mistakes(outputs, test.labels, names, test.read, step),
             "features": projector,
         }
+
+    def predictions(events: Events) -> None:
+        found = {}
+        for i in range(min(DRAWN, len(test))):
+            drawn = overlay.of(checkpoint.spec, test.read(i), [each[i] for each in all_outputs], test.labels[i])
+            if drawn is not None:
+                found[f"predictions/{i:03}"] = drawn
+        events.pictures(found, step)
+
+    if model.spec.image and not tasks.of(model.spec).CLASSES:
+        parts["predictions"] = predictions
 
     def write() -> None:
         with registry.extra(framework.EXTRA), Events(run, step) as events:

@@ -134,6 +134,18 @@ class Events:
             content = np.array([str(width).encode(), str(height).encode(), _png(pixels)], dtype=object)
             self._tensor(f"mistakes/{i:05}: {label} predicted as {prediction}", content, metadata, step)
 
+    def pictures(self, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
+        """Writes images (height, width, channels) under their tags."""
+        import numpy as np
+        from tensorboard.plugins.image.metadata import create_summary_metadata
+
+        for tag, pixels in pictures.items():
+            height, width = pixels.shape[:2]
+            content = np.array([str(width).encode(), str(height).encode(), _png(pixels)], dtype=object)
+            self._tensor(
+                tag, content, create_summary_metadata(None, "the model's on the left, the truth on the right"), step
+            )
+
     def projector(
         self, features: NDArray[np.float32], columns: Mapping[str, Sequence[str]], images: Sequence[NDArray[np.uint8]]
     ) -> None:

@@ -14,8 +14,10 @@ PREPROCESSING = (
     Preprocessing("RGB", 32, 32, (0.0,), (255.0,)),
     Preprocessing("L", 8, 8, (0.0,), (255.0,)),
     Preprocessing("RGB", 72, 64, (0.0,), (255.0,)),
+    Preprocessing("RGB", 48, 48, (0.0,), (255.0,), "letterbox"),
+    Preprocessing("L", 13, 13, (0.0,), (255.0,), "letterbox"),
 )
-"""Downscaling and upscaling, with and without cropping, in RGB and grayscale."""
+"""Downscaling and upscaling, with and without cropping, and letterboxes, in RGB and grayscale."""
 
 SIZES = ((8, 8), (9, 7), (32, 32), (37, 53), (101, 64), (5, 3), (300, 199))
 
@@ -41,6 +43,7 @@ def _all() -> Iterator[tuple[str, bytes]]:
     yield "unsampled.jpg", _file(_image(61, 47), "JPEG", subsampling=0)
     yield "tall.png", _file(_image(7, 120), "PNG")
     yield "wide.png", _file(_image(120, 7), "PNG")
+    yield "line.png", _file(_image(99, 1), "PNG")
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation

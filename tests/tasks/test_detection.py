@@ -15,6 +15,7 @@ from pipeline import registry, stats
 from pipeline.core import Preprocessing
 from pipeline.datasets import _images, coco, voc
 from pipeline.errors import BadData
+from pipeline.system import tensorboard
 from pipeline.system.store import Store
 from pipeline.tasks import object_detection
 from tests.datasets import synthetic
@@ -320,6 +321,8 @@ def test_a_detector_learns_boxes_and_is_measured_by_its_map(framework: str, tmp_
     targets = MEASURED if framework == "torch" else MEASURED[:1]
     found = cells(Store(tmp_path / "build"), targets, model=model, data=data, frameworks=framework)
     assert set(found) == {(recipe, target) for recipe in ("fp32", "int8") for target in targets}
+    (run,) = (tmp_path / "build" / f"squares.{framework}" / "tensorboard").glob("*")
+    assert {f"predictions/{i:03}" for i in range(14)} <= set(tensorboard.tags(run))
     for (recipe, _), cell in found.items():
         assert cell.metric == "map" and (cell.accuracy or 0) > 0.5
         assert cell.drop_points is not None and abs(cell.drop_points) < (0.01 if recipe == "fp32" else 8)

@@ -13,18 +13,17 @@ import org.json.JSONObject
  * @property color "RGB", or "L" for grayscale.
  * @property resize length in pixels that the shorter side is scaled to.
  * @property crop side in pixels of the square that is then cropped from the center.
+ * @property fit "crop" as above, or "letterbox": the whole image is scaled into a square of [crop] pixels, and gray fills the rest.
  */
-data class Preprocessing(val color: String, val resize: Int, val crop: Int) {
+data class Preprocessing(val color: String, val resize: Int, val crop: Int, val fit: String = "crop") {
     /** Values per pixel. */
     val channels: Int get() = if (color == "L") 1 else 3
 
     companion object {
         /** Reads the preprocessing from the spec in artifact.json, or from the same JSON sent by the host. */
         fun read(json: JSONObject): Preprocessing {
-            val read = Preprocessing(json.getString("color"), json.getInt("resize"), json.getInt("crop"))
-            if (json.optString("fit", "crop") != "crop") {
-                throw InferenceException("preprocessing: this version of the app crops images and has no fit '${json.getString("fit")}'")
-            }
+            val read = Preprocessing(json.getString("color"), json.getInt("resize"), json.getInt("crop"), json.optString("fit", "crop"))
+            if (read.fit !in listOf("crop", "letterbox")) throw InferenceException("preprocessing: fit must be crop or letterbox, not '${read.fit}'")
             if (read.color !in listOf("RGB", "L")) throw InferenceException("preprocessing: color must be RGB or L, not '${read.color}'")
             if (read.crop < 1 || read.resize < read.crop || read.resize > MAX_SIDE) {
                 throw InferenceException(

@@ -22,12 +22,13 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
         return Pixels(width, height, newChannels, converted)
     }
 
-    /** Converts the color, resizes the shorter side and crops the center; see [Preprocessing]. */
+    /** Converts the color, then resizes the shorter side and crops the center, or fits the whole image; see [Preprocessing]. */
     fun preprocessed(preprocessing: Preprocessing): Pixels {
         if (maxOf(width, height).toLong() > MAX_ASPECT_RATIO * minOf(width, height)) { // scaled up, it would need gigabytes
             throw InferenceException("the image of $width×$height pixels is too narrow; the longer side may be at most $MAX_ASPECT_RATIO times the shorter")
         }
         val recolored = convertedTo(preprocessing.color)
+        if (preprocessing.fit == "letterbox") return recolored.letterboxed(preprocessing.crop)
         val shorter = minOf(width, height)
         val scaled =
             if (shorter == preprocessing.resize) {
@@ -93,7 +94,25 @@ class Pixels(val width: Int, val height: Int, val channels: Int, val values: Byt
         return Pixels(side, side, channels, cropped)
     }
 
+    /** Fits the image into a square as Pillow's ImageOps.pad does, bit for bit: sides and margins are rounded half to even. */
+    private fun letterboxed(side: Int): Pixels {
+        val newWidth = if (width >= height) side else Math.rint(width.toDouble() / height * side).toInt()
+        val newHeight = if (height >= width) side else Math.rint(height.toDouble() / width * side).toInt()
+        val filled = ByteArray(side * side * channels) { GRAY }
+        if (newWidth == 0 || newHeight == 0) return Pixels(side, side, channels, filled)
+        val scaled = resized(newWidth, newHeight)
+        val left = Math.rint((side - newWidth) * 0.5).toInt()
+        val top = Math.rint((side - newHeight) * 0.5).toInt()
+        for (y in 0 until newHeight) {
+            val source = y * newWidth * channels
+            scaled.values.copyInto(filled, ((top + y) * side + left) * channels, source, source + newWidth * channels)
+        }
+        return Pixels(side, side, channels, filled)
+    }
+
     private companion object {
+        /** What a letterbox is filled with. */
+        const val GRAY: Byte = 114
         const val MAX_PIXELS = 64_000_000L
         const val MAX_ASPECT_RATIO = 100L
 
