@@ -716,6 +716,7 @@ def history(
     from pipeline.report import terminal
     from pipeline.results import collect, trends
     from pipeline.results import history as entries
+    from pipeline.system.progress import say
 
     place = _place(folder)
     names = {"model": model, "framework": framework, "recipe": recipe, "target": target, "device": device}
@@ -723,7 +724,10 @@ def history(
     if add:
         if json or chosen:
             raise BadOption("--add adds every measurement of build/: use it without --json and names")
-        new = entries.add(place, collect.rows(_build()), entries.commit(FROM), note or "")
+        rows = collect.rows(_build())
+        new = entries.add(place, rows, entries.commit(FROM), note or "")
+        for line in entries.not_added(rows):
+            say(line)
         print("\n".join(map(str, new)) or f"{place}: up to date")
         return
     if note is not None:

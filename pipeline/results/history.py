@@ -110,6 +110,17 @@ def add(folder: Path, rows: Sequence[Row], commit: str | None = None, note: str 
     return [folder / one.name for one in new]
 
 
+def not_added(rows: Sequence[Row]) -> list[str]:
+    """A line for each file that a device has no valid measurement of, with the reason."""
+    cells = [row.cell for row in rows if row.cell.device is not None and row.cell.status != "ok"]
+    return [
+        formatting.one_line(
+            f"not added: {one.model} ({one.framework}) {one.recipe} on {one.target}, {one.device}: {one.reason}"
+        )
+        for one in cells
+    ]
+
+
 def entry(row: Row, commit: str | None = None, note: str = "") -> Entry:
     """The entry of a row with a valid measurement."""
     cell, noun = row.cell, row.measurement

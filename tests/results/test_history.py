@@ -109,6 +109,16 @@ def test_stale_measurements_are_not_added(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_measured_files_that_are_not_added_are_named(tmp_path: Path) -> None:
+    made = tree(tmp_path / "build")
+    assert history.not_added(collect.rows(made.build)) == [], "files that no device measured are not named"
+    made.artifact("fp32", "tflite", sha256="other")
+    done = inv(made.root, "history", "--add", "--folder", tmp_path / "history")
+    (line,) = done.err.splitlines()
+    assert all(word in line for word in ("toy", "torch", "fp32", "tflite", "local", "inv bench"))
+    assert done.code == 0 and len(done.lines) == 2 and all("tflite" not in path for path in done.lines)
+
+
 def test_the_commit_is_that_of_the_users_repository(tmp_path: Path) -> None:
     assert history.commit(tmp_path) is None
     git = ("git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e")
