@@ -1,7 +1,7 @@
 r"""Models of every task: the float metric in PyTorch and Keras, and what each recipe and target loses of it.
 
     .venv/bin/python benchmarks/tasks.py --fsdd fsdd.zip --wearable wearable.zip --masks nuclei.zip --sms sms.zip \
-        --boxes bccd.zip
+        --boxes bccd.zip --nab nab.zip
 
 `diabetes_mlp` has its data built in; the others are measured if their data are given. Bound: int8 within 1 point of
 float on every target.
@@ -26,6 +26,7 @@ from pipeline.tasks import SECOND
 MODELS = {
     "diabetes_mlp": None, "har_cnn": "wearable", "kws_dscnn": "fsdd", "text_tiny_transformer": "sms",
     "unet_small": "masks", "ssdlite_tiny": "boxes",
+    "autoencoder_series": "nab",
 }  # fmt: skip
 """Model → the option that has its data."""
 TARGETS, RECIPES = ("tflite", "executorch", "onnx"), ("fp32", "fp16", "int8_dynamic", "int8")

@@ -68,7 +68,7 @@ def keras_losses(model: Model, steps: int) -> list[float]:
     images = split.inputs(range(16))
     images = images.astype(np.float32) if images.dtype == np.uint8 else images
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if kind_of(model) in ("numbers", "boxes"):
+    if kind_of(model) in ("numbers", "boxes", "anomaly"):
         of_samples = _keras_losses.loss(model.spec, split.labels)
         loss = lambda labels, outputs: tf.reduce_mean(of_samples(labels, outputs))  # noqa: E731
     outputs, optimizer, losses = net(images), keras.optimizers.AdamW(1e-3), []
@@ -103,8 +103,8 @@ def test_a_few_training_steps_lower_the_loss_from_chance_level(name: str, framew
     assert np.isfinite(losses).all()
     if kind_of(model) == "boxes":
         assert losses[-1] < 0.9 * losses[0]
-    elif kind_of(model) != "numbers":
+    elif kind_of(model) not in ("numbers", "anomaly"):
         assert losses[0] == pytest.approx(np.log(model.spec.classes), rel=0.5)
         assert losses[-1] < 0.9 * losses[0]
     else:
-        assert losses[-1] < losses[0] < 5  # in units of the variance
+        assert losses[-1] < losses[0] < 5  # in units of the variance, which a sample of an anomaly detector has too

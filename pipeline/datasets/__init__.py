@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KINDS = {("i", 1): "classes", ("f", 2): "numbers to predict", ("u", 3): "masks", ("f", 3): "boxes"}
 """What labels are, by their kind of dtype and their number of axes."""
-NEEDED = {"class": "classes", "numbers": "numbers to predict", "mask": "masks", "boxes": "boxes"}
+NEEDED = {"class": "classes", "anomaly": "classes", "numbers": "numbers to predict", "mask": "masks", "boxes": "boxes"}
 """What the kinds of `Truth` are called."""
 
 SPLITS = ("train", "validation", "test")

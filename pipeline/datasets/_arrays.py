@@ -55,8 +55,16 @@ def divided_by_group(arrays: Arrays, groups: NDArray[Any], split: str, test_shar
         validation = test_share + (1 - test_share) * _splits.VALIDATION_SHARE
         places[found[i]] = "test" if share < test_share else "validation" if share < validation else "train"
         passed += int(counts[i])
-    wanted = {name for name, place in places.items() if place == split}
-    return _split(arrays, [sample for sample, group in zip(_samples(arrays), groups, strict=True) if group in wanted])
+    return divided_by_place(arrays, np.array([places[group] for group in groups]), split)
+
+
+def divided_by_place(arrays: Arrays, places: NDArray[Any], split: str) -> Split:
+    """One of SPLITS.
+
+    Args:
+        places: (N,) the split of each sample.
+    """
+    return _split(arrays, [sample for sample, place in zip(_samples(arrays), places, strict=True) if place == split])
 
 
 def training(arrays: Arrays, split: str) -> Split:

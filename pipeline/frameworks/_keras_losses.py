@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline import tasks
 from pipeline.core import ModelSpec
 from pipeline.frameworks import _detection_loss as detection
+from pipeline.tasks import anomaly_detection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,9 @@ def loss(spec: ModelSpec, labels: NDArray[Any]) -> OfSamples:
     kind = tasks.of(spec).truth(spec).kind
     if kind == "boxes":
         return _of_boxes
+    if kind == "anomaly":
+        share = anomaly_detection.normal_share(labels)
+        return lambda truth, outputs: tf.cast(outputs[:, 0], tf.float32) * tf.cast(truth == 0, tf.float32) / share
     if kind == "mask":  # outputs (n, height, width, classes)
         return lambda truth, outputs: tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(truth, tf.int32), outputs), axis=(1, 2)

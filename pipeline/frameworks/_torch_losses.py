@@ -12,6 +12,7 @@ from torch.nn import functional
 from pipeline import tasks
 from pipeline.core import ModelSpec
 from pipeline.frameworks import _detection_loss as detection
+from pipeline.tasks import anomaly_detection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,8 @@ def of(spec: ModelSpec, labels: NDArray[Any]) -> Loss:
     """The mean loss of a batch, from outputs and labels.
 
     Classes have the cross entropy, masks its mean over the pixels. Numbers have the squared error in units of their
-    variance, so that a learning rate fits numbers of any size. Boxes: see `_detection_loss`.
+    variance, so that a learning rate fits numbers of any size. Anomaly scores have their mean over the normal samples.
+    Boxes: see `_detection_loss`.
 
     Args:
         labels: of the training split.
@@ -37,6 +39,9 @@ def of(spec: ModelSpec, labels: NDArray[Any]) -> Loss:
         return lambda outputs, truth: entropy(outputs.movedim(-1, 1), truth.long())
     if kind == "boxes":
         return _of_boxes
+    if kind == "anomaly":
+        share = anomaly_detection.normal_share(labels)
+        return lambda outputs, truth: (outputs.float()[:, 0] * (truth == 0)).mean() / share
     variance = torch.from_numpy(labels.reshape(len(labels), -1).var(axis=0).clip(1e-12))
 
     def loss(outputs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

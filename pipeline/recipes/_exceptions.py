@@ -29,13 +29,17 @@ def matched(recipe: Recipe, operations: Sequence[Operation]) -> list[str | None]
     return found
 
 
-def check(recipe: Recipe, operations: Sequence[Operation]) -> None:
+def check(recipe: Recipe, operations: Sequence[Operation], float_modules: Sequence[str] = ()) -> None:
     """
+    Args:
+        float_modules: the model's, for which an operator without weights suffices in every recipe.
+
     Raises:
         BadRecipe: a pattern matches nothing; names the nearest layers.
     """
     for pattern, dtype in recipe.exceptions:
-        alone = Recipe(recipe.name, recipe.weights, recipe.activations, 0, "", exceptions=((pattern, dtype),))
+        activations = "int8" if pattern in float_modules else recipe.activations
+        alone = Recipe(recipe.name, recipe.weights, activations, 0, "", exceptions=((pattern, dtype),))
         if any(matched(alone, operations)):
             continue
         names = list(dict.fromkeys(operation.name for operation in operations if operation.weights))

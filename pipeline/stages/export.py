@@ -144,7 +144,7 @@ def _prepared(build: Store, plan: Plan, job: Job) -> list[tuple[Plugin[Target], 
     captured = quantizing.ready(build, job, checkpoint, None)
     if captured is not None:
         for recipe in dict.fromkeys(recipe for _, recipe in todo):
-            _exceptions.check(recipe, captured.operations)
+            _exceptions.check(recipe, captured.operations, checkpoint.spec.float_modules)
     failures = {
         recipe.name: failure or _failure(build, job, checkpoint, recipe if recipe.static else None)
         for recipe in dict.fromkeys(recipe for _, recipe in todo)

@@ -28,6 +28,7 @@ SECOND = {
     "miou": "IoU of all pixels, %",
     "dice": "Dice, %",
     "map50": "mAP@.5, %",
+    "pauc": "pAUC, %",
 }
 """Further metrics as columns of a table; see `Task.figures`."""
 
@@ -37,7 +38,7 @@ class Truth:
     """The truth of a sample; see `datasets.Split.labels`.
 
     Attributes:
-        kind: "class", "numbers", "mask" or "boxes".
+        kind: "class", "anomaly" (0 or 1 for an anomaly), "numbers", "mask" or "boxes".
         shape: None for an axis of any size.
     """
 

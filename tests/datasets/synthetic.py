@@ -221,6 +221,24 @@ def trials(count: int = 16, readings: int = 240) -> dict[str, bytes]:
     return found
 
 
+def series_files(count: int = 3, readings: int = 4000) -> dict[str, bytes]:
+    """Noisy waves, a reading each minute, with anomalies in NAB's format: the wave stops for 40 readings in 400."""
+    found, periods = {}, {}
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0, 0.1, readings)
+        place = np.arange(readings)
+        values = 50 + 9 * (np.sin(place / 5 + number) * (place % 400 < 360) + noise)
+        times = np.datetime64("2024-02-28T20:00:00") + place.astype("timedelta64[m]")
+        rows = "".join(
+            f"{str(time).replace('T', ' ')},{value:.4f}\n" for time, value in zip(times, values, strict=True)
+        )
+        found[f"nab/data/wave/{number}.csv"] = f"timestamp,value\n{rows}".encode()
+        periods[f"wave/{number}.csv"] = [
+            [str(times[start]), str(times[start + 39])] for start in range(360, readings - 39, 400)
+        ]
+    return {**found, "nab/labels/combined_windows.json": json.dumps(periods).encode(), "nab/README.md": b"waves"}
+
+
 def contents(split: Split) -> list[bytes]:
     """Every image's pixels."""
     return [split.read(i).tobytes() for i in range(len(split))]

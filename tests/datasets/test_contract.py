@@ -34,6 +34,7 @@ MAKERS = {
     "yolo": lambda folder: synthetic.as_zip(folder / "yolo.zip", synthetic.yolo_files()),
     "fsdd": lambda folder: synthetic.as_zip(folder / "fsdd.zip", synthetic.spoken_digits()),
     "wearable": lambda folder: synthetic.as_folder(folder / "trials", synthetic.trials()),
+    "seriescsv": lambda folder: synthetic.as_zip(folder / "series.zip", synthetic.series_files()),
     "textlist": lambda folder: synthetic.text_list(folder / "texts.tsv", synthetic.messages()),
     "arrays": lambda folder: synthetic.as_arrays(folder / "arrays", CLASSES),
     "cifar10": lambda folder: synthetic.as_tar(folder / "cifar-10-python.tar.gz", synthetic.official_files()),

@@ -63,8 +63,13 @@ def _boxes(spec: ModelSpec, count: int, seed: int) -> Split:
 
 
 def _numbers(spec: ModelSpec, count: int, seed: int) -> Split:
-    """Noise: of a class it is louder the larger the class, and numbers are the sum of its first values."""
+    """Noise: of a class it is louder the larger the class, of an anomaly as well, and numbers are the sum of its first
+    values."""
     noise = np.random.default_rng(seed).normal(size=(count, *spec.inputs[0].shape))
+    if tasks.of(spec).truth(spec).kind == "anomaly":
+        labels = np.arange(count, dtype=np.int64) % 4 // 3
+        inputs = np.asarray(noise * (1 + 3 * labels).reshape(count, *[1] * (noise.ndim - 1)), np.float32)
+        return Split(labels, f"{spec.name}-{count}-{seed}", inputs.__getitem__)
     labels = np.arange(count, dtype=np.int64) % spec.classes
     if tasks.of(spec).CLASSES:
         noise *= (2.0 ** (labels - spec.classes / 2)).reshape(count, *[1] * (noise.ndim - 1))

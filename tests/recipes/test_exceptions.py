@@ -53,6 +53,13 @@ def test_a_pattern_matches_names_modules_and_kinds_of_operators(
                 _exceptions.check(recipe(pattern, activations=activations), NETWORK)
 
 
+def test_a_float_module_of_a_model_needs_no_weights_in_any_recipe() -> None:
+    for activations in ("int8", "int8_dynamic"):
+        _exceptions.check(recipe("add", activations=activations), NETWORK, ("add",))
+        with pytest.raises(BadRecipe, match="ad"):
+            _exceptions.check(recipe("ad", activations=activations), NETWORK, ("ad",))
+
+
 def test_the_first_exception_that_matches_counts() -> None:
     both = Recipe("own", "int4", "float32", 0, "x", exceptions=(("@last", "int8"), ("*", "float32")))
     assert _exceptions.matched(both, NETWORK) == ["float32", None, "float32", None, "int8", None]

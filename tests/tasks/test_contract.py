@@ -15,9 +15,16 @@ from pipeline.core import ModelSpec, Tensor
 from pipeline.tasks import SECOND, Task
 
 NAMES = registry.names("tasks")
-DIGITS, DIABETES, UNET, SSD, TEXT = (
+DIGITS, DIABETES, UNET, SSD, TEXT, AUTOENCODER = (
     sources.find(name).spec
-    for name in ("digits_cnn", "diabetes_mlp", "unet_small", "ssdlite_tiny", "text_tiny_transformer")
+    for name in (
+        "digits_cnn",
+        "diabetes_mlp",
+        "unet_small",
+        "ssdlite_tiny",
+        "text_tiny_transformer",
+        "autoencoder_series",
+    )
 )
 ROOT = Path(__file__).parents[2]
 Outputs = list[np.ndarray]
@@ -31,13 +38,14 @@ def kind_of(task: Task) -> str:
 def spec_of(task: Task) -> ModelSpec:
     if task.check(DIGITS) and task.check(TEXT) is None:
         return TEXT
-    return {"class": DIGITS, "numbers": DIABETES, "mask": UNET, "boxes": SSD}[kind_of(task)]
+    return {"class": DIGITS, "numbers": DIABETES, "mask": UNET, "boxes": SSD, "anomaly": AUTOENCODER}[kind_of(task)]
 
 
 def labels_of(task: Task, count: int) -> np.ndarray:
     random = np.random.default_rng(1)
     return {
         "class": random.integers(0, 10, count),
+        "anomaly": np.arange(count) % 2,
         "numbers": random.normal(size=(count, 2)).astype(np.float32),
         "mask": random.integers(0, 3, (count, 8, 8)).astype(np.uint8),
         "boxes": boxes(count),
@@ -58,6 +66,8 @@ def perfect(task: Task, labels: np.ndarray) -> Outputs:
         scores = 20 * np.eye(10, dtype=np.float32)[labels[:, :, 0].astype(int)] - 10
         scores[labels[:, :, 0] < 0] = -10
         return [labels[:, :, 1:5].astype(np.float64), scores]
+    if kind_of(task) == "anomaly":
+        return [labels[:, None].astype(np.float32)]
     return [labels if kind_of(task) == "numbers" else np.eye(10, dtype=np.float32)[labels]]
 
 
@@ -124,7 +134,9 @@ def test_it_accepts_a_spec_of_its_kind_and_refuses_outputs_of_another_shape(task
     assert task.check(spec) is None
     assert "(4, 4)" in str(task.check(replace(spec, outputs=(Tensor("map", (4, 4)),), labels=())))
     truth = task.truth(spec)
-    assert truth.shape == {"class": (), "numbers": (1,), "mask": (96, 96), "boxes": (None, 6)}[truth.kind]
+    assert (
+        truth.shape == {"class": (), "anomaly": (), "numbers": (1,), "mask": (96, 96), "boxes": (None, 6)}[truth.kind]
+    )
 
 
 def test_a_task_has_labels_or_none(task: Task) -> None:
