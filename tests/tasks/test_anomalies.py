@@ -76,6 +76,7 @@ def test_a_spec_needs_two_labels(labels: tuple[str, ...]) -> None:
     assert anomaly_detection.check(replace(SPEC, labels=labels)) is not None
 
 
+@pytest.mark.usefixtures("imported")
 def test_a_loss_is_the_mean_output_of_normal_samples_in_both_frameworks() -> None:
     import tensorflow as tf
     import torch
