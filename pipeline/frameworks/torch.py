@@ -259,7 +259,7 @@ def network(model: Model) -> torch.nn.Module:
     def run(images: NDArray[Any]) -> Any:
         with torch.no_grad():
             outputs = module(_normalization.network_inputs(torch.from_numpy(images)))
-        for each in _normalization.tensors(outputs):
+        for each in _normalization.tensors(outputs) if len(model.spec.outputs) > 1 else (outputs,):
             if isinstance(each, torch.Tensor) and each.dtype is not torch.float32:
                 raise BadModel(f"{model.file('torch')}: the network returns {each.dtype}, not torch.float32")
         return outputs
