@@ -3,7 +3,13 @@
 Source: Liu et al., SSD: Single Shot MultiBox Detector, 2016 (arXiv:1512.02325).
 """
 
-import numpy as np
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIDE = 160
 LEVELS = ((8, (10, 24)), (16, (30, 40)), (32, (50, 64)))
@@ -20,6 +26,8 @@ PRIOR = 0.01
 def boxes() -> np.ndarray:
     """float32 (COUNT, 4): the anchors' centre (down, across), height and width as shares of the image: maps by rows,
     and the sides of one place together."""
+    import numpy as np
+
     found = []
     for stride, sides in LEVELS:
         centres = (np.arange(SIDE // stride) + 0.5) * stride / SIDE
@@ -29,4 +37,4 @@ def boxes() -> np.ndarray:
 
 def scores_bias() -> float:
     """The bias that gives PRIOR."""
-    return float(-np.log((1 - PRIOR) / PRIOR))
+    return -math.log((1 - PRIOR) / PRIOR)

@@ -76,6 +76,7 @@ def write(contents: Contents, folder: Path) -> None:
         "targets": {target: asdict(file) for target, file in files.items()},
         "shape": contents.spec.inputs[0].shape,
         "preprocessing": contents.spec.preprocessing,
+        "grey": _images.GREY,
         "max_aspect_ratio": _images.MAX_ASPECT_RATIO,
         "code": "\n\n".join(inspect.getsource(one) for one in PREPROCESSING).rstrip(),
     }
